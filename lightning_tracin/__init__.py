@@ -1,0 +1,1 @@
+"""See which languages' training data a multilingual model relies on."""
