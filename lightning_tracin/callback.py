@@ -1,0 +1,219 @@
+"""The shell: when to snapshot and when to attribute. The one module that knows the Trainer's hooks."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any
+
+from lightning_utilities.core.rank_zero import rank_zero_info
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.utilities.data import extract_batch_size
+from torch.utils.data import DataLoader
+
+from lightning_tracin._lightning import CallbackBase
+from lightning_tracin.directory import RunDirectory
+from lightning_tracin.errors import TracInError
+from lightning_tracin.influence import Similarity, Weighting
+from lightning_tracin.learning_rates import Recorder, rates_of
+from lightning_tracin.options import Options, Precision, When
+from lightning_tracin.results import View
+from lightning_tracin.session import Session
+from lightning_tracin.tables import Columns
+
+
+class TracInCallback(CallbackBase):
+    """Snapshots a fit, computes TracIn influence, and logs cross-lingual reliance.
+
+    Args:
+        dirpath: the run directory; default: beside the first logger's files, else under the Trainer's `default_root_dir`.
+        probes: a DataLoader (or several) of the samples whose influences are asked for; default: the validation loaders.
+        probe_languages: languages to probe; default: all that the probes have.
+        max_probes_per_language: at most so many probes of each language (None: all), the same items where parallel.
+        language_column: column (or attribute) of the dataset behind a loader that tells each sample's language.
+        languages: each train sample's language, in the dataset's order, given outright.
+        languages_of_probes: each probe's language, in the probe datasets' order, given outright.
+        item_column: column whose value parallel samples share.
+        text_columns: columns to show as text; default: all columns of strings that have no other use.
+        label_column: column to show as label; default: `label` or `labels`.
+        every_n_epochs: snapshot at the end of every n-th epoch (default 1, unless `every_n_train_steps` is given).
+        every_n_train_steps: snapshot after every n optimizer steps instead.
+        when: `"fit_end"` (default) computes influence when the fit ends, `"snapshot"` at each snapshot, `"never"` not at all.
+        parameters: glob patterns over parameter names; only these are scored; None = all trainable ones.
+        keep_snapshots: False deletes a snapshot's weights when its influence is computed.
+        top_k: how many proponents count in what is logged.
+        similarity: of what is logged: `"cosine"`, `"dot"` or `"relatif"`.
+        weighting: of what is logged: `"uniform"` or `"learning_rate"`.
+        batch_size: samples in one pass of the attribution.
+        dtype: in which influence is computed, whatever the fit's precision.
+        memory_budget: bytes that the probes' gradients may take; None = a share of what is free.
+
+    When a fit ends after steps that no snapshot covers, a last snapshot is taken, so that the ledger covers the whole fit.
+
+    Raises:
+        TracInError: a value is out of range, or two contradict each other.
+    """
+
+    def __init__(
+        self,
+        dirpath: str | Path | None = None,
+        probes: DataLoader[Any] | list[DataLoader[Any]] | None = None,
+        probe_languages: list[str] | None = None,
+        max_probes_per_language: int | None = 50,
+        language_column: str = "language",
+        languages: list[str] | None = None,
+        languages_of_probes: list[str] | None = None,
+        item_column: str | None = None,
+        text_columns: list[str] | None = None,
+        label_column: str | None = None,
+        every_n_epochs: int | None = None,
+        every_n_train_steps: int | None = None,
+        when: When = "fit_end",
+        parameters: list[str] | None = None,
+        keep_snapshots: bool = True,
+        top_k: int = 100,
+        similarity: Similarity = "cosine",
+        weighting: Weighting = "uniform",
+        batch_size: int = 32,
+        dtype: Precision = "float32",
+        memory_budget: int | None = None,
+    ) -> None:
+        if every_n_epochs is None and every_n_train_steps is None:
+            every_n_epochs = 1
+        self._options = Options(
+            columns=Columns(language_column, item_column, None if text_columns is None else tuple(text_columns), label_column),
+            view=View(top_k, similarity, weighting),
+            probes=probes,
+            probe_languages=probe_languages,
+            max_probes_per_language=max_probes_per_language,
+            languages=languages,
+            languages_of_probes=languages_of_probes,
+            every_n_epochs=every_n_epochs,
+            every_n_train_steps=every_n_train_steps,
+            when=when,
+            parameters=parameters,
+            keep_snapshots=keep_snapshots,
+            batch_size=batch_size,
+            dtype=dtype,
+            memory_budget=memory_budget,
+        )
+        self.dirpath = None if dirpath is None else Path(dirpath)
+        self._run = ""
+        self._recorder = Recorder()
+        self._last_step = 0
+        self._epoch = 1
+        self._session: Session | None = None
+
+    @property
+    def state_key(self) -> str:
+        """Tells this callback's state from another's in a checkpoint."""
+        options = self._options
+        return self._generate_state_key(every_n_epochs=options.every_n_epochs, every_n_train_steps=options.every_n_train_steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed fit needs, in plain types."""
+        return {
+            "run": self._run,
+            "recorder": self._recorder.state(),
+            "last_step": self._last_step,
+            "epoch": self._epoch,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what `state_dict` saved."""
+        self._run = state_dict["run"]
+        self._recorder = Recorder.from_state(state_dict["recorder"])
+        self._last_step = state_dict["last_step"]
+        self._epoch = state_dict["epoch"]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Resolve the run directory, and refuse what cannot work, before anything is loaded."""
+        if stage != "fit" or _skipped(trainer):
+            return
+        strategies = {parent.__name__ for parent in type(trainer.strategy).__mro__}
+        if not strategies & {"SingleDeviceStrategy", "DDPStrategy"} or "DeepSpeedStrategy" in strategies:
+            raise TracInError(
+                f"{type(trainer.strategy).__name__} shards the model, but TracInCallback needs whole weights on every rank; use "
+                "`strategy='ddp'` or a single device."
+            )
+        if self.dirpath is None:
+            self.dirpath = Path(trainer.strategy.broadcast(str(_default_directory(trainer))))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Index the samples, verify loss and gradients on real batches, and start the run directory."""
+        self._session = None
+        if _skipped(trainer):
+            rank_zero_info("TracInCallback does nothing in a `fast_dev_run` or `barebones` fit.")
+            return
+        assert self.dirpath is not None
+        directory = RunDirectory(self.dirpath)
+        resumed = directory.holds_run and directory.record().run == self._run
+        if not resumed:
+            directory.refuse_other_run()
+            self._run = str(trainer.strategy.broadcast(uuid.uuid4().hex))
+        session = Session(self._options, directory, trainer, pl_module)
+        session.start(self._run, self._recorder.step, resumed)
+        if resumed and any(snapshot.step == self._recorder.step for snapshot in directory.ledger.snapshots()):
+            self._start_interval()  # that snapshot was taken after the checkpoint was saved
+        self._session = session
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the epoch."""
+        self._epoch = trainer.current_epoch + 1
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """Note the learning rates of the step that is about to be made."""
+        if self._session is not None:
+            plain = _unwrapped(optimizer)
+            number = next(i for i, other in enumerate(trainer.optimizers) if _unwrapped(other) is plain)
+            self._recorder.record(number, rates_of(plain))
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Count the samples, and snapshot if optimizer steps are what is counted."""
+        if self._session is None:
+            return
+        self._recorder.see(extract_batch_size(batch) * trainer.world_size)
+        every = self._options.every_n_train_steps
+        if every is not None and self._recorder.step // every > self._last_step // every:
+            self._snapshot(self._session)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Snapshot if epochs are what is counted."""
+        every = self._options.every_n_epochs
+        if self._session is not None and every is not None and self._epoch % every == 0:
+            self._snapshot(self._session)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the last snapshot, compute what is due, log and write the results."""
+        if self._session is not None:
+            self._snapshot(self._session)
+            self._session.finish()
+            self._session = None
+
+    def _snapshot(self, session: Session) -> None:
+        """Take a snapshot, unless there is one of this step."""
+        if self._recorder.step != self._last_step:
+            session.snapshot(self._recorder, self._epoch)
+            self._start_interval()
+
+    def _start_interval(self) -> None:
+        self._recorder.start_interval()
+        self._last_step = self._recorder.step
+
+
+def _unwrapped(optimizer: Any) -> Any:
+    """The torch optimizer within a LightningOptimizer."""
+    return getattr(optimizer, "optimizer", optimizer)
+
+
+def _skipped(trainer: Trainer) -> bool:
+    return bool(getattr(trainer, "fast_dev_run", False)) or trainer.barebones
+
+
+def _default_directory(trainer: Trainer) -> Path:
+    """Beside the files of the first logger, else under `default_root_dir`."""
+    if not trainer.loggers:
+        return Path(trainer.default_root_dir) / "tracin"
+    logger = trainer.loggers[0]
+    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+    return Path(logger.save_dir or trainer.default_root_dir) / str(logger.name) / version / "tracin"

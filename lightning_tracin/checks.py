@@ -1,0 +1,76 @@
+"""What is verified on real batches before anything expensive: that losses are per sample, and that gradients are exact."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightning_tracin.attribution import described
+from lightning_tracin.errors import TracInError
+from lightning_tracin.gradients import Coverage, verify_gradients
+from lightning_tracin.losses import Probed, SummedLoss, find_loss
+from lightning_tracin.samples import SampleSet
+
+#: Sizes of the batches that are checked; different ones, so that a mean and a sum cannot be confused.
+_SIZES = (5, 2, 8)
+
+
+def checked_loss(module: nn.Module, train: SampleSet, probes: SampleSet, prepare: Callable[[Any], Any]) -> SummedLoss:
+    """The module's per-sample loss, verified on train samples and on probes.
+
+    Args:
+        module: in evaluation mode.
+        train: the train samples.
+        probes: the probes.
+        prepare: moves a batch to the module's device.
+
+    Raises:
+        TracInError: see `find_loss`.
+    """
+
+    def checks() -> list[Probed]:
+        return [
+            Probed(prepare(samples.batch(batch)), [prepare(samples.batch([index])) for index in batch], kind)
+            for samples, kind in ((train, "train samples"), (probes, "probes"))
+            for batch in _picked(samples)
+        ]
+
+    return find_loss(module, checks)
+
+
+def check_gradients(
+    model: nn.Module, coverage: Coverage, loss: SummedLoss, samples: SampleSet, prepare: Callable[[Any], Any], kind: str
+) -> None:
+    """Compare captured gradients with plain autograd's, on the sample of a batch that has the largest loss.
+
+    Raises:
+        TracInError: they differ, or the loss is not finite.
+    """
+    batch = next(_picked(samples))
+    with torch.no_grad():
+        values = [loss(prepare(samples.batch([index])), 1) for index in batch]
+    for index, value in zip(batch, values, strict=True):
+        if not torch.isfinite(value):
+            raise TracInError(
+                f"The loss of {described(samples, index, kind)} is {float(value)} before the fit; look at that sample."
+            )
+    position = int(torch.stack(values).argmax())
+    together, alone = prepare(samples.batch(batch)), prepare(samples.batch([batch[position]]))
+    verify_gradients(model, coverage, lambda: loss(together, len(batch)), len(batch), lambda: loss(alone, 1), position)
+
+
+def _picked(samples: SampleSet) -> Iterator[list[int]]:
+    """Batches of real samples, different in size; the shortest and the longest sample stand in the first."""
+    first = [index for index in range(len(samples)) if samples.source(index) == samples.source(0)]
+    sizes = samples.sizes
+    generator = random.Random(0)  # noqa: S311 - a choice of samples, not a secret
+    ends = {min(first, key=lambda i: sizes[i]), max(first, key=lambda i: sizes[i])}
+    for size in _SIZES:
+        others = [index for index in first if index not in ends]
+        chosen = sorted(ends | set(generator.sample(others, min(max(0, size - len(ends)), len(others)))))
+        ends = set()
+        yield chosen

@@ -1,0 +1,167 @@
+"""A run directory: where its parts stand, and the record that says what it holds.
+
+`run.json` is written when the fit starts, after the tables of samples; a folder without it holds no run. A fit only goes on
+in a directory whose record equals its own in everything that scores depend on.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lightning_tracin.errors import TracInError
+from lightning_tracin.ingredients import IngredientStore
+from lightning_tracin.snapshots import Ledger, Snapshot
+from lightning_tracin.store import read_lines, read_record, write_lines, write_record
+from lightning_tracin.tables import SampleTable
+
+_PACKAGES = ("lightning-tracin", "torch", "pytorch-lightning", "transformers", "datasets")
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Samples(_Record):
+    """What is known of a table of samples."""
+
+    count: int = Field(ge=1)
+    sha256: str = Field(description="of the table's file")
+
+
+class Settings(_Record):
+    """What the scores depend on, beside the fit itself."""
+
+    every_n_epochs: int | None
+    every_n_train_steps: int | None
+    parameters: tuple[str, ...] | None = Field(description="patterns of the scored parameters' names; null = all trainable")
+    dtype: str
+    batch_size: int
+
+
+class RunRecord(_Record):
+    """What `run.json` says."""
+
+    format: Literal[1] = 1
+    run: str = Field(description="identity of the fit")
+    settings: Settings
+    loss: str = Field(description="per_sample_loss, or training_step and its reduction")
+    train: Samples
+    probes: Samples
+    parameters: int = Field(description="number of scored parameters")
+    elements: int = Field(description="number of their elements")
+    versions: dict[str, str]
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what computed the scores."""
+    installed = {name: list(importlib.metadata.distributions(name=name)) for name in _PACKAGES}
+    return {"python": platform.python_version()} | {name: found[0].version for name, found in installed.items() if found}
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths and records of one run."""
+
+    path: Path
+
+    @property
+    def ledger(self) -> Ledger:
+        """The run's snapshots."""
+        return Ledger(self.path / "snapshots")
+
+    @property
+    def results(self) -> Path:
+        """Where tables and figures go."""
+        return self.path / "results"
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether there is a run."""
+        return self._record.exists()
+
+    @property
+    def _record(self) -> Path:
+        return self.path / "run.json"
+
+    def record(self) -> RunRecord:
+        """What the directory holds.
+
+        Raises:
+            TracInError: there is no run, or its record is damaged.
+        """
+        return read_record(self._record, RunRecord)
+
+    def write_samples(self, train: SampleTable, probes: SampleTable) -> tuple[Samples, Samples]:
+        """Write both tables of samples."""
+        folder = self.path / "samples"
+        return (
+            Samples(count=len(train), sha256=write_lines(folder / "train.jsonl", train.rows())),
+            Samples(count=len(probes), sha256=write_lines(folder / "probes.jsonl", probes.rows())),
+        )
+
+    def samples(self, role: Literal["train", "probes"]) -> SampleTable:
+        """One of the tables of samples.
+
+        Raises:
+            TracInError: it is missing, damaged, or not of this run.
+        """
+        path, expected = self.path / "samples" / f"{role}.jsonl", getattr(self.record(), role)
+        rows = read_lines(path)
+        if len(rows) != expected.count:
+            raise TracInError(f"{path} has {len(rows)} samples, but the run has {expected.count}; restore the file.")
+        return SampleTable(*(tuple(row[column] for row in rows) for column in ("language", "item", "text", "label")))
+
+    def ingredients(self, snapshot: Snapshot) -> IngredientStore:
+        """The shards of one snapshot."""
+        record = self.record()
+        return IngredientStore(self.path / "ingredients" / snapshot.name, record.train.count, record.probes.count)
+
+    def start(self, record: RunRecord) -> None:
+        """Make this the directory of a new run.
+
+        Raises:
+            TracInError: it holds a run already.
+        """
+        self.refuse_other_run()
+        write_record(self._record, record)
+
+    def refuse_other_run(self) -> None:
+        """Refuse a directory that holds a run.
+
+        Raises:
+            TracInError: it does.
+        """
+        if self.holds_run:
+            held = self.record()
+            raise TracInError(
+                f"{self.path} holds another run ({held.run}: {held.train.count} train samples, {held.probes.count} probes, "
+                f"{len(self.ledger.snapshots())} snapshots). Choose another `dirpath`, delete that folder, or resume its fit "
+                "with `ckpt_path`."
+            )
+
+    def resume(self, record: RunRecord, step: int) -> None:
+        """Go on with this directory's run after that optimizer step; later snapshots are dropped.
+
+        Raises:
+            TracInError: the run it holds differs; the message names the difference.
+        """
+        held = self.record()
+        for name, ours, theirs in _differences(record, held):
+            raise TracInError(
+                f"{self.path} holds a run with {name} {theirs}, but this fit has {ours}; scores of both cannot be mixed. "
+                "Use the settings and data of that run, or another `dirpath`."
+            )
+        for snapshot in self.ledger.cut_back(step):
+            IngredientStore(self.path / "ingredients" / snapshot.name, held.train.count, held.probes.count).discard()
+
+
+def _differences(ours: RunRecord, theirs: RunRecord) -> list[tuple[str, Any, Any]]:
+    pairs = [(name, getattr(ours.settings, name), getattr(theirs.settings, name)) for name in Settings.model_fields]
+    pairs += [(name, getattr(ours, name), getattr(theirs, name)) for name in ("run", "loss", "train", "probes", "elements")]
+    return [(name, a, b) for name, a, b in pairs if a != b]

@@ -1,0 +1,172 @@
+"""Inner products of per-sample gradients of one parameter, for every pair of forms.
+
+`dots` gives all products of two sets of samples, `squared_norms` those of each sample with itself. Both are sums over the
+pairs of forms, so they are exact for parameters with several uses.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from lightning_tracin.gradients.forms import Dense, Form, Outer, Rows, to_dense
+
+#: A row of a table that is shared by at least this part of all (sample, probe) pairs is multiplied as a matrix; below it,
+#: pair by pair. Products of matrices run some ten times nearer to the processor's limit than gathered products do.
+_SHARED_ENOUGH = 0.1
+
+#: Elements that one gathered block may have, so that its memory stays bounded (64 MB in float32).
+_BLOCK = 16_000_000
+
+
+def dots(left: tuple[Form, ...], right: tuple[Form, ...], samples: int, probes: int) -> Tensor:
+    """All inner products of two sets of gradients of one parameter: [samples, probes]."""
+    total: Tensor | None = None
+    for a in left:
+        for b in right:
+            product = _pair(a, b, samples, probes)
+            total = product if total is None else total.add_(product)
+    if total is None:
+        raise ValueError("A gradient without forms has no inner product.")
+    return total
+
+
+def squared_norms(forms: tuple[Form, ...]) -> Tensor:
+    """The squared norm of each sample's gradient: [samples]."""
+    total: Tensor | None = None
+    for i, a in enumerate(forms):
+        for b in forms[i:]:
+            product = _diagonal(a, b) if a is b else 2 * _diagonal(a, b)
+            total = product if total is None else total + product
+    if total is None:
+        raise ValueError("A gradient without forms has no norm.")
+    return total
+
+
+def _pair(a: Form, b: Form, samples: int, probes: int) -> Tensor:
+    if isinstance(a, Outer) and isinstance(b, Outer):
+        return _outer_outer(a, b)
+    if isinstance(a, Rows) and isinstance(b, Rows):
+        return _rows_rows(a, b)
+    if isinstance(a, Rows) and isinstance(b, Outer):
+        return _rows_outer(a, b)
+    if isinstance(a, Outer) and isinstance(b, Rows):
+        return _rows_outer(b, a).T.contiguous()
+    product = to_dense(a) @ to_dense(b).T
+    if product.shape != (samples, probes):
+        raise ValueError(f"Products have the shape {tuple(product.shape)} where {(samples, probes)} is due.")
+    return product
+
+
+def _outer_outer(a: Outer, b: Outer) -> Tensor:
+    """``sum over t, s of (left_t . left'_s) (right_t . right'_s)``, in blocks of samples of `a`."""
+    samples, positions, _ = a.left.shape
+    probes, others, _ = b.left.shape
+    left, right = b.left.flatten(0, 1).T, b.right.flatten(0, 1).T
+    if positions == 1 and others == 1:
+        return (a.left[:, 0] @ left).mul_(a.right[:, 0] @ right)
+    step = max(1, _BLOCK // (positions * probes * others))
+    blocks = []
+    for at in range(0, samples, step):
+        product = (a.left[at : at + step].flatten(0, 1) @ left).mul_(a.right[at : at + step].flatten(0, 1) @ right)
+        blocks.append(product.view(-1, positions, probes, others).sum((1, 3)))
+    return torch.cat(blocks)
+
+
+def _rows_outer(a: Rows, b: Outer) -> Tensor:
+    """``sum over rows r of sample i and positions s of left'_s[row_r] (values_r . right'_s)``: [samples of a, of b]."""
+    probes, others, _ = b.left.shape
+    left, right = b.left.flatten(0, 1), b.right.flatten(0, 1).T
+    out = a.values.new_zeros(a.samples, probes)
+    step = max(1, _BLOCK // (probes * others))
+    for at in range(0, len(a.row), step):
+        stop = at + step
+        product = (a.values[at:stop] @ right).mul_(left[:, a.row[at:stop]].T)
+        out.index_add_(0, a.sample[at:stop], product.view(-1, probes, others).sum(2))
+    return out
+
+
+def _rows_rows(a: Rows, b: Rows) -> Tensor:
+    """Join on the table's rows: only rows that both sides have contribute."""
+    out = a.values.new_zeros(a.samples * b.samples)
+    in_a, in_b = torch.bincount(a.row, minlength=a.table), torch.bincount(b.row, minlength=a.table)
+    pairs = in_a * in_b
+    common = pairs >= max(1, int(_SHARED_ENOUGH * a.samples * b.samples))
+    rare = (pairs > 0) & ~common
+    shared = common.nonzero()[:, 0]
+    width = a.values.shape[1]
+    step = max(1, _BLOCK // (max(a.samples, b.samples) * width))
+    for at in range(0, len(shared), step):
+        chosen = shared[at : at + step]
+        out.view(a.samples, b.samples).addmm_(_gathered(a, chosen), _gathered(b, chosen).T)
+    if bool(rare.any()):
+        _add_pairs(out, a, b, rare, in_b)
+    return out.view(a.samples, b.samples)
+
+
+def _gathered(rows: Rows, chosen: Tensor) -> Tensor:
+    """The chosen rows of every sample side by side, zero where a sample lacks one: [samples, chosen * width]."""
+    place = torch.full((rows.table,), -1, dtype=torch.long, device=chosen.device)
+    place[chosen] = torch.arange(len(chosen), device=chosen.device)
+    column = place[rows.row]
+    has = (column >= 0).nonzero()[:, 0]
+    full = rows.values.new_zeros(rows.samples * len(chosen), rows.values.shape[1])
+    full[rows.sample[has] * len(chosen) + column[has]] = rows.values[has]
+    return full.view(rows.samples, -1)
+
+
+def _add_pairs(out: Tensor, a: Rows, b: Rows, wanted: Tensor, in_b: Tensor) -> None:
+    """Add to `out` the products of every pair of one row of `a` and one of `b` that stand in a wanted row of the table."""
+    from_a = wanted[a.row].nonzero()[:, 0]
+    from_b = wanted[b.row].nonzero()[:, 0]
+    from_b = from_b[torch.argsort(b.row[from_b], stable=True)]
+    first = torch.zeros_like(in_b)
+    counts = in_b * wanted
+    first[1:] = counts.cumsum(0)[:-1]
+    repeats = counts[a.row[from_a]]
+    step = max(1, _BLOCK // a.values.shape[1])
+    for at, stop in _spans(repeats, step):
+        chosen, times = from_a[at:stop], repeats[at:stop]
+        i = chosen.repeat_interleave(times)
+        start = (times.cumsum(0) - times).repeat_interleave(times)
+        j = from_b[first[a.row[i]] + torch.arange(len(i), device=i.device) - start]
+        out.index_add_(0, a.sample[i] * b.samples + b.sample[j], (a.values[i] * b.values[j]).sum(1))
+
+
+def _spans(sizes: Tensor, most: int) -> list[tuple[int, int]]:
+    """Consecutive spans of `sizes`, each with a sum of about `most` at the most (one entry may exceed it alone)."""
+    block = (sizes.cumsum(0) - sizes) // most
+    edges = [0, *((block[1:] != block[:-1]).nonzero()[:, 0] + 1).tolist(), len(sizes)]
+    return [(at, stop) for at, stop in itertools.pairwise(edges) if stop > at]
+
+
+def _diagonal(a: Form, b: Form) -> Tensor:
+    """The inner product of each sample's two forms: [samples]."""
+    if isinstance(a, Dense) and a is b:
+        norms: Tensor = torch.linalg.vector_norm(a.values, dim=1)  # without a squared copy of the values
+        return norms.square()
+    if isinstance(a, Rows) and a is b:
+        return a.values.new_zeros(a.samples).index_add_(0, a.sample, a.values.square().sum(1))
+    if isinstance(a, Outer) and isinstance(b, Outer):
+        return _outer_diagonal(a, b)
+    if isinstance(a, Rows) and isinstance(b, Outer):
+        return _rows_outer_diagonal(a, b)
+    if isinstance(a, Outer) and isinstance(b, Rows):
+        return _rows_outer_diagonal(b, a)
+    return (to_dense(a) * to_dense(b)).sum(1)
+
+
+def _outer_diagonal(a: Outer, b: Outer) -> Tensor:
+    positions, rows, columns = a.left.shape[1], a.left.shape[2], a.right.shape[2]
+    if positions * (rows + columns) < rows * columns:
+        inner: Tensor = torch.bmm(a.left, b.left.transpose(1, 2)).mul_(torch.bmm(a.right, b.right.transpose(1, 2)))
+        return inner.sum((1, 2))
+    return (to_dense(a) * to_dense(b)).sum(1)
+
+
+def _rows_outer_diagonal(a: Rows, b: Outer) -> Tensor:
+    heads = b.left[a.sample, :, a.row]  # [r, positions]
+    products = torch.einsum("rw,rpw->rp", a.values, b.right[a.sample])
+    return a.values.new_zeros(a.samples).index_add_(0, a.sample, (heads * products).sum(1))

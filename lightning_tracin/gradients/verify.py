@@ -1,0 +1,104 @@
+"""A check on the model and data at hand that captured gradients are the true ones.
+
+Rules cover layers that compute through their own `forward`. A model may still use a weight behind its layer's back
+(`F.linear(x, self.layer.weight)`), mix samples, or put something other than samples first in a tensor. Each of these makes
+a captured gradient differ from plain autograd's on one sample alone, which is what is compared here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from lightning_tracin.errors import TracInError
+from lightning_tracin.gradients.capture import Capture, Coverage
+from lightning_tracin.gradients.forms import Dense, Form, Outer
+
+#: Largest difference, relative to the norm of the sample's whole gradient, that rounding may explain, by data type.
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.1}
+
+
+def verify_gradients(
+    model: nn.Module,
+    coverage: Coverage,
+    batch_loss: Callable[[], Tensor],
+    samples: int,
+    loss_of_one: Callable[[], Tensor],
+    position: int,
+) -> None:
+    """Compare one sample's gradient as captured in a batch with plain autograd's on that sample alone.
+
+    Args:
+        model: the model; its parameters' `requires_grad` is as before afterwards.
+        coverage: what is scored.
+        batch_loss: the sum of the losses of a batch.
+        samples: number of samples in that batch.
+        loss_of_one: the loss of the sample alone.
+        position: where in the batch that sample stands.
+
+    Raises:
+        TracInError: the two differ by more than rounding; the message names the parameters.
+    """
+    captured: dict[str, tuple[Form, ...]] = {}
+    with Capture(model, coverage) as capture:
+        capture.run(batch_loss, samples, lambda name, forms: captured.update({name: _only(forms, position)}))
+    truth = _autograd(model, coverage, loss_of_one)
+    whole = torch.stack([gradient.norm() for gradient in truth.values()]).norm()
+    if not torch.isfinite(whole):
+        return  # reported with the sample's name where the pass meets it
+    wrong: dict[str, float] = {}
+    for name, gradient in truth.items():
+        for form in captured.get(name, ()):
+            _subtract(gradient, form)
+        difference = float(gradient.norm() / whole) if whole > 0 else 0.0
+        if not difference <= _TOLERANCE[gradient.dtype]:
+            wrong[name] = difference
+    if wrong:
+        worst = sorted(wrong, key=lambda name: -wrong[name])[:5]
+        listed = ", ".join(f"{name} (off by {wrong[name]:.2g} of the gradient's norm)" for name in worst)
+        raise TracInError(
+            f"The gradients captured in a batch differ from those of the sample alone: {listed}. Either the model uses these "
+            "weights outside their layers' forward, or a sample's loss depends on the other samples of its batch (or on "
+            "padding); leave such parameters out with `parameters=[...]`, or make the loss a function of its own sample."
+        )
+
+
+def _autograd(model: nn.Module, coverage: Coverage, loss: Callable[[], Tensor]) -> dict[str, Tensor]:
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    chosen = {name: parameter for name, parameter in model.named_parameters() if name in coverage.elements}
+    identities = {id(parameter) for parameter in chosen.values()}
+    try:
+        for parameter, _ in before:
+            parameter.requires_grad_(id(parameter) in identities)
+        with torch.enable_grad():
+            gradients = torch.autograd.grad(loss(), list(chosen.values()), allow_unused=True, materialize_grads=True)
+    finally:
+        for parameter, required in before:
+            parameter.requires_grad_(required)
+    return {name: gradient.clone() for (name, parameter), gradient in zip(chosen.items(), gradients, strict=True)}
+
+
+def _only(forms: tuple[Form, ...], position: int) -> tuple[Form, ...]:
+    """The forms of one sample, holding on to no more than that sample's part."""
+    out: list[Form] = []
+    for form in forms:
+        if isinstance(form, Dense):
+            out.append(Dense(form.values[position : position + 1].clone()))
+        elif isinstance(form, Outer):
+            out.append(Outer(form.left[position : position + 1].clone(), form.right[position : position + 1].clone()))
+        else:
+            mine = form.sample == position
+            out.append(type(form)(form.sample[mine] - position, form.row[mine], form.values[mine], 1, form.table))
+    return tuple(out)
+
+
+def _subtract(gradient: Tensor, form: Form) -> None:
+    """Take one sample's form away from its written-out gradient, in place."""
+    if isinstance(form, Dense):
+        gradient.view(-1).sub_(form.values[0].to(gradient.dtype))
+    elif isinstance(form, Outer):
+        gradient.view(form.left.shape[2], form.right.shape[2]).addmm_(form.left[0].T, form.right[0], alpha=-1)
+    else:
+        gradient.index_add_(0, form.row, form.values, alpha=-1)

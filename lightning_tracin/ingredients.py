@@ -1,0 +1,127 @@
+"""The ingredients of one snapshot: inner products and norms of gradients, from which every score is derived.
+
+On disk they are a folder `ingredients/0003-step375/` of shards, each a block (some train samples x some probes), each
+complete or absent. The folder is complete when the blocks cover every pair once; what is missing can be computed later.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lightning_tracin.errors import TracInError
+from lightning_tracin.store import read_tensors, write_tensors
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """Products and norms by parameter group."""
+
+    dot: FloatArray  # [groups, train, probes]
+    train_norm: FloatArray  # [groups, train]
+    probe_norm: FloatArray  # [groups, probes]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Ingredients of some train samples and some probes."""
+
+    train: Sequence[int]  # indices of the train samples
+    probes: Sequence[int]  # indices of the probes
+    dot: Tensor  # [groups, len(train), len(probes)]
+    train_norm: Tensor  # [groups, len(train)]
+    probe_norm: Tensor  # [groups, len(probes)]
+
+
+class IngredientStore:
+    """The shards of one snapshot.
+
+    Args:
+        folder: the snapshot's folder under `ingredients`.
+        train: number of train samples of the run.
+        probes: number of probes of the run.
+    """
+
+    def __init__(self, folder: Path, train: int, probes: int) -> None:
+        self._folder = folder
+        self._train, self._probes = train, probes
+
+    def has(self, chunk: int, shard: int) -> bool:
+        """Whether the shard of this chunk of probes is there."""
+        return self._path(chunk, shard).exists()
+
+    def write(self, chunk: int, shard: int, block: Block) -> None:
+        """Write one shard, whole or not at all."""
+        write_tensors(
+            self._path(chunk, shard),
+            {
+                "train": torch.tensor(block.train, dtype=torch.int64),
+                "probes": torch.tensor(block.probes, dtype=torch.int64),
+                "dot": block.dot.float().cpu(),
+                "train_norm": block.train_norm.float().cpu(),
+                "probe_norm": block.probe_norm.float().cpu(),
+            },
+        )
+
+    def read(self) -> Ingredients:
+        """All shards as one.
+
+        Raises:
+            TracInError: a shard is missing or damaged, or two overlap.
+        """
+        paths = sorted(self._folder.glob("*.safetensors")) if self._folder.exists() else []
+        if not paths:
+            raise TracInError(f"{self._folder} holds no ingredients: the attribution of this snapshot has not been run.")
+        whole: Ingredients | None = None
+        covered = np.zeros((self._train, self._probes), dtype=np.int8)
+        for path in paths:
+            tensors = {name: tensor.numpy() for name, tensor in read_tensors(path).items()}
+            self._check(path, tensors)
+            if whole is None:
+                groups = len(tensors["dot"])
+                whole = Ingredients(
+                    np.zeros((groups, self._train, self._probes), np.float32),
+                    np.zeros((groups, self._train), np.float32),
+                    np.zeros((groups, self._probes), np.float32),
+                )
+            cells = np.ix_(tensors["train"], tensors["probes"])
+            covered[cells] += 1
+            whole.dot[:, cells[0], cells[1]] = tensors["dot"]
+            whole.train_norm[:, tensors["train"]] = tensors["train_norm"]
+            whole.probe_norm[:, tensors["probes"]] = tensors["probe_norm"]
+        if whole is None or not (covered == 1).all():
+            missing, double = int((covered == 0).sum()), int((covered > 1).sum())
+            raise TracInError(
+                f"{self._folder} is incomplete: of {covered.size} pairs of train sample and probe {missing} are missing and "
+                f"{double} stand in more than one file; run the attribution again."
+            )
+        return whole
+
+    def discard(self) -> None:
+        """Delete all shards."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _path(self, chunk: int, shard: int) -> Path:
+        return self._folder / f"{chunk:04d}-{shard:05d}.safetensors"
+
+    def _check(self, path: Path, tensors: dict[str, npt.NDArray[np.generic]]) -> None:
+        names = {"train", "probes", "dot", "train_norm", "probe_norm"}
+        if set(tensors) != names:
+            raise TracInError(f"{path} is not a shard of ingredients (it holds {sorted(tensors)}); delete it.")
+        train, probes, dot = tensors["train"], tensors["probes"], tensors["dot"]
+        fits = dot.ndim == 3 and dot.shape[1:] == (len(train), len(probes))
+        inside = all(
+            len(index) == 0 or (int(index.min()) >= 0 and int(index.max()) < bound)
+            for index, bound in ((train, self._train), (probes, self._probes))
+        )
+        if not fits or not inside or not np.isfinite(np.asarray(dot, dtype=np.float32)).all():
+            raise TracInError(f"{path} does not belong to this run, or is damaged; delete it to have it computed again.")

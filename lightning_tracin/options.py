@@ -1,0 +1,88 @@
+"""A callback's settings, checked once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from lightning_tracin.errors import TracInError
+from lightning_tracin.influence import check_choice
+from lightning_tracin.results import View
+from lightning_tracin.tables import Columns
+
+When = Literal["fit_end", "snapshot", "never"]
+Precision = Literal["float32", "float64", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user chose; `TracInCallback` describes each.
+
+    Raises:
+        TracInError: a value is out of range, or two contradict each other.
+    """
+
+    columns: Columns
+    view: View
+    probes: Any
+    probe_languages: list[str] | None
+    max_probes_per_language: int | None
+    languages: list[str] | None
+    languages_of_probes: list[str] | None
+    every_n_epochs: int | None
+    every_n_train_steps: int | None
+    when: When
+    parameters: list[str] | None
+    keep_snapshots: bool
+    batch_size: int
+    dtype: Precision
+    memory_budget: int | None
+
+    def __post_init__(self) -> None:
+        check_choice("when", self.when, When)
+        check_choice("dtype", self.dtype, Precision)
+        for name in ("every_n_epochs", "every_n_train_steps", "max_probes_per_language", "batch_size", "memory_budget"):
+            _require_positive(name, getattr(self, name))
+        if self.every_n_epochs is not None and self.every_n_train_steps is not None:
+            raise TracInError("Give `every_n_epochs` or `every_n_train_steps`, not both.")
+        if self.when == "never" and not self.keep_snapshots:
+            raise TracInError("when='never' with keep_snapshots=False would keep nothing; drop one of the two.")
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The data type in which influence is computed."""
+        dtype = getattr(torch, self.dtype)
+        assert isinstance(dtype, torch.dtype)
+        return dtype
+
+    @property
+    def writes_weights(self) -> bool:
+        """Whether a snapshot's weights go to disk: to be kept, or until they are attributed."""
+        return self.keep_snapshots or self.when != "snapshot"
+
+    def scored(self, module: nn.Module) -> frozenset[str]:
+        """Names of the parameters whose gradients are compared: the trainable ones that match the patterns.
+
+        Raises:
+            TracInError: there are none, or a pattern matches nothing.
+        """
+        trainable = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+        if not trainable:
+            raise TracInError("The module has no trainable parameters, so there is no gradient to compare.")
+        if self.parameters is None:
+            return frozenset(trainable)
+        for pattern in self.parameters:
+            if not any(fnmatchcase(name, pattern) for name in trainable):
+                raise TracInError(
+                    f"The pattern {pattern!r} in `parameters` matches no trainable parameter; names are like {trainable[0]!r}."
+                )
+        return frozenset(name for name in trainable if any(fnmatchcase(name, pattern) for pattern in self.parameters))
+
+
+def _require_positive(name: str, value: int | None) -> None:
+    if value is not None and value < 1:
+        raise TracInError(f"{name} should be 1 or more, but is {value}.")

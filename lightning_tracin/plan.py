@@ -1,0 +1,72 @@
+"""What a run will cost, said before it starts."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning_tracin.errors import TracInError
+from lightning_tracin.tables import SampleTable
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes of a run, known before its fit starts."""
+
+    train: SampleTable
+    probes: SampleTable
+    parameters: int  # number of scored parameters
+    elements: int  # number of their elements
+    weights_bytes: int  # of one snapshot on disk
+    ingredients_bytes: int  # of one snapshot's ingredients on disk
+    snapshots: int | None  # expected number; None where the fit's length is not known
+
+    @property
+    def bytes_needed(self) -> int:
+        """On disk, for all snapshots (for one, where their number is not known)."""
+        return (self.weights_bytes + self.ingredients_bytes) * (1 if self.snapshots is None else self.snapshots)
+
+    def described(self, folder: Path) -> str:
+        """The plan in one paragraph."""
+        number = "an unknown number of" if self.snapshots is None else str(self.snapshots)
+        total = "each" if self.snapshots is None else f"in all, {in_words(_free(folder))} free"
+        return (
+            f"TracIn: {len(self.train)} train samples ({_counted(self.train)}) x {len(self.probes)} probes "
+            f"({_counted(self.probes)}), scored over {self.elements:,} elements of {self.parameters} parameters (all that were "
+            f"chosen); {number} snapshots in {folder}, weights {in_words(self.weights_bytes)} and ingredients "
+            f"{in_words(self.ingredients_bytes)} each ({in_words(self.bytes_needed)} {total})."
+        )
+
+    def require_disk(self, folder: Path) -> None:
+        """Refuse a disk that cannot hold the run.
+
+        Raises:
+            TracInError: it cannot.
+        """
+        free = _free(folder)
+        if self.bytes_needed > free:
+            raise TracInError(
+                f"The disk of {folder} has {in_words(free)} free, but {self.snapshots or 1} snapshots need "
+                f"{in_words(self.bytes_needed)}; take fewer of them (`every_n_epochs=...`), drop their weights "
+                "(`when='snapshot', keep_snapshots=False`), or choose another `dirpath`."
+            )
+
+
+def _free(folder: Path) -> int:
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _counted(table: SampleTable) -> str:
+    return ", ".join(f"{language} {count}" for language, count in table.counts().items())
+
+
+def in_words(size: float) -> str:
+    """A number of bytes, readable."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"

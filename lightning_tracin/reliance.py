@@ -1,0 +1,168 @@
+"""From scores and languages to reliance: which train languages a probe language's strongest influences come from.
+
+`per_probe` gives each probe's value for each train language; `reliance_table` averages over the probes of a language and
+sets chance, lift and an interval beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import stats
+
+from lightning_tracin.errors import TracInError
+from lightning_tracin.influence import Scores, Sign, check_choice, ranked
+
+Measure = Literal["share", "mass", "mean"]
+Floats = npt.NDArray[np.float64]
+
+COLUMNS = ("probe_language", "train_language", "share", "chance", "lift", "low", "high", "probes")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """How the bootstrap over probes is done."""
+
+    confidence: float = 0.95
+    resamples: int = 999
+    seed: int = 0
+
+
+def per_probe(
+    scores: Scores, train_languages: Sequence[str], k: int, sign: Sign = "positive", measure: Measure = "share"
+) -> tuple[list[str], Floats]:
+    """Each probe's value for each train language.
+
+    Args:
+        scores: influence [train, probes].
+        train_languages: of each train sample.
+        k: how many of the strongest train samples count (for `"share"`).
+        sign: `"positive"` for proponents, `"negative"` for opponents.
+        measure: `"share"` of the k strongest (Choenni et al. 2023), by rank; `"mass"`, the share of the whole positive (or
+            negative) influence; `"mean"`, the mean influence of a sample.
+
+    Returns:
+        The train languages in alphabetical order, and values [probes, languages]; NaN where a probe has no influence of
+        that sign at all, so that no share of it exists.
+
+    Raises:
+        TracInError: `k` is not between 1 and the number of train samples, or a choice is unknown.
+    """
+    check_choice("measure", measure, Measure)
+    check_choice("sign", sign, Sign)
+    if not 1 <= k <= len(scores):
+        raise TracInError(f"k should be between 1 and the number of train samples ({len(scores)}), but is {k}.")
+    languages, codes = np.unique(np.asarray(train_languages), return_inverse=True)
+    member = np.eye(len(languages))[codes]  # [train, languages]
+    if measure == "share":
+        top = ranked(scores, sign)[:k]
+        values = member[top].mean(0)
+    elif measure == "mass":
+        part = np.clip(scores if sign == "positive" else -scores, 0, None)
+        whole = part.sum(0)[:, None]
+        values = np.divide(part.T @ member, whole, out=np.full((scores.shape[1], len(languages)), np.nan), where=whole > 0)
+    else:
+        if sign == "negative":
+            raise TracInError("measure='mean' averages all influence of a language, so it has no sign; leave `sign` out.")
+        values = scores.T @ (member / member.sum(0))
+    return [str(language) for language in languages], values
+
+
+def chance(scores: Scores, train_languages: Sequence[str], measure: Measure) -> Floats:
+    """What random ranks would give each train language: its part of the samples (or the overall mean): [probes, languages].
+
+    For `"share"` and `"mass"` that is n(language) / N; for `"mean"` the probe's mean over all train samples.
+    """
+    languages, counts = np.unique(np.asarray(train_languages), return_counts=True)
+    if measure == "mean":
+        return np.repeat(scores.mean(0)[:, None], len(languages), axis=1)
+    return np.repeat((counts / counts.sum())[None, :], scores.shape[1], axis=0)
+
+
+def reliance_table(
+    scores: Scores,
+    train_languages: Sequence[str],
+    probe_languages: Sequence[str],
+    k: int,
+    sign: Sign = "positive",
+    measure: Measure = "share",
+    interval: Interval | None = None,
+) -> pd.DataFrame:
+    """Reliance of every probe language on every train language.
+
+    Args:
+        scores: influence [train, probes].
+        train_languages: of each train sample.
+        probe_languages: of each probe.
+        k: how many of the strongest train samples count.
+        sign: proponents or opponents.
+        measure: see `per_probe`.
+        interval: the bootstrap over a language's probes (percentile method, scipy); None takes 95 %, 999 resamples.
+
+    Returns:
+        Columns `COLUMNS`: `share` is the measure's mean over the language's probes, `low` and `high` its interval (NaN with
+        fewer than two probes), `lift` the share over the train language's mean share over the probe languages (NaN where
+        that mean is not positive), `probes` how many probes counted.
+    """
+    languages, values = per_probe(scores, train_languages, k, sign, measure)
+    expected = chance(scores, train_languages, measure)
+    settings = interval or Interval()
+    rows: list[dict[str, Any]] = []
+    for probe_language in sorted(set(probe_languages)):
+        mine = np.asarray([language == probe_language for language in probe_languages])
+        usable = mine & np.isfinite(values).all(1)
+        low, high = _bootstrap(values[usable], settings)
+        for column, train_language in enumerate(languages):
+            rows.append(
+                {
+                    "probe_language": probe_language,
+                    "train_language": train_language,
+                    "share": values[usable, column].mean() if usable.any() else np.nan,
+                    "chance": expected[mine, column].mean(),
+                    "low": low[column],
+                    "high": high[column],
+                    "probes": int(usable.sum()),
+                }
+            )
+    table: pd.DataFrame = pd.DataFrame(rows, columns=list(COLUMNS))
+    average = table.groupby("train_language")["share"].transform("mean")
+    table["lift"] = (table["share"] / average).where(average > 0)
+    return table
+
+
+def _bootstrap(values: Floats, settings: Interval) -> tuple[Floats, Floats]:
+    """Percentile interval of the mean over probes: [languages] twice."""
+    if len(values) < 2:
+        nothing = np.full(values.shape[1], np.nan)
+        return nothing, nothing
+    found = stats.bootstrap(
+        (values,),
+        np.mean,
+        axis=0,
+        method="percentile",
+        confidence_level=settings.confidence,
+        n_resamples=settings.resamples,
+        rng=np.random.default_rng(settings.seed),
+    ).confidence_interval
+    return np.asarray(found.low), np.asarray(found.high)
+
+
+def cross_lingual(table: pd.DataFrame) -> pd.Series[float]:
+    """Cross-lingual reliance of each probe language: 1 - the share of its own language.
+
+    A language without train samples relies on others by construction (1); `mean_cross_lingual` leaves it out.
+    """
+    own: pd.Series[float] = table[table["probe_language"] == table["train_language"]].set_index("probe_language")["share"]
+    return own.reindex(sorted(table["probe_language"].unique()), fill_value=0.0).rsub(1)
+
+
+def mean_cross_lingual(table: pd.DataFrame) -> float:
+    """Mean of the cross-lingual reliance over the probe languages that have train samples (over all, if none has)."""
+    values = cross_lingual(table)
+    trained = values[values.index.isin(table["train_language"].unique())]
+    return float((trained if len(trained) else values).mean())

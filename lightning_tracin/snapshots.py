@@ -1,0 +1,172 @@
+"""Snapshots of a fit, and the ledger that orders them.
+
+A snapshot is a folder `snapshots/0003-step375/` with the weights and a record. The weights are written first, the record
+last, each atomically: a folder without a record is what a killed process left, it is not in the ledger and the next
+snapshot of that index replaces it. Discarding a snapshot's weights leaves its record, so the ledger stays whole.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from lightning_tracin.errors import TracInError
+from lightning_tracin.store import read_record, read_tensors, write_record, write_tensors
+
+_RECORD = "snapshot.json"
+_WEIGHTS = "weights.safetensors"
+
+
+class SnapshotRecord(BaseModel):
+    """What is written of a snapshot beside its weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    index: int = Field(ge=0, description="position in the ledger")
+    epoch: int = Field(ge=1, description="number of the epoch it was taken in, from 1")
+    step: int = Field(ge=0, description="optimizer steps made so far")
+    steps: int = Field(ge=0, description="optimizer steps since the previous snapshot")
+    visits: float = Field(ge=0, description="how often a train sample was seen on average since the previous snapshot")
+    learning_rates: tuple[float, ...] = Field(description="of each group, mean over those steps")
+    last_learning_rates: tuple[float, ...] = Field(description="of each group, at the last of those steps")
+    groups: dict[str, int] = Field(description="scored parameter -> its group")
+    elements: int = Field(ge=1, description="number of elements of the scored parameters")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Weights at one moment of the fit, with epoch, optimizer step and learning rates."""
+
+    record: SnapshotRecord
+    path: Path
+
+    @property
+    def index(self) -> int:
+        """Position in the ledger."""
+        return self.record.index
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch in which it was taken, from 1."""
+        return self.record.epoch
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps made so far."""
+        return self.record.step
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps since the previous snapshot."""
+        return self.record.steps
+
+    @property
+    def visits(self) -> float:
+        """How often a train sample was seen on average since the previous snapshot (1 for a whole epoch)."""
+        return self.record.visits
+
+    @property
+    def learning_rates(self) -> tuple[float, ...]:
+        """Of each parameter group, the mean over the optimizer steps since the previous snapshot."""
+        return self.record.learning_rates
+
+    @property
+    def name(self) -> str:
+        """The name of its folder, also of its ingredients'."""
+        return self.path.name
+
+    @property
+    def kept(self) -> bool:
+        """Whether the weights are still there."""
+        return (self.path / _WEIGHTS).exists()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The weights: trainable parameters and all buffers, by name.
+
+        Raises:
+            TracInError: the weights were discarded or are damaged.
+        """
+        if not self.kept:
+            raise TracInError(f"The weights of snapshot {self.name} were not kept; use `keep_snapshots=True` to have them.")
+        return read_tensors(self.path / _WEIGHTS)
+
+    def discard_weights(self) -> None:
+        """Delete the weights; the record stays."""
+        (self.path / _WEIGHTS).unlink(missing_ok=True)
+
+
+def weights_of(model: nn.Module, trainable: Collection[str]) -> dict[str, Tensor]:
+    """Copies on the CPU of the named parameters and of all buffers, tied ones once."""
+    tensors: dict[str, Tensor] = {name: parameter for name, parameter in model.named_parameters() if name in trainable}
+    tensors.update(model.named_buffers())
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Put a snapshot's weights into a model of the same shape, in the model's own data type.
+
+    Raises:
+        TracInError: a name or a shape does not fit.
+    """
+    places: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, value in weights.items():
+        place = places.get(name)
+        if place is None or place.shape != value.shape:
+            got = "no such tensor" if place is None else f"one of shape {list(place.shape)}"
+            raise TracInError(
+                f"The snapshot's {name!r} has shape {list(value.shape)}, but the model has {got}; use the model of the fit."
+            )
+        place.data.copy_(value)
+
+
+class Ledger:
+    """The ordered, durable record of a run's snapshots.
+
+    Args:
+        folder: the run's `snapshots` folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def snapshots(self) -> tuple[Snapshot, ...]:
+        """All snapshots in order.
+
+        Raises:
+            TracInError: a record is damaged, or one is missing in the middle.
+        """
+        records = sorted(self._folder.glob(f"*/{_RECORD}")) if self._folder.exists() else []
+        found = tuple(Snapshot(read_record(path, SnapshotRecord), path.parent) for path in records)
+        for position, snapshot in enumerate(found):
+            if snapshot.index != position or snapshot.name != folder_name(snapshot.record):
+                raise TracInError(
+                    f"{snapshot.path} stands at position {position} of the ledger but its record says index {snapshot.index}, "
+                    f"step {snapshot.step}; a snapshot is missing or was moved. Restore the folder {self._folder} as it was."
+                )
+        return found
+
+    def append(self, record: SnapshotRecord, weights: Mapping[str, Tensor] | None) -> Snapshot:
+        """Add a snapshot; without weights, only its record is kept."""
+        path = self._folder / folder_name(record)
+        if weights is not None:
+            write_tensors(path / _WEIGHTS, weights)
+        write_record(path / _RECORD, record)
+        return Snapshot(record, path)
+
+    def cut_back(self, step: int) -> tuple[Snapshot, ...]:
+        """Drop the snapshots after this step (a resumed fit takes them again); returns what was dropped."""
+        dropped = tuple(snapshot for snapshot in self.snapshots() if snapshot.step > step)
+        for snapshot in reversed(dropped):
+            (snapshot.path / _RECORD).unlink()
+            shutil.rmtree(snapshot.path)
+        return dropped
+
+
+def folder_name(record: SnapshotRecord) -> str:
+    """Such as `0003-step375`."""
+    return f"{record.index:04d}-step{record.step}"

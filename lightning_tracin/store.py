@@ -1,0 +1,98 @@
+"""Files of a run directory: written whole or not at all, read without pickle.
+
+Every file is written under a temporary name beside its place and then renamed, so under its own name a file is either
+complete or absent; what a killed process leaves behind is a `.partial` file, which nobody reads and the next writer
+replaces. Tensors are safetensors files, records are JSON, tables of text are JSON lines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import safetensors
+import safetensors.torch
+from pydantic import BaseModel, ValidationError
+from torch import Tensor
+
+from lightning_tracin.errors import TracInError
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def write_record(path: Path, record: BaseModel) -> None:
+    """Write a record as JSON."""
+    write_bytes(path, (record.model_dump_json(indent=1) + "\n").encode())
+
+
+def read_record(path: Path, model: type[_Model]) -> _Model:
+    """Read a record and check it against its model.
+
+    Raises:
+        TracInError: the file is missing or is not such a record.
+    """
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise TracInError(f"{path} is missing; is {path.parent} a run directory of lightning-tracin?") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise TracInError(
+            f"{path} is damaged or of another version ({where}: {first['msg']}); restore it from a copy, or start a new run."
+        ) from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as a safetensors file."""
+    write_bytes(path, safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        TracInError: the file is missing or damaged.
+    """
+    try:
+        return safetensors.torch.load_file(path)
+    except FileNotFoundError as error:
+        raise TracInError(f"{path} is missing.") from error
+    except safetensors.SafetensorError as error:
+        raise TracInError(f"{path} is damaged ({error}); delete it to have it computed again.") from error
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> str:
+    """Write records as JSON lines; returns the SHA-256 of the file."""
+    content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    write_bytes(path, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read JSON lines.
+
+    Raises:
+        TracInError: the file is missing or damaged.
+    """
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    except FileNotFoundError as error:
+        raise TracInError(f"{path} is missing.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise TracInError(f"{path} is damaged ({error}).") from error

@@ -1,0 +1,194 @@
+"""Facts about samples: language, item, text and label, read from the dataset behind a loader."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Subset
+
+from lightning_tracin.errors import TracInError
+
+_Entry = TypeVar("_Entry")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Where in a dataset the facts about its samples stand.
+
+    Args:
+        language: name of the column (or attribute of the dataset) with each sample's language.
+        item: name of the column whose value parallel samples share, or None.
+        text: names of the columns to show as text; None takes every column of strings that is not used otherwise.
+        label: name of the column with the label; None takes `label` or `labels` where there is one.
+    """
+
+    language: str = "language"
+    item: str | None = None
+    text: tuple[str, ...] | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class SampleTable:
+    """Facts about samples, one entry a sample, in the order of their indices."""
+
+    language: tuple[str, ...]
+    item: tuple[str | None, ...]
+    text: tuple[str, ...]
+    label: tuple[str | None, ...]
+
+    def __len__(self) -> int:
+        return len(self.language)
+
+    def counts(self) -> dict[str, int]:
+        """Number of samples of each language, in alphabetical order."""
+        return dict(sorted(Counter(self.language).items()))
+
+    def take(self, indices: Sequence[int]) -> SampleTable:
+        """The table of the samples at these indices."""
+
+        def chosen(column: tuple[_Entry, ...]) -> tuple[_Entry, ...]:
+            return tuple(column[index] for index in indices)
+
+        return SampleTable(chosen(self.language), chosen(self.item), chosen(self.text), chosen(self.label))
+
+    def rows(self) -> list[dict[str, str | int | None]]:
+        """One record a sample: index, language, item, text, label."""
+        columns = zip(self.language, self.item, self.text, self.label, strict=True)
+        return [
+            {"index": index, "language": language, "item": item, "text": text, "label": label}
+            for index, (language, item, text, label) in enumerate(columns)
+        ]
+
+
+def read_table(dataset: Any, columns: Columns, role: str, languages: Sequence[str] | None) -> SampleTable:
+    """The facts about all samples of a map-style dataset.
+
+    Args:
+        dataset: the dataset.
+        columns: where the facts stand.
+        role: "train samples" or "probes", for messages.
+        languages: each sample's language, given outright.
+
+    Raises:
+        TracInError: a column is missing or incomplete; the message names those there are.
+    """
+    count = len(dataset)
+    if languages is None:
+        found = read_column(dataset, columns.language)
+        if found is None:
+            available = ", ".join(repr(name) for name in column_names(dataset)) or "none"
+            raise TracInError(
+                f"The {role} have no column or attribute {columns.language!r} that tells their languages (columns: {available}). "
+                "Name the right one with `language_column=...`, or give the languages outright, one a sample "
+                "(`languages=[...]` for the train samples, `languages_of_probes=[...]` for the probes)."
+            )
+        languages = [str(language) for language in found]
+    elif len(languages) != count:
+        raise TracInError(f"{len(languages)} languages were given for {count} {role}; give one for each, in the dataset's order.")
+    unknown = [index for index, language in enumerate(languages) if language in ("", "None", "nan")]
+    if unknown:
+        raise TracInError(f"Sample {unknown[0]} of the {role} has no language (and {len(unknown) - 1} more); name one for each.")
+    items: Sequence[Any] | None = None
+    if columns.item is not None:
+        items = read_column(dataset, columns.item)
+        if items is None:
+            available = ", ".join(repr(name) for name in column_names(dataset)) or "none"
+            raise TracInError(
+                f"The {role} have no column {columns.item!r} (columns: {available}); name the one whose value "
+                "translations share with `item_column=...`, or leave it out."
+            )
+    return SampleTable(
+        language=tuple(languages),
+        item=tuple(None if value is None else str(value) for value in items) if items is not None else (None,) * count,
+        text=_text(dataset, columns),
+        label=_label(dataset, columns, role),
+    )
+
+
+def _text(dataset: Any, columns: Columns) -> tuple[str, ...]:
+    used = {columns.language, columns.item, columns.label, "label", "labels"}
+    names = columns.text
+    if names is None:
+        first = _first(dataset)
+        names = tuple(name for name, value in first.items() if isinstance(value, str) and name not in used)
+    texts: list[list[str]] = []
+    for name in names:
+        column = read_column(dataset, name)
+        if column is None:
+            raise TracInError(
+                f"There is no text column {name!r} (columns: {', '.join(column_names(dataset))}); name others with "
+                "`text_columns=[...]`."
+            )
+        texts.append([str(value) for value in column])
+    if not texts:
+        return ("",) * len(dataset)
+    return tuple(" | ".join(parts) for parts in zip(*texts, strict=True))
+
+
+def _first(dataset: Any) -> Mapping[str, Any]:
+    """The first sample with all its columns, hidden ones too; empty where samples are not mappings."""
+    if isinstance(dataset, Subset):
+        return {name: value for name, value in _first(dataset.dataset).items() if name in column_names(dataset)}
+    if isinstance(dataset, ConcatDataset):
+        return {name: value for name, value in _first(dataset.datasets[0]).items() if name in column_names(dataset)}
+    plain = dataset.with_format(None) if hasattr(dataset, "with_format") else dataset
+    first = plain[0]
+    return first if isinstance(first, Mapping) else {}
+
+
+def _label(dataset: Any, columns: Columns, role: str) -> tuple[str | None, ...]:
+    if columns.label is not None:
+        column = read_column(dataset, columns.label)
+        if column is None:
+            available = ", ".join(repr(name) for name in column_names(dataset)) or "none"
+            raise TracInError(f"The {role} have no label column {columns.label!r} (columns: {available}).")
+    else:
+        column = read_column(dataset, "label")
+        if column is None:
+            column = read_column(dataset, "labels")
+    if column is None:
+        return (None,) * len(dataset)
+    return tuple(None if value is None else str(value.item() if isinstance(value, Tensor) else value) for value in column)
+
+
+def column_names(dataset: Any) -> list[str]:
+    """The columns that a dataset is known to have."""
+    if isinstance(dataset, Subset):
+        return column_names(dataset.dataset)
+    if isinstance(dataset, ConcatDataset):
+        each = [column_names(part) for part in dataset.datasets]
+        return [name for name in each[0] if all(name in other for other in each)]
+    names = getattr(dataset, "column_names", None)
+    if isinstance(names, list):
+        return [str(name) for name in names]
+    if len(dataset) > 0 and isinstance(dataset[0], Mapping):
+        return [str(name) for name in dataset[0]]
+    return []
+
+
+def read_column(dataset: Any, name: str) -> list[Any] | None:
+    """One value a sample, in the dataset's order; None where the dataset has no such column or attribute.
+
+    Looks through `Subset` and `ConcatDataset`; reads columns of Hugging Face datasets that `set_format` hides; takes an
+    attribute of the dataset of that name (or its plural); at last the entry of that name of each sample.
+    """
+    if isinstance(dataset, Subset):
+        whole = read_column(dataset.dataset, name)
+        return None if whole is None else [whole[i] for i in dataset.indices]
+    if isinstance(dataset, ConcatDataset):
+        parts = [read_column(part, name) for part in dataset.datasets]
+        return None if any(part is None for part in parts) else [value for part in parts for value in part or ()]
+    if hasattr(dataset, "column_names") and hasattr(dataset, "with_format"):
+        return list(dataset.with_format(None)[name]) if name in dataset.column_names else None
+    for attribute in (name, f"{name}s"):
+        values = getattr(dataset, attribute, None)
+        if isinstance(values, Sequence | Tensor) and not isinstance(values, str) and len(values) == len(dataset):
+            return list(values)
+    if len(dataset) > 0 and isinstance(dataset[0], Mapping) and name in dataset[0]:
+        return [dataset[i][name] for i in range(len(dataset))]
+    return None
