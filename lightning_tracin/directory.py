@@ -6,6 +6,7 @@ in a directory whose record equals its own in everything that scores depend on.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import platform
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from lightning_tracin.errors import TracInError
 from lightning_tracin.ingredients import IngredientStore
 from lightning_tracin.snapshots import Ledger, Snapshot
-from lightning_tracin.store import read_lines, read_record, write_lines, write_record
+from lightning_tracin.store import as_lines, read_lines, read_record, write_bytes, write_record
 from lightning_tracin.tables import SampleTable
 
 _PACKAGES = ("lightning-tracin", "torch", "pytorch-lightning", "transformers", "datasets")
@@ -64,6 +65,11 @@ def package_versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: found[0].version for name, found in installed.items() if found}
 
 
+def known_samples(table: SampleTable) -> Samples:
+    """What a run's record says of a table of samples."""
+    return Samples(count=len(table), sha256=hashlib.sha256(as_lines(table.rows())).hexdigest())
+
+
 @dataclass(frozen=True)
 class RunDirectory:
     """Paths and records of one run."""
@@ -97,21 +103,13 @@ class RunDirectory:
         """
         return read_record(self._record, RunRecord)
 
-    def write_samples(self, train: SampleTable, probes: SampleTable) -> tuple[Samples, Samples]:
-        """Write both tables of samples."""
-        folder = self.path / "samples"
-        return (
-            Samples(count=len(train), sha256=write_lines(folder / "train.jsonl", train.rows())),
-            Samples(count=len(probes), sha256=write_lines(folder / "probes.jsonl", probes.rows())),
-        )
-
     def samples(self, role: Literal["train", "probes"]) -> SampleTable:
         """One of the tables of samples.
 
         Raises:
             TracInError: it is missing, damaged, or not of this run.
         """
-        path, expected = self.path / "samples" / f"{role}.jsonl", getattr(self.record(), role)
+        path, expected = self._table(role), getattr(self.record(), role)
         rows = read_lines(path)
         if len(rows) != expected.count:
             raise TracInError(f"{path} has {len(rows)} samples, but the run has {expected.count}; restore the file.")
@@ -122,13 +120,18 @@ class RunDirectory:
         record = self.record()
         return IngredientStore(self.path / "ingredients" / snapshot.name, record.train.count, record.probes.count)
 
-    def start(self, record: RunRecord) -> None:
+    def _table(self, role: str) -> Path:
+        return self.path / "samples" / f"{role}.jsonl"
+
+    def start(self, record: RunRecord, train: SampleTable, probes: SampleTable) -> None:
         """Make this the directory of a new run.
 
         Raises:
             TracInError: it holds a run already.
         """
         self.refuse_other_run()
+        write_bytes(self._table("train"), as_lines(train.rows()))
+        write_bytes(self._table("probes"), as_lines(probes.rows()))
         write_record(self._record, record)
 
     def refuse_other_run(self) -> None:

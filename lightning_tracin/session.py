@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_tracin.attribution import Job, attribute_snapshot
 from lightning_tracin.checks import check_gradients, checked_loss
-from lightning_tracin.directory import RunDirectory, RunRecord, Settings, package_versions
+from lightning_tracin.directory import RunDirectory, RunRecord, Settings, known_samples, package_versions
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import plan_coverage
 from lightning_tracin.isolation import isolated_copy, untouched_process
@@ -87,9 +87,9 @@ class Session:
             step: optimizer steps made before.
             resumed: whether the directory holds this run already.
         """
+        self._trainer.strategy.barrier("tracin_checked")
         if self._trainer.is_global_zero:
             options = self._options
-            train, probes = self._directory.write_samples(self.train.table, self.probes.table)
             record = RunRecord(
                 run=run,
                 settings=Settings(
@@ -100,8 +100,8 @@ class Session:
                     batch_size=options.batch_size,
                 ),
                 loss=self._loss,
-                train=train,
-                probes=probes,
+                train=known_samples(self.train.table),
+                probes=known_samples(self.probes.table),
                 parameters=self._plan.parameters,
                 elements=self._plan.elements,
                 versions=package_versions(),
@@ -109,7 +109,7 @@ class Session:
             if resumed:
                 self._directory.resume(record, step)
             else:
-                self._directory.start(record)
+                self._directory.start(record, self.train.table, self.probes.table)
         self._trainer.strategy.barrier("tracin_start")
 
     def snapshot(self, recorder: Recorder, epoch: int) -> None:

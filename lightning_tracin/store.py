@@ -7,7 +7,6 @@ replaces. Tensors are safetensors files, records are JSON, tables of text are JS
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -77,11 +76,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise TracInError(f"{path} is damaged ({error}); delete it to have it computed again.") from error
 
 
-def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> str:
-    """Write records as JSON lines; returns the SHA-256 of the file."""
-    content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-    write_bytes(path, content)
-    return hashlib.sha256(content).hexdigest()
+def as_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """Records as JSON lines."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -61,8 +61,7 @@ class WandbSink:
             }
         )
         final = results.final().scalars
-        for name, value in final.items():
-            self._run.summary[name.replace("tracin/", "tracin/final/", 1)] = value
+        self._run.summary.update({name.replace("tracin/", "tracin/final/", 1): value for name, value in final.items()})
 
 
 def _charts(results: Results) -> dict[str, Any]:

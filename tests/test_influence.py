@@ -1,0 +1,47 @@
+"""Scores from ingredients, against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lightning_tracin.influence import group_weights, ranked, snapshot_scores
+from lightning_tracin.ingredients import Ingredients
+
+# Two groups of two parameters each. Train gradients (3, 4 | 0, 0) and (0, 0 | 1, 0); one probe (3, 4 | 2, 0).
+BY_HAND = Ingredients(
+    dot=np.array([[[25.0], [0.0]], [[0.0], [2.0]]], dtype=np.float32),
+    train_norm=np.array([[5.0, 0.0], [0.0, 1.0]], dtype=np.float32),
+    probe_norm=np.array([[5.0], [2.0]], dtype=np.float32),
+)
+
+
+@pytest.mark.parametrize(
+    ("similarity", "weights", "expected"),
+    [
+        ("dot", [1.0, 1.0], [25.0, 2.0]),
+        ("dot", [0.5, 3.0], [12.5, 6.0]),
+        ("cosine", [1.0, 1.0], [25 / (5 * 29**0.5), 2 / 29**0.5]),
+        ("cosine", [0.5, 3.0], [12.5 / (5 * 29**0.5), 6 / 29**0.5]),
+        ("relatif", [1.0, 1.0], [5.0, 2.0]),
+    ],
+)
+def test_scores_by_hand(similarity: str, weights: list[float], expected: list[float]) -> None:
+    scores = snapshot_scores(BY_HAND, similarity, np.array(weights))
+    np.testing.assert_allclose(scores[:, 0], expected, rtol=1e-6)
+
+
+def test_weights_are_mean_rate_times_visits_or_one() -> None:
+    np.testing.assert_allclose(group_weights("learning_rate", [0.1, 0.02], 0.5), [0.05, 0.01])
+    np.testing.assert_allclose(group_weights("uniform", [0.1, 0.02], 0.5), [1, 1])
+
+
+def test_gradient_of_zero_influences_nothing() -> None:
+    silent = Ingredients(np.zeros((1, 2, 1), np.float32), np.array([[0.0, 2.0]], np.float32), np.array([[3.0]], np.float32))
+    assert snapshot_scores(silent, "cosine", np.ones(1)).tolist() == [[0.0], [0.0]]
+
+
+def test_ranking_keeps_the_order_of_equal_scores() -> None:
+    scores = np.array([[1.0], [3.0], [1.0], [-2.0], [3.0]])
+    assert ranked(scores, "positive")[:, 0].tolist() == [1, 4, 0, 2, 3]
+    assert ranked(scores, "negative")[:, 0].tolist() == [3, 0, 2, 1, 4]
