@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lightning_tracin.gradients.forms import Dense, Form, Outer, Rows, coalesced, to_dense
+from lightning_tracin.gradients.forms import Dense, Form, Outer, Rows, coalesced, sum_of
 from lightning_tracin.gradients.products import dots, squared_norms
 
 
@@ -31,27 +31,40 @@ class ProbeBank:
         self._groups = groups
         self._group_count = group_count
         self._written_out: dict[str, Tensor] = {}
+        self._filled: dict[str, list[tuple[int, int]]] = {}
         self._pieces: dict[str, list[tuple[int, Outer | Rows]]] = {}
         self._sealed: dict[str, tuple[Form, ...]] = {}
         self._squared: Tensor | None = None
 
     def collect(self, name: str, forms: tuple[Form, ...], at: int) -> None:
         """Take one parameter's gradients of the probes `at`, `at + 1`, ..."""
-        norms = squared_norms(forms)
+        kept: list[Form] = []
+        written: list[Form] = []
+        for form in forms:
+            if not isinstance(form, Dense) and self._keep_factored(name, form, alone=len(forms) == 1):
+                self._pieces.setdefault(name, []).append((at, form))
+                kept.append(form)
+            else:
+                written.append(form)
+        if written:
+            values = sum_of(written)
+            self._write_out(name, values, at)
+            kept.append(Dense(values))
+        norms = squared_norms(tuple(kept))
         if self._squared is None:
             self._squared = norms.new_zeros(self._group_count, self.probes)
         self._squared[self._groups[name], at : at + len(norms)] += norms
-        for form in forms:
-            if isinstance(form, Rows) or (isinstance(form, Outer) and self._keep_factored(name, form, alone=len(forms) == 1)):
-                self._pieces.setdefault(name, []).append((at, form))
-            else:
-                values = to_dense(form)
-                if name not in self._written_out:
-                    self._written_out[name] = values.new_zeros(self.probes, values.shape[1])
-                self._written_out[name][at : at + len(values)] += values
 
-    def _keep_factored(self, name: str, form: Outer, alone: bool) -> bool:
+    def _write_out(self, name: str, values: Tensor, at: int) -> None:
+        if name not in self._written_out:
+            self._written_out[name] = values.new_empty(self.probes, values.shape[1])
+        self._written_out[name][at : at + len(values)] = values
+        self._filled.setdefault(name, []).append((at, at + len(values)))
+
+    def _keep_factored(self, name: str, form: Outer | Rows, alone: bool) -> bool:
         """Whether products with outer products cost less than writing out, counted in multiplications per train sample."""
+        if isinstance(form, Rows):
+            return True
         if name in self._written_out:
             return False
         if name in self._pieces or not alone:
@@ -64,6 +77,10 @@ class ProbeBank:
     def seal(self) -> None:
         """End the collection."""
         for name, values in self._written_out.items():
+            start = 0
+            for at, stop in [*sorted(self._filled[name]), (self.probes, self.probes)]:
+                values[start:at] = 0  # probes whose loss does not depend on this parameter
+                start = stop
             self._sealed[name] = (Dense(values),)
         for name, pieces in self._pieces.items():
             held = list(self._sealed.get(name, ()))
@@ -75,6 +92,7 @@ class ProbeBank:
                 held.append(_joined_rows(rows, self.probes))
             self._sealed[name] = tuple(held)
         self._written_out.clear()
+        self._filled.clear()
         self._pieces.clear()
 
     @property
@@ -101,9 +119,7 @@ class ProbeBank:
         group = self._groups[name]
         held = self._sealed.get(name, ())
         if any(isinstance(form, Dense) for form in held) and not any(isinstance(form, Rows) for form in forms):
-            forms = (
-                Dense(torch.stack([to_dense(form) for form in forms]).sum(0)) if len(forms) > 1 else Dense(to_dense(forms[0])),
-            )
+            forms = (Dense(sum_of(list(forms))),)
         squared[group] += squared_norms(forms)
         if held:
             dot[group] += dots(forms, held, dot.shape[1], self.probes)

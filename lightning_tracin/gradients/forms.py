@@ -56,8 +56,9 @@ def coalesced(sample: Tensor, row: Tensor, values: Tensor, samples: int, table: 
         samples: number of samples.
         table: number of rows of the table.
     """
-    pairs, place = torch.unique(sample * table + row, return_inverse=True)
-    summed = values.new_zeros(len(pairs), values.shape[1]).index_add_(0, place, values)
+    keys, order = torch.sort(sample * table + row, stable=True)
+    pairs, counts = torch.unique_consecutive(keys, return_counts=True)
+    summed = torch.nn.functional.embedding_bag(order, values, counts.cumsum(0) - counts, mode="sum")
     return Rows(pairs // table, pairs % table, summed, samples, table)
 
 
@@ -72,16 +73,22 @@ def to_dense(form: Form) -> Tensor:
     return full.flatten(1)
 
 
+def sum_of(forms: list[Form]) -> Tensor:
+    """Several uses' gradients, written out and added: [samples, elements]."""
+    total = to_dense(forms[0])
+    for form in forms[1:]:
+        total = total + to_dense(form)
+    return total
+
+
 def merged(forms: list[Form]) -> tuple[Form, ...]:
     """The same sum with at most one form of each kind."""
-    dense = [form for form in forms if isinstance(form, Dense)]
+    dense: list[Form] = [form for form in forms if isinstance(form, Dense)]
     outer = [form for form in forms if isinstance(form, Outer)]
     rows = [form for form in forms if isinstance(form, Rows)]
     out: list[Form] = []
-    if len(dense) > 1:
-        out.append(Dense(torch.stack([form.values for form in dense]).sum(0)))
-    else:
-        out.extend(dense)
+    if dense:
+        out.append(Dense(sum_of(dense)))
     if len(outer) > 1:
         out.append(Outer(torch.cat([form.left for form in outer], 1), torch.cat([form.right for form in outer], 1)))
     else:
