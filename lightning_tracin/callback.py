@@ -15,6 +15,7 @@ from lightning_tracin._lightning import CallbackBase
 from lightning_tracin.directory import RunDirectory
 from lightning_tracin.errors import TracInError
 from lightning_tracin.influence import Similarity, Weighting
+from lightning_tracin.isolation import untouched_process
 from lightning_tracin.learning_rates import Recorder, rates_of
 from lightning_tracin.options import Options, Precision, When
 from lightning_tracin.results import View
@@ -151,7 +152,8 @@ class TracInCallback(CallbackBase):
         if not resumed:
             directory.refuse_other_run()
             self._run = str(trainer.strategy.broadcast(uuid.uuid4().hex))
-        session = Session(self._options, directory, trainer, pl_module)
+        with untouched_process():
+            session = Session(self._options, directory, trainer, pl_module)
         session.start(self._run, self._recorder.step, resumed)
         if resumed and any(snapshot.step == self._recorder.step for snapshot in directory.ledger.snapshots()):
             self._start_interval()  # that snapshot was taken after the checkpoint was saved
@@ -172,7 +174,7 @@ class TracInCallback(CallbackBase):
         """Count the samples, and snapshot if optimizer steps are what is counted."""
         if self._session is None:
             return
-        self._recorder.see(extract_batch_size(batch) * trainer.world_size)
+        self._recorder.see(_samples_in_batch(trainer.train_dataloader, batch, batch_idx) * trainer.world_size)
         every = self._options.every_n_train_steps
         if every is not None and self._recorder.step // every > self._last_step // every:
             self._snapshot(self._session)
@@ -199,6 +201,13 @@ class TracInCallback(CallbackBase):
     def _start_interval(self) -> None:
         self._recorder.start_interval()
         self._last_step = self._recorder.step
+
+
+def _samples_in_batch(loader: Any, batch: Any, batch_idx: int) -> int:
+    """How many samples a batch holds, by the loader's own count; looked up in the batch where it has none."""
+    if loader.batch_size is None:
+        return extract_batch_size(batch)
+    return int(min(loader.batch_size, len(loader.sampler) - batch_idx * loader.batch_size))
 
 
 def _unwrapped(optimizer: Any) -> Any:

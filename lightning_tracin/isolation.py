@@ -21,6 +21,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_tracin.errors import TracInError
 
+#: What Lightning replaces in a module that was given to `torch.compile`.
+_STEPS = ("forward", "training_step", "validation_step", "test_step", "predict_step")
+
 
 class _QuietTrainer:
     """The real trainer to read from, without its loggers."""
@@ -54,6 +57,9 @@ def isolated_copy(module: LightningModule, dtype: torch.dtype) -> LightningModul
         if hasattr(part, "log_dict"):  # a LightningModule of either Lightning package
             for name in ("log", "log_dict", "print"):
                 object.__setattr__(part, name, _nothing)
+        if getattr(part, "_compiler_ctx", None) is not None:  # compiled steps are bound to the original
+            for name in _STEPS:
+                part.__dict__.pop(name, None)
         _drop_watchers(part)
     for parameter in duplicate.parameters():
         parameter.grad = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning_tracin.errors import TracInError
@@ -15,13 +15,15 @@ def probes_from_loaders(loaders: Any, columns: Columns, languages: Sequence[str]
     """The samples behind one probe loader or several.
 
     Args:
-        loaders: a DataLoader, or a list of them.
+        loaders: a DataLoader, or a list or mapping of them.
         columns: where the facts stand.
         languages: each probe's language through all loaders, given outright.
 
     Raises:
         TracInError: there are none, or see `from_loader`.
     """
+    if isinstance(loaders, Mapping):
+        loaders = list(loaders.values())
     several = list(loaders) if isinstance(loaders, list | tuple) else [] if loaders is None else [loaders]
     if not several:
         raise TracInError(

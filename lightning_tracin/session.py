@@ -48,7 +48,7 @@ class Session:
     def __init__(self, options: Options, directory: RunDirectory, trainer: Trainer, module: LightningModule) -> None:
         self._options, self._directory, self._trainer, self._module = options, directory, trainer, module
         self.train = from_loader(trainer.train_dataloader, options.columns, "train samples", options.languages)
-        loaders = options.probes if options.probes is not None else trainer.val_dataloaders
+        loaders = options.probes if options.probes is not None else _validation_loaders(trainer)
         self.probes = chosen_probes(
             probes_from_loaders(loaders, options.columns, options.languages_of_probes),
             options.probe_languages,
@@ -59,12 +59,11 @@ class Session:
                 f"top_k={options.view.top_k} is larger than the train set ({len(self.train)} samples); choose a smaller `top_k`."
             )
         names = options.scored(module)
-        with untouched_process():
-            copy = isolated_copy(module, options.torch_dtype)
-            coverage = plan_coverage(copy, names)
-            loss = checked_loss(copy, self.train, self.probes, self._prepared)
-            check_gradients(copy, coverage, loss, self.train, self._prepared, "train sample")
-            check_gradients(copy, coverage, loss, self.probes, self._prepared, "probe")
+        copy = isolated_copy(module, options.torch_dtype)
+        coverage = plan_coverage(copy, names)
+        loss = checked_loss(copy, self.train, self.probes, self._prepared)
+        check_gradients(copy, coverage, loss, self.train, self._prepared, "train sample")
+        check_gradients(copy, coverage, loss, self.probes, self._prepared, "probe")
         self._loss = loss.name
         self._plan = Plan(
             train=self.train.table,
@@ -210,6 +209,14 @@ class Session:
     def _ingredients_bytes(self) -> int:
         groups = len(set(group_of_parameters(self._trainer.optimizers).values()))
         return 4 * max(1, groups) * (len(self.train) + 1) * (len(self.probes) + 1)
+
+
+def _validation_loaders(trainer: Trainer) -> Any:
+    """The fit's validation loaders, also where the Trainer has not asked for them yet; None where there are none."""
+    if trainer.val_dataloaders is not None:
+        return trainer.val_dataloaders
+    source = trainer.fit_loop.epoch_loop.val_loop._data_source
+    return source.dataloader() if source.is_defined() else None
 
 
 def _expected_snapshots(options: Options, trainer: Trainer) -> int | None:

@@ -114,3 +114,26 @@ def test_lightning_cli_from_yaml_gives_the_same_scores(tmp_path: Path, reference
     run = run_script(tmp_path / "fit", script, "fit", "--config", "settings.yaml")
     assert len(run.snapshots) == 2
     np.testing.assert_array_equal(run.influence(), reference.influence())
+
+
+_BLOCKED = """
+import sys
+
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name == "lightning" or name.startswith("lightning."):
+            raise ModuleNotFoundError(name)
+
+
+sys.meta_path.insert(0, Blocked())
+import importlib.util
+
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == "lightning" else real(name, package)
+"""
+
+
+def test_the_package_lightning_stays_optional(tmp_path: Path, reference: TracInRun) -> None:
+    run = run_script(tmp_path / "fit", _BLOCKED + _MODULE.format(package="pytorch_lightning") + _SCRIPT)
+    np.testing.assert_array_equal(run.influence(), reference.influence())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import pytorch_lightning as pl
@@ -13,7 +14,7 @@ import torchmetrics
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
-from lightning_tracin import TracInCallback
+from lightning_tracin import TracInCallback, TracInRun
 from tests.fits import Classifier, loaders, trainer
 
 
@@ -81,3 +82,42 @@ def test_running_training_step_outside_the_fit_leaves_no_trace(tmp_path: Path, w
     assert plain[3] == watched[3]
     assert plain[4] == watched[4]
     assert plain[5] == watched[5]
+
+
+def test_compiled_module_is_scored_on_an_uncompiled_copy(tmp_path: Path) -> None:
+    """Its weights' gradients stay as the fit left them, and its scores are those of the plain module."""
+
+    class Quiet(Classifier):  # Lightning's own `self.log` cannot be compiled with this version of torch
+        def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+            return self.model(**batch).loss
+
+        def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+            pass
+
+    runs = []
+    for name in ("plain", "compiled"):
+        pl.seed_everything(3)
+        module = Quiet()
+        given = torch.compile(module, backend="eager") if name == "compiled" else module
+        trainer(tmp_path, [TracInCallback(tmp_path / name, top_k=5)], max_epochs=1).fit(given, *loaders())
+        runs.append(TracInRun.open(tmp_path / name).influence("dot").to_numpy())
+    np.testing.assert_allclose(runs[0], runs[1], rtol=1e-4, atol=1e-6 * np.abs(runs[0]).max())
+
+
+def test_validation_loader_that_the_fit_has_not_asked_for_yet_gives_the_probes(tmp_path: Path) -> None:
+    callback = TracInCallback(tmp_path / "run", when="never")
+    settings = {"num_sanity_val_steps": 0, "check_val_every_n_epoch": 3, "max_epochs": 1}
+    trainer(tmp_path, [callback], **settings).fit(Classifier(), *loaders())
+    assert len(TracInRun.open(tmp_path / "run").probes) == 12
+
+
+def test_several_validation_loaders_give_the_probes_together(tmp_path: Path) -> None:
+    class Several(Classifier):
+        def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+            pass
+
+    train, probes = loaders()
+    for name, given in (("list", [probes, probes]), ("dict", {"a": probes, "b": probes})):
+        callback = TracInCallback(tmp_path / name, when="never")
+        trainer(tmp_path, [callback], max_epochs=1).fit(Several(), train, given)
+        assert len(TracInRun.open(tmp_path / name).probes) == 24

@@ -147,8 +147,8 @@ class Capture:
                 return value.detach()
             if not value.requires_grad:
                 raise TracInError(
-                    "The loss does not depend on any scored parameter; check `parameters=[...]` and that the loss is not "
-                    "computed under `torch.no_grad()`."
+                    "The loss does not depend on any scored parameter; check `parameters=[...]`, and that the loss is not "
+                    "computed under `torch.no_grad()` or by another module."
                 )
             value.backward()  # type: ignore[no-untyped-call]
             for name in list(self._arrived):  # uses that the loss does not reach have no gradient to wait for

@@ -48,11 +48,16 @@ def verify_gradients(
     whole = torch.stack([gradient.norm() for gradient in truth.values()]).norm()
     if not torch.isfinite(whole):
         return  # reported with the sample's name where the pass meets it
+    if whole == 0:
+        raise TracInError(
+            "The loss does not depend on the scored parameters: their gradient is zero on the sample of a batch with the largest "
+            "loss. Check `parameters=[...]`, and that the loss is not computed from detached values or by another module."
+        )
     wrong: dict[str, float] = {}
     for name, gradient in truth.items():
         for form in captured.get(name, ()):
             _subtract(gradient, form)
-        difference = float(gradient.norm() / whole) if whole > 0 else 0.0
+        difference = float(gradient.norm() / whole)
         if not difference <= _TOLERANCE[gradient.dtype]:
             wrong[name] = difference
     if wrong:
