@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from tqdm.auto import tqdm
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.influence import Sign, Similarity, Weighting, check_choice
@@ -86,14 +87,14 @@ def point(run: TracInRun, snapshot: int, view: View) -> Point:
     return Point(run.snapshots[snapshot].epoch, run.snapshots[snapshot].step, table)
 
 
-def analyse(run: TracInRun, view: View) -> Results:
+def analyse(run: TracInRun, view: View, progress: bool = False) -> Results:
     """All tables of a run."""
+    kinds = [(sign, cumulative) for cumulative in (False, True) for sign in _SIGNS]
     parts = [
         run.reliance(view.top_k, sign, cumulative, similarity=view.similarity, weighting=view.weighting).assign(
             sign=sign, cumulative=cumulative
         )
-        for cumulative in (False, True)
-        for sign in _SIGNS
+        for sign, cumulative in tqdm(kinds, desc="reliance tables", delay=2, disable=not progress)
     ]
     reliance = pd.concat(parts, ignore_index=True)
     first = ["sign", "cumulative"]

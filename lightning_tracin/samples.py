@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
+from tqdm.auto import tqdm
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.tables import Columns, SampleTable, read_table
@@ -26,6 +27,7 @@ class SampleSet:
     datasets: tuple[Any, ...]
     collates: tuple[Callable[[list[Any]], Any], ...]
     places: tuple[tuple[int, int], ...]  # of each sample: (dataset, position in it)
+    progress: bool = False  # whether a long look through the samples shows a bar
 
     def __len__(self) -> int:
         return len(self.places)
@@ -60,11 +62,10 @@ class SampleSet:
         by_source: dict[int, list[int]] = {}
         for index, (source, _) in enumerate(self.places):
             by_source.setdefault(source, []).append(index)
-        for indices in by_source.values():
-            for at in range(0, len(indices), 256):
-                chunk = indices[at : at + 256]
-                for index, item in zip(chunk, self.items(chunk), strict=True):
-                    sizes[index] = _size(item)
+        chunks = [indices[at : at + 256] for indices in by_source.values() for at in range(0, len(indices), 256)]
+        for chunk in tqdm(chunks, desc="lengths of samples", delay=2, disable=not self.progress):
+            for index, item in zip(chunk, self.items(chunk), strict=True):
+                sizes[index] = _size(item)
         return tuple(sizes)
 
 

@@ -5,6 +5,7 @@ The callback says when; here is what. A session lives from `on_train_start` to `
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -47,7 +48,9 @@ class Session:
 
     def __init__(self, options: Options, directory: RunDirectory, trainer: Trainer, module: LightningModule) -> None:
         self._options, self._directory, self._trainer, self._module = options, directory, trainer, module
-        self.train = from_loader(trainer.train_dataloader, options.columns, "train samples", options.languages)
+        self._progress = trainer.is_global_zero and trainer.progress_bar_callback is not None
+        train = from_loader(trainer.train_dataloader, options.columns, "train samples", options.languages)
+        self.train = replace(train, progress=self._progress)
         loaders = options.probes if options.probes is not None else _validation_loaders(trainer)
         self.probes = chosen_probes(
             probes_from_loaders(loaders, options.columns, options.languages_of_probes),
@@ -157,7 +160,7 @@ class Session:
                 for snapshot in snapshots:
                     self._attribute(copy, snapshot, snapshot.state_dict())
         if self._trainer.is_global_zero:
-            results = analyse(TracInRun(self._directory), self._options.view)
+            results = analyse(TracInRun(self._directory), self._options.view, self._progress)
             write_results(self._directory.results, results)
             for sink in self._sinks:
                 sink.finish(results)
@@ -181,7 +184,7 @@ class Session:
                 memory_budget=options.memory_budget,
                 rank=trainer.global_rank,
                 ranks=trainer.world_size,
-                progress=trainer.is_global_zero and trainer.progress_bar_callback is not None,
+                progress=self._progress,
             ),
             self._directory.ingredients(snapshot),
             snapshot.name,

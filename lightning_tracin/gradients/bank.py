@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lightning_tracin.gradients.forms import Dense, Form, Outer, Rows, coalesced, sum_of
-from lightning_tracin.gradients.products import dots, squared_norms
+from lightning_tracin.gradients.forms import Dense, Form, Outer, Rows, coalesced, sum_of, to_dense
+from lightning_tracin.gradients.products import add_products, dots, squared_norms
 
 
 class ProbeBank:
@@ -47,19 +47,23 @@ class ProbeBank:
             else:
                 written.append(form)
         if written:
-            values = sum_of(written)
-            self._write_out(name, values, at)
-            kept.append(Dense(values))
+            kept.append(Dense(self._write_out(name, written, at)))
         norms = squared_norms(tuple(kept))
         if self._squared is None:
             self._squared = norms.new_zeros(self._group_count, self.probes)
         self._squared[self._groups[name], at : at + len(norms)] += norms
 
-    def _write_out(self, name: str, values: Tensor, at: int) -> None:
+    def _write_out(self, name: str, forms: list[Form], at: int) -> Tensor:
+        """Write the sum of some forms to its place; returns that place."""
+        first = to_dense(forms[0])
         if name not in self._written_out:
-            self._written_out[name] = values.new_empty(self.probes, values.shape[1])
-        self._written_out[name][at : at + len(values)] = values
-        self._filled.setdefault(name, []).append((at, at + len(values)))
+            self._written_out[name] = first.new_empty(self.probes, first.shape[1])
+        place = self._written_out[name][at : at + len(first)]
+        place.copy_(first)
+        for form in forms[1:]:
+            place.add_(to_dense(form))
+        self._filled.setdefault(name, []).append((at, at + len(place)))
+        return place
 
     def _keep_factored(self, name: str, form: Outer | Rows, alone: bool) -> bool:
         """Whether products with outer products cost less than writing out, counted in multiplications per train sample."""
@@ -118,6 +122,9 @@ class ProbeBank:
         """
         group = self._groups[name]
         held = self._sealed.get(name, ())
+        if len(held) == len(forms) == 1 and isinstance(held[0], Dense) and isinstance(forms[0], Outer):
+            add_products(forms[0], held[0].values, dot[group], squared[group])
+            return
         if any(isinstance(form, Dense) for form in held) and not any(isinstance(form, Rows) for form in forms):
             forms = (Dense(sum_of(list(forms))),)
         squared[group] += squared_norms(forms)
