@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lightning_tracin.gradients.forms import Dense, Form, Outer, Rows, coalesced, sum_of, to_dense
-from lightning_tracin.gradients.products import add_products, dots, squared_norms
+from lightning_tracin.gradients.forms import Dense, Form, Outer, Rows, coalesced, elements, tiles, whole
+from lightning_tracin.gradients.products import dots, squared_norms
 
 
 class ProbeBank:
@@ -30,73 +30,53 @@ class ProbeBank:
         self.probes = probes
         self._groups = groups
         self._group_count = group_count
-        self._written_out: dict[str, Tensor] = {}
-        self._filled: dict[str, list[tuple[int, int]]] = {}
-        self._pieces: dict[str, list[tuple[int, Outer | Rows]]] = {}
-        self._sealed: dict[str, tuple[Form, ...]] = {}
+        self._matrices: dict[str, Tensor] = {}  # [elements, probes]: products in this order are the fastest
+        self._pieces: dict[str, list[tuple[int, tuple[Form, ...]]]] = {}
+        self._factored: dict[str, tuple[Form, ...]] = {}
         self._squared: Tensor | None = None
 
     def collect(self, name: str, forms: tuple[Form, ...], at: int) -> None:
         """Take one parameter's gradients of the probes `at`, `at + 1`, ..."""
-        kept: list[Form] = []
-        written: list[Form] = []
-        for form in forms:
-            if not isinstance(form, Dense) and self._keep_factored(name, form, alone=len(forms) == 1):
-                self._pieces.setdefault(name, []).append((at, form))
-                kept.append(form)
-            else:
-                written.append(form)
-        if written:
-            kept.append(Dense(self._write_out(name, written, at)))
-        norms = squared_norms(tuple(kept))
         if self._squared is None:
-            self._squared = norms.new_zeros(self._group_count, self.probes)
-        self._squared[self._groups[name], at : at + len(norms)] += norms
+            self._squared = _tensor_of(forms[0]).new_zeros(self._group_count, self.probes)
+        squared = self._squared[self._groups[name]]
+        if self._stays_factored(name, forms):
+            self._pieces.setdefault(name, []).append((at, forms))
+            norms = squared_norms(forms)
+            squared[at : at + len(norms)] += norms
+        else:
+            self._write_out(name, whole(forms), at, squared)
 
-    def _write_out(self, name: str, forms: list[Form], at: int) -> Tensor:
-        """Write the sum of some forms to its place; returns that place."""
-        first = to_dense(forms[0])
-        if name not in self._written_out:
-            self._written_out[name] = first.new_empty(self.probes, first.shape[1])
-        place = self._written_out[name][at : at + len(first)]
-        place.copy_(first)
-        for form in forms[1:]:
-            place.add_(to_dense(form))
-        self._filled.setdefault(name, []).append((at, at + len(place)))
-        return place
+    def _write_out(self, name: str, form: Dense | Outer, at: int, squared: Tensor) -> None:
+        if name not in self._matrices:
+            self._matrices[name] = squared.new_zeros(elements(form), self.probes)
+        for part, tile in tiles(form):
+            stop = at + len(tile)
+            self._matrices[name][part, at:stop] = tile.T
+            squared[at:stop] += torch.linalg.vector_norm(tile, dim=1).square_()
 
-    def _keep_factored(self, name: str, form: Outer | Rows, alone: bool) -> bool:
-        """Whether products with outer products cost less than writing out, counted in multiplications per train sample."""
-        if isinstance(form, Rows):
-            return True
-        if name in self._written_out:
+    def _stays_factored(self, name: str, forms: tuple[Form, ...]) -> bool:
+        """Whether products with the factors cost less than writing out, counted in multiplications per train sample."""
+        if name in self._matrices or any(isinstance(form, Dense) for form in forms):
             return False
-        if name in self._pieces or not alone:
-            return True  # a table's other use: the table itself is never written out
-        positions, rows, columns = form.left.shape[1], form.left.shape[2], form.right.shape[2]
+        if name in self._pieces or len(forms) > 1 or not isinstance(forms[0], Outer):
+            return True  # rows of a table, which itself is never written out
+        positions, rows, columns = forms[0].left.shape[1], forms[0].left.shape[2], forms[0].right.shape[2]
         factored = positions * positions * (self.probes + 1) * (rows + columns)
         written_out = (positions + self.probes + 1) * rows * columns
         return factored <= written_out
 
     def seal(self) -> None:
         """End the collection."""
-        for name, values in self._written_out.items():
-            start = 0
-            for at, stop in [*sorted(self._filled[name]), (self.probes, self.probes)]:
-                values[start:at] = 0  # probes whose loss does not depend on this parameter
-                start = stop
-            self._sealed[name] = (Dense(values),)
         for name, pieces in self._pieces.items():
-            held = list(self._sealed.get(name, ()))
-            outer = [(at, form) for at, form in pieces if isinstance(form, Outer)]
-            rows = [(at, form) for at, form in pieces if isinstance(form, Rows)]
+            outer = [(at, form) for at, forms in pieces for form in forms if isinstance(form, Outer)]
+            rows = [(at, form) for at, forms in pieces for form in forms if isinstance(form, Rows)]
+            held: list[Form] = []
             if outer:
                 held.append(_joined_outer(outer, self.probes))
             if rows:
                 held.append(_joined_rows(rows, self.probes))
-            self._sealed[name] = tuple(held)
-        self._written_out.clear()
-        self._filled.clear()
+            self._factored[name] = tuple(held)
         self._pieces.clear()
 
     @property
@@ -105,11 +85,6 @@ class ProbeBank:
         if self._squared is None:
             raise ValueError("The bank has collected no gradients.")
         return self._squared
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held."""
-        return sum(_nbytes(form) for forms in self._sealed.values() for form in forms)
 
     def contract(self, name: str, forms: tuple[Form, ...], dot: Tensor, squared: Tensor) -> None:
         """Add one parameter's part to the ingredients of a batch.
@@ -121,14 +96,14 @@ class ProbeBank:
             squared: [groups, samples], added to: squared norms.
         """
         group = self._groups[name]
-        held = self._sealed.get(name, ())
-        if len(held) == len(forms) == 1 and isinstance(held[0], Dense) and isinstance(forms[0], Outer):
-            add_products(forms[0], held[0].values, dot[group], squared[group])
-            return
-        if any(isinstance(form, Dense) for form in held) and not any(isinstance(form, Rows) for form in forms):
-            forms = (Dense(sum_of(list(forms))),)
-        squared[group] += squared_norms(forms)
-        if held:
+        matrix, held = self._matrices.get(name), self._factored.get(name)
+        if matrix is None:
+            squared[group] += squared_norms(forms)
+        else:
+            for part, tile in tiles(whole(forms)):
+                dot[group].addmm_(tile, matrix[part])
+                squared[group] += torch.linalg.vector_norm(tile, dim=1).square_()
+        if held is not None:
             dot[group] += dots(forms, held, dot.shape[1], self.probes)
 
 
@@ -155,12 +130,5 @@ def _joined_rows(pieces: list[tuple[int, Rows]], probes: int) -> Rows:
     )
 
 
-def _nbytes(form: Form) -> int:
-    tensors = (
-        (form.values,)
-        if isinstance(form, Dense)
-        else (form.left, form.right)
-        if isinstance(form, Outer)
-        else (form.sample, form.row, form.values)
-    )
-    return sum(tensor.nbytes for tensor in tensors)
+def _tensor_of(form: Form) -> Tensor:
+    return form.left if isinstance(form, Outer) else form.values

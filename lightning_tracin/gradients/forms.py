@@ -7,11 +7,15 @@ embedding) keeps each use in its own form; inner products are bilinear, so the c
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
+
+#: Elements of a piece of per-sample gradients that should stay in cache (2 MB in float32).
+_TILE = 500_000
 
 
 @dataclass(frozen=True)
@@ -73,12 +77,37 @@ def to_dense(form: Form) -> Tensor:
     return full.flatten(1)
 
 
-def sum_of(forms: list[Form]) -> Tensor:
-    """Several uses' gradients, written out and added: [samples, elements]."""
+def tiles(form: Dense | Outer) -> Iterator[tuple[slice, Tensor]]:
+    """The gradients written out piece by piece: which elements, and their values [samples, elements of the piece].
+
+    A piece of outer products stays in the processor's cache until it is used: writing all of a batch's gradients to memory and
+    reading them back would take longer than the products with them.
+    """
+    if isinstance(form, Dense):
+        yield slice(0, form.values.shape[1]), form.values
+        return
+    samples, _, rows = form.left.shape
+    columns = form.right.shape[2]
+    left = form.left.transpose(1, 2).contiguous()
+    step = max(1, _TILE // (samples * columns))
+    for at in range(0, rows, step):
+        tile = torch.bmm(left[:, at : at + step], form.right).flatten(1)
+        yield slice(at * columns, at * columns + tile.shape[1]), tile
+
+
+def elements(form: Dense | Outer) -> int:
+    """Number of elements of the parameter."""
+    return form.values.shape[1] if isinstance(form, Dense) else form.left.shape[2] * form.right.shape[2]
+
+
+def whole(forms: Sequence[Form]) -> Dense | Outer:
+    """The sum as one form that can be written out piece by piece."""
+    if len(forms) == 1 and not isinstance(forms[0], Rows):
+        return forms[0]
     total = to_dense(forms[0])
     for form in forms[1:]:
         total = total + to_dense(form)
-    return total
+    return Dense(total)
 
 
 def merged(forms: list[Form]) -> tuple[Form, ...]:
@@ -88,7 +117,7 @@ def merged(forms: list[Form]) -> tuple[Form, ...]:
     rows = [form for form in forms if isinstance(form, Rows)]
     out: list[Form] = []
     if dense:
-        out.append(Dense(sum_of(dense)))
+        out.append(whole(dense))
     if len(outer) > 1:
         out.append(Outer(torch.cat([form.left for form in outer], 1), torch.cat([form.right for form in outer], 1)))
     else:

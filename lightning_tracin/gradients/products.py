@@ -20,9 +20,6 @@ _SHARED_ENOUGH = 0.1
 #: Elements that one gathered block may have, so that its memory stays bounded (64 MB in float32).
 _BLOCK = 16_000_000
 
-#: Elements of a block of per-sample gradients that should stay in cache (2 MB in float32).
-_TILE = 500_000
-
 
 def dots(left: tuple[Form, ...], right: tuple[Form, ...], samples: int, probes: int) -> Tensor:
     """All inner products of two sets of gradients of one parameter: [samples, probes]."""
@@ -46,27 +43,6 @@ def squared_norms(forms: tuple[Form, ...]) -> Tensor:
     if total is None:
         raise ValueError("A gradient without forms has no norm.")
     return total
-
-
-def add_products(form: Outer, written_out: Tensor, dot: Tensor, squared: Tensor) -> None:
-    """Products of outer products with gradients that are written out, and squared norms, both added to what is there.
-
-    Goes through the parameter's rows in blocks that stay in the processor's cache: writing all of a batch's gradients to memory
-    and reading them back twice would take longer than the products.
-
-    Args:
-        form: the batch's gradients.
-        written_out: [probes, elements].
-        dot: [samples, probes], added to.
-        squared: [samples], added to.
-    """
-    samples, _, rows = form.left.shape
-    columns = form.right.shape[2]
-    step = max(1, _TILE // (samples * columns))
-    for at in range(0, rows, step):
-        tile = torch.bmm(form.left[:, :, at : at + step].transpose(1, 2), form.right).flatten(1)
-        dot.addmm_(tile, written_out[:, at * columns : at * columns + tile.shape[1]].T)
-        squared.add_(torch.linalg.vector_norm(tile, dim=1).square_())
 
 
 def _pair(a: Form, b: Form, samples: int, probes: int) -> Tensor:
