@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from lightning_tracin.report import heat_map, png
+from lightning_tracin.report import heat_map
 from lightning_tracin.results import Point, Results
 
 if TYPE_CHECKING:
@@ -46,17 +46,13 @@ class WandbSink:
 
     def finish(self, results: Results) -> None:
         """Log the long table, the charts, the top samples and the final values."""
-        import io
-
-        import PIL.Image
         import wandb
 
-        picture = PIL.Image.open(io.BytesIO(png(heat_map(results))))
         self._run.log(
             {
                 "tracin/reliance_table": wandb.Table(dataframe=results.reliance),
                 "tracin/top": wandb.Table(dataframe=results.top.astype({"label": "string", "probe_label": "string"})),
-                "tracin/heat_map": wandb.Image(picture),
+                "tracin/heat_map": wandb.Image(heat_map(results)),
                 **{f"tracin/curves/{language}": chart for language, chart in _charts(results).items()},
             }
         )
