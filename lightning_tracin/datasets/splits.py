@@ -1,0 +1,163 @@
+"""Which samples to train on, which to probe, which to test on: whole items, seeded, the same ones in every language."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import Dataset
+
+from lightning_tracin.errors import TracInError
+
+#: Where the sample of an item stands, for each language.
+Rows = Mapping[str, Mapping[str, int]]
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """How to divide samples.
+
+    Attributes:
+        train_languages: The languages to train on.
+        probe_languages: The languages to probe and test; one that is not trained on is zero-shot.
+        train_per_language: Train samples per language; where the data are parallel, the same items in every language.
+        probes_per_language: Probes per language, likewise.
+        test_per_language: Test samples per language at most; by default all that are left.
+        seed: Decides which items go where.
+        share_items: Let translations of the probes, never the probes themselves, into the train data.
+    """
+
+    train_languages: Sequence[str]
+    probe_languages: Sequence[str]
+    train_per_language: int
+    probes_per_language: int
+    test_per_language: int | None = None
+    seed: int = 0
+    share_items: bool = False
+
+
+@dataclass(frozen=True)
+class Split:
+    """Three parts that share no sample.
+
+    Attributes:
+        train: What to fine-tune on.
+        probes: The samples whose reliance on the train samples is measured.
+        test: What accuracy is measured on; it shares no item with the other two.
+    """
+
+    train: Dataset
+    probes: Dataset
+    test: Dataset
+
+
+def split_by_item(dataset: Dataset, plan: SplitPlan) -> Split:
+    """Divide one data set, so that neither a probe nor a translation of it is in the train data.
+
+    If the plan shares items, each language has probes of its own items, which the other languages train on first.
+
+    Raises:
+        TracInError: A language is missing, or has too few items.
+    """
+    rows = _rows_by_language(dataset, [*plan.train_languages, *plan.probe_languages])
+    order = _shuffled_items(rows, plan.seed)
+    probes: dict[str, list[str]] = {}
+    for language in plan.probe_languages:
+        taken = _union(probes.values()) if plan.share_items else frozenset()
+        probes[language] = _take(rows, language, order, plan.probes_per_language, "probes", exclude=taken)
+    train: dict[str, list[str]] = {}
+    for language in plan.train_languages:
+        hidden = probes.get(language, ()) if plan.share_items else _union(probes.values())
+        train[language] = _take(rows, language, order, plan.train_per_language, "train samples", exclude=hidden)
+    used = _union([*probes.values(), *train.values()])
+    test = _rest(rows, plan.probe_languages, order, used, plan.test_per_language)
+    return Split(*(_select(dataset, rows, items) for items in (train, probes, test)))
+
+
+def split_two(train_data: Dataset, probe_data: Dataset, plan: SplitPlan) -> Split:
+    """Take the train samples from one data set, probes and test samples from another, again by item.
+
+    An item that stands in both is taken as a translation: unless the plan shares items, it is not trained on if it is
+    probed.
+
+    Raises:
+        TracInError: A language is missing, or has too few items.
+    """
+    probes = select_items(probe_data, plan.probe_languages, plan.probes_per_language, seed=plan.seed)
+    hidden = frozenset() if plan.share_items else _union([probes["item"]])
+    train = select_items(train_data, plan.train_languages, plan.train_per_language, seed=plan.seed, exclude=hidden)
+    rows = _rows_by_language(probe_data, plan.probe_languages)
+    used = _union([probes["item"], train["item"]])
+    test = _rest(rows, plan.probe_languages, _shuffled_items(rows, plan.seed), used, plan.test_per_language)
+    return Split(train, probes, _select(probe_data, rows, test))
+
+
+def select_items(
+    dataset: Dataset, languages: Sequence[str], per_language: int, *, seed: int = 0, exclude: Collection[str] = ()
+) -> Dataset:
+    """Select k items of every language; where the data are parallel, the same items.
+
+    Args:
+        dataset: Columns ``language`` and ``item``.
+        languages: Which languages, in which order.
+        per_language: How many samples of each.
+        seed: Decides which items.
+        exclude: Items not to take, for instance those of the probes.
+
+    Raises:
+        TracInError: A language is missing, or has too few items.
+    """
+    rows = _rows_by_language(dataset, languages)
+    order = _shuffled_items(rows, seed)
+    return _select(dataset, rows, {name: _take(rows, name, order, per_language, "samples", exclude=exclude) for name in rows})
+
+
+def _rows_by_language(dataset: Dataset, languages: Sequence[str]) -> Rows:
+    plain = dataset.with_format(None)
+    rows: dict[str, dict[str, int]] = {}
+    for i, (language, item) in enumerate(zip(plain["language"], plain["item"], strict=True)):
+        rows.setdefault(language, {})[item] = i
+    missing = [language for language in languages if language not in rows]
+    if missing:
+        raise TracInError(f"The data have no language {missing[0]!r}; they have {sorted(rows)}: choose among these.")
+    return {language: rows[language] for language in dict.fromkeys(languages)}
+
+
+def _shuffled_items(rows: Rows, seed: int) -> list[str]:
+    """Return the items of all languages in an order that depends on nothing but them and the seed."""
+    items = sorted(_union(rows.values()))
+    return [items[i] for i in np.random.default_rng(seed).permutation(len(items))]
+
+
+def _take(rows: Rows, language: str, order: Sequence[str], count: int, what: str, *, exclude: Collection[str]) -> list[str]:
+    """Return the first items in the order that the language has."""
+    hidden = frozenset(exclude)
+    items = [item for item in order if item in rows[language] and item not in hidden]
+    if len(items) < count:
+        raise TracInError(
+            f"Language {language!r} has {len(items):,} items to choose {what} from, but {count:,} are asked for: ask for fewer "
+            f"{what}, or give more data."
+        )
+    return items[:count]
+
+
+def _rest(
+    rows: Rows, languages: Sequence[str], order: Sequence[str], used: Collection[str], count: int | None
+) -> dict[str, list[str]]:
+    """Return the items that are left to test on, at most so many of each language."""
+    rest = {language: [item for item in order if item in rows[language] and item not in used] for language in languages}
+    for language, items in rest.items():
+        if not items and count != 0:
+            raise TracInError(
+                f"Language {language!r} has no item left to test on: ask for fewer train samples or probes, or for no tests."
+            )
+    return {language: items[:count] for language, items in rest.items()}
+
+
+def _union(groups: Iterable[Iterable[str]]) -> frozenset[str]:
+    return frozenset(item for group in groups for item in group)
+
+
+def _select(dataset: Dataset, rows: Rows, chosen: Mapping[str, Sequence[str]]) -> Dataset:
+    return dataset.select([rows[language][item] for language, items in chosen.items() for item in items])

@@ -1,0 +1,81 @@
+import pandas as pd
+import pytest
+
+from lightning_tracin.datasets.corpus import build_corpus
+from lightning_tracin.errors import TracInError
+from tests.datasets.rows import dropped, labels
+
+
+def table(*rows: tuple[str, str, str, str]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["language", "item", "text", "label"])
+
+
+def test_labels_that_are_numbers_are_in_their_order() -> None:
+    corpus = build_corpus(table(("en", "1", "a", "10"), ("en", "2", "b", "9"), ("en", "3", "c", "-1")), source="x", parallel=True)
+    assert corpus.dataset.features["label"].names == ["-1", "9", "10"]
+
+
+def test_labels_that_are_words_are_in_alphabetical_order() -> None:
+    corpus = build_corpus(table(("en", "1", "a", "pos"), ("en", "2", "b", "neg")), source="x", parallel=True)
+    assert corpus.dataset.features["label"].names == ["neg", "pos"]
+    assert corpus.dataset["label"][:] == [1, 0]
+
+
+def test_given_label_names_fix_the_numbers() -> None:
+    rows = table(("en", "1", "a", "pos"))
+    corpus = build_corpus(rows, source="x", parallel=True, label_names=["neutral", "pos", "neg"])
+    assert corpus.dataset["label"][:] == [1]
+
+
+def test_a_row_without_a_label_is_dropped_and_counted() -> None:
+    corpus = build_corpus(table(("en", "1", "a", ""), ("en", "2", "b", "x")), source="x", parallel=True)
+    assert corpus.dataset["text"][:] == ["b"]
+    assert dropped(corpus) == {("en", "without a label"): 1}
+
+
+def test_a_placeholder_is_the_whole_text() -> None:
+    rows = table(("en", "1", " NS ", "x"), ("en", "2", "NS is a text", "x"))
+    assert build_corpus(rows, source="x", parallel=True, drop_texts=["NS"]).dataset["text"][:] == ["NS is a text"]
+
+
+def test_a_placeholder_may_stand_in_the_second_text() -> None:
+    rows = table(("en", "1", "a", "x"), ("en", "2", "b", "x")).assign(text_pair=["NS", "c"])
+    corpus = build_corpus(rows, source="x", parallel=True, drop_texts=["NS"])
+    assert corpus.dataset["text_pair"][:] == ["c"]
+
+
+def test_samples_keep_their_order() -> None:
+    rows = table(("en", "2", "b", "x"), ("de", "2", "zwei", "x"), ("en", "1", "a", "y"), ("de", "1", "eins", "y"))
+    dataset = build_corpus(rows, source="x", parallel=True).dataset
+    assert list(zip(dataset["text"], labels(dataset), strict=True)) == [("b", "x"), ("zwei", "x"), ("a", "y"), ("eins", "y")]
+
+
+def test_an_unknown_label_is_named() -> None:
+    with pytest.raises(TracInError, match=r"the data has the label 'maybe', but the labels are \['no', 'yes'\]: correct it"):
+        build_corpus(table(("en", "1", "a", "maybe")), source="the data", parallel=True, label_names=["no", "yes"])
+
+
+def test_a_blank_text_is_named() -> None:
+    with pytest.raises(TracInError, match=r"1 rows without a text, the first is item '2' in language 'en': .*add '' to drop"):
+        build_corpus(table(("en", "1", "a", "x"), ("en", "2", " ", "x")), source="x", parallel=True)
+
+
+def test_blank_texts_can_be_dropped() -> None:
+    corpus = build_corpus(table(("en", "1", "a", "x"), ("en", "2", " ", "x")), source="x", parallel=True, drop_texts=[""])
+    assert dropped(corpus) == {("en", "with a placeholder for a text"): 1}
+
+
+def test_an_item_that_stands_twice_is_named() -> None:
+    with pytest.raises(TracInError, match=r"item '1' more than once in language 'de': name a column as item"):
+        build_corpus(table(("en", "1", "a", "x"), ("de", "1", "b", "x"), ("de", "1", "c", "x")), source="x", parallel=True)
+
+
+def test_a_language_without_samples_is_named() -> None:
+    rows = table(("en", "1", "a", "x"), ("de", "1", "NS", "x"))
+    with pytest.raises(TracInError, match=r"x has no sample left in language 'de' \(of \['en', 'de'\]\): leave out that"):
+        build_corpus(rows, source="x", parallel=False, drop_texts=["NS"])
+
+
+def test_parallel_data_without_a_common_item_are_an_error() -> None:
+    with pytest.raises(TracInError, match=r"x has no sample left in language 'en' .*look at the placeholders, labels and items"):
+        build_corpus(table(("en", "1", "a", "x"), ("de", "2", "b", "x")), source="x", parallel=True)
