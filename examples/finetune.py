@@ -1,0 +1,155 @@
+"""Fine-tune a multilingual classifier and see which languages' training data it relies on for each language.
+
+Without options: names from the Unicode CLDR, nothing to download, a few minutes on a laptop. `--help` lists the options;
+`configs/` holds sets of them for public data: `finetune.py --config examples/configs/nusax.yaml --data_dir <folder>`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import datasets
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+import wandb
+from classifier import Classifier, pretrained_model, small_model
+from jsonargparse import auto_cli
+from options import Options
+from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from sources import load_split
+from text_data import TextDataModule, pretrained_tokenizer, texts_of, train_tokenizer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lightning_tracin import TracInCallback, TracInError, TracInRun
+from lightning_tracin.datasets import Split
+
+
+def main() -> None:
+    options = auto_cli(Options, as_positional=False)
+    datasets.disable_progress_bars()
+    try:
+        finetune(options)
+    except TracInError as error:
+        raise SystemExit(f"Error: {error}") from error
+
+
+def finetune(options: Options) -> None:
+    """Fine-tune with a `TracInCallback`, then print accuracy, reliance, and where everything is."""
+    pl.seed_everything(options.seed)
+    if options.threads or options.model == "small":
+        torch.set_num_threads(options.threads or 1)
+    split, account = load_split(options)
+    print(f"Data: {account}")
+    tokenizer, model = tokenizer_and_model(options, split)
+    data = TextDataModule(split, tokenizer, batch_size=options.batch_size, max_length=options.max_length)
+    print(
+        f"{len(split.train):,} train samples, {len(split.probes):,} probes, {len(split.test):,} test samples; "
+        f"a model of {model.num_parameters():,} parameters, a vocabulary of {len(tokenizer):,} pieces"
+    )
+    output = fresh_directory(Path(options.output or f"runs/{slug(options.data)}"))
+    logger = logger_for(options, output)
+
+    tracin = TracInCallback(
+        dirpath=output,
+        max_probes_per_language=None,
+        language_column="language",
+        item_column="item",
+        top_k=options.top_k,
+    )
+    trainer = pl.Trainer(
+        max_epochs=options.epochs,
+        callbacks=[tracin],
+        logger=logger,
+        default_root_dir=output,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        log_every_n_steps=10,
+    )
+    module = Classifier(model, learning_rate=options.learning_rate, warmup=options.warmup, weight_decay=options.weight_decay)
+    trainer.fit(module, datamodule=data)
+
+    predictions = torch.cat(trainer.predict(module, datamodule=data))  # type: ignore[arg-type]
+    run = TracInRun.open(output)
+    print(f"\nAccuracy on the test samples\n{accuracies(split, predictions.tolist())}")
+    print(f"\nReliance, all {len(run.snapshots)} snapshots summed\n{reliance(run, options.top_k)}")
+    print(f"\nRun directory: {output}")
+    for path in sorted((output / "results").iterdir()):
+        print(f"  {path}")
+    if isinstance(logger, WandbLogger):
+        folder = Path(logger.experiment.dir).parent
+        wandb.finish()
+        print(f"W&B run: {folder}")
+        if options.wandb_mode == "offline":
+            print(f"To upload it: wandb sync {folder}")
+
+
+def tokenizer_and_model(options: Options, split: Split) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """Train a tokenizer and make a small model, or load both."""
+    labels = split.train.features["label"].names
+    if options.model != "small":
+        return pretrained_tokenizer(options.model), pretrained_model(options.model, labels)
+    tokenizer = train_tokenizer(texts_of(split.train), options.vocabulary_size)
+    sizes = {"hidden_size": options.hidden_size, "layers": options.layers, "heads": options.heads}
+    return tokenizer, small_model(tokenizer, labels, max_length=options.max_length, **sizes)
+
+
+def accuracies(split: Split, predictions: list[int]) -> str:
+    """Return a table: the model's accuracy beside that of always saying the train data's most frequent label."""
+    majority = Counter(split.train.with_format(None)["label"]).most_common(1)[0][0]
+    samples = split.test.with_format(None)
+    labels = pd.Series(samples["label"])
+    zero_shot = set(samples["language"]) - set(split.train.with_format(None)["language"])
+    table = pd.DataFrame(
+        {
+            "language": [f"{language} (zero-shot)" if language in zero_shot else language for language in samples["language"]],
+            "accuracy": labels == pd.Series(predictions),
+            "majority class": labels == majority,
+        }
+    )
+    parts = table.groupby("language", sort=False).mean()
+    parts.loc["all"] = table.drop(columns="language").mean()
+    return str(parts.assign(samples=[*table["language"].value_counts(sort=False), len(table)]).round(3).to_string())
+
+
+def reliance(run: TracInRun, k: int) -> str:
+    """Return two tables, probe languages down and train languages across: shares beside chance, and lift."""
+    table = run.reliance(k, cumulative=True)
+    last = table[table["snapshot"] == table["snapshot"].max()]
+    shares = last.pivot(index="probe_language", columns="train_language", values="share")
+    shares.loc["(chance)"] = last.groupby("train_language")["chance"].first()
+    lift = last.pivot(index="probe_language", columns="train_language", values="lift")
+    return (
+        f"Share of the top {k} proponents\n{shares.round(3).to_string()}\n\n"
+        f"Lift: a share over that train language's mean share, >1 where this probe language relies on it in particular\n"
+        f"{lift.round(2).to_string()}"
+    )
+
+
+def fresh_directory(path: Path) -> Path:
+    """Make a directory, with a number behind its name if there is something in it already."""
+    number = 1
+    fresh = path
+    while fresh.exists() and (not fresh.is_dir() or any(fresh.iterdir())):
+        number += 1
+        fresh = path.with_name(f"{path.name}-{number}")
+    fresh.mkdir(parents=True, exist_ok=True)
+    return fresh
+
+
+def slug(name: str) -> str:
+    """Return the last parts of a name or path as one word."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(Path(name).parts[-2:]).lower()).strip("-")
+
+
+def logger_for(options: Options, output: Path) -> Logger:
+    """Return the logger that the options ask for."""
+    if options.wandb_mode == "disabled":
+        return CSVLogger(output, name="metrics")
+    return WandbLogger(project="lightning-tracin", name=output.name, save_dir=output, offline=options.wandb_mode == "offline")
+
+
+if __name__ == "__main__":
+    main()

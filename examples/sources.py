@@ -1,0 +1,122 @@
+"""From options to samples: which loader reads the data, and how they are divided."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from options import Options
+
+from lightning_tracin import TracInError
+from lightning_tracin.datasets import Columns, Corpus, Split, SplitPlan, load_cldr, load_files, load_hub, split_by_item, split_two
+from lightning_tracin.datasets.files import PLACEHOLDER
+
+# Kinship and script differ, and each zero-shot language has a relative among the train languages. The languages of XNLI and
+# PAWS-X are those of Choenni et al. 2023.
+TRAIN_LANGUAGES = {"cldr": "en de es ru ko", "xnli": "en fr de ru es", "paws-x": "en fr de ko es"}
+ZERO_SHOT_LANGUAGES = {"cldr": "nl fr uk"}
+PROBE_SPLITS = {"xnli": "validation", "paws-x": "validation"}
+
+
+def load_split(options: Options) -> tuple[Split, str]:
+    """Return the samples to train on, to probe and to test on, and an account of the rows that were left out.
+
+    Raises:
+        TracInError: The data cannot be had as asked for.
+    """
+    trained, probed = _languages(options)
+    probe_split = options.probe_split or PROBE_SPLITS.get(options.data)
+    if options.probe_data is None and probe_split is None:
+        corpus = load(options, options.data, options.train_split, trained and list(dict.fromkeys([*trained, *(probed or ())])))
+        split = split_by_item(corpus.dataset, _plan(options, trained or _languages_of(corpus), probed))
+        return split, f"{options.data}\n{corpus.summary()}"
+    train = load(options, options.data, options.train_split, trained)
+    plan = _plan(options, trained or _languages_of(train), probed)
+    labels = train.dataset.features["label"].names
+    name, part = options.probe_data or options.data, probe_split or options.train_split
+    probes = load(options, name, part, list(plan.probe_languages), label_names=labels, item_prefix="probe:")
+    account = f"{options.data} (to train on)\n{train.summary()}\n{name} (to probe and test on)\n{probes.summary()}"
+    return split_two(train.dataset, probes.dataset, plan), account
+
+
+def load(
+    options: Options,
+    name: str,
+    split: str,
+    languages: list[str] | None,
+    *,
+    label_names: list[str] | None = None,
+    item_prefix: str = "",
+) -> Corpus:
+    """Load the data of a name with the loader that it is for.
+
+    Raises:
+        TracInError: The data cannot be had as asked for.
+    """
+    if name == "cldr":
+        return load_cldr(languages or [])
+    path = Path(options.data_dir) / name
+    if PLACEHOLDER in name or path.suffix in {".csv", ".tsv", ".jsonl"}:
+        return load_files(
+            path,
+            languages=languages,
+            columns=_columns(options),
+            header=options.header,
+            parallel=options.parallel,
+            drop_texts=options.drop_texts or (),
+            merge_labels=options.merge_labels,
+            label_names=label_names,
+            item_prefix=item_prefix,
+        )
+    if languages is None:
+        raise TracInError(f"The languages of {name!r} are not known before it is loaded: name them as --train_languages.")
+    return load_hub(
+        str(path) if path.is_dir() else name,
+        languages,
+        split=split,
+        columns=_columns(options),
+        config=options.config_name,
+        parallel=options.parallel,
+        drop_texts=options.drop_texts,
+        merge_labels=options.merge_labels,
+        label_names=label_names,
+        item_prefix=item_prefix,
+    )
+
+
+def _languages(options: Options) -> tuple[list[str] | None, list[str] | None]:
+    """Return the languages to train on and to probe, None where that is for the data to say."""
+    trained = options.train_languages or TRAIN_LANGUAGES.get(options.data, "").split() or None
+    probed = options.probe_languages
+    if probed is None and trained is not None:
+        zero_shot = ZERO_SHOT_LANGUAGES.get(options.data, "").split() if options.train_languages is None else []
+        probed = [*trained, *zero_shot]
+    return trained, probed
+
+
+def _languages_of(corpus: Corpus) -> list[str]:
+    return list(dict.fromkeys(corpus.dataset["language"]))
+
+
+def _plan(options: Options, trained: list[str], probed: list[str] | None) -> SplitPlan:
+    return SplitPlan(
+        train_languages=trained,
+        probe_languages=probed or trained,
+        train_per_language=options.train_per_language,
+        probes_per_language=options.probes_per_language,
+        test_per_language=options.test_per_language,
+        seed=options.seed,
+        share_items=options.share_items,
+    )
+
+
+def _columns(options: Options) -> Columns | None:
+    """Return the columns named by options, None if none is: the loader's own then hold."""
+    named = {
+        "text": options.text_column,
+        "text_pair": options.text_pair_column,
+        "label": options.label_column,
+        "language": options.language_column,
+        "item": options.item_column,
+    }
+    given = {role: name for role, name in named.items() if name is not None}
+    return Columns(**given) if given else None

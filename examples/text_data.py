@@ -1,0 +1,125 @@
+"""From text to batches: a Unigram tokenizer trained in code, and the data loaders."""
+
+from __future__ import annotations
+
+import json
+
+import pytorch_lightning as pl
+from datasets import Dataset
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from torch.utils.data import DataLoader
+from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from lightning_tracin.datasets import Split
+from lightning_tracin.errors import TracInError
+
+SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>"]  # in XLM-R's order
+START, PADDING, END, UNKNOWN = SPECIAL_TOKENS
+ROLES = {
+    "bos_token": START,
+    "cls_token": START,
+    "eos_token": END,
+    "sep_token": END,
+    "pad_token": PADDING,
+    "unk_token": UNKNOWN,
+}
+
+
+def texts_of(dataset: Dataset) -> list[str]:
+    """Return all texts, the second ones of pairs included."""
+    return [text for column in ("text", "text_pair") if column in dataset.column_names for text in dataset[column]]
+
+
+def train_tokenizer(texts: list[str], vocabulary_size: int) -> PreTrainedTokenizerBase:
+    """Train a Unigram tokenizer (Kudo 2018, arXiv 1804.10959), XLM-R's kind, on the training texts.
+
+    Raises:
+        TracInError: The vocabulary cannot even hold the characters of the texts.
+    """
+    tokenizer = _prepared(Tokenizer(models.Unigram()))
+    characters = set(normalizers.NFKC().normalize_str("".join(texts)))
+    if vocabulary_size < len(characters) + len(SPECIAL_TOKENS):
+        raise TracInError(
+            f"vocabulary_size={vocabulary_size} cannot hold the {len(characters):,} different characters of the training "
+            f"texts and {len(SPECIAL_TOKENS)} special tokens: make it larger, by some hundreds at least."
+        )
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocabulary_size, special_tokens=SPECIAL_TOKENS, unk_token=UNKNOWN, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer = _prepared(Tokenizer(models.Unigram(_ordered_pieces(tokenizer), SPECIAL_TOKENS.index(UNKNOWN))))
+    tokenizer.add_special_tokens(SPECIAL_TOKENS)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[(token, SPECIAL_TOKENS.index(token)) for token in (START, END)],
+    )
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, model_input_names=["input_ids", "attention_mask"], **ROLES
+    )
+
+
+def _prepared(tokenizer: Tokenizer) -> Tokenizer:
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    return tokenizer
+
+
+def _ordered_pieces(tokenizer: Tokenizer) -> list[tuple[str, float]]:
+    """Return pieces and scores in an order that is the same every time, which the trainer's is not."""
+    pieces = json.loads(tokenizer.to_str())["model"]["vocab"]
+    return [(piece, score) for piece, score in sorted(pieces, key=lambda pair: _rank(pair[0]))]
+
+
+def _rank(piece: str) -> tuple[int, str]:
+    return (SPECIAL_TOKENS.index(piece) if piece in SPECIAL_TOKENS else len(SPECIAL_TOKENS), piece)
+
+
+def pretrained_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load a tokenizer from a local folder or the Hugging Face hub.
+
+    Raises:
+        TracInError: It is not there, or there is no network.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except OSError as error:
+        raise TracInError(
+            f"The tokenizer of {name!r} is neither in a folder here nor to be had from the Hugging Face hub: correct the "
+            "name; without a network, fetch it where there is one, copy the folder and give its path as --model, or use "
+            "--model small."
+        ) from error
+
+
+def encode(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
+    """Add the token ids, and hide the columns that are no model's input: a collate function cannot pad a language."""
+    columns = [column for column in ("text", "text_pair") if column in dataset.column_names]
+    encoded = dataset.map(
+        lambda *texts: tokenizer(*texts, truncation=True, max_length=max_length), batched=True, input_columns=columns
+    )
+    encoded.set_format(columns=["input_ids", "attention_mask", "label"])
+    return encoded
+
+
+class TextDataModule(pl.LightningDataModule):
+    """Train samples, probes (what is validated on) and test samples as padded batches."""
+
+    def __init__(self, split: Split, tokenizer: PreTrainedTokenizerBase, *, batch_size: int, max_length: int) -> None:
+        super().__init__()
+        self.train, self.probes, self.test = (
+            encode(part, tokenizer, max_length) for part in (split.train, split.probes, split.test)
+        )
+        self.batch_size = batch_size
+        self.collate = DataCollatorWithPadding(tokenizer)
+
+    def train_dataloader(self) -> DataLoader[Dataset]:
+        """Shuffled train samples."""
+        return DataLoader(self.train, batch_size=self.batch_size, shuffle=True, collate_fn=self.collate)
+
+    def val_dataloader(self) -> DataLoader[Dataset]:
+        """The probes, in order."""
+        return DataLoader(self.probes, batch_size=self.batch_size, collate_fn=self.collate)
+
+    def predict_dataloader(self) -> DataLoader[Dataset]:
+        """The test samples, in order."""
+        return DataLoader(self.test, batch_size=self.batch_size, collate_fn=self.collate)

@@ -1,0 +1,96 @@
+from pathlib import Path
+
+import pytest
+from options import Options
+from sources import load_split
+
+from lightning_tracin.errors import TracInError
+from tests.datasets.rows import items, write, write_jsonl
+
+SIZES = {"train_per_language": 4, "probes_per_language": 2, "test_per_language": 2}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for language in ("en", "de", "fr"):
+        for part in ("train", "dev"):
+            rows = "".join(f"{language} {part} {i}\t{i % 2}\n" for i in range(10))
+            write(tmp_path / part / f"{language}.tsv", f"sentence\tclass\n{rows}")
+    return tmp_path
+
+
+def file_options(folder: Path, **changes: object) -> Options:
+    options = {"data": "train/{language}.tsv", "data_dir": str(folder), "text_column": "sentence", "label_column": "class"}
+    return Options(**{**options, **SIZES, **changes})  # type: ignore[arg-type]
+
+
+def test_the_default_is_cldr_with_zero_shot_languages() -> None:
+    split, account = load_split(Options(**SIZES))  # type: ignore[arg-type]
+    assert set(split.train["language"]) == {"en", "de", "es", "ru", "ko"}
+    assert set(split.probes["language"]) - set(split.train["language"]) == {"nl", "fr", "uk"}
+    assert account.startswith("cldr\nen: ")
+
+
+def test_chosen_languages_replace_the_default_ones() -> None:
+    split, _ = load_split(Options(train_languages=["it", "pl"], **SIZES))  # type: ignore[arg-type]
+    assert set(split.train["language"]) == set(split.probes["language"]) == {"it", "pl"}
+
+
+def test_files_are_found_and_divided(folder: Path) -> None:
+    split, _ = load_split(file_options(folder, train_languages=["en", "de"], probe_languages=["de", "fr"]))
+    assert set(split.train["language"]) == {"en", "de"}
+    assert set(split.probes["language"]) == {"de", "fr"}
+    assert set(split.probes["item"]).isdisjoint(split.train["item"])
+
+
+def test_all_languages_that_are_there_are_the_default(folder: Path) -> None:
+    split, _ = load_split(file_options(folder))
+    assert set(split.train["language"]) == {"en", "de", "fr"}
+
+
+def test_probes_from_files_of_their_own(folder: Path) -> None:
+    split, account = load_split(file_options(folder, probe_data="dev/{language}.tsv", probe_languages=["fr"]))
+    assert {text.split()[1] for text in split.train["text"]} == {"train"}
+    assert {text.split()[1] for text in [*split.probes["text"], *split.test["text"]]} == {"dev"}
+    assert "dev/{language}.tsv (to probe and test on)\nfr: 10 samples" in account
+
+
+def test_row_numbers_of_unrelated_files_are_different_items(folder: Path) -> None:
+    split, _ = load_split(file_options(folder, probe_data="dev/{language}.tsv", train_per_language=10))
+    assert len(items(split.train, "en")) == 10  # all rows: none is held for a translation of a probe
+
+
+def test_one_file_with_a_language_column(tmp_path: Path) -> None:
+    rows = [{"lang": language, "id": i, "text": f"{language}{i}", "label": i % 2} for i in range(9) for language in ("en", "de")]
+    write_jsonl(tmp_path / "all.jsonl", rows)
+    options = Options(data="all.jsonl", data_dir=str(tmp_path), language_column="lang", item_column="id", **SIZES)  # type: ignore[arg-type]
+    assert set(load_split(options)[0].train["language"]) == {"en", "de"}
+
+
+def test_a_folder_is_loaded_as_the_hub_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = [{"lang": language, "id": i, "text": f"{language}{i}", "label": i % 2} for i in range(9) for language in ("en", "de")]
+    write_jsonl(tmp_path / "reviews" / "train.jsonl", rows)
+    options = {"data": "reviews", "data_dir": str(tmp_path), "language_column": "lang", "item_column": "id"}
+    split, _ = load_split(Options(**options, train_languages=["en"], **SIZES))  # type: ignore[arg-type]
+    assert set(split.train["text"]) <= {f"en{i}" for i in range(9)}
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("xnli", "'facebook/xnli', configuration 'en', split 'train'"),
+        ("paws-x", "'google-research-datasets/paws-x', configuration 'en', split 'train'"),
+    ],
+)
+def test_known_hub_data_without_a_network(name: str, what: str) -> None:
+    with pytest.raises(TracInError, match=f"The data set {what} cannot be fetched from the Hugging Face hub"):
+        load_split(Options(data=name))
+
+
+def test_other_hub_data_need_their_languages_named() -> None:
+    with pytest.raises(TracInError, match=r"The languages of 'someone/reviews' are not known .*: name them as --train_languages"):
+        load_split(Options(data="someone/reviews"))
