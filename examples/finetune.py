@@ -58,6 +58,7 @@ def finetune(options: Options) -> None:
         language_column="language",
         item_column="item",
         top_k=options.top_k,
+        batch_size=64,
     )
     trainer = pl.Trainer(
         max_epochs=options.epochs,
@@ -148,7 +149,9 @@ def logger_for(options: Options, output: Path) -> Logger:
     """Return the logger that the options ask for."""
     if options.wandb_mode == "disabled":
         return CSVLogger(output, name="metrics")
-    return WandbLogger(project="lightning-tracin", name=output.name, save_dir=output, offline=options.wandb_mode == "offline")
+    offline = options.wandb_mode == "offline"  # what W&B has to say then, the script says itself
+    settings = wandb.Settings(silent=offline)
+    return WandbLogger(project="lightning-tracin", name=output.name, save_dir=output, offline=offline, settings=settings)
 
 
 if __name__ == "__main__":

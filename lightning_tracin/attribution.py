@@ -69,7 +69,7 @@ def attribute_snapshot(
         TracInError: a loss or gradient is not finite; the message names the sample and the snapshot.
     """
     shards = _shards(_batches(job.train, job.batch_size))
-    probe_batches = _batches(job.probes, job.batch_size)
+    probe_batches = _batches(job.probes, job.batch_size)[::-1]  # the bank's choice of forms goes by the longest
     chunks = list(_chunks(probe_batches, _probes_at_once(coverage, job)))
     mine = range(job.rank, len(shards), job.ranks)
     todo = [(chunk, shard) for chunk in range(len(chunks)) for shard in mine if not store.has(chunk, shard)]

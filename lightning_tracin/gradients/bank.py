@@ -15,10 +15,15 @@ from lightning_tracin.gradients.forms import Dense, Form, Outer, Rows, coalesced
 from lightning_tracin.gradients.products import dots, squared_norms
 
 
+#: What the two passes over a product of factors cost beside its multiplications, counted in those.
+_ELEMENTWISE = 256
+
+
 class ProbeBank:
     """Gradients of all probes at one snapshot.
 
-    First `collect` takes the probes' gradients batch by batch, then `seal` ends that, then `contract` gives products.
+    First `collect` takes the probes' gradients batch by batch, then `seal` ends that, then `contract` gives products. The first
+    batch decides the form in which a parameter is held, so it should be the longest: the fewest positions favour factors.
 
     Args:
         probes: number of probes.
@@ -62,7 +67,7 @@ class ProbeBank:
         if name in self._pieces or len(forms) > 1 or not isinstance(forms[0], Outer):
             return True  # rows of a table, which itself is never written out
         positions, rows, columns = forms[0].left.shape[1], forms[0].left.shape[2], forms[0].right.shape[2]
-        factored = positions * positions * (self.probes + 1) * (rows + columns)
+        factored = positions * positions * (self.probes + 1) * (rows + columns + _ELEMENTWISE)
         written_out = (positions + self.probes + 1) * rows * columns
         return factored <= written_out
 
