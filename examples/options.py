@@ -84,7 +84,7 @@ class Options:
     layers: int = 3
     heads: int = 4
     max_length: int = 64
-    epochs: int = 5
+    epochs: int = 6
     batch_size: int = 32
     learning_rate: float = 1e-3
     warmup: float = 0.1

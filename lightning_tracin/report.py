@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import Environment, PackageLoader, select_autoescape
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
 from lightning_tracin.results import Results
@@ -53,16 +54,18 @@ def curves(results: Results) -> Figure:
     return figure
 
 
-def heat_map(results: Results, value: str = "lift") -> Figure:
-    """Share and lift of the whole run: probe languages down, train languages across."""
+def heat_map(results: Results) -> Figure:
+    """Share and lift of the whole run: probe languages down, train languages across; grey where lift is undefined."""
     table = results.final().table
-    grid = table.pivot(index="probe_language", columns="train_language", values=value)
+    grid = table.pivot(index="probe_language", columns="train_language", values="lift")
     shares = table.pivot(index="probe_language", columns="train_language", values="share")
     figure = Figure(figsize=(1.1 * grid.shape[1] + 2.2, 0.5 * grid.shape[0] + 1.6), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
-    spread = max(abs(grid.to_numpy() - 1).max(), 1e-6)
-    image = axis.imshow(grid, cmap="RdBu_r", vmin=1 - spread, vmax=1 + spread, aspect="auto")
+    axis.set_facecolor("lightgrey")
+    highest = max(2.0, float(grid.max(axis=None)))  # NaN, where no lift is defined, compares as false and leaves 2
+    norm = TwoSlopeNorm(vmin=0, vcenter=1, vmax=highest)
+    image = axis.imshow(grid, cmap="RdBu_r", norm=norm, aspect="auto")
     axis.set_xticks(range(grid.shape[1]), list(grid.columns))
     axis.set_yticks(range(grid.shape[0]), list(grid.index))
     for row in range(grid.shape[0]):
@@ -74,6 +77,7 @@ def heat_map(results: Results, value: str = "lift") -> Figure:
                 ha="center",
                 va="center",
                 fontsize=8,
+                color="white" if abs(norm(grid.iat[row, column]) - 0.5) > 0.35 else "black",
             )
     axis.set_xlabel("train language")
     axis.set_ylabel("probe language")

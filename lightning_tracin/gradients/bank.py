@@ -14,7 +14,6 @@ from torch import Tensor
 from lightning_tracin.gradients.forms import Dense, Form, Outer, Rows, coalesced, elements, tiles, whole
 from lightning_tracin.gradients.products import dots, squared_norms
 
-
 #: What the two passes over a product of factors cost beside its multiplications, counted in those.
 _ELEMENTWISE = 256
 
