@@ -111,9 +111,13 @@ class RunDirectory:
         """
         path, expected = self._table(role), getattr(self.record(), role)
         rows = read_lines(path)
-        if len(rows) != expected.count:
-            raise TracInError(f"{path} has {len(rows)} samples, but the run has {expected.count}; restore the file.")
-        return SampleTable(*(tuple(row[column] for row in rows) for column in ("language", "item", "text", "label")))
+        try:
+            table = SampleTable(*(tuple(row[column] for row in rows) for column in ("language", "item", "text", "label")))
+        except (KeyError, TypeError) as error:
+            raise TracInError(f"{path} is damaged (no {error}); restore the file.") from error
+        if known_samples(table) != expected:
+            raise TracInError(f"{path} is damaged or of another run: it differs from what run.json says; restore the file.")
+        return table
 
     def ingredients(self, snapshot: Snapshot) -> IngredientStore:
         """The shards of one snapshot."""

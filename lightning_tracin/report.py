@@ -13,7 +13,7 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
 from lightning_tracin.results import Results
-from lightning_tracin.store import write_bytes
+from lightning_tracin.store import as_utf8, write_bytes
 
 
 def curves(results: Results) -> Figure:
@@ -95,12 +95,12 @@ def png(figure: Figure) -> bytes:
 
 def write_results(folder: Path, results: Results) -> None:
     """Write the tables (CSV), the figures (PNG) and the page (HTML) into a folder."""
-    write_bytes(folder / "reliance.csv", results.reliance.to_csv(index=False).encode())
-    write_bytes(folder / "top.csv", results.top.to_csv(index=False).encode())
+    write_bytes(folder / "reliance.csv", as_utf8(results.reliance.to_csv(index=False)))
+    write_bytes(folder / "top.csv", as_utf8(results.top.to_csv(index=False)))
     pictures = {"curves": png(curves(results)), "heat_map": png(heat_map(results))}
     for name, content in pictures.items():
         write_bytes(folder / f"{name}.png", content)
-    write_bytes(folder / "report.html", _page(results, pictures).encode())
+    write_bytes(folder / "report.html", as_utf8(_page(results, pictures)))
 
 
 def _page(results: Results, pictures: dict[str, bytes]) -> str:

@@ -78,7 +78,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def as_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
     """Records as JSON lines."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    return as_utf8("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def as_utf8(text: str) -> bytes:
+    """Text as UTF-8; a lone surrogate, which UTF-8 cannot hold, as its escape (which JSON reads back as what it was)."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -74,7 +74,14 @@ def test_interrupted_attribution_computes_only_what_is_missing(tmp_path: Path) -
     [
         ("run.json", lambda content: content[:50], r"run\.json is damaged or of another version"),
         ("run.json", lambda content: content.replace(b'"format": 1', b'"format": 2'), r"another version \(format:"),
-        ("samples/train.jsonl", lambda content: content[:-200], r"train\.jsonl"),
+        ("samples/train.jsonl", lambda content: content[:-200], r"train\.jsonl is damaged"),
+        ("samples/train.jsonl", lambda content: content[: content.rindex(b"{")], r"train\.jsonl is damaged or of another run"),
+        (
+            "samples/probes.jsonl",
+            lambda content: content.replace(b'"de"', b'"ru"'),
+            r"probes\.jsonl is damaged or of another run",
+        ),
+        ("samples/probes.jsonl", lambda content: content.replace(b'"item"', b'"itom"'), r"probes\.jsonl is damaged \(no 'item'"),
         ("snapshots/0000-step1/snapshot.json", lambda content: b"{}", r"snapshot\.json is damaged"),
         ("snapshots/0000-step1/weights.safetensors", lambda content: content[:100], r"weights\.safetensors is damaged"),
         ("ingredients/0000-step1/0000-00000.safetensors", lambda content: content[:-10], r"0000-00000\.safetensors is damaged"),
