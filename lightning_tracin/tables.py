@@ -142,18 +142,35 @@ def _first(dataset: Any) -> Mapping[str, Any]:
 
 
 def _label(dataset: Any, columns: Columns, role: str) -> tuple[str | None, ...]:
-    if columns.label is not None:
-        column = read_column(dataset, columns.label)
-        if column is None:
-            available = ", ".join(repr(name) for name in column_names(dataset)) or "none"
-            raise TracInError(f"The {role} have no label column {columns.label!r} (columns: {available}).")
-    else:
-        column = read_column(dataset, "label")
-        if column is None:
-            column = read_column(dataset, "labels")
-    if column is None:
+    name = columns.label
+    if name is None:
+        name = next((usual for usual in ("label", "labels") if read_column(dataset, usual) is not None), None)
+    if name is None:
         return (None,) * len(dataset)
-    return tuple(None if value is None else str(value.item() if isinstance(value, Tensor) else value) for value in column)
+    column = read_column(dataset, name)
+    if column is None:
+        available = ", ".join(repr(other) for other in column_names(dataset)) or "none"
+        raise TracInError(f"The {role} have no label column {name!r} (columns: {available}).")
+    names = _class_names(dataset, name)
+    return tuple(_in_words(value.item() if isinstance(value, Tensor) else value, names) for value in column)
+
+
+def _in_words(value: Any, names: Sequence[str]) -> str | None:
+    if isinstance(value, int) and 0 <= value < len(names):
+        return names[value]
+    return None if value is None else str(value)
+
+
+def _class_names(dataset: Any, name: str) -> Sequence[str]:
+    """The names of a column's classes, where the dataset knows them (`datasets.ClassLabel`); empty where it does not."""
+    if isinstance(dataset, Subset):
+        return _class_names(dataset.dataset, name)
+    if isinstance(dataset, ConcatDataset):
+        each = [_class_names(part, name) for part in dataset.datasets]
+        return each[0] if all(names == each[0] for names in each) else ()
+    features = getattr(dataset, "features", None)
+    feature = features.get(name) if isinstance(features, Mapping) else None
+    return getattr(feature, "names", None) or ()
 
 
 def column_names(dataset: Any) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 
 from lightning_tracin import TracInError
@@ -88,6 +88,13 @@ def test_text_label_and_items_of_hidden_columns() -> None:
     assert table.text == tuple(f"text {i}" for i in range(8))
     assert table.label == tuple(str(i % 2) for i in range(8))
     assert table.item == ("item0", "item1", "item2", "item3") * 2
+
+
+def test_class_labels_go_by_their_names() -> None:
+    rows = Dataset.from_list(ROWS).cast_column("label", ClassLabel(names=["no", "yes"]))
+    for data in (rows, Subset(rows, range(8)), ConcatDataset([rows.select(range(4)), rows.select(range(4, 8))])):
+        table = from_loader(DataLoader(data, collate_fn=collate), Columns(), "probes").table
+        assert table.label == ("no", "yes") * 4
 
 
 def test_text_of_chosen_columns_is_joined() -> None:
