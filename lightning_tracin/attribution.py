@@ -71,8 +71,10 @@ def attribute_snapshot(
     shards = _shards(_batches(job.train, job.batch_size))
     probe_batches = _batches(job.probes, job.batch_size)[::-1]  # the bank's choice of forms goes by the longest
     chunks = list(_chunks(probe_batches, _probes_at_once(coverage, job)))
+    names = {(chunk, shard): _shard_name(chunks, chunk, shard) for chunk in range(len(chunks)) for shard in range(len(shards))}
+    store.keep_only(names.values())
     mine = range(job.rank, len(shards), job.ranks)
-    todo = [(chunk, shard) for chunk in range(len(chunks)) for shard in mine if not store.has(chunk, shard)]
+    todo = [(chunk, shard) for chunk, shard in names if shard in mine and not store.has(names[chunk, shard])]
     with (
         Capture(model, coverage) as capture,
         tqdm(total=_work(todo, chunks, shards), desc=f"influence at {name}", unit=" samples", disable=not job.progress) as bar,
@@ -81,7 +83,14 @@ def attribute_snapshot(
             bank = _bank(capture, chunks[chunk], groups, group_count, job, name)
             bar.update(bank.probes)
             for _, shard in pairs:
-                store.write(chunk, shard, _block(capture, bank, chunks[chunk], shards[shard], group_count, job, name, bar))
+                block = _block(capture, bank, chunks[chunk], shards[shard], group_count, job, name, bar)
+                store.write(names[chunk, shard], block)
+
+
+def _shard_name(chunks: Sequence[list[list[int]]], chunk: int, shard: int) -> str:
+    """Such as `0000+0240-00002`: first probe, number of probes, shard of train samples."""
+    sizes = [sum(map(len, batches)) for batches in chunks]
+    return f"{sum(sizes[:chunk]):04d}+{sizes[chunk]:04d}-{shard:05d}"
 
 
 def _work(todo: Sequence[tuple[int, int]], chunks: Sequence[list[list[int]]], shards: Sequence[list[list[int]]]) -> int:

@@ -6,7 +6,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from lightning_utilities.core.rank_zero import rank_zero_info
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities.data import extract_batch_size
 from torch.utils.data import DataLoader
@@ -147,6 +147,8 @@ class TracInCallback(CallbackBase):
             rank_zero_info("TracInCallback does nothing in a `fast_dev_run` or `barebones` fit.")
             return
         assert self.dirpath is not None
+        if trainer.global_step == 0:  # another fit than the one that this callback may have seen before
+            self._run, self._recorder, self._last_step = "", Recorder(), 0
         directory = RunDirectory(self.dirpath)
         resumed = directory.holds_run and directory.record().run == self._run
         if not resumed:
@@ -166,6 +168,7 @@ class TracInCallback(CallbackBase):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """Note the learning rates of the step that is about to be made."""
         if self._session is not None:
+            self._session.keep_unfrozen(self._recorder.step)
             plain = _unwrapped(optimizer)
             number = next(i for i, other in enumerate(trainer.optimizers) if _unwrapped(other) is plain)
             self._recorder.record(number, rates_of(plain))
@@ -187,10 +190,16 @@ class TracInCallback(CallbackBase):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the last snapshot, compute what is due, log and write the results."""
-        if self._session is not None:
-            self._snapshot(self._session)
-            self._session.finish()
-            self._session = None
+        if self._session is None:
+            return
+        self._snapshot(self._session)
+        if self._recorder.step == 0:
+            rank_zero_warn(
+                "TracInCallback noticed no optimizer step, so there are no snapshots and no influence. Under manual "
+                "optimization, step the optimizers that `self.optimizers()` gives, not the torch optimizers within them."
+            )
+        self._session.finish()
+        self._session = None
 
     def _snapshot(self, session: Session) -> None:
         """Take a snapshot, unless there is one of this step."""

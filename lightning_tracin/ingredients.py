@@ -7,7 +7,7 @@ complete or absent. The folder is complete when the blocks cover every pair once
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,14 +55,29 @@ class IngredientStore:
         self._folder = folder
         self._train, self._probes = train, probes
 
-    def has(self, chunk: int, shard: int) -> bool:
-        """Whether the shard of this chunk of probes is there."""
-        return self._path(chunk, shard).exists()
+    def has(self, shard: str) -> bool:
+        """Whether the shard of this name is there."""
+        return self._path(shard).exists()
 
-    def write(self, chunk: int, shard: int, block: Block) -> None:
+    def keep_only(self, shards: Collection[str]) -> None:
+        """Delete shards of other names: those of a pass that took the probes in chunks of another size."""
+        names = {self._path(shard).name for shard in shards}
+        for path in self._folder.glob("*.safetensors") if self._folder.exists() else ():
+            if path.name not in names:
+                path.unlink()
+
+    def is_complete(self) -> bool:
+        """Whether every pair of train sample and probe is there."""
+        try:
+            self.read()
+        except TracInError:
+            return False
+        return True
+
+    def write(self, shard: str, block: Block) -> None:
         """Write one shard, whole or not at all."""
         write_tensors(
-            self._path(chunk, shard),
+            self._path(shard),
             {
                 "train": torch.tensor(block.train, dtype=torch.int64),
                 "probes": torch.tensor(block.probes, dtype=torch.int64),
@@ -110,8 +125,8 @@ class IngredientStore:
         """Delete all shards."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _path(self, chunk: int, shard: int) -> Path:
-        return self._folder / f"{chunk:04d}-{shard:05d}.safetensors"
+    def _path(self, shard: str) -> Path:
+        return self._folder / f"{shard}.safetensors"
 
     def _check(self, path: Path, tensors: dict[str, npt.NDArray[np.generic]]) -> None:
         names = {"train", "probes", "dot", "train_norm", "probe_norm"}

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler
 from tqdm.auto import tqdm
 
 from lightning_tracin.errors import TracInError
@@ -124,6 +124,11 @@ def from_loader(loader: Any, columns: Columns, role: str, languages: Sequence[st
         raise TracInError(
             f"The DataLoader of the {role} has batch_size=None, so its dataset yields whole batches; let the dataset yield "
             "single samples and give the DataLoader a batch size."
+        )
+    if isinstance(loader.sampler, SubsetRandomSampler):
+        raise TracInError(
+            f"The DataLoader of the {role} draws from a part of its dataset only (SubsetRandomSampler), and the rest would "
+            "count as samples too; give the DataLoader a `torch.utils.data.Subset` of the dataset instead."
         )
     count = len(dataset)
     if count == 0:

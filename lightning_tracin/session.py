@@ -30,7 +30,7 @@ from lightning_tracin.report import write_results
 from lightning_tracin.results import analyse, point
 from lightning_tracin.run import TracInRun
 from lightning_tracin.samples import from_loader
-from lightning_tracin.snapshots import Snapshot, SnapshotRecord, load_weights, weights_of
+from lightning_tracin.snapshots import Snapshot, SnapshotRecord, load_weights, trainable_names, weights_of
 
 
 class Session:
@@ -62,6 +62,7 @@ class Session:
                 f"top_k={options.view.top_k} is larger than the train set ({len(self.train)} samples); choose a smaller `top_k`."
             )
         names = options.scored(module)
+        self._trainable = trainable_names(module)
         copy = isolated_copy(module, options.torch_dtype)
         coverage = plan_coverage(copy, names)
         loss = checked_loss(copy, self.train, self.probes, self._prepared)
@@ -117,8 +118,7 @@ class Session:
     def snapshot(self, recorder: Recorder, epoch: int) -> None:
         """Take a snapshot now, and attribute it if that is due at once."""
         snapshots = self._directory.ledger.snapshots()
-        trainable = {name for name, parameter in self._module.named_parameters() if parameter.requires_grad}
-        weights = weights_of(self._module, trainable)
+        weights = weights_of(self._module, trainable_names(self._module))
         record = self._record(recorder, len(snapshots), epoch)
         self._trainer.strategy.barrier("tracin_ledger_read")
         if self._trainer.is_global_zero:
@@ -128,6 +128,15 @@ class Session:
             with untouched_process():
                 copy = isolated_copy(self._module, self._options.torch_dtype)
                 self._attribute(copy, self._directory.ledger.snapshots()[record.index], weights)
+
+    def keep_unfrozen(self, step: int) -> None:
+        """Write the values of parameters that begin to be trained, before their first step: earlier snapshots lack them."""
+        if sum(parameter.requires_grad for parameter in self._module.parameters()) == len(self._trainable):
+            return
+        before, self._trainable = self._trainable, trainable_names(self._module)
+        new = {name: tensor for name, tensor in self._module.named_parameters() if name in self._trainable - before}
+        if new and self._options.writes_weights and self._trainer.is_global_zero and self._directory.ledger.snapshots():
+            self._directory.ledger.append_unfrozen(step, new)
 
     def _record(self, recorder: Recorder, index: int, epoch: int) -> SnapshotRecord:
         optimizers = self._trainer.optimizers
@@ -154,10 +163,14 @@ class Session:
         snapshots = self._directory.ledger.snapshots()
         if self._options.when == "never" or not snapshots:
             return
-        if self._options.when == "fit_end":
+        due = snapshots
+        if self._options.when == "snapshot":  # only what a killed process left undone
+            due = tuple(snapshot for snapshot in snapshots if not self._directory.ingredients(snapshot).is_complete())
+        self._trainer.strategy.barrier("tracin_due")
+        if due:
             with untouched_process():
                 copy = isolated_copy(self._module, self._options.torch_dtype)
-                for snapshot in snapshots:
+                for snapshot in due:
                     self._attribute(copy, snapshot, snapshot.state_dict())
         if self._trainer.is_global_zero:
             results = analyse(TracInRun(self._directory), self._options.view, self._progress)

@@ -3,6 +3,9 @@
 A snapshot is a folder `snapshots/0003-step375/` with the weights and a record. The weights are written first, the record
 last, each atomically: a folder without a record is what a killed process left, it is not in the ledger and the next
 snapshot of that index replaces it. Discarding a snapshot's weights leaves its record, so the ledger stays whole.
+
+A snapshot holds what is trainable at its moment. The values of parameters that are unfrozen later are written once, before their
+first step, to `snapshots/unfrozen-step375.safetensors`; earlier snapshots take them from there.
 """
 
 from __future__ import annotations
@@ -93,11 +96,25 @@ class Snapshot:
         """
         if not self.kept:
             raise TracInError(f"The weights of snapshot {self.name} were not kept; use `keep_snapshots=True` to have them.")
-        return read_tensors(self.path / _WEIGHTS)
+        weights = read_tensors(self.path / _WEIGHTS)
+        for step, path in _unfrozen(self.path.parent):
+            if step >= self.step:
+                weights = {**read_tensors(path), **weights}
+        return weights
 
     def discard_weights(self) -> None:
         """Delete the weights; the record stays."""
         (self.path / _WEIGHTS).unlink(missing_ok=True)
+
+
+def _unfrozen(folder: Path) -> list[tuple[int, Path]]:
+    """Files of parameters that began to be trained in mid-fit, in order: a value holds until the first of them that names it."""
+    return sorted((int(path.stem.rpartition("step")[2]), path) for path in folder.glob("unfrozen-step*.safetensors"))
+
+
+def trainable_names(model: nn.Module) -> frozenset[str]:
+    """Names of the parameters that require a gradient now."""
+    return frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
 def weights_of(model: nn.Module, trainable: Collection[str]) -> dict[str, Tensor]:
@@ -158,12 +175,20 @@ class Ledger:
         write_record(path / _RECORD, record)
         return Snapshot(record, path)
 
+    def append_unfrozen(self, step: int, parameters: Mapping[str, Tensor]) -> None:
+        """Keep the values of parameters that are trained after this step for the first time: the snapshots so far lack them."""
+        weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in parameters.items()}
+        write_tensors(self._folder / f"unfrozen-step{step}.safetensors", weights)
+
     def cut_back(self, step: int) -> tuple[Snapshot, ...]:
         """Drop the snapshots after this step (a resumed fit takes them again); returns what was dropped."""
         dropped = tuple(snapshot for snapshot in self.snapshots() if snapshot.step > step)
         for snapshot in reversed(dropped):
             (snapshot.path / _RECORD).unlink()
             shutil.rmtree(snapshot.path)
+        for unfrozen, path in _unfrozen(self._folder):
+            if unfrozen > step:
+                path.unlink()
         return dropped
 
 

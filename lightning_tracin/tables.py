@@ -152,7 +152,7 @@ def _label(dataset: Any, columns: Columns, role: str) -> tuple[str | None, ...]:
         available = ", ".join(repr(other) for other in column_names(dataset)) or "none"
         raise TracInError(f"The {role} have no label column {name!r} (columns: {available}).")
     names = _class_names(dataset, name)
-    return tuple(_in_words(value.item() if isinstance(value, Tensor) else value, names) for value in column)
+    return tuple(_in_words(value.tolist() if isinstance(value, Tensor) else value, names) for value in column)
 
 
 def _in_words(value: Any, names: Sequence[str]) -> str | None:

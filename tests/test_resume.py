@@ -84,7 +84,7 @@ def test_interrupted_attribution_computes_only_what_is_missing(tmp_path: Path) -
         ("samples/probes.jsonl", lambda content: content.replace(b'"item"', b'"itom"'), r"probes\.jsonl is damaged \(no 'item'"),
         ("snapshots/0000-step1/snapshot.json", lambda content: b"{}", r"snapshot\.json is damaged"),
         ("snapshots/0000-step1/weights.safetensors", lambda content: content[:100], r"weights\.safetensors is damaged"),
-        ("ingredients/0000-step1/0000-00000.safetensors", lambda content: content[:-10], r"0000-00000\.safetensors is damaged"),
+        ("ingredients/0000-step1/0000+0012-00000.safetensors", lambda content: content[:-10], r"00000\.safetensors is damaged"),
     ],
 )
 def test_damaged_files_are_named(tmp_path: Path, name: str, damage: Any, message: str) -> None:
@@ -137,3 +137,85 @@ def test_last_steps_get_a_snapshot_of_their_own(tmp_path: Path) -> None:
 def test_nothing_happens_in_a_fast_dev_run(tmp_path: Path) -> None:
     trainer(tmp_path, [TracInCallback(tmp_path / "run")], fast_dev_run=True).fit(Classifier(), *loaders())
     assert not (tmp_path / "run").exists()
+
+
+class Unfreeze(pl.Callback):
+    """Trains the head alone in the first epoch, the embeddings too from the third on, and everything in the fourth."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for name, parameter in pl_module.named_parameters():
+            parameter.requires_grad_(
+                "classifier" in name or trainer.current_epoch >= 3 or ("embeddings" in name and trainer.current_epoch >= 2)
+            )
+
+
+def test_parameters_unfrozen_later_have_their_old_values_in_earlier_snapshots(tmp_path: Path) -> None:
+    runs = []
+    for when in ("fit_end", "snapshot"):
+        pl.seed_everything(5)
+        module = Classifier()
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_("classifier" in name)
+        callbacks = [Unfreeze(), TracInCallback(tmp_path / when, top_k=5, when=when)]
+        trainer(tmp_path, callbacks, max_epochs=4).fit(module, *loaders())
+        runs.append(TracInRun.open(tmp_path / when))
+    assert [len(snapshot.record.groups) for snapshot in runs[0].snapshots] == [4, 4, 9, 41]
+    for index in range(4):
+        np.testing.assert_array_equal(runs[0].scores(index), runs[1].scores(index))
+    with pytest.raises(AssertionError):
+        np.testing.assert_array_equal(runs[0].scores(0), runs[0].scores(1))
+
+
+def test_callback_used_for_a_second_fit_does_not_mix_the_two(tmp_path: Path) -> None:
+    callback = TracInCallback(tmp_path / "run", top_k=5, when="never")
+    trainer(tmp_path, [callback], max_epochs=1).fit(Classifier(), *loaders())
+    with pytest.raises(TracInError, match="holds another run"):
+        trainer(tmp_path, [callback], max_epochs=1).fit(Classifier(), *loaders())
+
+
+def test_fit_called_again_to_go_on_continues_the_ledger(tmp_path: Path) -> None:
+    fitting = trainer(tmp_path, [TracInCallback(tmp_path / "run", top_k=5)], max_epochs=1)
+    module = Classifier()
+    fitting.fit(module, *loaders())
+    fitting.fit_loop.max_epochs = 3
+    fitting.fit(module, *loaders())
+    run = TracInRun.open(tmp_path / "run")
+    assert [(snapshot.index, snapshot.epoch, snapshot.step) for snapshot in run.snapshots] == [(0, 1, 5), (1, 2, 10), (2, 3, 15)]
+    assert run.influence().shape == (30, 12)
+
+
+def test_shards_of_another_chunking_are_replaced(tmp_path: Path) -> None:
+    run = fit(tmp_path, 2, memory_budget=4 * 4803 * 6)
+    before = run.influence("dot")
+    shards = sorted((run.path / "ingredients" / "0000-step1").iterdir())
+    assert len(shards) == 2
+    shards[0].unlink()
+    run = fit(tmp_path, 3, tmp_path / "checkpoints" / "epoch=1.ckpt")
+    assert len(list((run.path / "ingredients" / "0000-step1").iterdir())) == 1
+    np.testing.assert_allclose(run.influence("dot", snapshots=[0, 1]), before, rtol=1e-4, atol=1e-5)
+
+
+def test_live_attribution_that_was_killed_is_made_up_for(tmp_path: Path) -> None:
+    run = fit(tmp_path, 2, when="snapshot")
+    before = run.influence()
+    next((run.path / "ingredients" / "0001-step2").iterdir()).unlink()
+    run = fit(tmp_path, 3, tmp_path / "checkpoints" / "epoch=1.ckpt", when="snapshot")
+    np.testing.assert_array_equal(run.influence(snapshots=[0, 1]), before)
+
+
+def test_fit_whose_steps_go_unnoticed_says_so(tmp_path: Path) -> None:
+    class Raw(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+
+        def per_sample_loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            logits = self.model(batch["input_ids"], batch["attention_mask"]).logits
+            return torch.nn.functional.cross_entropy(logits, batch["labels"], reduction="none")
+
+        def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
+            self.per_sample_loss(batch).mean().backward()
+            self.optimizers().optimizer.step()
+
+    with pytest.warns(UserWarning, match="noticed no optimizer step"):
+        trainer(tmp_path, [TracInCallback(tmp_path / "run", top_k=5)], max_epochs=1).fit(Raw(), *loaders())
