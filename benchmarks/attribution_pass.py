@@ -25,7 +25,7 @@ from options import Options
 from sources import load_split
 from text_data import TextDataModule
 
-from lightning_tracin.attribution import Job, attribute_snapshot
+from lightning_tracin.attribution import Job, attribute_snapshot, free_share
 from lightning_tracin.gradients import plan_coverage
 from lightning_tracin.ingredients import IngredientStore
 from lightning_tracin.losses import SummedLoss, loss_named
@@ -65,7 +65,8 @@ def main() -> None:
     module = Step(network).eval()
     loss = loss_named(module, "training_step (mean)")
     groups = dict.fromkeys((name for name, _ in module.named_parameters()), 0)
-    job = Job(train=train, probes=probes, loss=loss, prepare=lambda batch: batch, batch_size=settings.batch_size)
+    budget = free_share(torch.device("cpu"))
+    job = Job(train, probes, loss, prepare=lambda batch: batch, batch_size=settings.batch_size, memory_budget=budget)
 
     def attribution() -> None:
         with tempfile.TemporaryDirectory() as folder:

@@ -39,7 +39,7 @@ class Job:
     loss: SummedLoss
     prepare: Callable[[Any], Any]  # moves a batch to the model's device
     batch_size: int
-    memory_budget: int | None = None  # bytes for the probes' gradients; None = a share of what is free
+    memory_budget: int  # bytes for the probes' gradients; the same on all ranks
     rank: int = 0
     ranks: int = 1
     progress: bool = False
@@ -135,16 +135,14 @@ def _probes_at_once(coverage: Coverage, job: Job) -> int:
     """How many probes' gradients fit into the budget, tables of embeddings aside: their gradients are a few rows."""
     tables = {name for layer in coverage.layers if isinstance(layer.module, nn.Embedding) for name in layer.names.values()}
     written_out = sum(count for name, count in coverage.elements.items() if name not in tables)
-    first = next(layer.module for layer in coverage.layers)
-    parameter = next(first.parameters())
-    budget = job.memory_budget
-    if budget is None:
-        if parameter.device.type == "cuda":
-            free = torch.cuda.mem_get_info(parameter.device)[0]
-        else:
-            free = psutil.virtual_memory().available
-        budget = int(_BUDGET_SHARE * free)
-    return max(1, budget // max(1, written_out * parameter.element_size()))
+    parameter = next(next(iter(coverage.layers)).module.parameters())
+    return max(1, job.memory_budget // max(1, written_out * parameter.element_size()))
+
+
+def free_share(device: torch.device) -> int:
+    """Bytes that the probes' gradients may take where nothing else is asked for: a share of what is free now."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return int(_BUDGET_SHARE * free)
 
 
 def _bank(

@@ -214,7 +214,7 @@ class TracInCallback(CallbackBase):
 
 def _samples_in_batch(loader: Any, batch: Any, batch_idx: int) -> int:
     """How many samples a batch holds, by the loader's own count; looked up in the batch where it has none."""
-    if loader.batch_size is None:
+    if loader.batch_size is None or not hasattr(loader.sampler, "__len__"):
         return extract_batch_size(batch)
     return int(min(loader.batch_size, len(loader.sampler) - batch_idx * loader.batch_size))
 

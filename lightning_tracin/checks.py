@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,36 +38,45 @@ def checked_loss(module: nn.Module, train: SampleSet, probes: SampleSet, prepare
         return [
             Probed(prepare(samples.batch(batch)), [prepare(samples.batch([index])) for index in batch], kind)
             for samples, kind in ((train, "train samples"), (probes, "probes"))
-            for batch in _picked(samples)
+            for source in range(len(samples.datasets))
+            for batch in _picked(samples, source)
         ]
 
     return find_loss(module, checks)
 
 
 def check_gradients(
-    model: nn.Module, coverage: Coverage, loss: SummedLoss, samples: SampleSet, prepare: Callable[[Any], Any], kind: str
+    model: nn.Module,
+    coverage: Coverage,
+    loss: SummedLoss,
+    samples: SampleSet,
+    prepare: Callable[[Any], Any],
+    kind: str,
+    moment: str,
 ) -> None:
-    """Compare captured gradients with plain autograd's, on the sample of a batch that has the largest loss.
+    """Compare captured gradients with plain autograd's, on every sample of a real batch of each source.
 
     Raises:
         TracInError: they differ, or the loss is not finite.
     """
-    batch = next(_picked(samples))
-    with torch.no_grad():
-        values = [loss(prepare(samples.batch([index])), 1) for index in batch]
-    for index, value in zip(batch, values, strict=True):
-        if not torch.isfinite(value):
-            raise TracInError(
-                f"The loss of {described(samples, index, kind)} is {float(value)} before the fit; look at that sample."
-            )
-    position = int(torch.stack(values).argmax())
-    together, alone = prepare(samples.batch(batch)), prepare(samples.batch([batch[position]]))
-    verify_gradients(model, coverage, lambda: loss(together, len(batch)), len(batch), lambda: loss(alone, 1), position)
+    for source in range(len(samples.datasets)):
+        batch = next(_picked(samples, source), [])
+        alone = [prepare(samples.batch([index])) for index in batch]
+        with torch.no_grad():
+            values = [float(loss(one, 1)) for one in alone]
+        for index, value in zip(batch, values, strict=True):
+            if not math.isfinite(value):
+                raise TracInError(f"The loss of {described(samples, index, kind)} is {value} {moment}; look at that sample.")
+        if batch:
+            together = prepare(samples.batch(batch))
+            verify_gradients(model, coverage, partial(loss, together, len(batch)), [partial(loss, one, 1) for one in alone])
 
 
-def _picked(samples: SampleSet) -> Iterator[list[int]]:
-    """Batches of real samples, different in size; the shortest and the longest sample stand in the first."""
-    first = [index for index in range(len(samples)) if samples.source(index) == samples.source(0)]
+def _picked(samples: SampleSet, source: int) -> Iterator[list[int]]:
+    """Batches of real samples of one source, different in size; the shortest and the longest stand in the first."""
+    first = [index for index in range(len(samples)) if samples.source(index) == source]
+    if not first:
+        return
     sizes = samples.sizes
     generator = random.Random(0)  # noqa: S311 - a choice of samples, not a secret
     ends = {min(first, key=lambda i: sizes[i]), max(first, key=lambda i: sizes[i])}

@@ -164,8 +164,10 @@ class RunDirectory:
                 f"{self.path} holds a run with {name} {theirs}, but this fit has {ours}; scores of both cannot be mixed. "
                 "Use the settings and data of that run, or another `dirpath`."
             )
-        for snapshot in self.ledger.cut_back(step):
-            IngredientStore(self.path / "ingredients" / snapshot.name, held.train.count, held.probes.count).discard()
+        for snapshot in self.ledger.snapshots():
+            if snapshot.step > step:  # first: what a kill leaves, a later snapshot could take for its own
+                IngredientStore(self.path / "ingredients" / snapshot.name, held.train.count, held.probes.count).discard()
+        self.ledger.cut_back(step)
 
 
 def _differences(ours: RunRecord, theirs: RunRecord) -> list[tuple[str, Any, Any]]:

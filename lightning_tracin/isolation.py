@@ -106,7 +106,14 @@ def untouched_process() -> Iterator[None]:
 
     Inside, matrix products in float32 are in float32: a fit's choice of TF32 is not one for scores.
     """
-    python, numpy, precision = random.getstate(), np.random.get_state(), torch.get_float32_matmul_precision()
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        precision = torch.get_float32_matmul_precision()
+    except RuntimeError as error:
+        raise TracInError(
+            "The precision of float32 matrix products was set with both of torch's ways, so torch cannot tell it; use "
+            "`torch.set_float32_matmul_precision(...)` alone."
+        ) from error
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     torch.set_float32_matmul_precision("highest")
     try:

@@ -116,9 +116,9 @@ def loss_named(module: nn.Module, name: str) -> SummedLoss:
 
 def _training_step(module: nn.Module, batch: Any) -> Tensor:
     step: Callable[..., Any] = module.training_step  # type: ignore[assignment]
-    accepted = inspect.signature(step).parameters
-    more: dict[str, int] = {name: 0 for name in ("batch_idx", "dataloader_idx") if name in accepted}
-    result = step(batch, **more)
+    _, *others = inspect.signature(step).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    result = step(batch, *(0 for other in others if other.kind in positional and other.default is inspect.Parameter.empty))
     loss = result.get("loss") if isinstance(result, dict) else result
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         got = f"a tensor of shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(result).__name__

@@ -45,6 +45,9 @@ class Options:
     def __post_init__(self) -> None:
         check_choice("when", self.when, When)
         check_choice("dtype", self.dtype, Precision)
+        for name in ("probe_languages", "languages", "languages_of_probes", "parameters"):
+            if isinstance(getattr(self, name), str):
+                raise TracInError(f"{name} should be a list of strings, but is the string {getattr(self, name)!r}.")
         for name in ("every_n_epochs", "every_n_train_steps", "max_probes_per_language", "batch_size", "memory_budget"):
             _require_positive(name, getattr(self, name))
         if self.every_n_epochs is not None and self.every_n_train_steps is not None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning_tracin.errors import TracInError
-from lightning_tracin.samples import SampleSet, from_loader, joined
+from lightning_tracin.samples import SampleSet, from_loader, joined, require_loader
 from lightning_tracin.tables import Columns, SampleTable
 
 
@@ -32,6 +32,8 @@ def probes_from_loaders(loaders: Any, columns: Columns, languages: Sequence[str]
         )
     if languages is None:
         return joined([from_loader(loader, columns, "probes") for loader in several])
+    for loader in several:
+        require_loader(loader, "probes")
     counts = [len(loader.dataset) for loader in several]
     if sum(counts) != len(languages):
         raise TracInError(f"{len(languages)} languages were given for {sum(counts)} probes; give one for each, in order.")

@@ -61,7 +61,7 @@ def per_probe(
     member = np.eye(len(languages))[codes]  # [train, languages]
     if measure == "share":
         top = ranked(scores, sign)[:k]
-        values = member[top].mean(0)
+        values = np.where((scores != 0).any(0)[:, None], member[top].mean(0), np.nan)
     elif measure == "mass":
         part = np.clip(scores if sign == "positive" else -scores, 0, None)
         whole = part.sum(0)[:, None]

@@ -78,7 +78,8 @@ def _size(value: Any) -> int:
         return len(value)
     if isinstance(value, Sequence):
         return sum(_size(part) for part in value) if value and not isinstance(value[0], int | float) else len(value)
-    return int(getattr(value, "size", 1))
+    size = getattr(value, "size", 1)
+    return size if isinstance(size, int) else 1
 
 
 def joined(sets: Sequence[SampleSet]) -> SampleSet:
@@ -109,11 +110,7 @@ def from_loader(loader: Any, columns: Columns, role: str, languages: Sequence[st
     Raises:
         TracInError: the loader or its dataset cannot be indexed, or languages are missing; the message says what to do.
     """
-    if not isinstance(loader, DataLoader):
-        raise TracInError(
-            f"The {role} should come from one torch DataLoader, but got {_described(loader)}. For several data sets, use one "
-            "DataLoader over a `torch.utils.data.ConcatDataset`."
-        )
+    require_loader(loader, role)
     dataset = loader.dataset
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise TracInError(
@@ -136,6 +133,19 @@ def from_loader(loader: Any, columns: Columns, role: str, languages: Sequence[st
     table = read_table(dataset, columns, role, languages)
     places = tuple((0, position) for position in range(count))
     return SampleSet(table, (dataset,), (loader.collate_fn,), places)
+
+
+def require_loader(loader: Any, role: str) -> None:
+    """Refuse anything but one DataLoader.
+
+    Raises:
+        TracInError: it is something else.
+    """
+    if not isinstance(loader, DataLoader):
+        raise TracInError(
+            f"The {role} should come from one torch DataLoader, but got {_described(loader)}. For several data sets, use one "
+            "DataLoader over a `torch.utils.data.ConcatDataset`."
+        )
 
 
 def _described(loader: Any) -> str:

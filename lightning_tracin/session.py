@@ -5,6 +5,7 @@ The callback says when; here is what. A session lives from `on_train_start` to `
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
-from lightning_tracin.attribution import Job, attribute_snapshot
+from lightning_tracin.attribution import Job, attribute_snapshot, free_share
 from lightning_tracin.checks import check_gradients, checked_loss
 from lightning_tracin.directory import RunDirectory, RunRecord, Settings, known_samples, package_versions
 from lightning_tracin.errors import TracInError
@@ -30,7 +31,7 @@ from lightning_tracin.report import write_results
 from lightning_tracin.results import analyse, point
 from lightning_tracin.run import TracInRun
 from lightning_tracin.samples import from_loader
-from lightning_tracin.snapshots import Snapshot, SnapshotRecord, load_weights, trainable_names, weights_of
+from lightning_tracin.snapshots import Snapshot, SnapshotRecord, folder_name, load_weights, trainable_names, weights_of
 
 
 class Session:
@@ -66,9 +67,10 @@ class Session:
         copy = isolated_copy(module, options.torch_dtype)
         coverage = plan_coverage(copy, names)
         loss = checked_loss(copy, self.train, self.probes, self._prepared)
-        check_gradients(copy, coverage, loss, self.train, self._prepared, "train sample")
-        check_gradients(copy, coverage, loss, self.probes, self._prepared, "probe")
+        check_gradients(copy, coverage, loss, self.train, self._prepared, "train sample", "before the fit")
+        check_gradients(copy, coverage, loss, self.probes, self._prepared, "probe", "before the fit")
         self._loss = loss.name
+        self._checked = False
         self._plan = Plan(
             train=self.train.table,
             probes=self.probes.table,
@@ -122,6 +124,7 @@ class Session:
         record = self._record(recorder, len(snapshots), epoch)
         self._trainer.strategy.barrier("tracin_ledger_read")
         if self._trainer.is_global_zero:
+            shutil.rmtree(self._directory.path / "ingredients" / folder_name(record), ignore_errors=True)  # a killed fit's
             self._directory.ledger.append(record, weights if self._options.writes_weights else None)
         self._trainer.strategy.barrier("tracin_ledger_written")
         if self._options.when == "snapshot":
@@ -183,18 +186,22 @@ class Session:
         """Compute one snapshot's ingredients and log its point."""
         load_weights(copy, weights)
         trainer, options = self._trainer, self._options
+        coverage, loss = plan_coverage(copy, frozenset(snapshot.record.groups)), loss_named(copy, self._loss)
+        if not self._checked:  # once more: at the start, a head of zeros may have hidden the gradients of all other layers
+            check_gradients(copy, coverage, loss, self.train, self._prepared, "train sample", f"at snapshot {snapshot.name}")
+            self._checked = True
         attribute_snapshot(
             copy,
-            plan_coverage(copy, frozenset(snapshot.record.groups)),
+            coverage,
             snapshot.record.groups,
             len(snapshot.learning_rates),
             Job(
                 train=self.train,
                 probes=self.probes,
-                loss=loss_named(copy, self._loss),
+                loss=loss,
                 prepare=self._prepared,
                 batch_size=options.batch_size,
-                memory_budget=options.memory_budget,
+                memory_budget=options.memory_budget or int(trainer.strategy.broadcast(free_share(copy.device))),
                 rank=trainer.global_rank,
                 ranks=trainer.world_size,
                 progress=self._progress,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
@@ -65,7 +66,7 @@ class SampleTable:
         ]
 
 
-def read_table(dataset: Any, columns: Columns, role: str, languages: Sequence[str] | None) -> SampleTable:
+def read_table(dataset: Any, columns: Columns, role: str, languages: Sequence[Any] | None) -> SampleTable:
     """The facts about all samples of a map-style dataset.
 
     Args:
@@ -87,10 +88,10 @@ def read_table(dataset: Any, columns: Columns, role: str, languages: Sequence[st
                 "Name the right one with `language_column=...`, or give the languages outright, one a sample "
                 "(`languages=[...]` for the train samples, `languages_of_probes=[...]` for the probes)."
             )
-        languages = [str(language) for language in found]
+        languages = in_words(dataset, columns.language, found)
     elif len(languages) != count:
         raise TracInError(f"{len(languages)} languages were given for {count} {role}; give one for each, in the dataset's order.")
-    unknown = [index for index, language in enumerate(languages) if language in ("", "None", "nan")]
+    unknown = [index for index, language in enumerate(languages) if language is None or str(language) in ("", "nan")]
     if unknown:
         raise TracInError(f"Sample {unknown[0]} of the {role} has no language (and {len(unknown) - 1} more); name one for each.")
     items: Sequence[Any] | None = None
@@ -103,8 +104,8 @@ def read_table(dataset: Any, columns: Columns, role: str, languages: Sequence[st
                 "translations share with `item_column=...`, or leave it out."
             )
     return SampleTable(
-        language=tuple(languages),
-        item=tuple(None if value is None else str(value) for value in items) if items is not None else (None,) * count,
+        language=tuple(str(language) for language in languages),
+        item=(None,) * count if items is None else in_words(dataset, str(columns.item), items),
         text=_text(dataset, columns),
         label=_label(dataset, columns, role),
     )
@@ -151,14 +152,17 @@ def _label(dataset: Any, columns: Columns, role: str) -> tuple[str | None, ...]:
     if column is None:
         available = ", ".join(repr(other) for other in column_names(dataset)) or "none"
         raise TracInError(f"The {role} have no label column {name!r} (columns: {available}).")
+    return in_words(dataset, name, column)
+
+
+def in_words(dataset: Any, name: str, values: Sequence[Any]) -> tuple[str | None, ...]:
+    """A column's values as strings: names of classes for their numbers, None as it is."""
     names = _class_names(dataset, name)
-    return tuple(_in_words(value.tolist() if isinstance(value, Tensor) else value, names) for value in column)
-
-
-def _in_words(value: Any, names: Sequence[str]) -> str | None:
-    if isinstance(value, int) and 0 <= value < len(names):
-        return names[value]
-    return None if value is None else str(value)
+    plain = (value.tolist() if isinstance(value, Tensor | np.ndarray | np.generic) else value for value in values)
+    return tuple(
+        names[value] if isinstance(value, int) and 0 <= value < len(names) else None if value is None else str(value)
+        for value in plain
+    )
 
 
 def _class_names(dataset: Any, name: str) -> Sequence[str]:
@@ -204,7 +208,7 @@ def read_column(dataset: Any, name: str) -> list[Any] | None:
         return list(dataset.with_format(None)[name]) if name in dataset.column_names else None
     for attribute in (name, f"{name}s"):
         values = getattr(dataset, attribute, None)
-        if isinstance(values, Sequence | Tensor) and not isinstance(values, str) and len(values) == len(dataset):
+        if isinstance(values, Sequence | Tensor | np.ndarray) and not isinstance(values, str) and len(values) == len(dataset):
             return list(values)
     if len(dataset) > 0 and isinstance(dataset[0], Mapping) and name in dataset[0]:
         return [dataset[i][name] for i in range(len(dataset))]

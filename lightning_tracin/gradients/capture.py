@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients.forms import Form, merged
-from lightning_tracin.gradients.rules import Rule, describe_rules, find_rule
+from lightning_tracin.gradients.rules import RULED, Rule, describe_rules, find_rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +75,7 @@ def plan_coverage(model: nn.Module, names: frozenset[str]) -> Coverage:
             continue
         found = find_rule(module)
         _refuse_options_that_change_the_gradient(module_name, module)
-        if found is None:
+        if found is None or not own.keys() <= RULED:
             uncovered += [f"{name} ({type(module).__name__})" for name in own.values()]
         else:
             layers.append(Layer(module, found, own))

@@ -64,6 +64,8 @@ def _outer_outer(a: Outer, b: Outer) -> Tensor:
     """``sum over t, s of (left_t . left'_s) (right_t . right'_s)``, in blocks of samples of `a`."""
     samples, positions, _ = a.left.shape
     probes, others, _ = b.left.shape
+    if positions == 0 or others == 0:  # no sample's loss depends on this layer
+        return a.left.new_zeros(samples, probes)
     left, right = b.left.flatten(0, 1).T, b.right.flatten(0, 1).T
     if positions == 1 and others == 1:
         return (a.left[:, 0] @ left).mul_(a.right[:, 0] @ right)

@@ -19,6 +19,9 @@ from lightning_tracin.gradients.forms import Dense, Form, Outer, coalesced
 Rule: TypeAlias = Callable[[nn.Module, Tensor, Tensor, frozenset[str]], dict[str, Form]]
 _SomeRule = TypeVar("_SomeRule", bound=Rule)
 
+#: The names of the parameters that rules know; a layer with another one has no rule.
+RULED = frozenset({"weight", "bias"})
+
 _RULES: dict[type[nn.Module], Rule] = {}
 
 

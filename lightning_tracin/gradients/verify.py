@@ -7,7 +7,7 @@ a captured gradient differ from plain autograd's on one sample alone, which is w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,50 +16,45 @@ from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients.capture import Capture, Coverage
 from lightning_tracin.gradients.forms import Dense, Form, Outer
 
-#: Largest difference, relative to the norm of the sample's whole gradient, that rounding may explain, by data type.
+#: Largest difference, relative to the largest norm of a sample's gradient in the batch, that rounding may explain, by data type.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.1}
 
 
 def verify_gradients(
-    model: nn.Module,
-    coverage: Coverage,
-    batch_loss: Callable[[], Tensor],
-    samples: int,
-    loss_of_one: Callable[[], Tensor],
-    position: int,
+    model: nn.Module, coverage: Coverage, batch_loss: Callable[[], Tensor], losses_alone: Sequence[Callable[[], Tensor]]
 ) -> None:
-    """Compare one sample's gradient as captured in a batch with plain autograd's on that sample alone.
+    """Compare every sample's gradient as captured in a batch with plain autograd's on that sample alone.
 
     Args:
         model: the model; its parameters' `requires_grad` is as before afterwards.
         coverage: what is scored.
         batch_loss: the sum of the losses of a batch.
-        samples: number of samples in that batch.
-        loss_of_one: the loss of the sample alone.
-        position: where in the batch that sample stands.
+        losses_alone: the loss of each of its samples alone, in order.
 
     Raises:
         TracInError: the two differ by more than rounding; the message names the parameters.
     """
     captured: dict[str, tuple[Form, ...]] = {}
     with Capture(model, coverage) as capture:
-        capture.run(batch_loss, samples, lambda name, forms: captured.update({name: _only(forms, position)}))
-    truth = _autograd(model, coverage, loss_of_one)
-    whole = torch.stack([gradient.norm() for gradient in truth.values()]).norm()
-    if not torch.isfinite(whole):
-        return  # reported with the sample's name where the pass meets it
-    if whole == 0:
+        capture.run(batch_loss, len(losses_alone), captured.__setitem__)
+    differences: dict[str, float] = dict.fromkeys(coverage.elements, 0.0)
+    largest, dtype = 0.0, torch.float32
+    for position, loss in enumerate(losses_alone):
+        truth = _autograd(model, coverage, loss)
+        norms = torch.stack([gradient.norm() for gradient in truth.values()])
+        if not bool(torch.isfinite(norms).all()):
+            continue  # reported with the sample's name where the pass meets it
+        largest, dtype = max(largest, float(norms.norm())), norms.dtype
+        for name, gradient in truth.items():
+            for form in _only(captured.get(name, ()), position):
+                _subtract(gradient, form)
+            differences[name] = max(differences[name], float(gradient.norm()))
+    if largest == 0:
         raise TracInError(
-            "The loss does not depend on the scored parameters: their gradient is zero on the sample of a batch with the largest "
-            "loss. Check `parameters=[...]`, and that the loss is not computed from detached values or by another module."
+            "The loss does not depend on the scored parameters: their gradient is zero on every sample of a real batch. Check "
+            "`parameters=[...]`, and that the loss is not computed from detached values or by another module."
         )
-    wrong: dict[str, float] = {}
-    for name, gradient in truth.items():
-        for form in captured.get(name, ()):
-            _subtract(gradient, form)
-        difference = float(gradient.norm() / whole)
-        if not difference <= _TOLERANCE[gradient.dtype]:
-            wrong[name] = difference
+    wrong = {name: value / largest for name, value in differences.items() if not value <= _TOLERANCE[dtype] * largest}
     if wrong:
         worst = sorted(wrong, key=lambda name: -wrong[name])[:5]
         listed = ", ".join(f"{name} (off by {wrong[name]:.2g} of the gradient's norm)" for name in worst)

@@ -48,6 +48,7 @@ class WandbSink:
         """Log the long table, the charts, the top samples and the final values."""
         import wandb
 
+        wandb.Table.MAX_ROWS = max(wandb.Table.MAX_ROWS, len(results.reliance))  # W&B drops what is beyond
         self._run.log(
             {
                 "tracin/reliance_table": wandb.Table(dataframe=results.reliance),
