@@ -33,6 +33,12 @@ class WithoutIndex(Linear):
         return super().training_step(batch, 0)["loss"]
 
 
+class OtherName(Linear):
+    def training_step(self, batch: Any, _: int, more: int = 3) -> Tensor:  # type: ignore[override]
+        assert more == 3
+        return super().training_step(batch, 0)["loss"]
+
+
 def batches(sizes: tuple[int, ...] = (5, 2)) -> list[Probed]:
     generator = torch.Generator().manual_seed(1)
     out = []
@@ -48,6 +54,7 @@ def batches(sizes: tuple[int, ...] = (5, 2)) -> list[Probed]:
         (Linear("mean"), "training_step (mean)"),
         (Linear("sum"), "training_step (sum)"),
         (WithoutIndex("mean"), "training_step (mean)"),
+        (OtherName("mean"), "training_step (mean)"),
         (Own("mean"), "per_sample_loss"),
     ],
 )

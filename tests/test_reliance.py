@@ -78,6 +78,14 @@ def test_probe_without_positive_influence_has_no_mass_and_does_not_count() -> No
     assert value(table, "de", "de", "probes") == 1
 
 
+def test_probe_without_any_influence_has_no_share_and_does_not_count() -> None:
+    scores = SCORES.copy()
+    scores[:, 1] = 0.0
+    table = reliance_table(scores, TRAIN, PROBES, k=2)
+    assert value(table, "de", "de") == pytest.approx(1.0)
+    assert value(table, "de", "de", "probes") == 1
+
+
 def test_shares_of_random_scores_are_chance() -> None:
     generator = np.random.default_rng(0)
     table = reliance_table(generator.normal(size=(600, 400)), TRAIN * 100, ["de", "fr"] * 200, k=60)

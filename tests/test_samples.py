@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset
@@ -95,6 +96,19 @@ def test_class_labels_go_by_their_names() -> None:
     for data in (rows, Subset(rows, range(8)), ConcatDataset([rows.select(range(4)), rows.select(range(4, 8))])):
         table = from_loader(DataLoader(data, collate_fn=collate), Columns(), "probes").table
         assert table.label == ("no", "yes") * 4
+
+
+@pytest.mark.parametrize("values", [torch.tensor([0, 1] * 4), np.array([0, 1] * 4), [0, 1] * 4, np.array(["0", "1"] * 4)])
+def test_languages_of_other_types_become_strings(values: Any) -> None:
+    data = Attribute()
+    data.language = values
+    assert from_loader(DataLoader(data, collate_fn=collate), Columns(), "probes").table.language == ("0", "1") * 4
+
+
+def test_labels_of_several_values_are_shown_as_they_are() -> None:
+    data = Attribute()
+    data.labels = torch.tensor([[0, 1]] * 8)
+    assert from_loader(DataLoader(data, collate_fn=collate), Columns(), "probes").table.label == ("[0, 1]",) * 8
 
 
 def test_text_of_chosen_columns_is_joined() -> None:

@@ -157,3 +157,28 @@ def test_many_probes_of_a_wide_vocabulary_join_rare_and_common_tokens() -> None:
     for one, other in zip(train, probes, strict=True):
         one["input_ids"][1] = other["input_ids"][-2]  # some rare tokens in common
     assert_exact(model, lambda batch: model(**batch).loss * len(batch["labels"]), padded, train, probes, batch_size=16)
+
+
+def test_batch_whose_loss_does_not_depend_on_a_layer() -> None:
+    """Gates close a branch for whole batches of train samples, and of probes."""
+
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.branch, self.head = nn.Embedding(60, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            hidden = self.words(ids)
+            gate = (ids.sum(1) % 2 == 0).float()[:, None, None]
+            return self.head((hidden + gate * self.branch(hidden)).sum(1))
+
+    torch.manual_seed(0)
+    model = Gated()
+    samples = [dict(one, input_ids=(one["input_ids"] + [5] * 14)[:14]) for one in ragged_samples(24, seed=8)]
+    samples.sort(key=lambda sample: -(sum(sample["input_ids"]) % 2))
+
+    def loss(batch: Any) -> Tensor:
+        return F.cross_entropy(model(batch["input_ids"]), batch["labels"], reduction="sum")
+
+    for order in (samples, samples[::-1]):
+        assert_exact(model, loss, padded, order, order, batch_size=4)
