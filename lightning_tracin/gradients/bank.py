@@ -6,16 +6,34 @@ all probes), as outer products (cheap where a layer sees few positions), or as r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from lightning_tracin.gradients.forms import Dense, Form, Outer, Rows, coalesced, elements, tiles, whole
+from lightning_tracin.gradients.forms import (
+    Dense,
+    Form,
+    Outer,
+    Rows,
+    samples_of,
+    shape_of,
+    side_by_side,
+    whole,
+    wide_side_first,
+    write_out,
+)
 from lightning_tracin.gradients.products import dots, squared_norms
 
 #: What the two passes over a product of factors cost beside its multiplications, counted in those.
 _ELEMENTWISE = 256
+
+#: Elements of train samples' gradients that are written out at a time. They should stay in the processor's last cache until
+#: they are multiplied (16 MB in float32); much smaller pieces make slow products.
+_TILE = 4_000_000
+
+#: Pieces of one parameter's gradients: the first sample of each piece, and its forms.
+Pieces = Sequence[tuple[int, tuple[Form, ...]]]
 
 
 class ProbeBank:
@@ -26,15 +44,17 @@ class ProbeBank:
 
     Args:
         probes: number of probes.
-        groups: parameter -> its group.
-        group_count: number of groups.
+        parts: parameter -> the part of the ingredients that it belongs to.
+        part_count: number of parts.
     """
 
-    def __init__(self, probes: int, groups: Mapping[str, int], group_count: int) -> None:
+    def __init__(self, probes: int, parts: Mapping[str, int], part_count: int) -> None:
         self.probes = probes
-        self._groups = groups
-        self._group_count = group_count
-        self._matrices: dict[str, Tensor] = {}  # [elements, probes]: products in this order are the fastest
+        self._parts = parts
+        self._part_count = part_count
+        self._shapes: dict[str, tuple[int, int]] = {}  # rows and columns of the parameters that are written out
+        self._matrices: dict[str, Tensor] = {}  # [probes, elements], in the order of `wide_side_first`
+        self._written: dict[str, int] = {}  # probes written to a matrix
         self._pieces: dict[str, list[tuple[int, tuple[Form, ...]]]] = {}
         self._factored: dict[str, tuple[Form, ...]] = {}
         self._squared: Tensor | None = None
@@ -42,22 +62,27 @@ class ProbeBank:
     def collect(self, name: str, forms: tuple[Form, ...], at: int) -> None:
         """Take one parameter's gradients of the probes `at`, `at + 1`, ..."""
         if self._squared is None:
-            self._squared = _tensor_of(forms[0]).new_zeros(self._group_count, self.probes)
-        squared = self._squared[self._groups[name]]
+            self._squared = _tensor_of(forms[0]).new_zeros(self._part_count, self.probes)
+        squared = self._squared[self._parts[name]]
         if self._stays_factored(name, forms):
-            self._pieces.setdefault(name, []).append((at, forms))
             norms = squared_norms(forms)
-            squared[at : at + len(norms)] += norms
+            self._pieces.setdefault(name, []).append((at, forms))
         else:
-            self._write_out(name, whole(forms), at, squared)
+            written = self._write_out(name, whole(forms), at)
+            norms = torch.linalg.vector_norm(written, dim=1).square_()
+        squared[at : at + len(norms)] += norms
 
-    def _write_out(self, name: str, form: Dense | Outer, at: int, squared: Tensor) -> None:
+    def _write_out(self, name: str, form: Dense | Outer, at: int) -> Tensor:
         if name not in self._matrices:
-            self._matrices[name] = squared.new_zeros(elements(form), self.probes)
-        for part, tile in tiles(form):
-            stop = at + len(tile)
-            self._matrices[name][part, at:stop] = tile.T
-            squared[at:stop] += torch.linalg.vector_norm(tile, dim=1).square_()
+            rows, columns = self._shapes[name] = shape_of(form)
+            self._matrices[name] = _tensor_of(form).new_empty(self.probes, rows * columns)
+        form = wide_side_first(form, self._shapes[name])
+        matrix, done = self._matrices[name], self._written.get(name, 0)
+        matrix[done:at] = 0  # probes of batches that do not reach this parameter
+        self._written[name] = at + samples_of(form)
+        here = matrix[at : at + samples_of(form)]
+        write_out(form, slice(0, matrix.shape[1]), here)
+        return here
 
     def _stays_factored(self, name: str, forms: tuple[Form, ...]) -> bool:
         """Whether products with the factors cost less than writing out, counted in multiplications per train sample."""
@@ -72,6 +97,8 @@ class ProbeBank:
 
     def seal(self) -> None:
         """End the collection."""
+        for name, matrix in self._matrices.items():
+            matrix[self._written[name] :] = 0
         for name, pieces in self._pieces.items():
             outer = [(at, form) for at, forms in pieces for form in forms if isinstance(form, Outer)]
             rows = [(at, form) for at, forms in pieces for form in forms if isinstance(form, Rows)]
@@ -79,36 +106,71 @@ class ProbeBank:
             if outer:
                 held.append(_joined_outer(outer, self.probes))
             if rows:
-                held.append(_joined_rows(rows, self.probes))
+                held.append(side_by_side(rows, self.probes))
             self._factored[name] = tuple(held)
         self._pieces.clear()
 
     @property
     def squared_norms(self) -> Tensor:
-        """Squared norm of each probe's gradient by group: [groups, probes]."""
+        """Squared norm of each probe's gradient by part: [parts, probes]."""
         if self._squared is None:
             raise ValueError("The bank has collected no gradients.")
         return self._squared
 
-    def contract(self, name: str, forms: tuple[Form, ...], dot: Tensor, squared: Tensor) -> None:
-        """Add one parameter's part to the ingredients of a batch.
+    def contract(self, name: str, pieces: Pieces, dot: Tensor, squared: Tensor) -> None:
+        """Add one parameter's part to the ingredients of some train samples.
 
         Args:
             name: the parameter.
-            forms: the batch's gradients.
-            dot: [groups, samples, probes], added to.
-            squared: [groups, samples], added to: squared norms.
+            pieces: the samples' gradients, in order of the samples; samples that no piece has are zero.
+            dot: [parts, samples, probes], added to.
+            squared: [parts, samples], added to: squared norms.
         """
-        group = self._groups[name]
-        matrix, held = self._matrices.get(name), self._factored.get(name)
-        if matrix is None:
-            squared[group] += squared_norms(forms)
+        part = self._parts[name]
+        if name in self._matrices:
+            shape = self._shapes[name]
+            written_out = [(at, wide_side_first(whole(forms), shape)) for at, forms in pieces]
+            _multiply(written_out, self._matrices[name], dot[part], squared[part])
         else:
-            for part, tile in tiles(whole(forms)):
-                dot[group].addmm_(tile, matrix[part])
-                squared[group] += torch.linalg.vector_norm(tile, dim=1).square_()
-        if held is not None:
-            dot[group] += dots(forms, held, dot.shape[1], self.probes)
+            for at, forms in pieces:
+                norms = squared_norms(forms)
+                squared[part, at : at + len(norms)] += norms
+        if name in self._factored:
+            _join(pieces, self._factored[name], dot[part])
+
+
+def _multiply(pieces: Sequence[tuple[int, Dense | Outer]], matrix: Tensor, dot: Tensor, squared: Tensor) -> None:
+    """Write out the pieces' gradients tile by tile, and multiply each tile with the probes'.
+
+    A product of many samples with many probes runs near the processor's limit; a tile that stays in cache until then costs no
+    way to memory and back.
+    """
+    first, last = pieces[0][0], pieces[-1][0] + samples_of(pieces[-1][1])
+    count = matrix.shape[1]
+    columns = max(shape_of(form)[1] for _, form in pieces)
+    step = max(1, _TILE // ((last - first) * columns)) * columns
+    tile = matrix.new_zeros(last - first, min(step, count))
+    for start in range(0, count, step):
+        part = slice(start, min(start + step, count))
+        width = part.stop - part.start
+        if width != tile.shape[1]:
+            tile = matrix.new_zeros(last - first, width)
+        for at, form in pieces:
+            write_out(form, part, tile[at - first : at - first + samples_of(form)])
+        dot[first:last].addmm_(tile, matrix[:, part].T)
+        squared[first:last] += torch.linalg.vector_norm(tile, dim=1).square_()
+
+
+def _join(pieces: Pieces, held: tuple[Form, ...], dot: Tensor) -> None:
+    """Products of factors and rows with those that are held of the probes."""
+    rows = [(at, form) for at, forms in pieces for form in forms if isinstance(form, Rows)]
+    if rows:
+        dot += dots((side_by_side(rows, len(dot)),), held)
+    for at, forms in pieces:
+        others = tuple(form for form in forms if not isinstance(form, Rows))
+        if others:
+            product = dots(others, held)
+            dot[at : at + len(product)] += product
 
 
 def _joined_outer(pieces: list[tuple[int, Outer]], probes: int) -> Outer:
@@ -122,16 +184,6 @@ def _joined_outer(pieces: list[tuple[int, Outer]], probes: int) -> Outer:
         left[at : at + samples, :width] = form.left
         right[at : at + samples, :width] = form.right
     return Outer(left, right)
-
-
-def _joined_rows(pieces: list[tuple[int, Rows]], probes: int) -> Rows:
-    return coalesced(
-        torch.cat([form.sample + at for at, form in pieces]),
-        torch.cat([form.row for _, form in pieces]),
-        torch.cat([form.values for _, form in pieces]),
-        probes,
-        pieces[0][1].table,
-    )
 
 
 def _tensor_of(form: Form) -> Tensor:

@@ -7,16 +7,12 @@ embedding) keeps each use in its own form; inner products are bilinear, so the c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
-
-#: Elements of a piece of per-sample gradients that should stay in cache (2 MB in float32).
-_TILE = 500_000
-
 
 @dataclass(frozen=True)
 class Dense:
@@ -66,6 +62,17 @@ def coalesced(sample: Tensor, row: Tensor, values: Tensor, samples: int, table: 
     return Rows(pairs // table, pairs % table, summed, samples, table)
 
 
+def side_by_side(pieces: Sequence[tuple[int, Rows]], samples: int) -> Rows:
+    """Rows of pieces of samples, in order, as rows of all samples: (first sample of the piece, its rows)."""
+    return Rows(
+        torch.cat([form.sample + at for at, form in pieces]),
+        torch.cat([form.row for _, form in pieces]),
+        torch.cat([form.values for _, form in pieces]),
+        samples,
+        pieces[0][1].table,
+    )
+
+
 def to_dense(form: Form) -> Tensor:
     """The gradients written out: [samples, elements]."""
     if isinstance(form, Dense):
@@ -77,27 +84,42 @@ def to_dense(form: Form) -> Tensor:
     return full.flatten(1)
 
 
-def tiles(form: Dense | Outer) -> Iterator[tuple[slice, Tensor]]:
-    """The gradients written out piece by piece: which elements, and their values [samples, elements of the piece].
+def wide_side_first(form: Dense | Outer, shape: tuple[int, int]) -> Dense | Outer:
+    """The gradients of a parameter, or of its transpose if the parameter has more columns than rows.
 
-    A piece of outer products stays in the processor's cache until it is used: writing all of a batch's gradients to memory and
-    reading them back would take longer than the products with them.
+    Written out by rows, a parameter with short rows comes in larger matrices, whose products are faster. Inner products are the
+    same in either order.
+
+    Args:
+        form: the gradients.
+        shape: rows and columns of the parameter.
+    """
+    if shape[0] >= shape[1]:
+        return form
+    if isinstance(form, Outer):
+        return Outer(form.right, form.left)
+    return Dense(form.values.unflatten(1, shape).transpose(1, 2).flatten(1))
+
+
+def write_out(form: Dense | Outer, elements: slice, out: Tensor) -> None:
+    """Write some elements of the gradients to `out`.
+
+    Args:
+        form: the gradients.
+        elements: which of them; for outer products whole rows of the parameter.
+        out: [samples, elements], every line of it contiguous.
     """
     if isinstance(form, Dense):
-        yield slice(0, form.values.shape[1]), form.values
+        out.copy_(form.values[:, elements])
         return
-    samples, _, rows = form.left.shape
     columns = form.right.shape[2]
-    left = form.left.transpose(1, 2).contiguous()
-    step = max(1, _TILE // (samples * columns))
-    for at in range(0, rows, step):
-        tile = torch.bmm(left[:, at : at + step], form.right).flatten(1)
-        yield slice(at * columns, at * columns + tile.shape[1]), tile
+    rows = slice(elements.start // columns, elements.stop // columns)
+    torch.bmm(form.left.transpose(1, 2)[:, rows], form.right, out=out.unflatten(1, (-1, columns)))
 
 
-def elements(form: Dense | Outer) -> int:
-    """Number of elements of the parameter."""
-    return form.values.shape[1] if isinstance(form, Dense) else form.left.shape[2] * form.right.shape[2]
+def shape_of(form: Dense | Outer) -> tuple[int, int]:
+    """Rows and columns of the parameter; gradients that are written out tell the number of elements only."""
+    return (form.values.shape[1], 1) if isinstance(form, Dense) else (form.left.shape[2], form.right.shape[2])
 
 
 def whole(forms: Sequence[Form]) -> Dense | Outer:
@@ -135,3 +157,13 @@ def merged(forms: list[Form]) -> tuple[Form, ...]:
     else:
         out.extend(rows)
     return tuple(out)
+
+
+def samples_of(form: Form) -> int:
+    """Number of samples."""
+    return form.samples if isinstance(form, Rows) else len(form.left if isinstance(form, Outer) else form.values)
+
+
+def tensors(forms: Sequence[Form]) -> list[Tensor]:
+    """The tensors that forms hold."""
+    return [value for form in forms for value in vars(form).values() if isinstance(value, Tensor)]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_tracin.gradients import Capture, ProbeBank, plan_coverage
+from lightning_tracin.gradients import Capture, HeldBlock, ProbeBank, plan_coverage
 from tests.models import padded, ragged_samples, tiny_xlmr
 from tests.oracles import gradient_loop, ingredients_loop
 
@@ -24,6 +24,7 @@ def ingredients(
     groups: dict[str, int],
     batch_size: int,
     probe_batch_size: int = 4,
+    most_bytes: int = 20_000,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What the package computes: dot, train norms, probe norms."""
     count = max(groups.values()) + 1
@@ -35,14 +36,15 @@ def ingredients(
             chunk = list(probes[at : at + probe_batch_size])
             capture.run(lambda: loss(collate(chunk)), len(chunk), lambda name, forms: bank.collect(name, forms, at))
         bank.seal()
+        held, start = HeldBlock(most_bytes), 0
         for at in range(0, len(train), batch_size):
             chunk = list(train[at : at + batch_size])
-            here = slice(at, at + len(chunk))
-            capture.run(
-                lambda: loss(collate(chunk)),
-                len(chunk),
-                lambda name, forms: bank.contract(name, forms, dot[:, here], squared[:, here]),
-            )
+            capture.run(lambda: loss(collate(chunk)), len(chunk), held.add)
+            held.end_batch(len(chunk))
+            if held.is_complete or at + batch_size >= len(train):
+                stop = at + len(chunk)
+                held.contract(bank, dot[:, start:stop], squared[:, start:stop])
+                start = stop
     return dot, squared.sqrt(), bank.squared_norms.sqrt()
 
 
