@@ -5,9 +5,9 @@ Parts follow from the parameters' names and groups alone, so a run directory nee
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 
 #: Labels of what stands before and behind the numbered layers.
 EMBEDDINGS, HEAD = "embeddings", "head"
@@ -53,9 +53,9 @@ def parts_of(groups: Mapping[str, int], per_layer: bool) -> Parts:
 def layer_labels(names: Iterable[str]) -> dict[str, str]:
     """The layer of each parameter by its name: `embeddings`, `layer 0`, `layer 1`, ..., `head`.
 
-    The numbered layers are the longest list of modules in the model, and every other that has at least half as many (an encoder's
-    and a decoder's: `encoder layer 0`, `decoder layer 0`). Of the rest, what is named like an embedding is one, and so is what comes
-    before the layers within the same module; everything else is the head.
+    The numbered layers are the longest list of modules in the model, and every other that has at least half as many (an
+    encoder's and a decoder's: `encoder layer 0`, `decoder layer 0`). Of the rest, what is named like an embedding is one, and so
+    is what comes before the layers within the same module; everything else is the head.
 
     Args:
         names: of the parameters, in the model's order.
@@ -67,7 +67,7 @@ def layer_labels(names: Iterable[str]) -> dict[str, str]:
         sizes.setdefault(stack, set()).add(number)
     longest = max(map(len, sizes.values()), default=0)
     stacks = [stack for stack, numbers in sizes.items() if 2 * len(numbers) >= longest]
-    shared = len(os.path.commonprefix(list(paths.values())))
+    shared = _common(list(paths.values()))
     labels: dict[str, str] = {}
     current: tuple[str, ...] | None = None  # the stack that was passed last
     for name, path in paths.items():
@@ -84,6 +84,12 @@ def layer_labels(names: Iterable[str]) -> dict[str, str]:
             inside = path[: shared + 1] == list(current[: shared + 1])
             labels[name] = f"{_kind(current, stacks) if inside else ''} {HEAD}".strip()
     return labels
+
+
+def _common(paths: list[list[str]]) -> int:
+    """How many components all paths begin with."""
+    same = [len(set(components)) == 1 for components in zip(*paths, strict=False)]
+    return len(list(takewhile(bool, same)))
 
 
 def _kind(stack: tuple[str, ...], stacks: list[tuple[str, ...]]) -> str:

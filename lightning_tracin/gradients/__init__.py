@@ -4,6 +4,20 @@ from lightning_tracin.gradients.bank import ProbeBank
 from lightning_tracin.gradients.capture import Capture, Coverage, plan_coverage
 from lightning_tracin.gradients.forms import Dense, Form, Outer, Rows
 from lightning_tracin.gradients.held import HeldBlock
+from lightning_tracin.gradients.queries import ProbeNorms, QueryBank
 from lightning_tracin.gradients.verify import verify_gradients
 
-__all__ = ["Capture", "Coverage", "Dense", "Form", "HeldBlock", "Outer", "ProbeBank", "Rows", "plan_coverage", "verify_gradients"]
+__all__ = [
+    "Capture",
+    "Coverage",
+    "Dense",
+    "Form",
+    "HeldBlock",
+    "Outer",
+    "ProbeBank",
+    "ProbeNorms",
+    "QueryBank",
+    "Rows",
+    "plan_coverage",
+    "verify_gradients",
+]

@@ -8,7 +8,7 @@ embedding) keeps each use in its own form; inner products are bilinear, so the c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
@@ -73,6 +73,31 @@ def side_by_side(pieces: Sequence[tuple[int, Rows]], samples: int) -> Rows:
     )
 
 
+def joined_outer(pieces: Sequence[tuple[int, Outer]], samples: int) -> Outer:
+    """Pieces of samples as one form of all of them; positions that a piece lacks are zero."""
+    positions = max(form.left.shape[1] for _, form in pieces)
+    first = pieces[0][1]
+    left = first.left.new_zeros(samples, positions, first.left.shape[2])
+    right = first.right.new_zeros(samples, positions, first.right.shape[2])
+    for at, form in pieces:
+        count, width = form.left.shape[:2]
+        left[at : at + count, :width] = form.left
+        right[at : at + count, :width] = form.right
+    return Outer(left, right)
+
+
+def scaled_rows(rows: Rows, scale: Tensor) -> Rows:
+    """Rows multiplied elementwise with those of a table of the parameter's shape."""
+    return replace(rows, values=rows.values * scale.reshape(rows.table, -1)[rows.row])
+
+
+def add_rows(rows: Rows, out: Tensor, shape: tuple[int, int]) -> None:
+    """Add rows of a table to gradients that are written out in the order of `wide_side_first`: out [samples, elements]."""
+    swapped = shape[1] > shape[0]
+    table = out.unflatten(1, shape[::-1]).transpose(1, 2) if swapped else out.unflatten(1, (rows.table, -1))
+    table[rows.sample, rows.row] += rows.values  # no (sample, row) pair occurs twice
+
+
 def to_dense(form: Form) -> Tensor:
     """The gradients written out: [samples, elements]."""
     if isinstance(form, Dense):
@@ -117,9 +142,11 @@ def write_out(form: Dense | Outer, elements: slice, out: Tensor) -> None:
     torch.bmm(form.left.transpose(1, 2)[:, rows], form.right, out=out.unflatten(1, (-1, columns)))
 
 
-def shape_of(form: Dense | Outer) -> tuple[int, int]:
+def shape_of(form: Form) -> tuple[int, int]:
     """Rows and columns of the parameter; gradients that are written out tell the number of elements only."""
-    return (form.values.shape[1], 1) if isinstance(form, Dense) else (form.left.shape[2], form.right.shape[2])
+    if isinstance(form, Outer):
+        return form.left.shape[2], form.right.shape[2]
+    return (form.values.shape[1], 1) if isinstance(form, Dense) else (form.table, form.values.shape[1])
 
 
 def whole(forms: Sequence[Form]) -> Dense | Outer:
@@ -162,6 +189,11 @@ def merged(forms: list[Form]) -> tuple[Form, ...]:
 def samples_of(form: Form) -> int:
     """Number of samples."""
     return form.samples if isinstance(form, Rows) else len(form.left if isinstance(form, Outer) else form.values)
+
+
+def tensor_of(forms: Sequence[Form]) -> Tensor:
+    """A tensor of the forms' data type and device."""
+    return forms[0].left if isinstance(forms[0], Outer) else forms[0].values
 
 
 def tensors(forms: Sequence[Form]) -> list[Tensor]:

@@ -38,7 +38,7 @@ def squared_norms(forms: tuple[Form, ...]) -> Tensor:
     total: Tensor | None = None
     for i, a in enumerate(forms):
         for b in forms[i:]:
-            product = _diagonal(a, b) if a is b else 2 * _diagonal(a, b)
+            product = diagonal(a, b) if a is b else 2 * diagonal(a, b)
             total = product if total is None else total + product
     if total is None:
         raise ValueError("A gradient without forms has no norm.")
@@ -141,7 +141,7 @@ def _spans(sizes: Tensor, most: int) -> list[tuple[int, int]]:
     return [(at, stop) for at, stop in itertools.pairwise(edges) if stop > at]
 
 
-def _diagonal(a: Form, b: Form) -> Tensor:
+def diagonal(a: Form, b: Form) -> Tensor:
     """The inner product of each sample's two forms: [samples]."""
     if isinstance(a, Dense) and a is b:
         norms: Tensor = torch.linalg.vector_norm(a.values, dim=1)  # without a squared copy of the values
@@ -154,7 +154,16 @@ def _diagonal(a: Form, b: Form) -> Tensor:
         return _rows_outer_diagonal(a, b)
     if isinstance(a, Outer) and isinstance(b, Rows):
         return _rows_outer_diagonal(b, a)
+    if isinstance(a, Rows) and isinstance(b, Dense):
+        return _rows_dense_diagonal(a, b)
+    if isinstance(a, Dense) and isinstance(b, Rows):
+        return _rows_dense_diagonal(b, a)
     return (to_dense(a) * to_dense(b)).sum(1)
+
+
+def _rows_dense_diagonal(a: Rows, b: Dense) -> Tensor:
+    products = (a.values * b.values.unflatten(1, (a.table, -1))[a.sample, a.row]).sum(1)
+    return products.new_zeros(a.samples).index_add_(0, a.sample, products)
 
 
 def _outer_diagonal(a: Outer, b: Outer) -> Tensor:

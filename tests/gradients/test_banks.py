@@ -1,0 +1,102 @@
+"""Scaled gradients and language means equal what a loop over single samples gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_tracin.gradients import Capture, HeldBlock, ProbeBank, ProbeNorms, QueryBank, plan_coverage
+from tests.gradients.test_exact import Tied
+from tests.models import padded, ragged_samples, tiny_xlmr
+from tests.oracles import gradient_loop
+
+
+def xlmr() -> tuple[nn.Module, Callable[[Any], Tensor]]:
+    model = tiny_xlmr().eval()
+    return model, lambda batch: model(**batch).loss * len(batch["labels"])
+
+
+def tied() -> tuple[nn.Module, Callable[[Any], Tensor]]:
+    model = Tied()
+    return model, lambda batch: model(batch["input_ids"])
+
+
+def wide() -> tuple[nn.Module, Callable[[Any], Tensor]]:
+    """A tied table with more columns than rows."""
+    model = Tied()
+    model.words = nn.Embedding(6, 8)
+    model.head = nn.Linear(8, 6)
+    model.head.weight = model.words.weight
+    return model, lambda batch: model(batch["input_ids"] % 6)
+
+
+def run(model: nn.Module, loss: Any, samples: list[Any], size: int, consumer: Callable[..., None]) -> None:
+    with Capture(model, plan_coverage(model, frozenset(name for name, _ in model.named_parameters()))) as capture:
+        for at in range(0, len(samples), size):
+            batch = samples[at : at + size]
+            capture.run(lambda: loss(padded(batch)), len(batch), lambda name, forms: consumer(name, forms, at))
+
+
+def contracted(model: nn.Module, loss: Any, bank: ProbeBank, train: list[Any], size: int) -> tuple[Tensor, Tensor]:
+    dot, squared = torch.zeros(2, len(train), bank.probes), torch.zeros(2, len(train))
+    held = HeldBlock(most_bytes=10**9)
+    with Capture(model, plan_coverage(model, frozenset(name for name, _ in model.named_parameters()))) as capture:
+        for at in range(0, len(train), size):
+            batch = train[at : at + size]
+            capture.run(lambda: loss(padded(batch)), len(batch), held.add)
+            held.end_batch(len(batch))
+    held.contract(bank, dot, squared)
+    return dot, squared.sqrt()
+
+
+def by_part(gradients: dict[str, Tensor], parts: dict[str, int], part: int) -> Tensor:
+    return torch.cat([gradients[name] for name in gradients if parts[name] == part], 1)
+
+
+def parts_of(model: nn.Module) -> dict[str, int]:
+    return {name: i % 2 for i, (name, _) in enumerate(model.named_parameters())}
+
+
+@pytest.mark.parametrize("make", [xlmr, tied, wide])
+def test_scaled_gradients_on_both_sides(make: Any) -> None:
+    model, loss = make()
+    train, probes, parts = ragged_samples(11, 1), ragged_samples(5, 2), parts_of(model)
+    generator = torch.Generator().manual_seed(0)
+    scales = {name: torch.rand(p.shape, generator=generator) + 0.1 for name, p in model.named_parameters()}
+    bank = ProbeBank(len(probes), parts, 2, scales)
+    run(model, loss, probes, 2, bank.collect)
+    bank.seal()
+    dot, norm = contracted(model, loss, bank, train, 4)
+    one_by_one = [gradient_loop(model, lambda one: loss(padded([one])), samples, list(parts)) for samples in (train, probes)]
+    for part in range(2):
+        z, q = (
+            by_part({name: g * scales[name].flatten() for name, g in side.items()}, parts, part) for side in one_by_one
+        )
+        bound = 1e-5 * z.norm(dim=1)[:, None] * q.norm(dim=1)
+        assert torch.all((dot[part] - z @ q.T).abs() <= bound)
+        torch.testing.assert_close(norm[part].double(), z.norm(dim=1), rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(bank.squared_norms[part].sqrt().double(), q.norm(dim=1), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("make", [xlmr, tied, wide])
+def test_weighted_sums_of_probes(make: Any) -> None:
+    model, loss = make()
+    train, probes, parts = ragged_samples(11, 1), ragged_samples(7, 2), parts_of(model)
+    weights = torch.rand(7, 3, generator=torch.Generator().manual_seed(0)) * (torch.arange(21).view(7, 3) % 4 > 0)
+    norms = ProbeNorms(len(probes), parts, 2)
+    run(model, loss, probes, 3, norms.collect)
+    bank = QueryBank(weights, parts, 2)
+    run(model, loss, probes, 3, bank.collect)
+    bank.seal()
+    dot, norm = contracted(model, loss, bank, train, 4)
+    one_by_one = [gradient_loop(model, lambda one: loss(padded([one])), samples, list(parts)) for samples in (train, probes)]
+    for part in range(2):
+        z, q = (by_part(side, parts, part) for side in one_by_one)
+        torch.testing.assert_close(norms.squared[part].sqrt().double(), q.norm(dim=1), rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(norm[part].double(), z.norm(dim=1), rtol=1e-5, atol=1e-7)
+        bound = 1e-5 * z.norm(dim=1)[:, None] * (weights.double().T @ q.norm(dim=1))
+        assert torch.all((dot[part] - z @ q.T @ weights.double()).abs() <= bound)
