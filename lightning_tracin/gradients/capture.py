@@ -25,9 +25,11 @@ from torch.utils import _pytree as pytree
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients.coverage import Coverage, Layer
-from lightning_tracin.gradients.forms import Dense, Form, merged
+from lightning_tracin.gradients.forms import Dense, Form, Outer, merged
 from lightning_tracin.gradients.layouts import Layout, NotPerSampleError, fitting, lines_of
 from lightning_tracin.gradients.replay import Autocast, Call, replayed_gradients
+from lightning_tracin.gradients.rules.embedding import looked_up
+from lightning_tracin.gradients.rules.linear import live_positions
 from lightning_tracin.gradients.shared import SharedTensor
 from lightning_tracin.gradients.ways import move_outwards
 
@@ -175,7 +177,13 @@ class Capture:
                     assert parameter is not None
                     lines = parameter.detach().expand(self._samples, *parameter.shape).requires_grad_()
                     alone = self._samples == 1
-                    shared = lines[0] if alone else SharedTensor.of(lines, layer.name, self._decisions, f".{own_name}")
+                    shared = (
+                        lines[0]
+                        if alone
+                        else SharedTensor.of(
+                            lines, layer.name, self._decisions, f".{own_name}", partial(self._on_use, layer, name)
+                        )
+                    )
                     self._stand_ins.append((layer.module._parameters, own_name, parameter, shared))
                     leaves.append((name, lines))
                     self._due[name] += 1  # complete only when the backward has ended
@@ -214,13 +222,33 @@ class Capture:
         if not counts:
             return output
         self._due.update(layer.names.values())
+        self._await_gradient(lines, layout, inputs, partial(self._on_gradient, layer), layer)
+        return output
+
+    def _await_gradient(
+        self, lines: Tensor, layout: Layout, inputs: Tensor, function: Callable[[Tensor, Tensor], None], layer: Layer
+    ) -> None:
+        """When the gradient of `lines` arrives, call a function with the input and it: both [samples, ...]."""
         if isinstance(inputs, SharedTensor):
             inputs, layout = inputs.lines, Layout.LINES
         inputs = inputs.detach()  # shares the version counter with the original
-        lines.register_hook(  # type: ignore[no-untyped-call]
-            partial(self._on_gradient, layer, inputs, inputs._version, layout)
-        )
-        return output
+        version, dtype = inputs._version, next(iter(layer.module.parameters(recurse=False))).dtype
+
+        def on_arrival(gradient: Tensor) -> None:
+            if inputs._version != version:
+                raise TracInError(
+                    f"The input of a {type(layer.module).__name__} ({', '.join(layer.names.values())}) was changed in place "
+                    "after the layer had used it, so its gradient cannot be computed; replace the in-place operation."
+                )
+            self._note(gradient.dtype)
+            # What the layer computed with, where autocast has cast it.
+            seen = inputs.to(gradient.dtype).to(dtype) if inputs.is_floating_point() else inputs
+            gradient = gradient.detach().to(dtype)
+            if layout is not Layout.SHARED:
+                gradient = lines_of(gradient, layout, self._samples)
+            function(lines_of(seen, layout, self._samples), gradient)
+
+        lines.register_hook(on_arrival)  # type: ignore[no-untyped-call]
 
     def _counts(self, name: str, layers: Sequence[Layer]) -> bool | None:
         """Whether gradients come from this call of a module; None: from another one, and nothing is to be done."""
@@ -272,24 +300,37 @@ class Capture:
             output = output.detach().requires_grad_().clone()
         return output, output
 
-    def _on_gradient(self, layer: Layer, inputs: Tensor, version: int, layout: Layout, gradient: Tensor) -> None:
-        if inputs._version != version:
-            raise TracInError(
-                f"The input of a {type(layer.module).__name__} ({', '.join(layer.names.values())}) was changed in place after "
-                "the layer had used it, so its gradient cannot be computed; replace the in-place operation."
-            )
+    def _on_gradient(self, layer: Layer, inputs: Tensor, gradient: Tensor) -> None:
         assert layer.rule is not None
-        self._note(gradient.dtype)
-        dtype = next(iter(layer.module.parameters(recurse=False))).dtype
-        if inputs.is_floating_point():
-            inputs = inputs.to(gradient.dtype).to(dtype)  # what the layer computed with, where autocast has cast it
-        inputs = lines_of(inputs, layout, self._samples)
-        gradient = gradient.detach().to(dtype)
-        if layout is not Layout.SHARED:
-            gradient = lines_of(gradient, layout, self._samples)
         forms = layer.rule(layer.module, inputs, gradient, frozenset(layer.names))
         for own_name, name in layer.names.items():
             self._arrive(name, forms[own_name])
+
+    # -- parameters without a rule that are used as a layer with one would
+
+    def _on_use(self, layer: Layer, name: str, operation: str, inputs: Tensor, output: Tensor, padding_idx: int | None) -> Tensor:
+        counts = self._counts(f"{name} in {operation}", [])
+        if counts is None:
+            return output
+        if isinstance(inputs, SharedTensor):  # then the output has lines already
+            lines = output if output.requires_grad else output.detach().requires_grad_().clone()
+            layout, output = Layout.LINES, SharedTensor.of(lines, layer.name, self._decisions)
+        else:
+            layout = self._layout(layer, inputs, output)
+            lines, output = self._lined(layer, layout, output)
+        if counts:
+            self._due[name] += 1
+            table = self._coverage.elements[name] // output.shape[-1]
+
+            def on_gradient(inputs: Tensor, gradient: Tensor) -> None:
+                if operation == "embedding":
+                    self._arrive(name, looked_up(inputs, gradient, padding_idx, table))
+                else:
+                    seen, heads = live_positions(inputs, gradient)
+                    self._arrive(name, Outer(heads, seen))
+
+            self._await_gradient(lines, layout, inputs, on_gradient, layer)
+        return output
 
     # -- modules that are computed again
 

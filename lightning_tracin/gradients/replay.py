@@ -159,7 +159,7 @@ def _at_once(
 
     try:
         outputs = torch.vmap(one)(lines, *[leaves[place] for place in places])
-    except (RuntimeError, ValueError, NotImplementedError):  # branches on data, or an operation that vmap cannot do
+    except Exception:  # it branches on data, an operation cannot be done by vmap, or other arguments hold the samples
         return None
     wanted = [line for line in _by_line(call.outputs, samples) if line is not None]
     if not _agrees(outputs, wanted):
@@ -182,7 +182,7 @@ def _one_by_one(
             values[place] = values[place][sample]
         try:
             outputs = _run(call, own, pytree.tree_unflatten(values, structure))
-        except (RuntimeError, ValueError, IndexError):  # the parts do not fit together: not these tensors hold samples
+        except Exception:  # the parts do not fit together: other arguments hold the samples
             return None
         if not _agrees(outputs, [line[sample] for line in wanted if line is not None]):
             return None

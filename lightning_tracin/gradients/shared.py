@@ -10,7 +10,7 @@ lines is the per-sample gradient, at the cost of that one operation. An operatio
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -30,6 +30,11 @@ _EXPANDING = frozenset({"expand", "expand_as", "broadcast_to", "repeat"})
 _TAKING_TYPES = frozenset({"to", "type_as"})
 
 
+#: (operation, input, output, padding_idx) -> what the model goes on with. The input may be shared; then the output given
+#: has one line for each sample.
+Use: TypeAlias = Callable[[str, Tensor, Tensor, "int | None"], Tensor]
+
+
 class SharedTensor(Tensor):
     """One tensor for the whole batch; `lines` holds it once for each sample."""
 
@@ -37,9 +42,10 @@ class SharedTensor(Tensor):
     layer: str
     decisions: Decisions
     trail: str
+    used: Use | None
 
     @staticmethod
-    def of(lines: Tensor, layer: str, decisions: Decisions, trail: str = "") -> SharedTensor:
+    def of(lines: Tensor, layer: str, decisions: Decisions, trail: str = "", used: Use | None = None) -> SharedTensor:
         """The first line, with all of them behind it.
 
         Args:
@@ -47,9 +53,10 @@ class SharedTensor(Tensor):
             layer: name of the layer that it comes from.
             decisions: where it has met samples before.
             trail: the operations that led here.
+            used: called where the tensor is a table to look up in or the matrix of a linear map.
         """
         shared = lines.detach()[0].as_subclass(SharedTensor)
-        shared.lines, shared.layer, shared.decisions, shared.trail = lines, layer, decisions, trail
+        shared.lines, shared.layer, shared.decisions, shared.trail, shared.used = lines, layer, decisions, trail, used
         return shared
 
     @classmethod
@@ -57,6 +64,9 @@ class SharedTensor(Tensor):
         cls, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Do an operation on the lines."""
+        name = func.__name__
+        if name in ("linear", "embedding") and len(args) > 1 and isinstance(args[1], SharedTensor) and args[1].used is not None:
+            return _used(name, func, args, dict(kwargs or {}), args[1].used)
         with torch._C.DisableTorchFunctionSubclass():
             leaves, structure = pytree.tree_flatten((args, kwargs or {}))
 
@@ -64,7 +74,22 @@ class SharedTensor(Tensor):
                 plain_args, plain_kwargs = pytree.tree_unflatten(values, structure)
                 return func(*plain_args, **plain_kwargs)
 
-            return _operate(func.__name__, call, leaves)
+            if not torch.is_grad_enabled():
+                return call([_plain(leaf) for leaf in leaves])
+            return _operate(name, call, leaves)
+
+
+def _used(name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], used: Use) -> Any:
+    """A linear map or a look-up: its samples' gradients have cheaper forms than lines."""
+    inputs, weight = args[0], args[1]
+    bias = (args[2] if len(args) > 2 else kwargs.get("bias")) if name == "linear" else None
+    seen = inputs.lines[0] if isinstance(inputs, SharedTensor) else inputs
+    with torch._C.DisableTorchFunctionSubclass():
+        lines = inputs.lines if isinstance(inputs, SharedTensor) and torch.is_grad_enabled() else None
+        rest = {} if name == "linear" else kwargs
+        output = func(seen if lines is None else lines, _plain(weight), *(() if name == "linear" else args[2:]), **rest)
+    output = used(name, inputs, output, rest.get("padding_idx", args[2] if name == "embedding" and len(args) > 2 else None))
+    return output if bias is None else output + bias
 
 
 def _operate(name: str, call: Callable[[list[Any]], Any], leaves: list[Any]) -> Any:
@@ -86,9 +111,13 @@ def _operate(name: str, call: Callable[[list[Any]], Any], leaves: list[Any]) -> 
         met = _met(name, call, leaves, logical, samples, in_place)
         if met is not None:
             return met
-    if in_place or (name not in _TAKING_TYPES and any(other.requires_grad for other in others)):
+    if in_place or (name not in _TAKING_TYPES and any(_may_hold_samples(other, samples) for other in others)):
         raise NotPerSampleError([source.layer], f"{name} joins what the whole batch shares with samples in a way of its own")
     return _kept(name, call, leaves, source)
+
+
+def _may_hold_samples(tensor: Tensor, samples: int) -> bool:
+    return tensor.requires_grad or (tensor.ndim > 1 and tensor.shape[0] == samples)
 
 
 def _changes_its_first_argument(name: str) -> bool:

@@ -16,7 +16,7 @@ from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients.capture import Capture, uncompiled
 from lightning_tracin.gradients.coverage import Coverage
 from lightning_tracin.gradients.forms import Dense, Form, Outer
-from lightning_tracin.gradients.ways import try_another
+from lightning_tracin.gradients.ways import try_others
 
 #: Largest difference, relative to the largest norm of a sample's gradient in the batch, that rounding may explain, by the
 #: least precise type in use. Models in float64 still take some steps in float32 (transformers' norms do).
@@ -39,8 +39,7 @@ def verify_gradients(
     """
     modules = dict(model.named_modules())
     while wrong := _differences(model, coverage, batch_loss, losses_alone):
-        changed = [try_another(coverage, modules, name) for name in wrong]
-        if all(changed):
+        if try_others(coverage, modules, frozenset(wrong)):
             continue
         worst = sorted(wrong, key=lambda name: -wrong[name])[:5]
         listed = ", ".join(f"{name} (off by {wrong[name]:.2g} of the gradient's norm)" for name in worst)

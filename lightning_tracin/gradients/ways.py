@@ -32,20 +32,26 @@ def move_outwards(coverage: Coverage, modules: Mapping[str, nn.Module], layer: L
     return True
 
 
-def try_another(coverage: Coverage, modules: Mapping[str, nn.Module], parameter: str) -> bool:
-    """Take another layout or way for a parameter whose gradients came out wrong; False if all have been tried."""
-    decisions, changed = coverage.decisions, False
+def try_others(coverage: Coverage, modules: Mapping[str, nn.Module], wrong: frozenset[str]) -> bool:
+    """Take another layout or way for each parameter whose gradients came out wrong; False if one has none left."""
+    open_still: set[str] = set()
     for layer in coverage.layers:
-        if parameter not in layer.names.values():
+        if wrong.isdisjoint(layer.names.values()):
             continue
-        if decisions.reconsider(layer.name):
-            changed = True
-        elif layer.rule is not None and not _called(coverage, layer) and layer.name not in decisions.loose:
-            decisions.loose.add(layer.name)
-            changed = True
-        elif layer.rule is None or layer.name in decisions.loose or layer.name in decisions.replayed or _flat(coverage, layer):
-            changed = move_outwards(coverage, modules, layer) or changed
-    return changed
+        if _another(coverage, modules, layer):
+            open_still.update(layer.names.values())
+    return open_still >= wrong
+
+
+def _another(coverage: Coverage, modules: Mapping[str, nn.Module], layer: Layer) -> bool:
+    decisions = coverage.decisions
+    if decisions.reconsider(layer.name):
+        return True
+    ruled = layer.rule is not None and layer.name not in decisions.loose and layer.name not in decisions.replayed
+    if ruled and not _called(coverage, layer):
+        decisions.loose.add(layer.name)
+        return True
+    return (not ruled or _flat(coverage, layer)) and move_outwards(coverage, modules, layer)
 
 
 def _called(coverage: Coverage, layer: Layer) -> bool:

@@ -53,11 +53,12 @@ def assert_exact(
     probes: Sequence[Any],
     batch_size: int,
     verified: bool = False,
+    coverage: Coverage | None = None,
 ) -> Coverage:
     """Dots and norms equal those of the loop; `verified` looks at a batch first, as the package does before a fit."""
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     groups = {name: i % 2 for i, name in enumerate(names)} if len(names) > 1 else dict.fromkeys(names, 0)
-    coverage = plan_coverage(model, frozenset(names))
+    coverage = coverage or plan_coverage(model, frozenset(names))
     if verified:
         first = list(train[:5])
         verify_gradients(model, coverage, lambda: loss(collate(first)), [partial(one_loss, loss, collate, one) for one in first])

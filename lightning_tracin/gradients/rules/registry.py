@@ -88,4 +88,4 @@ def _computes(module: nn.Module, formula: Callable[..., Any]) -> bool:
 
 
 def _meaning(code: CodeType) -> tuple[Any, ...]:
-    return (code.co_code, code.co_names, code.co_consts, code.co_argcount, code.co_freevars, code.co_flags)
+    return (code.co_code, code.co_names, code.co_consts, code.co_argcount, code.co_freevars)
