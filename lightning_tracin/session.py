@@ -70,6 +70,7 @@ class Session:
         check_gradients(copy, coverage, loss, self.train, self._prepared, "train sample", "before the fit")
         check_gradients(copy, coverage, loss, self.probes, self._prepared, "probe", "before the fit")
         self._loss = loss.name
+        self._decisions = coverage.decisions
         self._checked = False
         self._plan = Plan(
             train=self.train.table,
@@ -186,7 +187,8 @@ class Session:
         """Compute one snapshot's ingredients and log its point."""
         load_weights(copy, weights)
         trainer, options = self._trainer, self._options
-        coverage, loss = plan_coverage(copy, frozenset(snapshot.record.groups)), loss_named(copy, self._loss)
+        coverage = plan_coverage(copy, frozenset(snapshot.record.groups), self._decisions)
+        loss = loss_named(copy, self._loss)
         if not self._checked:  # once more: at the start, a head of zeros may have hidden the gradients of all other layers
             check_gradients(copy, coverage, loss, self.train, self._prepared, "train sample", f"at snapshot {snapshot.name}")
             self._checked = True

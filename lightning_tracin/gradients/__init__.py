@@ -1,7 +1,8 @@
 """Per-sample gradients of a batch, and their inner products with the gradients of probes; pure torch."""
 
 from lightning_tracin.gradients.bank import ProbeBank
-from lightning_tracin.gradients.capture import Capture, Coverage, plan_coverage
+from lightning_tracin.gradients.capture import Capture
+from lightning_tracin.gradients.coverage import Coverage, plan_coverage
 from lightning_tracin.gradients.forms import Dense, Form, Outer, Rows
 from lightning_tracin.gradients.held import HeldBlock
 from lightning_tracin.gradients.queries import ProbeNorms, QueryBank

@@ -3,99 +3,38 @@
 All parameters are frozen, so the backward pass computes gradients of activations only. Hooks keep each layer's input and,
 when the gradient of its output arrives, hand both to the layer's rule; what the rule returns is handed on at once and then
 forgotten. A parameter with several uses in one forward is handed on when the last of them has arrived, as one sum.
+
+Parameters without a rule are tried as a `SharedTensor` first; where the model does more with one than broadcast it, the
+module that uses it is computed again (`replay`), and where that module has no line for each sample, the one around it.
+
+Under reentrant checkpointing (`torch.utils.checkpoint`) the forward runs without gradients and again during the backward:
+then the second run counts. Otherwise a second run only repeats what the first did to its outputs.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from lightning_tracin.errors import TracInError
-from lightning_tracin.gradients.forms import Form, merged
-from lightning_tracin.gradients.rules import RULED, Rule, describe_rules, find_rule
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from lightning_tracin.gradients.coverage import Coverage, Layer
+from lightning_tracin.gradients.forms import Dense, Form, Outer, merged
+from lightning_tracin.gradients.layouts import Layout, NotPerSampleError, fitting, lines_of
+from lightning_tracin.gradients.replay import Autocast, Call, replayed_gradients
+from lightning_tracin.gradients.rules.embedding import looked_up
+from lightning_tracin.gradients.rules.linear import live_positions
+from lightning_tracin.gradients.shared import SharedTensor
+from lightning_tracin.gradients.ways import move_outwards
 
 #: Receives a parameter's name and its per-sample gradients, once per batch and parameter.
 Consumer = Callable[[str, tuple[Form, ...]], None]
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A module whose own parameters are (partly) scored."""
-
-    module: nn.Module
-    rule: Rule
-    names: Mapping[str, str]  # the module's own name of a parameter -> its name in the whole model
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """Which parameters are scored, and by which layers. Built by `plan_coverage`, which leaves none out."""
-
-    layers: tuple[Layer, ...]
-    elements: Mapping[str, int]  # parameter -> number of elements
-
-    @property
-    def total(self) -> int:
-        """Number of scored elements."""
-        return sum(self.elements.values())
-
-
-def plan_coverage(model: nn.Module, names: frozenset[str]) -> Coverage:
-    """Find the rule of every layer that owns one of the named parameters.
-
-    Args:
-        model: the model.
-        names: names as in `model.named_parameters()`; a tied parameter has one name and is covered in all its layers.
-
-    Raises:
-        TracInError: a parameter belongs to a module without a rule; the message names it.
-    """
-    by_identity = {id(parameter): name for name, parameter in model.named_parameters() if name in names}
-    missing = names - set(by_identity.values())
-    if missing:
-        raise TracInError(f"The model has no parameter {min(missing)!r} (and {len(missing) - 1} more that were asked for).")
-    layers, uncovered = [], []
-    for module_name, module in model.named_modules():
-        own = {
-            own_name: by_identity[id(parameter)]
-            for own_name, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
-            if id(parameter) in by_identity
-        }
-        if not own:
-            continue
-        found = find_rule(module)
-        _refuse_options_that_change_the_gradient(module_name, module)
-        if found is None or not own.keys() <= RULED:
-            uncovered += [f"{name} ({type(module).__name__})" for name in own.values()]
-        else:
-            layers.append(Layer(module, found, own))
-    if uncovered:
-        listed = ", ".join(uncovered[:5]) + (f" and {len(uncovered) - 5} more" if len(uncovered) > 5 else "")
-        raise TracInError(
-            f"No gradient rule covers these trainable parameters: {listed}. There are rules for {describe_rules()}; "
-            "freeze these parameters, or leave them out by name with `parameters=[...]`."
-        )
-    return Coverage(tuple(layers), {name: p.numel() for name, p in model.named_parameters() if name in names})
-
-
-def _refuse_options_that_change_the_gradient(name: str, module: nn.Module) -> None:
-    if isinstance(module, nn.Embedding):
-        for option in ("max_norm", "scale_grad_by_freq"):
-            if getattr(module, option):
-                raise TracInError(
-                    f"The embedding {name!r} has {option}={getattr(module, option)!r}, which makes a sample's gradient "
-                    "depend on its batch; build it without, or leave it out with `parameters=[...]`."
-                )
 
 
 class Capture:
@@ -108,102 +47,369 @@ class Capture:
     def __init__(self, model: nn.Module, coverage: Coverage) -> None:
         self._model = model
         self._coverage = coverage
+        self._decisions = coverage.decisions
+        self._modules = dict(model.named_modules())
         self._stack = ExitStack()
+        self._hooks = ExitStack()
         self._samples = 0
         self._consumer: Consumer | None = None
-        self._due: Counter[str] = Counter()
+        self._in_backward = False
+        self._suspended = False
+        self._due: Counter[str] = Counter()  # parameter -> gradients that are still to come
+        self._awaited: Counter[str] = Counter()  # module -> its calls without gradients, which checkpointing may repeat
+        self._called: set[str] = set()
         self._arrived: dict[str, list[Form]] = {}
+        self._stand_ins: list[tuple[dict[str, Any], str, nn.Parameter, Tensor]] = []
+        self._coarsest = torch.float64
+
+    @property
+    def coarsest(self) -> torch.dtype:
+        """The least precise type in which a gradient has arrived so far."""
+        return self._coarsest
 
     def __enter__(self) -> Capture:
         with ExitStack() as stack:
             stack.enter_context(_frozen(self._model))
-            for layer in self._coverage.layers:
-                handle = layer.module.register_forward_hook(partial(self._on_forward, layer), with_kwargs=True)
-                stack.callback(handle.remove)
+            stack.enter_context(uncompiled(self._model))
+            stack.callback(self._remove_hooks)
+            self._place_hooks()
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    def _remove_hooks(self) -> None:
+        self._hooks.close()
+
+    def _place_hooks(self) -> None:
+        """A hook on every layer with a rule, and on every module that is computed again."""
+        self._remove_hooks()
+        replayed = self._decisions.replayed
+        for layer in self._coverage.layers:
+            if self._by_rule(layer):
+                self._hook(layer.module, partial(self._on_layer, layer))
+        for target in sorted(set(replayed.values())):
+            layers = [layer for layer in self._coverage.layers if replayed.get(layer.name) == target]
+            self._hook(self._modules[target], partial(self._on_replayed, target, layers))
+
+    def _by_rule(self, layer: Layer) -> bool:
+        return layer.rule is not None and layer.name not in self._decisions.replayed and layer.name not in self._decisions.loose
+
+    def _hook(self, module: nn.Module, function: Callable[..., Any]) -> None:
+        self._hooks.callback(module.register_forward_hook(function, with_kwargs=True).remove)
+
     def run(self, loss: Callable[[], Tensor], samples: int, consumer: Consumer) -> Tensor:
         """One forward and backward.
 
         Args:
-            loss: does the forward pass and returns the **sum** of the samples' losses, a scalar.
+            loss: does the forward pass and returns the **sum** of the samples' losses, a scalar. It is called again where
+                a parameter turns out to need another way.
             samples: number of samples in the batch.
             consumer: called once for every parameter that the loss depends on; for the others the gradient is zero.
 
         Returns:
             The loss, detached.
+
+        Raises:
+            TracInError: the loss depends on nothing that is scored, or a layer's samples cannot be told apart.
         """
         self._samples, self._consumer = samples, consumer
-        self._due.clear()
-        self._arrived.clear()
+        moved: set[str] = set()
         try:
-            with torch.enable_grad():
-                value = loss()
-            if not torch.isfinite(value.detach()):
-                return value.detach()
-            if not value.requires_grad:
-                raise TracInError(
-                    "The loss does not depend on any scored parameter; check `parameters=[...]`, and that the loss is not "
-                    "computed under `torch.no_grad()` or by another module."
-                )
-            value.backward()  # type: ignore[no-untyped-call]
-            for name in list(self._arrived):  # uses that the loss does not reach have no gradient to wait for
-                self._hand_on(name)
-            return value.detach()
+            while True:
+                self._forget()
+                with self._shared_parameters() as leaves:
+                    try:
+                        value = self._forward(loss, moved)
+                    except NotPerSampleError as error:
+                        moved |= self._take_the_next_way(error)
+                        continue
+                    if torch.isfinite(value.detach()):
+                        self._backward(value, leaves)
+                    return value.detach()
         finally:
             self._consumer = None
-            self._due.clear()
-            self._arrived.clear()
+            self._forget()
 
-    def _on_forward(
-        self, layer: Layer, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    def _forget(self) -> None:
+        self._in_backward = False
+        self._due.clear()
+        self._awaited.clear()
+        self._called.clear()
+        self._arrived.clear()
+
+    def _forward(self, loss: Callable[[], Tensor], moved: set[str]) -> Tensor:
+        with torch.enable_grad():
+            value = loss()
+        if isinstance(value, SharedTensor):
+            raise NotPerSampleError([value.layer], "the loss does not depend on the samples")
+        for layer in moved:  # it is used, so the module that stands for it now must have been called
+            if self._decisions.replayed[layer] not in self._called:
+                raise NotPerSampleError([layer], "the module around it is not called")
+        return value
+
+    def _backward(self, value: Tensor, leaves: Sequence[tuple[str, Tensor]]) -> None:
+        if not value.requires_grad:
+            raise TracInError(
+                "The loss does not depend on any scored parameter; check `parameters=[...]`, and that the loss is not "
+                "computed under `torch.no_grad()` or by another module."
+            )
+        self._in_backward = True
+        value.backward()  # type: ignore[no-untyped-call]
+        for name, leaf in leaves:
+            if leaf.grad is not None:
+                self._arrived.setdefault(name, []).append(Dense(leaf.grad.reshape(self._samples, -1)))
+                leaf.grad = None
+        for name in list(self._arrived):  # uses that the loss does not reach have no gradient to wait for
+            self._hand_on(name)
+
+    @contextmanager
+    def _shared_parameters(self) -> Iterator[list[tuple[str, Tensor]]]:
+        """Parameters without a rule stand in their modules as shared tensors inside; gives (name, lines)."""
+        leaves: list[tuple[str, Tensor]] = []
+        try:
+            for layer in self._coverage.layers:
+                if self._by_rule(layer) or layer.name in self._decisions.replayed:
+                    continue
+                for own_name, name in layer.names.items():
+                    parameter = layer.module._parameters[own_name]
+                    assert parameter is not None
+                    lines = parameter.detach().expand(self._samples, *parameter.shape).requires_grad_()
+                    alone = self._samples == 1
+                    shared = (
+                        lines[0]
+                        if alone
+                        else SharedTensor.of(
+                            lines, layer.name, self._decisions, f".{own_name}", partial(self._on_use, layer, name)
+                        )
+                    )
+                    self._stand_ins.append((layer.module._parameters, own_name, parameter, shared))
+                    leaves.append((name, lines))
+                    self._due[name] += 1  # complete only when the backward has ended
+            self._put_stand_ins(True)
+            yield leaves
+        finally:
+            self._put_stand_ins(False)
+            self._stand_ins.clear()
+
+    def _put_stand_ins(self, there: bool) -> None:
+        for owner, own_name, parameter, shared in self._stand_ins:
+            owner[own_name] = shared if there else parameter
+
+    def _take_the_next_way(self, error: NotPerSampleError) -> set[str]:
+        for layer in self._coverage.layers:
+            if layer.name in error.layers and not move_outwards(self._coverage, self._modules, layer):
+                raise TracInError(
+                    f"The samples' gradients of {', '.join(layer.names.values())} ({type(layer.module).__name__}) cannot be told "
+                    f"apart: {error}, and no module around it returns one line for each sample; leave these out with "
+                    "`parameters=[...]`."
+                ) from error
+        self._place_hooks()
+        return set(error.layers)
+
+    # -- layers with a rule
+
+    def _on_layer(
+        self, layer: Layer, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> Tensor | None:
-        if self._consumer is None or not torch.is_grad_enabled():
+        counts = self._counts(layer.name, [layer])
+        if counts is None:
             return None
         inputs = args[0] if args else next(iter(kwargs.values()))
-        output, inputs = self._one_line_per_sample(module, output, inputs)
+        layout = self._layout(layer, inputs, output)
+        lines, output = self._lined(layer, layout, output)
+        if not counts:
+            return output
+        self._due.update(layer.names.values())
+        self._await_gradient(lines, layout, inputs, partial(self._on_gradient, layer), layer)
+        return output
+
+    def _await_gradient(
+        self, lines: Tensor, layout: Layout, inputs: Tensor, function: Callable[[Tensor, Tensor], None], layer: Layer
+    ) -> None:
+        """When the gradient of `lines` arrives, call a function with the input and it: both [samples, ...]."""
+        if isinstance(inputs, SharedTensor):
+            inputs, layout = inputs.lines, Layout.LINES
+        inputs = inputs.detach()  # shares the version counter with the original
+        version, dtype = inputs._version, next(iter(layer.module.parameters(recurse=False))).dtype
+
+        def on_arrival(gradient: Tensor) -> None:
+            if inputs._version != version:
+                raise TracInError(
+                    f"The input of a {type(layer.module).__name__} ({', '.join(layer.names.values())}) was changed in place "
+                    "after the layer had used it, so its gradient cannot be computed; replace the in-place operation."
+                )
+            self._note(gradient.dtype)
+            # What the layer computed with, where autocast has cast it.
+            seen = inputs.to(gradient.dtype).to(dtype) if inputs.is_floating_point() else inputs
+            gradient = gradient.detach().to(dtype)
+            if layout is not Layout.SHARED:
+                gradient = lines_of(gradient, layout, self._samples)
+            function(lines_of(seen, layout, self._samples), gradient)
+
+        lines.register_hook(on_arrival)  # type: ignore[no-untyped-call]
+
+    def _counts(self, name: str, layers: Sequence[Layer]) -> bool | None:
+        """Whether gradients come from this call of a module; None: from another one, and nothing is to be done."""
+        if self._consumer is None or self._suspended:
+            return None
+        if not torch.is_grad_enabled():
+            self._awaited[name] += 1
+            for layer in layers:
+                self._due.update(layer.names.values())
+            return None
+        if not self._in_backward:
+            return True
+        if not self._awaited[name]:
+            return False
+        self._awaited[name] -= 1
+        for layer in layers:
+            self._due.subtract(layer.names.values())
+        return True
+
+    def _layout(self, layer: Layer, inputs: Tensor, output: Tensor) -> Layout:
+        samples = self._samples
+        if isinstance(output, SharedTensor):
+            return Layout.SHARED
+        if samples == 1:
+            return Layout.LINES if output.ndim > 1 and output.shape[0] == 1 and inputs.shape[:1] == (1,) else Layout.FLAT
+        if output.shape[:1] == (1,) and not inputs.requires_grad:
+            return Layout.SHARED  # which needs no choice
+        candidates = fitting(output, samples) if output.ndim > 1 and inputs.shape[:1] == output.shape[:1] else []
+        if not inputs.is_floating_point():  # look-ups by one list of positions are frequent, by flattened tokens are not
+            lines = [layout for layout in candidates if layout is Layout.LINES]
+            candidates = [*lines, Layout.SHARED, *[layout for layout in candidates if layout not in lines]]
+        elif not inputs.requires_grad:
+            candidates = [*candidates, Layout.SHARED]
+        described = f"the input of {layer.name!r}"
+        if not candidates and (layer.name, output.ndim) not in self._decisions.layouts:
+            raise NotPerSampleError([layer.name], f"{described} has the shape {list(inputs.shape)} for {samples} samples")
+        return self._decisions.choose((layer.name, output.ndim), candidates, described)
+
+    def _lined(self, layer: Layer, layout: Layout, output: Tensor) -> tuple[Tensor, Tensor]:
+        """The tensor whose gradient is per sample, and what the model goes on with."""
+        if isinstance(output, SharedTensor):
+            return output.lines, output
+        if layout is Layout.SHARED:
+            lines = output.detach().expand(self._samples, *output.shape).requires_grad_()
+            lines = lines.view_as(lines)
+            return lines, SharedTensor.of(lines, layer.name, self._decisions)
         if not output.requires_grad:
             # The clone is a non-leaf, so the model may change it in place as it could before.
             output = output.detach().requires_grad_().clone()
-        self._due.update(layer.names.values())
-        inputs = inputs.detach()  # shares the version counter with the original
-        output.register_hook(  # type: ignore[no-untyped-call]
-            partial(self._on_gradient, layer, inputs, inputs._version)
-        )
+        return output, output
+
+    def _on_gradient(self, layer: Layer, inputs: Tensor, gradient: Tensor) -> None:
+        assert layer.rule is not None
+        forms = layer.rule(layer.module, inputs, gradient, frozenset(layer.names))
+        for own_name, name in layer.names.items():
+            self._arrive(name, forms[own_name])
+
+    # -- parameters without a rule that are used as a layer with one would
+
+    def _on_use(self, layer: Layer, name: str, operation: str, inputs: Tensor, output: Tensor, padding_idx: int | None) -> Tensor:
+        counts = self._counts(f"{name} in {operation}", [])
+        if counts is None:
+            return output
+        if isinstance(inputs, SharedTensor):  # then the output has lines already
+            lines = output if output.requires_grad else output.detach().requires_grad_().clone()
+            layout, output = Layout.LINES, SharedTensor.of(lines, layer.name, self._decisions)
+        else:
+            layout = self._layout(layer, inputs, output)
+            lines, output = self._lined(layer, layout, output)
+        if counts:
+            self._due[name] += 1
+            table = self._coverage.elements[name] // output.shape[-1]
+
+            def on_gradient(inputs: Tensor, gradient: Tensor) -> None:
+                if operation == "embedding":
+                    self._arrive(name, looked_up(inputs, gradient, padding_idx, table))
+                else:
+                    seen, heads = live_positions(inputs, gradient)
+                    self._arrive(name, Outer(heads, seen))
+
+            self._await_gradient(lines, layout, inputs, on_gradient, layer)
         return output
 
-    def _one_line_per_sample(self, module: nn.Module, output: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Give what is shared by the batch (position ids of shape [1, t]) a line of its own for every sample."""
-        if output.ndim > 1 and output.shape[0] == self._samples:
-            return output, inputs
-        if output.ndim > 1 and output.shape[0] == 1 and inputs.shape[0] == 1:
-            lines = (self._samples, *[-1] * (output.ndim - 1))
-            return output.expand(lines).clone(), inputs.expand(self._samples, *[-1] * (inputs.ndim - 1))
-        raise TracInError(
-            f"A {type(module).__name__} works on a tensor of shape {list(inputs.shape)} in a batch of {self._samples} samples: "
-            "its first dimension is not the samples, so their gradients cannot be told apart; leave its parameters out "
-            "with `parameters=[...]`."
-        )
+    # -- modules that are computed again
 
-    def _on_gradient(self, layer: Layer, inputs: Tensor, version: int, gradient: Tensor) -> None:
-        if inputs._version != version:
-            raise TracInError(
-                f"The input of a {type(layer.module).__name__} ({', '.join(layer.names.values())}) was changed in place after "
-                "the layer had used it, so its gradient cannot be computed; replace the in-place operation."
+    def _on_replayed(
+        self, target: str, layers: Sequence[Layer], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> Any:
+        counts = self._counts(target, layers)
+        if not self._suspended:
+            self._called.add(target)
+        if counts is None:
+            return None
+        leaves, structure = pytree.tree_flatten(output)
+        places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        layouts = [self._output_layout(target, layers, i, leaves[i]) for i in places]
+        for i in places:  # nodes of their own, so that their gradients do not count what the module itself did with them
+            leaf = leaves[i]
+            leaves[i] = leaf.view_as(leaf) if leaf.requires_grad else leaf.detach().requires_grad_().clone()
+        if counts and places:
+            outputs = tuple(leaves[i] for i in places)
+            call = Call(
+                target,
+                module,
+                pytree.tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, (args, kwargs)),
+                tuple(leaf.detach() for leaf in outputs),
+                tuple(layouts),
+                Autocast.now(outputs[0].device),
             )
-        wanted = frozenset(layer.names)
-        if inputs.is_floating_point():
-            inputs = inputs.to(gradient.dtype)
-        forms = layer.rule(layer.module, inputs, gradient.detach(), wanted)
-        for own_name, name in layer.names.items():
-            self._arrived.setdefault(name, []).append(forms[own_name])
-            self._due[name] -= 1
-            if self._due[name] == 0:
-                self._hand_on(name)
+            for layer in layers:
+                self._due.update(layer.names.values())
+            torch.autograd.graph.register_multi_grad_hook(outputs, partial(self._on_gradients, call, layers))
+        return pytree.tree_unflatten(leaves, structure)
+
+    def _output_layout(self, target: str, layers: Sequence[Layer], place: int, output: Tensor) -> Layout:
+        names = [layer.name for layer in layers]
+        if isinstance(output, SharedTensor):
+            raise NotPerSampleError(names, f"{target!r} returns what the whole batch shares")
+        if self._samples == 1:
+            return Layout.FLAT
+        candidates = fitting(output, self._samples)
+        key, described = (target, "output", place), f"output {place} of {target!r}"
+        if not candidates and key not in self._decisions.layouts:
+            raise NotPerSampleError(names, f"{described} has the shape {list(output.shape)} for {self._samples} samples")
+        return self._decisions.choose(key, candidates, described)
+
+    def _on_gradients(self, call: Call, layers: Sequence[Layer], gradients: Sequence[Tensor | None]) -> None:
+        prefix = f"{call.name}." if call.name else ""
+        paths = {f"{layer.name}.{own}".lstrip(".").removeprefix(prefix): (layer, own) for layer in layers for own in layer.names}
+        parameters = {path: layer.module._parameters[own] for path, (layer, own) in paths.items()}
+        for gradient in gradients:
+            if gradient is not None:
+                self._note(gradient.dtype)
+        self._suspended = True
+        self._put_stand_ins(False)
+        try:
+            found = replayed_gradients(
+                call,
+                gradients,
+                {path: value for path, value in parameters.items() if value is not None},
+                self._samples,
+                self._decisions,
+            )
+        finally:
+            self._put_stand_ins(True)
+            self._suspended = False
+        for path, gradient in found.items():
+            layer, own = paths[path]
+            self._arrive(layer.names[own], Dense(gradient))
+
+    # -- all
+
+    def _note(self, dtype: torch.dtype) -> None:
+        if torch.finfo(dtype).eps > torch.finfo(self._coarsest).eps:
+            self._coarsest = dtype
+
+    def _arrive(self, name: str, form: Form) -> None:
+        self._arrived.setdefault(name, []).append(form)
+        self._due[name] -= 1
+        if self._due[name] == 0:
+            self._hand_on(name)
 
     def _hand_on(self, name: str) -> None:
         assert self._consumer is not None
@@ -222,3 +428,28 @@ def _frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter, required in before:
             parameter.requires_grad_(required)
+
+
+@contextmanager
+def uncompiled(model: nn.Module) -> Iterator[None]:
+    """What `torch.compile` has compiled runs as it was written inside: compiled code passes by the hooks on its layers.
+
+    Raises:
+        TracInError: this torch cannot do so, and the model is compiled.
+    """
+    set_stance = getattr(torch.compiler, "set_stance", None)
+    if set_stance is not None:
+        with set_stance("force_eager"):
+            yield
+        return
+    compiled = [
+        name
+        for name, module in model.named_modules()
+        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+    ]
+    if compiled:
+        raise TracInError(
+            f"The module {compiled[0]!r} is compiled by `torch.compile`, which torch {torch.__version__} cannot set aside; use "
+            "torch 2.6 or later, or compile the model after the callback's setup."
+        )
+    yield

@@ -1,0 +1,228 @@
+"""Per-sample gradients of any parameter, by computing the module around it once more.
+
+The way of last resort for parameters that no rule knows and that do not simply meet the samples (fused experts, recurrent
+cells, attention with its own projections). A call of the module is recorded: its arguments, and the gradients of its
+outputs once they arrive. Then the module alone is run again with the parameters requiring a gradient. Three methods, each
+of which is compared with the recorded outputs before it is believed, cheapest first:
+
+1. all samples at once under `vmap`, every sample with its own part of the arguments;
+2. sample by sample, with its part of the arguments (where the module branches on its data);
+3. the whole batch, then one backward for each sample's part of the outputs (where arguments cannot be parted).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils import _pytree as pytree
+
+from lightning_tracin.errors import TracInError
+from lightning_tracin.gradients.layouts import Decisions, Layout, lines_of
+
+#: Largest difference of a repeated output from the recorded one, relative to its largest value, that rounding may explain.
+_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
+_COARSE = 0.1
+
+
+@dataclass(frozen=True)
+class Autocast:
+    """Whether and to what a computation was cast automatically."""
+
+    device: str
+    enabled: bool
+    dtype: torch.dtype
+
+    @staticmethod
+    def now(device: torch.device) -> Autocast:
+        """The state at this moment."""
+        return Autocast(device.type, torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type))
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """The same state inside."""
+        with torch.autocast(self.device, dtype=self.dtype, enabled=self.enabled):
+            yield
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a module.
+
+    Args:
+        name: of the module, for messages.
+        module: the module.
+        arguments: positional and keyword arguments, tensors detached.
+        outputs: the floating-point tensors among its outputs, in order, detached.
+        layouts: where each output keeps its samples.
+        autocast: the state in which it was made.
+    """
+
+    name: str
+    module: nn.Module
+    arguments: tuple[tuple[Any, ...], dict[str, Any]]
+    outputs: tuple[Tensor, ...]
+    layouts: tuple[Layout, ...]
+    autocast: Autocast
+
+
+def floating(tree: Any) -> list[Tensor]:
+    """The floating-point tensors of a module's output."""
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def replayed_gradients(
+    call: Call, gradients: Sequence[Tensor | None], parameters: Mapping[str, Tensor], samples: int, decisions: Decisions
+) -> dict[str, Tensor]:
+    """Each sample's gradient of parameters that are used somewhere in a module: path in the module -> [samples, elements].
+
+    Args:
+        call: the recorded call.
+        gradients: of its outputs; None where the loss does not depend on one.
+        parameters: path in the module -> value.
+        samples: number of samples.
+        decisions: which method has worked before.
+
+    Raises:
+        TracInError: running the module again does not give what it gave.
+    """
+    methods: list[Callable[..., dict[str, Tensor] | None]] = [_at_once, _one_by_one, _whole]
+    if samples == 1:
+        methods = [_whole]
+    first = 0 if samples == 1 else decisions.methods.get(call.name, 0)
+    with torch.enable_grad(), call.autocast.again():
+        for number in range(first, len(methods)):
+            found = methods[number](call, gradients, parameters, samples)
+            if found is not None:
+                if samples > 1:
+                    decisions.methods[call.name] = number
+                return {path: gradient.detach().reshape(samples, -1) for path, gradient in found.items()}
+    raise TracInError(
+        f"Running {call.name or 'the model'!r} ({type(call.module).__name__}) once more did not give the same output, so the "
+        f"gradients of {', '.join(parameters)} cannot be told apart by sample; make its forward a function of its arguments "
+        "(no in-place changes of them, no state, no randomness), or leave these out with `parameters=[...]`."
+    )
+
+
+def _run(call: Call, parameters: Mapping[str, Tensor], arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> list[Tensor]:
+    args, kwargs = arguments
+    return floating(functional_call(call.module, dict(parameters), args, kwargs, tie_weights=False))
+
+
+def _agrees(outputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
+    if len(outputs) != len(wanted):
+        return False
+    for one, other in zip(outputs, wanted, strict=True):
+        if one.shape != other.shape:
+            return False
+        bound = _TOLERANCE.get(other.dtype, _COARSE) * float(other.abs().amax()) if other.numel() else 0.0
+        if other.numel() and not float((one.detach() - other).abs().amax()) <= bound:
+            return False
+    return True
+
+
+def _parted(call: Call, samples: int) -> tuple[list[Any], pytree.TreeSpec, list[int]]:
+    """The arguments' leaves, those that hold samples with one line for each, and their places."""
+    leaves, structure = pytree.tree_flatten(call.arguments)
+    flat = {output.shape[0] for output, layout in zip(call.outputs, call.layouts, strict=True) if layout is Layout.FLAT}
+    places = []
+    for place, leaf in enumerate(leaves):
+        if isinstance(leaf, Tensor) and leaf.ndim > 0 and (leaf.shape[0] == samples or leaf.shape[0] in flat):
+            leaves[place] = lines_of(leaf, Layout.FLAT, samples)
+            places.append(place)
+    return leaves, structure, places
+
+
+def _by_line(tensors: Sequence[Tensor | None], samples: int) -> list[Tensor | None]:
+    """Outputs or their gradients with one line for each sample, each line as the module returns it: [samples, k, ...]."""
+    return [None if one is None else lines_of(one, Layout.FLAT, samples) for one in tensors]
+
+
+def _at_once(
+    call: Call, gradients: Sequence[Tensor | None], parameters: Mapping[str, Tensor], samples: int
+) -> dict[str, Tensor] | None:
+    leaves, structure, places = _parted(call, samples)
+    if not places:
+        return None
+    lines = {path: value.detach().expand(samples, *value.shape).requires_grad_() for path, value in parameters.items()}
+
+    def one(own: dict[str, Tensor], *parts: Tensor) -> tuple[Tensor, ...]:
+        values = list(leaves)
+        for place, part in zip(places, parts, strict=True):
+            values[place] = part
+        return tuple(_run(call, own, pytree.tree_unflatten(values, structure)))
+
+    try:
+        outputs = torch.vmap(one)(lines, *[leaves[place] for place in places])
+    except Exception:  # it branches on data, an operation cannot be done by vmap, or other arguments hold the samples
+        return None
+    wanted = [line for line in _by_line(call.outputs, samples) if line is not None]
+    if not _agrees(outputs, wanted):
+        return None
+    return _gradients(outputs, _by_line(gradients, samples), lines)
+
+
+def _one_by_one(
+    call: Call, gradients: Sequence[Tensor | None], parameters: Mapping[str, Tensor], samples: int
+) -> dict[str, Tensor] | None:
+    leaves, structure, places = _parted(call, samples)
+    if not places:
+        return None
+    wanted, heads = _by_line(call.outputs, samples), _by_line(gradients, samples)
+    own = {path: value.detach().requires_grad_() for path, value in parameters.items()}
+    each = []
+    for sample in range(samples):
+        values = list(leaves)
+        for place in places:
+            values[place] = values[place][sample]
+        try:
+            outputs = _run(call, own, pytree.tree_unflatten(values, structure))
+        except Exception:  # the parts do not fit together: other arguments hold the samples
+            return None
+        if not _agrees(outputs, [line[sample] for line in wanted if line is not None]):
+            return None
+        each.append(_gradients(outputs, [None if head is None else head[sample] for head in heads], own))
+    return {path: torch.stack([one[path] for one in each]) for path in own}
+
+
+def _whole(
+    call: Call, gradients: Sequence[Tensor | None], parameters: Mapping[str, Tensor], samples: int
+) -> dict[str, Tensor] | None:
+    own = {path: value.detach().requires_grad_() for path, value in parameters.items()}
+    outputs = _run(call, own, call.arguments)
+    if not _agrees(outputs, call.outputs):
+        return None
+    if samples == 1:
+        return _gradients(outputs, gradients, own)
+    outputs = [lines_of(output, Layout.FLAT, samples) for output in outputs]
+    heads = _by_line(gradients, samples)
+    each = []
+    for sample in range(samples):
+        mine = [None if head is None else head[sample] for head in heads]
+        each.append(_gradients([output[sample] for output in outputs], mine, own))
+    return {path: torch.stack([one[path] for one in each]) for path in own}
+
+
+def _gradients(
+    outputs: Sequence[Tensor], gradients: Sequence[Tensor | None], parameters: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The gradients of parameters, given those of the outputs; the graph stays for the next sample."""
+    reached = [
+        (output, head) for output, head in zip(outputs, gradients, strict=True) if head is not None and output.requires_grad
+    ]
+    if not reached:
+        return {path: torch.zeros_like(value) for path, value in parameters.items()}
+    found = torch.autograd.grad(
+        [output for output, _ in reached],
+        list(parameters.values()),
+        [head for _, head in reached],
+        retain_graph=True,
+        allow_unused=True,
+        materialize_grads=True,
+    )
+    return dict(zip(parameters, found, strict=True))

@@ -1,0 +1,50 @@
+"""Linear layers."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from lightning_tracin.gradients.forms import Dense, Form, Outer
+from lightning_tracin.gradients.rules.registry import rule
+
+
+def live_positions(inputs: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Flattened to [samples, positions, width], without the positions whose gradient is zero in the whole batch.
+
+    The top layer of a classifier that reads one position is such a case: all its other positions drop out.
+    """
+    samples = gradient.shape[0]
+    inputs = inputs.reshape(samples, -1, inputs.shape[-1])
+    gradient = gradient.reshape(samples, -1, gradient.shape[-1])
+    if gradient.shape[1] == 1:
+        return inputs, gradient
+    live = gradient[:, :, 0].ne(0).any(dim=0)  # a glance at one column, which is rarely zero by chance
+    if bool(live.all()):
+        return inputs, gradient
+    doubtful = (~live).nonzero()[:, 0]
+    live[doubtful] = gradient[:, doubtful].ne(0).any(dim=2).any(dim=0)
+    return inputs[:, live], gradient[:, live]
+
+
+@rule(nn.Linear)
+def linear(_module: nn.Module, inputs: Tensor, gradient: Tensor, wanted: frozenset[str]) -> dict[str, Form]:
+    """``y = x W' + b``: the weight's gradient is a sum of outer products, the bias's the sum of output gradients."""
+    inputs, gradient = live_positions(inputs, gradient)
+    forms: dict[str, Form] = {}
+    if "weight" in wanted:
+        forms["weight"] = Outer(gradient, inputs)
+    if "bias" in wanted:
+        forms["bias"] = Dense(gradient.sum(1))
+    return forms
+
+
+@rule("transformers.pytorch_utils:Conv1D")
+def transposed_linear(_module: nn.Module, inputs: Tensor, gradient: Tensor, wanted: frozenset[str]) -> dict[str, Form]:
+    """GPT-2's ``y = x W + b``, which its authors call a convolution: a Linear whose weight is stored transposed."""
+    inputs, gradient = live_positions(inputs, gradient)
+    forms: dict[str, Form] = {}
+    if "weight" in wanted:
+        forms["weight"] = Outer(inputs, gradient)
+    if "bias" in wanted:
+        forms["bias"] = Dense(gradient.sum(1))
+    return forms

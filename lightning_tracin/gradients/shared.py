@@ -1,0 +1,211 @@
+"""Tensors that a whole batch shares, with a copy for each sample behind them.
+
+A table of position embeddings of shape [t, width], T5's relative attention bias or a scale of a layer is one tensor for the
+whole batch, so its gradient is a sum over samples. A `SharedTensor` looks like that tensor, but carries lines
+[samples, ...], one for each sample (views of the same memory at first). Operations on it alone are done line by line; where
+it meets a tensor with one line for each sample and is broadcast to it, the lines take its place. Then the gradient of the
+lines is the per-sample gradient, at the cost of that one operation. An operation that is neither is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from lightning_tracin.gradients.layouts import Decisions, Layout, NotPerSampleError, fitting
+
+#: Operations that work element by element on tensors broadcast to one shape: these need no comparison of values.
+_ELEMENTWISE = frozenset(
+    f"{order}{name}" for order in ("", "r", "i") for name in ("add", "sub", "mul", "div", "truediv", "pow")
+) | {"where", "maximum", "minimum", "lerp", "addcmul"}
+
+#: Operations that give a tensor more lines.
+_EXPANDING = frozenset({"expand", "expand_as", "broadcast_to", "repeat"})
+
+#: Operations that take only the type and device of another tensor.
+_TAKING_TYPES = frozenset({"to", "type_as"})
+
+
+#: (operation, input, output, padding_idx) -> what the model goes on with. The input may be shared; then the output given
+#: has one line for each sample.
+Use: TypeAlias = Callable[[str, Tensor, Tensor, "int | None"], Tensor]
+
+
+class SharedTensor(Tensor):
+    """One tensor for the whole batch; `lines` holds it once for each sample."""
+
+    lines: Tensor  # [samples, *shape]
+    layer: str
+    decisions: Decisions
+    trail: str
+    used: Use | None
+
+    @staticmethod
+    def of(lines: Tensor, layer: str, decisions: Decisions, trail: str = "", used: Use | None = None) -> SharedTensor:
+        """The first line, with all of them behind it.
+
+        Args:
+            lines: [samples, ...], equal to each other.
+            layer: name of the layer that it comes from.
+            decisions: where it has met samples before.
+            trail: the operations that led here.
+            used: called where the tensor is a table to look up in or the matrix of a linear map.
+        """
+        shared = lines.detach()[0].as_subclass(SharedTensor)
+        shared.lines, shared.layer, shared.decisions, shared.trail, shared.used = lines, layer, decisions, trail, used
+        return shared
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Do an operation on the lines."""
+        name = func.__name__
+        if name in ("linear", "embedding") and len(args) > 1 and isinstance(args[1], SharedTensor) and args[1].used is not None:
+            return _used(name, func, args, dict(kwargs or {}), args[1].used)
+        with torch._C.DisableTorchFunctionSubclass():
+            leaves, structure = pytree.tree_flatten((args, kwargs or {}))
+
+            def call(values: list[Any]) -> Any:
+                plain_args, plain_kwargs = pytree.tree_unflatten(values, structure)
+                return func(*plain_args, **plain_kwargs)
+
+            if not torch.is_grad_enabled():
+                return call([_plain(leaf) for leaf in leaves])
+            return _operate(name, call, leaves)
+
+
+def _used(name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], used: Use) -> Any:
+    """A linear map or a look-up: its samples' gradients have cheaper forms than lines."""
+    inputs, weight = args[0], args[1]
+    bias = (args[2] if len(args) > 2 else kwargs.get("bias")) if name == "linear" else None
+    seen = inputs.lines[0] if isinstance(inputs, SharedTensor) else inputs
+    with torch._C.DisableTorchFunctionSubclass():
+        lines = inputs.lines if isinstance(inputs, SharedTensor) and torch.is_grad_enabled() else None
+        rest = {} if name == "linear" else kwargs
+        output = func(seen if lines is None else lines, _plain(weight), *(() if name == "linear" else args[2:]), **rest)
+    output = used(name, inputs, output, rest.get("padding_idx", args[2] if name == "embedding" and len(args) > 2 else None))
+    return output if bias is None else output + bias
+
+
+def _operate(name: str, call: Callable[[list[Any]], Any], leaves: list[Any]) -> Any:
+    shared = [leaf for leaf in leaves if isinstance(leaf, SharedTensor)]
+    others = [leaf for leaf in leaves if isinstance(leaf, Tensor) and not isinstance(leaf, SharedTensor)]
+    source, samples = shared[0], shared[0].lines.shape[0]
+    in_place = _changes_its_first_argument(name)
+    if in_place:
+        if isinstance(leaves[0], SharedTensor) or name.strip("_") not in _ELEMENTWISE:
+            raise NotPerSampleError([source.layer], f"{name} changes a tensor in place")
+        logical = leaves[0].detach()
+    else:
+        with torch.no_grad():
+            logical = call([_plain(leaf) for leaf in leaves])
+        if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(logical)):
+            return logical  # a shape, a type, a number
+    layout = _meeting(name, source, shared, others, logical, samples)
+    if layout is not None:
+        met = _met(name, call, leaves, logical, samples, in_place)
+        if met is not None:
+            return met
+    if in_place or (name not in _TAKING_TYPES and any(_may_hold_samples(other, samples) for other in others)):
+        raise NotPerSampleError([source.layer], f"{name} joins what the whole batch shares with samples in a way of its own")
+    return _kept(name, call, leaves, source)
+
+
+def _may_hold_samples(tensor: Tensor, samples: int) -> bool:
+    return tensor.requires_grad or (tensor.ndim > 1 and tensor.shape[0] == samples)
+
+
+def _changes_its_first_argument(name: str) -> bool:
+    if name.startswith("__"):
+        return name == "__setitem__" or (name.startswith("__i") and name.strip("_") in _ELEMENTWISE)
+    return name.endswith("_")
+
+
+def _plain(leaf: Any) -> Any:
+    return leaf.lines.detach()[0] if isinstance(leaf, SharedTensor) else leaf
+
+
+def _meeting(
+    name: str, source: SharedTensor, shared: list[SharedTensor], others: list[Tensor], logical: Any, samples: int
+) -> Layout | None:
+    """How the other operands hold samples, if they do and the shared ones can be broadcast to them."""
+    if not isinstance(logical, Tensor) or logical.ndim == 0:
+        return None
+    candidates = fitting(logical, samples) if name in _EXPANDING and _gains_samples(name, source, logical, samples) else []
+    for other in others:
+        broadcast = all(one.ndim < other.ndim or (one.ndim == other.ndim and one.shape[0] == 1) for one in shared)
+        if broadcast and other.ndim > 0 and logical.shape[0] == other.shape[0] and Layout.LINES not in candidates:
+            candidates = fitting(other, samples) or candidates
+    key = (source.layer, f"{source.trail}/{name}", len(others))
+    described = f"a tensor that meets {source.layer!r} in {name}"
+    chosen = source.decisions.choose(key, [*candidates, Layout.SHARED], described)
+    return None if chosen is Layout.SHARED else chosen
+
+
+def _met(
+    name: str, call: Callable[[list[Any]], Any], leaves: list[Any], logical: Tensor, samples: int, in_place: bool
+) -> Tensor | None:
+    """The operation on ordinary tensors, with the lines in place of what is shared; None if that computes something else."""
+    if name in _EXPANDING:
+        return _expanded(name, leaves[0], logical, samples)
+    values = [_widened(leaf, logical, samples) if isinstance(leaf, SharedTensor) else leaf for leaf in leaves]
+    if in_place:
+        out = call(values)
+        return out if isinstance(out, Tensor) else None
+    try:
+        out = call(values)
+    except RuntimeError:
+        return None
+    if not isinstance(out, Tensor) or out.shape != logical.shape:
+        return None
+    same = name.strip("_") in _ELEMENTWISE or torch.allclose(out.detach(), logical, rtol=1e-3, atol=1e-5, equal_nan=True)
+    return out if same else None
+
+
+def _widened(shared: SharedTensor, logical: Tensor, samples: int) -> Tensor:
+    """The lines, shaped so that they broadcast to a tensor with several consecutive lines for each sample."""
+    missing = logical.ndim - shared.ndim
+    shape = (samples, *[1] * (missing - 1), *shared.shape) if missing else (samples, *shared.shape[1:])
+    lines = shared.lines.reshape(shape)
+    per_sample = logical.shape[0] // samples
+    return lines.repeat_interleave(per_sample, 0) if per_sample > 1 else lines
+
+
+def _gains_samples(name: str, shared: SharedTensor, logical: Tensor, samples: int) -> bool:
+    before = shared.shape[0] if shared.ndim == logical.ndim else 1
+    return before * samples == logical.shape[0] if name == "repeat" else logical.shape[0] == samples and before == 1
+
+
+def _expanded(name: str, shared: SharedTensor, logical: Tensor, samples: int) -> Tensor | None:
+    """A class token given to every sample: the lines themselves."""
+    if name != "repeat":
+        return _widened(shared, logical, samples).expand_as(logical)
+    if shared.ndim != logical.ndim:
+        return None
+    times = [n // m for n, m in zip(logical.shape[1:], shared.shape[1:], strict=True)]
+    return shared.lines.repeat(1, 1, *times).flatten(0, 1)
+
+
+def _kept(name: str, call: Callable[[list[Any]], Any], leaves: list[Any], source: SharedTensor) -> Any:
+    """The operation line by line: it still concerns only what the whole batch shares."""
+    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, SharedTensor)]
+
+    def on_one_line(*lines: Tensor) -> Any:
+        values = list(leaves)
+        for place, line in zip(places, lines, strict=True):
+            values[place] = line
+        return call(values)
+
+    try:
+        out = torch.vmap(on_one_line, randomness="different")(*[leaves[place].lines for place in places])
+    except (RuntimeError, ValueError) as error:
+        raise NotPerSampleError([source.layer], f"{name} cannot be done line by line") from error
+    trail = f"{source.trail}/{name}"
+    return pytree.tree_map(
+        lambda leaf: SharedTensor.of(leaf, source.layer, source.decisions, trail) if isinstance(leaf, Tensor) else leaf, out
+    )
