@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from lightning_tracin._lightning import CallbackBase
 from lightning_tracin.directory import RunDirectory
 from lightning_tracin.errors import TracInError
-from lightning_tracin.influence import Similarity, Weighting
+from lightning_tracin.influence import Preconditioner, Similarity, Weighting
 from lightning_tracin.isolation import untouched_process
 from lightning_tracin.learning_rates import Recorder, rates_of
 from lightning_tracin.options import Options, Precision, When
@@ -47,7 +47,15 @@ class TracInCallback(CallbackBase):
         weighting: of what is logged: `"uniform"` or `"learning_rate"`.
         batch_size: samples in one pass of the attribution.
         dtype: in which influence is computed, whatever the fit's precision.
-        memory_budget: bytes that the probes' gradients may take; None = a share of what is free.
+        memory_budget: bytes that the probes' gradients and a block's factors may take; None = a share of what is free.
+        per_layer: keep products by layer, for `run.reliance(by="layer")`; False keeps them by optimizer group only.
+        language_means: compute only each train sample's mean influence on the probes of each language, at a cost that does not
+            depend on the number of probes.
+        projection_dim: None computes exact products; else so many numbers are stored of a sample (seeded projections), so that
+            new probes cost only themselves (`run.add_probes`).
+        preconditioner: `"adam"` takes every product under the optimizer's second moments; `"fisher"` shows scores of projected
+            features that are whitened (needs `projection_dim`); None neither.
+        dry_run: say what the run would cost, and do nothing else: the fit goes on as without the callback.
 
     When a fit ends after steps that no snapshot covers, a last snapshot is taken, so that the ledger covers the whole fit.
 
@@ -78,12 +86,17 @@ class TracInCallback(CallbackBase):
         batch_size: int = 32,
         dtype: Precision = "float32",
         memory_budget: int | None = None,
+        per_layer: bool = True,
+        language_means: bool = False,
+        projection_dim: int | None = None,
+        preconditioner: Preconditioner | None = None,
+        dry_run: bool = False,
     ) -> None:
         if every_n_epochs is None and every_n_train_steps is None:
             every_n_epochs = 1
         self._options = Options(
             columns=Columns(language_column, item_column, None if text_columns is None else tuple(text_columns), label_column),
-            view=View(top_k, similarity, weighting),
+            view=View(top_k, similarity, weighting, "mean" if language_means else "share"),
             probes=probes,
             probe_languages=probe_languages,
             max_probes_per_language=max_probes_per_language,
@@ -97,6 +110,11 @@ class TracInCallback(CallbackBase):
             batch_size=batch_size,
             dtype=dtype,
             memory_budget=memory_budget,
+            per_layer=per_layer,
+            language_means=language_means,
+            projection_dim=projection_dim,
+            preconditioner=preconditioner,
+            dry_run=dry_run,
         )
         self.dirpath = None if dirpath is None else Path(dirpath)
         self._run = ""

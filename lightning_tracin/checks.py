@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_tracin.attribution import described
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import Coverage, verify_gradients
 from lightning_tracin.losses import Probed, SummedLoss, find_loss
 from lightning_tracin.samples import SampleSet
+from lightning_tracin.work import described
 
 #: Sizes of the batches that are checked; different ones, so that a mean and a sum cannot be confused.
 _SIZES = (5, 2, 8)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +17,17 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from lightning_tracin.errors import TracInError
+from lightning_tracin.features import FeatureStore
+from lightning_tracin.influence import Preconditioner
 from lightning_tracin.ingredients import IngredientStore
 from lightning_tracin.snapshots import Ledger, Snapshot
 from lightning_tracin.store import as_lines, read_lines, read_record, write_bytes, write_record
 from lightning_tracin.tables import SampleTable
 
 _PACKAGES = ("lightning-tracin", "torch", "pytorch-lightning", "transformers", "datasets")
+
+
+Method = Literal["exact", "means", "projected"]
 
 
 class _Record(BaseModel):
@@ -43,12 +49,16 @@ class Settings(_Record):
     parameters: tuple[str, ...] | None = Field(description="patterns of the scored parameters' names; null = all trainable")
     dtype: str
     batch_size: int
+    method: Method = Field(description="what is stored: of every probe, of the languages' means, or projected features")
+    projection_dim: int | None = Field(description="numbers stored of a sample; null = nothing is projected")
+    preconditioner: Preconditioner | None = Field(description="of the stored products (adam), or of what is shown (fisher)")
+    per_layer: bool = Field(description="whether products are kept by layer")
 
 
 class RunRecord(_Record):
     """What `run.json` says."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     run: str = Field(description="identity of the fit")
     settings: Settings
     loss: str = Field(description="per_sample_loss, or training_step and its reduction")
@@ -56,6 +66,7 @@ class RunRecord(_Record):
     probes: Samples
     parameters: int = Field(description="number of scored parameters")
     elements: int = Field(description="number of their elements")
+    coverage: dict[str, tuple[int, int]] = Field(description="rule -> parameters and elements that it covers")
     versions: dict[str, str]
 
 
@@ -122,7 +133,22 @@ class RunDirectory:
     def ingredients(self, snapshot: Snapshot) -> IngredientStore:
         """The shards of one snapshot."""
         record = self.record()
-        return IngredientStore(self.path / "ingredients" / snapshot.name, record.train.count, record.probes.count)
+        columns = record.probes.count if record.settings.method == "exact" else 2 * len(self.samples("probes").counts())
+        return IngredientStore(self.path / "ingredients" / snapshot.name, record.train.count, columns)
+
+    def features(self, snapshot: Snapshot) -> FeatureStore:
+        """The projected features of one snapshot."""
+        record = self.record()
+        return FeatureStore(self.path / "features" / snapshot.name, record.train.count, record.probes.count)
+
+    def stored(self, snapshot: Snapshot) -> IngredientStore | FeatureStore:
+        """What the run's method computes of a snapshot."""
+        return self.features(snapshot) if self.record().settings.method == "projected" else self.ingredients(snapshot)
+
+    def discard(self, name: str) -> None:
+        """Delete what was computed of the snapshot of this name."""
+        for kind in ("ingredients", "features"):
+            shutil.rmtree(self.path / kind / name, ignore_errors=True)
 
     def _table(self, role: str) -> Path:
         return self.path / "samples" / f"{role}.jsonl"
@@ -166,7 +192,7 @@ class RunDirectory:
             )
         for snapshot in self.ledger.snapshots():
             if snapshot.step > step:  # first: what a kill leaves, a later snapshot could take for its own
-                IngredientStore(self.path / "ingredients" / snapshot.name, held.train.count, held.probes.count).discard()
+                self.discard(snapshot.name)
         self.ledger.cut_back(step)
 
 

@@ -24,7 +24,7 @@ FloatArray = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Ingredients:
-    """Products and norms by parameter group."""
+    """Products and norms by parameter group (or by part, or layer)."""
 
     dot: FloatArray  # [groups, train, probes]
     train_norm: FloatArray  # [groups, train]
@@ -37,9 +37,9 @@ class Block:
 
     train: Sequence[int]  # indices of the train samples
     probes: Sequence[int]  # indices of the probes
-    dot: Tensor  # [groups, len(train), len(probes)]
-    train_norm: Tensor  # [groups, len(train)]
-    probe_norm: Tensor  # [groups, len(probes)]
+    dot: Tensor  # [parts, len(train), len(probes)]
+    train_norm: Tensor  # [parts, len(train)]
+    probe_norm: Tensor  # [parts, len(probes)]
 
 
 class IngredientStore:
@@ -48,7 +48,7 @@ class IngredientStore:
     Args:
         folder: the snapshot's folder under `ingredients`.
         train: number of train samples of the run.
-        probes: number of probes of the run.
+        probes: number of probes of the run (of columns, where sums of probes stand in their place).
     """
 
     def __init__(self, folder: Path, train: int, probes: int) -> None:
@@ -87,8 +87,11 @@ class IngredientStore:
             },
         )
 
-    def read(self) -> Ingredients:
+    def read(self, into: Sequence[int] | None = None) -> Ingredients:
         """All shards as one.
+
+        Args:
+            into: for each part, the number of the group that it is added to; None keeps the parts.
 
         Raises:
             TracInError: a shard is missing or damaged, or two overlap.
@@ -100,9 +103,10 @@ class IngredientStore:
         covered = np.zeros((self._train, self._probes), dtype=np.int8)
         for path in paths:
             tensors = {name: tensor.numpy() for name, tensor in read_tensors(path).items()}
-            self._check(path, tensors)
+            self._check(path, tensors, into)
+            numbers = range(len(tensors["dot"])) if into is None else into
             if whole is None:
-                groups = len(tensors["dot"])
+                groups = max(numbers) + 1
                 whole = Ingredients(
                     np.zeros((groups, self._train, self._probes), np.float32),
                     np.zeros((groups, self._train), np.float32),
@@ -110,9 +114,9 @@ class IngredientStore:
                 )
             cells = np.ix_(tensors["train"], tensors["probes"])
             covered[cells] += 1
-            whole.dot[:, cells[0], cells[1]] = tensors["dot"]
-            whole.train_norm[:, tensors["train"]] = tensors["train_norm"]
-            whole.probe_norm[:, tensors["probes"]] = tensors["probe_norm"]
+            whole.dot[:, cells[0], cells[1]] = _sums(tensors["dot"], numbers)
+            whole.train_norm[:, tensors["train"]] = np.sqrt(_sums(np.square(tensors["train_norm"]), numbers))
+            whole.probe_norm[:, tensors["probes"]] = np.sqrt(_sums(np.square(tensors["probe_norm"]), numbers))
         if whole is None or not (covered == 1).all():
             missing, double = int((covered == 0).sum()), int((covered > 1).sum())
             raise TracInError(
@@ -128,15 +132,23 @@ class IngredientStore:
     def _path(self, shard: str) -> Path:
         return self._folder / f"{shard}.safetensors"
 
-    def _check(self, path: Path, tensors: dict[str, npt.NDArray[np.generic]]) -> None:
+    def _check(self, path: Path, tensors: dict[str, npt.NDArray[np.generic]], into: Sequence[int] | None) -> None:
         names = {"train", "probes", "dot", "train_norm", "probe_norm"}
         if set(tensors) != names:
             raise TracInError(f"{path} is not a shard of ingredients (it holds {sorted(tensors)}); delete it.")
         train, probes, dot = tensors["train"], tensors["probes"], tensors["dot"]
-        fits = dot.ndim == 3 and dot.shape[1:] == (len(train), len(probes))
+        fits = dot.ndim == 3 and dot.shape[1:] == (len(train), len(probes)) and (into is None or len(dot) == len(into))
         inside = all(
             len(index) == 0 or (int(index.min()) >= 0 and int(index.max()) < bound)
             for index, bound in ((train, self._train), (probes, self._probes))
         )
         if not fits or not inside or not np.isfinite(np.asarray(dot, dtype=np.float32)).all():
             raise TracInError(f"{path} does not belong to this run, or is damaged; delete it to have it computed again.")
+
+
+def _sums(values: npt.NDArray[np.generic], into: Sequence[int]) -> FloatArray:
+    """Parts added up to groups along the first axis."""
+    out = np.zeros((max(into) + 1, *values.shape[1:]), dtype=np.float32)
+    for part, group in enumerate(into):
+        out[group] += np.asarray(values[part], dtype=np.float32)
+    return out

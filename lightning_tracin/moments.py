@@ -1,7 +1,7 @@
 """How far an Adam optimizer moves each element for a gradient of 1: from its second moments at a snapshot.
 
-Adam's step on a gradient g is, beside the learning rate and the first moment's decay, P g with P = 1 / (sqrt(v) + eps), where v is
-the bias-corrected second moment. The change of a probe's loss by a step on a train sample is thus, to first order, in
+Adam's step on a gradient g is, beside the learning rate and the first moment's decay, P g with P = 1 / (sqrt(v) + eps), where
+v is the bias-corrected second moment. The change of a probe's loss by a step on a train sample is thus, to first order, in
 proportion to ``<grad probe, P grad train>`` (LESS, Xia et al. 2024, section 2.2; torch's `AdamW` for eps and bias correction).
 Both sides are scaled with the square root of P, so that norms and cosines are those of the same inner product.
 """
@@ -26,8 +26,8 @@ def require_second_moments(optimizers: Sequence[Optimizer]) -> None:
     for optimizer in optimizers:
         if "betas" not in optimizer.defaults or "eps" not in optimizer.defaults:
             raise TracInError(
-                f"preconditioner='adam' takes an optimizer's second moments, but {type(optimizer).__name__} keeps none; use Adam or "
-                "AdamW, or leave `preconditioner` out."
+                f"preconditioner='adam' takes an optimizer's second moments, but {type(optimizer).__name__} keeps none; use Adam "
+                "or AdamW, or leave `preconditioner` out."
             )
 
 

@@ -9,8 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from lightning_tracin.directory import Method
 from lightning_tracin.errors import TracInError
-from lightning_tracin.influence import check_choice
+from lightning_tracin.influence import Preconditioner, check_choice
 from lightning_tracin.results import View
 from lightning_tracin.tables import Columns
 
@@ -41,6 +42,11 @@ class Options:
     batch_size: int
     dtype: Precision
     memory_budget: int | None
+    per_layer: bool
+    language_means: bool
+    projection_dim: int | None
+    preconditioner: Preconditioner | None
+    dry_run: bool
 
     def __post_init__(self) -> None:
         check_choice("when", self.when, When)
@@ -48,12 +54,35 @@ class Options:
         for name in ("probe_languages", "languages", "languages_of_probes", "parameters"):
             if isinstance(getattr(self, name), str):
                 raise TracInError(f"{name} should be a list of strings, but is the string {getattr(self, name)!r}.")
-        for name in ("every_n_epochs", "every_n_train_steps", "max_probes_per_language", "batch_size", "memory_budget"):
+        for name in (
+            "every_n_epochs",
+            "every_n_train_steps",
+            "max_probes_per_language",
+            "batch_size",
+            "memory_budget",
+            "projection_dim",
+        ):
             _require_positive(name, getattr(self, name))
         if self.every_n_epochs is not None and self.every_n_train_steps is not None:
             raise TracInError("Give `every_n_epochs` or `every_n_train_steps`, not both.")
         if self.when == "never" and not self.keep_snapshots:
             raise TracInError("when='never' with keep_snapshots=False would keep nothing; drop one of the two.")
+        if self.preconditioner is not None:
+            check_choice("preconditioner", self.preconditioner, Preconditioner)
+        if self.language_means and self.projection_dim is not None:
+            raise TracInError("Give `language_means` or `projection_dim`, not both: means are exact and need no projection.")
+        if self.preconditioner == "fisher" and self.projection_dim is None:
+            raise TracInError("preconditioner='fisher' whitens projected features; give a `projection_dim` too, such as 4096.")
+        if self.preconditioner == "adam" and (self.language_means or self.projection_dim is not None):
+            raise TracInError(
+                "preconditioner='adam' scales every element of a gradient, so it goes with exact influence only; leave out "
+                "`language_means` and `projection_dim`."
+            )
+
+    @property
+    def method(self) -> Method:
+        """How influence is computed."""
+        return "means" if self.language_means else "projected" if self.projection_dim is not None else "exact"
 
     @property
     def torch_dtype(self) -> torch.dtype:

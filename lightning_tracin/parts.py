@@ -71,8 +71,8 @@ def layer_labels(names: Iterable[str]) -> dict[str, str]:
     labels: dict[str, str] = {}
     current: tuple[str, ...] | None = None  # the stack that was passed last
     for name, path in paths.items():
-        stack, number = numbered.get(name, (None, 0))
-        if stack in stacks:
+        stack, number = numbered.get(name, ((), 0))
+        if name in numbered and stack in stacks:
             current = stack
             labels[name] = f"{_kind(stack, stacks)} layer {number}".strip()
         elif any(word in name.lower() for word in _EMBEDDING_WORDS):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ class Plan:
     probes: SampleTable
     parameters: int  # number of scored parameters
     elements: int  # number of their elements
+    coverage: Mapping[str, tuple[int, int]]  # rule -> parameters and elements that it covers
     weights_bytes: int  # of one snapshot on disk
     ingredients_bytes: int  # of one snapshot's ingredients on disk
     snapshots: int | None  # expected number; None where the fit's length is not known
@@ -30,11 +32,12 @@ class Plan:
     def described(self, folder: Path) -> str:
         """The plan in one paragraph."""
         number = "an unknown number of" if self.snapshots is None else str(self.snapshots)
+        by_rule = ", ".join(f"{rule} {elements:,}" for rule, (_, elements) in self.coverage.items())
         total = "each" if self.snapshots is None else f"in all, {in_words(_free(folder))} free"
         return (
             f"TracIn: {len(self.train)} train samples ({_counted(self.train)}) x {len(self.probes)} probes "
             f"({_counted(self.probes)}), scored over {self.elements:,} elements of {self.parameters} parameters (all that were "
-            f"chosen); {number} snapshots in {folder}, weights {in_words(self.weights_bytes)} and ingredients "
+            f"chosen: {by_rule}); {number} snapshots in {folder}, weights {in_words(self.weights_bytes)} and ingredients "
             f"{in_words(self.ingredients_bytes)} each ({in_words(self.bytes_needed)} {total})."
         )
 

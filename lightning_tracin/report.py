@@ -47,7 +47,7 @@ def curves(results: Results) -> Figure:
     for panel in list(axes.flat)[len(languages) :]:
         panel.set_axis_off()
     figure.supxlabel("optimizer step", fontsize=10)
-    figure.supylabel(f"share of the top {results.view.top_k} proponents", fontsize=10)
+    figure.supylabel(results.view.described, fontsize=10)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, title="train language", loc="outside right upper", fontsize=9, title_fontsize=9)
     figure.suptitle("Reliance by probe language (bold: own language; dotted: chance; shaded: 95 % interval)", fontsize=11)
@@ -59,6 +59,7 @@ def heat_map(results: Results) -> Figure:
     table = results.final().table
     grid = table.pivot(index="probe_language", columns="train_language", values="lift")
     shares = table.pivot(index="probe_language", columns="train_language", values="share")
+    style = ".0%" if results.view.measure == "share" else ".2g"
     figure = Figure(figsize=(1.1 * grid.shape[1] + 2.2, 0.5 * grid.shape[0] + 1.6), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
@@ -73,7 +74,7 @@ def heat_map(results: Results) -> Figure:
             axis.text(
                 column,
                 row,
-                f"{grid.iat[row, column]:.2f}\n({shares.iat[row, column]:.0%})",
+                f"{grid.iat[row, column]:.2f}\n({shares.iat[row, column]:{style}})",
                 ha="center",
                 va="center",
                 fontsize=8,
@@ -81,7 +82,7 @@ def heat_map(results: Results) -> Figure:
             )
     axis.set_xlabel("train language")
     axis.set_ylabel("probe language")
-    axis.set_title(f"Lift (share of the top {results.view.top_k}), all snapshots summed", fontsize=10)
+    axis.set_title(f"Lift ({results.view.described}), all snapshots summed", fontsize=10)
     figure.colorbar(image, ax=axis, label="lift")
     return figure
 
@@ -111,6 +112,8 @@ def _page(results: Results, pictures: dict[str, bytes]) -> str:
         pictures={name: base64.b64encode(content).decode() for name, content in pictures.items()},
         columns=list(table.columns),
         reliance=table.to_dict("records"),
-        cross_lingual=[(point.epoch, point.step, point.scalars["tracin/cross_lingual/mean"]) for point in results.points()],
+        cross_lingual=[(point.epoch, point.step, point.scalars["tracin/cross_lingual/mean"]) for point in results.points()]
+        if results.view.measure == "share"
+        else [],
         top=results.top.to_dict("records"),
     )

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.influence import Sign, Similarity, Weighting, check_choice
-from lightning_tracin.reliance import cross_lingual, mean_cross_lingual
+from lightning_tracin.reliance import Measure, cross_lingual, mean_cross_lingual
 from lightning_tracin.run import TracInRun, top_table
 
 #: Proponents and opponents shown of each probe, and probes shown of each language.
@@ -28,10 +28,17 @@ class View:
     top_k: int = 100
     similarity: Similarity = "cosine"
     weighting: Weighting = "uniform"
+    measure: Measure = "share"  # "mean" where the run holds language means only
+
+    @property
+    def described(self) -> str:
+        """What the curves show."""
+        return f"share of the top {self.top_k} proponents" if self.measure == "share" else f"mean influence ({self.similarity})"
 
     def __post_init__(self) -> None:
         check_choice("similarity", self.similarity, Similarity)
         check_choice("weighting", self.weighting, Weighting)
+        check_choice("measure", self.measure, Measure)
         if self.top_k < 1:
             raise TracInError(f"top_k should be 1 or more, but is {self.top_k}.")
 
@@ -43,12 +50,15 @@ class Point:
     epoch: int
     step: int
     table: pd.DataFrame  # one line for each probe language and train language
+    measure: Measure = "share"
 
     @property
     def scalars(self) -> dict[str, float]:
         """Every curve's value here, by its key."""
         values: dict[str, float] = {}
         lines = self.table[["probe_language", "train_language", "share", "lift"]].to_numpy()
+        if self.measure == "mean":  # has no chance level to be a multiple of, and no complement
+            return {f"tracin/mean_influence/{probe}/{train}": float(mean) for probe, train, mean, _ in lines}
         for probe, train, share, lift in lines:
             values[f"tracin/reliance/{probe}/{train}"] = float(share)
             values[f"tracin/lift/{probe}/{train}"] = float(lift)
@@ -70,7 +80,7 @@ class Results:
         """Proponents' reliance at each snapshot alone: the curves."""
         chosen = self.reliance[(self.reliance["sign"] == "positive") & ~self.reliance["cumulative"]]
         return [
-            Point(int(table["epoch"].iloc[0]), int(table["step"].iloc[0]), table)
+            Point(int(table["epoch"].iloc[0]), int(table["step"].iloc[0]), table, self.view.measure)
             for _, table in chosen.groupby("snapshot", sort=True)
         ]
 
@@ -78,20 +88,23 @@ class Results:
         """Proponents' reliance by the influence of the whole run."""
         chosen = self.reliance[(self.reliance["sign"] == "positive") & self.reliance["cumulative"]]
         last = chosen[chosen["snapshot"] == chosen["snapshot"].max()]
-        return Point(int(last["epoch"].iloc[0]), int(last["step"].iloc[0]), last)
+        return Point(int(last["epoch"].iloc[0]), int(last["step"].iloc[0]), last, self.view.measure)
 
 
 def point(run: TracInRun, snapshot: int, view: View) -> Point:
     """Reliance at one snapshot, for live curves."""
-    table = run.reliance(view.top_k, similarity=view.similarity, weighting=view.weighting, snapshots=[snapshot])
-    return Point(run.snapshots[snapshot].epoch, run.snapshots[snapshot].step, table)
+    table = run.reliance(
+        view.top_k, measure=view.measure, similarity=view.similarity, weighting=view.weighting, snapshots=[snapshot]
+    )
+    return Point(run.snapshots[snapshot].epoch, run.snapshots[snapshot].step, table, view.measure)
 
 
 def analyse(run: TracInRun, view: View, progress: bool = False) -> Results:
     """All tables of a run."""
-    kinds = [(sign, cumulative) for cumulative in (False, True) for sign in _SIGNS]
+    signs = _SIGNS if view.measure == "share" else _SIGNS[:1]  # a mean is over influence of both signs
+    kinds = [(sign, cumulative) for cumulative in (False, True) for sign in signs]
     parts = [
-        run.reliance(view.top_k, sign, cumulative, similarity=view.similarity, weighting=view.weighting).assign(
+        run.reliance(view.top_k, sign, cumulative, view.measure, view.similarity, view.weighting).assign(
             sign=sign, cumulative=cumulative
         )
         for sign, cumulative in tqdm(kinds, desc="reliance tables", delay=2, disable=not progress)
@@ -107,13 +120,13 @@ _SIGNS: tuple[Sign, Sign] = ("positive", "negative")
 def _top(run: TracInRun, view: View) -> pd.DataFrame:
     influence = run.influence(view.similarity, view.weighting).to_numpy()
     shown: list[int] = []
-    for language in sorted(set(run.probes.language)):
-        shown += [index for index, other in enumerate(run.probes.language) if other == language][:_PROBES_SHOWN]
+    for language in sorted(set(run.queries.language)):
+        shown += [index for index, other in enumerate(run.queries.language) if other == language][:_PROBES_SHOWN]
     k = min(_SHOWN, len(run.train))
     parts = []
     for sign in _SIGNS:
         for probe, table in zip(shown, top_table(influence[:, shown], run.train, k, sign), strict=True):
-            facts = run.probes.take([probe])
+            facts = run.queries.take([probe])
             about: dict[str, Any] = {
                 "probe": probe,
                 "probe_language": facts.language[0],

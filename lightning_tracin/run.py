@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -12,11 +12,13 @@ import xarray as xr
 
 from lightning_tracin.directory import RunDirectory
 from lightning_tracin.errors import TracInError
-from lightning_tracin.influence import Scores, Sign, Similarity, Weighting, group_weights, ranked, snapshot_scores
+from lightning_tracin.influence import Scores, Sign, Similarity, Weighting, ranked
 from lightning_tracin.ingredients import Ingredients
 from lightning_tracin.reliance import COLUMNS, Interval, Measure, reliance_table
+from lightning_tracin.scoring import Asked, Scorer, Scoring
 from lightning_tracin.snapshots import Snapshot
 from lightning_tracin.tables import SampleTable
+from lightning_tracin.whitening import DAMPING, Blocks
 
 RELIANCE_COLUMNS = ("snapshot", "epoch", "step", *COLUMNS)
 
@@ -28,6 +30,7 @@ class TracInRun:
         snapshots: the run's snapshots, in order.
         train: table of the train samples.
         probes: table of the probes.
+        queries: what influence is on: the probes, or their languages where only means were computed.
     """
 
     def __init__(self, directory: RunDirectory) -> None:
@@ -36,7 +39,8 @@ class TracInRun:
         self.snapshots: tuple[Snapshot, ...] = directory.ledger.snapshots()
         self.train: SampleTable = directory.samples("train")
         self.probes: SampleTable = directory.samples("probes")
-        self._ingredients = lru_cache(maxsize=2)(self._read)  # reliance of both signs, at one snapshot after the other
+        self.queries: SampleTable = _languages(self.probes) if self.record.settings.method == "means" else self.probes
+        self._scorer = Scorer(directory, self.record, self.snapshots)
 
     @classmethod
     def open(cls, path: str | Path) -> TracInRun:
@@ -53,27 +57,25 @@ class TracInRun:
         return self._directory.path
 
     def ingredients(self, snapshot: int) -> Ingredients:
-        """Inner products and norms at one snapshot.
+        """Inner products and norms at one snapshot, by optimizer group.
 
         Raises:
             TracInError: they were not computed, or not completely.
         """
-        return self._ingredients(snapshot)
+        return self._scorer.ingredients(snapshot, Scoring())
 
-    def _read(self, snapshot: int) -> Ingredients:
-        return self._directory.ingredients(self.snapshots[snapshot]).read()
-
-    def scores(self, snapshot: int, similarity: Similarity = "cosine", weighting: Weighting = "uniform") -> Scores:
-        """Influence at one snapshot: array [train, probes]."""
-        chosen = self.snapshots[snapshot]
-        weights = group_weights(weighting, chosen.learning_rates, chosen.visits)
-        return snapshot_scores(self.ingredients(snapshot), similarity, weights)
+    def scores(self, snapshot: int, scoring: Scoring | None = None) -> Scores:
+        """Influence at one snapshot: array [train, queries]."""
+        return self._scorer.scores(snapshot, scoring or Scoring())
 
     def influence(
         self,
         similarity: Similarity = "cosine",
         weighting: Weighting = "uniform",
         snapshots: Sequence[int] | None = None,
+        preconditioner: Asked | None = None,
+        damping: float = DAMPING,
+        blocks: Blocks = "whole",
     ) -> xr.DataArray:
         """Influence of every train sample on every probe, summed over snapshots.
 
@@ -81,6 +83,9 @@ class TracInRun:
             similarity: `"cosine"`, `"dot"` or `"relatif"`.
             weighting: `"uniform"` or `"learning_rate"`.
             snapshots: indices of the snapshots to sum; None = all.
+            preconditioner: `"adam"` or `"fisher"` where the run has what these need, `"none"`; None = as the run was made.
+            damping: of `"fisher"`; see `whitening.whitened`.
+            blocks: of `"fisher"`: whiten the features as a `"whole"`, or each `"layer"` by itself.
 
         Returns:
             Dimensions `train` and `probe` (indices), with `train_language`, `train_item`, `probe_language` and `probe_item`.
@@ -88,20 +93,25 @@ class TracInRun:
         Raises:
             TracInError: a snapshot has no ingredients, or a choice is unknown.
         """
-        total = self._sum(similarity, weighting, self._chosen(snapshots))
+        scoring = Scoring(similarity, weighting, preconditioner, damping, blocks)
+        total = self._sum(scoring, self._chosen(snapshots))
         return xr.DataArray(
             total,
             dims=("train", "probe"),
             coords={
                 "train": np.arange(len(self.train)),
-                "probe": np.arange(len(self.probes)),
+                "probe": np.arange(len(self.queries)),
                 "train_language": ("train", list(self.train.language)),
                 "train_item": ("train", list(self.train.item)),
-                "probe_language": ("probe", list(self.probes.language)),
-                "probe_item": ("probe", list(self.probes.item)),
+                "probe_language": ("probe", list(self.queries.language)),
+                "probe_item": ("probe", list(self.queries.item)),
             },
             name="influence",
-            attrs={"similarity": similarity, "weighting": weighting},
+            attrs={
+                "similarity": similarity,
+                "weighting": weighting,
+                "preconditioner": self._scorer.preconditioner(scoring) or "none",
+            },
         )
 
     def reliance(
@@ -114,6 +124,10 @@ class TracInRun:
         weighting: Weighting = "uniform",
         snapshots: Sequence[int] | None = None,
         interval: Interval | None = None,
+        by: Literal["layer"] | None = None,
+        preconditioner: Asked | None = None,
+        damping: float = DAMPING,
+        blocks: Blocks = "whole",
     ) -> pd.DataFrame:
         """Reliance of every probe language on every train language, at every snapshot.
 
@@ -126,24 +140,42 @@ class TracInRun:
             weighting: see `influence`.
             snapshots: indices of the snapshots to show; None = all.
             interval: bootstrap over probes; None takes 95 %.
+            by: `"layer"` gives a table for each layer alone, from the embeddings to the head, by the layer's own gradients.
+            preconditioner: see `influence`.
+            damping: see `influence`.
+            blocks: see `influence`.
 
         Returns:
-            One line for each snapshot, probe language and train language; columns `RELIANCE_COLUMNS`.
+            One line for each snapshot, probe language and train language (and layer); columns `RELIANCE_COLUMNS`, and `layer`
+            behind `step` where it is asked for.
+
+        Raises:
+            TracInError: a choice is unknown, `k` is out of range, or the run holds language means and another measure than
+                `"mean"` is asked for.
         """
+        if self.record.settings.method == "means" and measure != "mean":
+            raise TracInError(
+                f"measure={measure!r} ranks train samples for each probe, but {self.path} holds language means only; take "
+                "measure='mean', or run the fit with `language_means=False`."
+            )
+        if by not in (None, "layer"):
+            raise TracInError(f"by should be 'layer' or None, but is {by!r}.")
+        scoring = Scoring(similarity, weighting, preconditioner, damping, blocks)
         chosen = self._chosen(snapshots)
         tables = []
-        total: Scores | None = None
+        total: dict[str, Scores] = {}
         for index in range(max(chosen) + 1) if cumulative else chosen:
-            scores = self.scores(index, similarity, weighting)
-            if cumulative:
-                total = scores if total is None else total + scores
-                scores = total
-            if index not in chosen:
-                continue
-            table = reliance_table(scores, self.train.language, self.probes.language, k, sign, measure, interval)
             snapshot = self.snapshots[index]
-            tables.append(table.assign(snapshot=snapshot.index, epoch=snapshot.epoch, step=snapshot.step))
-        whole: pd.DataFrame = pd.concat(tables, ignore_index=True)[list(RELIANCE_COLUMNS)]
+            scores = {"": self.scores(index, scoring)} if by is None else self._scorer.layers(index, scoring)
+            if cumulative:
+                total = scores = {layer: one + total[layer] if layer in total else one for layer, one in scores.items()}
+            for layer, one in scores.items() if index in chosen else ():
+                table = reliance_table(one, self.train.language, self.queries.language, k, sign, measure, interval)
+                tables.append(table.assign(snapshot=snapshot.index, epoch=snapshot.epoch, step=snapshot.step, layer=layer))
+        columns = [*RELIANCE_COLUMNS[:3], *([] if by is None else ["layer"]), *RELIANCE_COLUMNS[3:]]
+        whole: pd.DataFrame = pd.concat(tables, ignore_index=True)[columns]
+        if self.record.settings.method == "means":
+            whole["probes"] = whole["probe_language"].map(self.probes.counts())
         return whole
 
     def top(
@@ -154,8 +186,9 @@ class TracInRun:
         similarity: Similarity = "cosine",
         weighting: Weighting = "uniform",
         snapshots: Sequence[int] | None = None,
+        preconditioner: Asked | None = None,
     ) -> pd.DataFrame:
-        """The strongest train samples of one probe, with their texts.
+        """The strongest train samples of one probe (or query), with their texts.
 
         Returns:
             Columns train (index), item, language, label, score, text; strongest first.
@@ -163,15 +196,15 @@ class TracInRun:
         Raises:
             TracInError: there is no such probe, or k is out of range.
         """
-        if not 0 <= probe < len(self.probes):
-            raise TracInError(f"There is no probe {probe}; the run has probes 0 to {len(self.probes) - 1}.")
-        scores = self._sum(similarity, weighting, self._chosen(snapshots))
+        if not 0 <= probe < len(self.queries):
+            raise TracInError(f"There is no probe {probe}; the run has probes 0 to {len(self.queries) - 1}.")
+        scores = self._sum(Scoring(similarity, weighting, preconditioner), self._chosen(snapshots))
         return top_table(scores[:, [probe]], self.train, k, sign)[0]
 
-    def _sum(self, similarity: Similarity, weighting: Weighting, chosen: Sequence[int]) -> Scores:
-        total = self.scores(chosen[0], similarity, weighting)
+    def _sum(self, scoring: Scoring, chosen: Sequence[int]) -> Scores:
+        total = self.scores(chosen[0], scoring)
         for index in chosen[1:]:
-            total += self.scores(index, similarity, weighting)
+            total += self.scores(index, scoring)
         return total
 
     def _chosen(self, snapshots: Sequence[int] | None) -> list[int]:
@@ -182,6 +215,14 @@ class TracInRun:
         if unknown:
             raise TracInError(f"There is no snapshot {unknown[0]}; the run has {len(self.snapshots)}, numbered from 0.")
         return chosen
+
+
+def _languages(probes: SampleTable) -> SampleTable:
+    """The languages of probes as queries, in alphabetical order."""
+    counts = probes.counts()
+    names = tuple(sorted(counts))
+    nothing = (None,) * len(names)
+    return SampleTable(names, nothing, tuple(f"mean of {counts[name]} probes" for name in names), nothing)
 
 
 def top_table(scores: Scores, train: SampleTable, k: int, sign: Sign) -> list[pd.DataFrame]:

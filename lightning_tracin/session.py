@@ -5,7 +5,6 @@ The callback says when; here is what. A session lives from `on_train_start` to `
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +14,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
-from lightning_tracin.attribution import Job, attribute_snapshot, free_share
+from lightning_tracin.attribution import attribute_means, attribute_snapshot
 from lightning_tracin.checks import check_gradients, checked_loss
 from lightning_tracin.directory import RunDirectory, RunRecord, Settings, known_samples, package_versions
 from lightning_tracin.errors import TracInError
@@ -23,15 +22,19 @@ from lightning_tracin.gradients import plan_coverage
 from lightning_tracin.isolation import isolated_copy, untouched_process
 from lightning_tracin.learning_rates import Recorder, group_of_parameters
 from lightning_tracin.loggers import sinks_for
-from lightning_tracin.losses import loss_named
+from lightning_tracin.losses import SummedLoss, loss_named
+from lightning_tracin.moments import adam_scales, require_second_moments
 from lightning_tracin.options import Options
+from lightning_tracin.parts import parts_of
 from lightning_tracin.plan import Plan
 from lightning_tracin.probes import chosen_probes, probes_from_loaders
+from lightning_tracin.projection import prepare_sketch, project_snapshot
 from lightning_tracin.report import write_results
 from lightning_tracin.results import analyse, point
 from lightning_tracin.run import TracInRun
 from lightning_tracin.samples import from_loader
 from lightning_tracin.snapshots import Snapshot, SnapshotRecord, folder_name, load_weights, trainable_names, weights_of
+from lightning_tracin.work import Job, Target, free_share
 
 
 class Session:
@@ -62,6 +65,8 @@ class Session:
             raise TracInError(
                 f"top_k={options.view.top_k} is larger than the train set ({len(self.train)} samples); choose a smaller `top_k`."
             )
+        if options.preconditioner == "adam":
+            require_second_moments(trainer.optimizers)
         names = options.scored(module)
         self._trainable = trainable_names(module)
         copy = isolated_copy(module, options.torch_dtype)
@@ -72,13 +77,15 @@ class Session:
         self._loss = loss.name
         self._decisions = coverage.decisions
         self._checked = False
+        parts = parts_of(self._groups(names), options.per_layer)
         self._plan = Plan(
             train=self.train.table,
             probes=self.probes.table,
             parameters=len(coverage.elements),
             elements=coverage.total,
+            coverage=coverage.by_rule,
             weights_bytes=self._weights_bytes() if options.writes_weights else 0,
-            ingredients_bytes=self._ingredients_bytes() if options.when != "never" else 0,
+            ingredients_bytes=self._ingredients_bytes(len(parts)) if options.when != "never" else 0,
             snapshots=_expected_snapshots(options, trainer),
         )
         rank_zero_info(self._plan.described(directory.path))
@@ -104,12 +111,17 @@ class Session:
                     parameters=None if options.parameters is None else tuple(options.parameters),
                     dtype=options.dtype,
                     batch_size=options.batch_size,
+                    method=options.method,
+                    projection_dim=options.projection_dim,
+                    preconditioner=options.preconditioner,
+                    per_layer=options.per_layer,
                 ),
                 loss=self._loss,
                 train=known_samples(self.train.table),
                 probes=known_samples(self.probes.table),
                 parameters=self._plan.parameters,
                 elements=self._plan.elements,
+                coverage=dict(self._plan.coverage),
                 versions=package_versions(),
             )
             if resumed:
@@ -122,16 +134,25 @@ class Session:
         """Take a snapshot now, and attribute it if that is due at once."""
         snapshots = self._directory.ledger.snapshots()
         weights = weights_of(self._module, trainable_names(self._module))
+        scales = self._scales()
         record = self._record(recorder, len(snapshots), epoch)
         self._trainer.strategy.barrier("tracin_ledger_read")
         if self._trainer.is_global_zero:
-            shutil.rmtree(self._directory.path / "ingredients" / folder_name(record), ignore_errors=True)  # a killed fit's
-            self._directory.ledger.append(record, weights if self._options.writes_weights else None)
+            self._directory.discard(folder_name(record))  # what a killed fit left
+            self._directory.ledger.append(record, weights if self._options.writes_weights else None, scales)
         self._trainer.strategy.barrier("tracin_ledger_written")
         if self._options.when == "snapshot":
             with untouched_process():
                 copy = isolated_copy(self._module, self._options.torch_dtype)
-                self._attribute(copy, self._directory.ledger.snapshots()[record.index], weights)
+                self._attribute(copy, self._directory.ledger.snapshots()[record.index], weights, scales)
+
+    def _scales(self) -> dict[str, Tensor] | None:
+        if self._options.preconditioner != "adam":
+            return None
+        names = self._options.scored(self._module)
+        return adam_scales(
+            self._trainer.optimizers, {name: tensor for name, tensor in self._module.named_parameters() if name in names}
+        )
 
     def keep_unfrozen(self, step: int) -> None:
         """Write the values of parameters that begin to be trained, before their first step: earlier snapshots lack them."""
@@ -145,10 +166,9 @@ class Session:
     def _record(self, recorder: Recorder, index: int, epoch: int) -> SnapshotRecord:
         optimizers = self._trainer.optimizers
         interval = recorder.interval(optimizers)
-        numbered, idle = group_of_parameters(optimizers), len(interval.mean)
         names = self._options.scored(self._module)
         scored = {name: parameter for name, parameter in self._module.named_parameters() if name in names}
-        groups = {name: numbered.get(id(parameter), idle) for name, parameter in scored.items()}
+        groups, idle = self._groups(names), len(interval.mean)
         extra = (0.0,) if idle in groups.values() else ()  # the group of parameters that no optimizer moves
         return SnapshotRecord(
             index=index,
@@ -162,6 +182,12 @@ class Session:
             elements=sum(parameter.numel() for parameter in scored.values()),
         )
 
+    def _groups(self, names: frozenset[str]) -> dict[str, int]:
+        """The group of each of the named parameters, in the model's order; one more for those that no optimizer moves."""
+        numbered = group_of_parameters(self._trainer.optimizers)
+        idle = sum(len(optimizer.param_groups) for optimizer in self._trainer.optimizers)
+        return {name: numbered.get(id(tensor), idle) for name, tensor in self._module.named_parameters() if name in names}
+
     def finish(self) -> None:
         """Attribute what is due at the end; log and write the results."""
         snapshots = self._directory.ledger.snapshots()
@@ -169,13 +195,14 @@ class Session:
             return
         due = snapshots
         if self._options.when == "snapshot":  # only what a killed process left undone
-            due = tuple(snapshot for snapshot in snapshots if not self._directory.ingredients(snapshot).is_complete())
+            due = tuple(snapshot for snapshot in snapshots if not self._directory.stored(snapshot).is_complete())
         self._trainer.strategy.barrier("tracin_due")
         if due:
             with untouched_process():
                 copy = isolated_copy(self._module, self._options.torch_dtype)
                 for snapshot in due:
-                    self._attribute(copy, snapshot, snapshot.state_dict())
+                    scales = snapshot.scales() if self._options.preconditioner == "adam" else None
+                    self._attribute(copy, snapshot, snapshot.state_dict(), scales)
         if self._trainer.is_global_zero:
             results = analyse(TracInRun(self._directory), self._options.view, self._progress)
             write_results(self._directory.results, results)
@@ -183,7 +210,9 @@ class Session:
                 sink.finish(results)
             rank_zero_info(f"TracIn: reliance at {len(snapshots)} snapshots is in {self._directory.results}.")
 
-    def _attribute(self, copy: LightningModule, snapshot: Snapshot, weights: dict[str, Tensor]) -> None:
+    def _attribute(
+        self, copy: LightningModule, snapshot: Snapshot, weights: dict[str, Tensor], scales: dict[str, Tensor] | None
+    ) -> None:
         """Compute one snapshot's ingredients and log its point."""
         load_weights(copy, weights)
         trainer, options = self._trainer, self._options
@@ -192,25 +221,20 @@ class Session:
         if not self._checked:  # once more: at the start, a head of zeros may have hidden the gradients of all other layers
             check_gradients(copy, coverage, loss, self.train, self._prepared, "train sample", f"at snapshot {snapshot.name}")
             self._checked = True
-        attribute_snapshot(
-            copy,
-            coverage,
-            snapshot.record.groups,
-            len(snapshot.learning_rates),
-            Job(
-                train=self.train,
-                probes=self.probes,
-                loss=loss,
-                prepare=self._prepared,
-                batch_size=options.batch_size,
-                memory_budget=options.memory_budget or int(trainer.strategy.broadcast(free_share(copy.device))),
-                rank=trainer.global_rank,
-                ranks=trainer.world_size,
-                progress=self._progress,
-            ),
-            self._directory.ingredients(snapshot),
-            snapshot.name,
-        )
+        job = self._job(loss, options.memory_budget or int(trainer.strategy.broadcast(free_share(copy.device))))
+        if scales is not None:
+            scales = {name: scale.to(copy.device, options.torch_dtype) for name, scale in scales.items()}
+        parts = parts_of(snapshot.record.groups, options.per_layer)
+        target = Target(snapshot.name, copy, coverage, parts, scales)
+        if options.projection_dim is not None:
+            store = self._directory.features(snapshot)
+            if trainer.is_global_zero:
+                prepare_sketch(target, job, store, options.projection_dim)
+            trainer.strategy.barrier("tracin_sketch")
+            project_snapshot(target, job, store)
+        else:
+            attribute = attribute_means if options.language_means else attribute_snapshot
+            attribute(target, job, self._directory.ingredients(snapshot))
         trainer.strategy.barrier("tracin_attributed")
         if not trainer.is_global_zero:
             return
@@ -219,6 +243,19 @@ class Session:
             sink.point(reliance)
         if not options.keep_snapshots:
             snapshot.discard_weights()
+
+    def _job(self, loss: SummedLoss, memory_budget: int) -> Job:
+        return Job(
+            train=self.train,
+            probes=self.probes,
+            loss=loss,
+            prepare=self._prepared,
+            batch_size=self._options.batch_size,
+            memory_budget=memory_budget,
+            rank=self._trainer.global_rank,
+            ranks=self._trainer.world_size,
+            progress=self._progress,
+        )
 
     def _prepared(self, batch: Any) -> Any:
         """A batch as the fit gives it to a step, in the precision of the scores."""
@@ -231,9 +268,9 @@ class Session:
         trainable = (tensor for tensor in self._module.parameters() if tensor.requires_grad)
         return sum(tensor.nbytes for tensor in (*trainable, *self._module.buffers()))
 
-    def _ingredients_bytes(self) -> int:
-        groups = len(set(group_of_parameters(self._trainer.optimizers).values()))
-        return 4 * max(1, groups) * (len(self.train) + 1) * (len(self.probes) + 1)
+    def _ingredients_bytes(self, parts: int) -> int:
+        columns = len(self.probes) if self._options.method == "exact" else 2 * len(self.probes.table.counts())
+        return 4 * parts * (len(self.train) + 1) * (columns + 1)
 
 
 def _validation_loaders(trainer: Trainer) -> Any:

@@ -1,8 +1,9 @@
 """Snapshots of a fit, and the ledger that orders them.
 
-A snapshot is a folder `snapshots/0003-step375/` with the weights and a record. The weights are written first, the record
-last, each atomically: a folder without a record is what a killed process left, it is not in the ledger and the next
-snapshot of that index replaces it. Discarding a snapshot's weights leaves its record, so the ledger stays whole.
+A snapshot is a folder `snapshots/0003-step375/` with the weights, for `preconditioner="adam"` the scales of its second moments,
+and a record. The record is written last, each atomically: a folder without a record is what a killed process left, it is not in
+the ledger and the next snapshot of that index replaces it. Discarding a snapshot's weights leaves its record, so the ledger stays
+whole.
 
 A snapshot holds what is trainable at its moment. The values of parameters that are unfrozen later are written once, before their
 first step, to `snapshots/unfrozen-step375.safetensors`; earlier snapshots take them from there.
@@ -23,6 +24,7 @@ from lightning_tracin.store import read_record, read_tensors, write_record, writ
 
 _RECORD = "snapshot.json"
 _WEIGHTS = "weights.safetensors"
+_SCALES = "adam.safetensors"
 
 
 class SnapshotRecord(BaseModel):
@@ -102,9 +104,18 @@ class Snapshot:
                 weights = {**read_tensors(path), **weights}
         return weights
 
+    def scales(self) -> dict[str, Tensor]:
+        """What Adam's second moments scale gradients with, by parameter (`moments.adam_scales`).
+
+        Raises:
+            TracInError: they were not kept or are damaged.
+        """
+        return read_tensors(self.path / _SCALES)
+
     def discard_weights(self) -> None:
-        """Delete the weights; the record stays."""
-        (self.path / _WEIGHTS).unlink(missing_ok=True)
+        """Delete the weights, and what belongs to them; the record stays."""
+        for name in (_WEIGHTS, _SCALES):
+            (self.path / name).unlink(missing_ok=True)
 
 
 def _unfrozen(folder: Path) -> list[tuple[int, Path]]:
@@ -167,11 +178,15 @@ class Ledger:
                 )
         return found
 
-    def append(self, record: SnapshotRecord, weights: Mapping[str, Tensor] | None) -> Snapshot:
+    def append(
+        self, record: SnapshotRecord, weights: Mapping[str, Tensor] | None, scales: Mapping[str, Tensor] | None = None
+    ) -> Snapshot:
         """Add a snapshot; without weights, only its record is kept."""
         path = self._folder / folder_name(record)
         if weights is not None:
             write_tensors(path / _WEIGHTS, weights)
+            if scales is not None:
+                write_tensors(path / _SCALES, scales)
         write_record(path / _RECORD, record)
         return Snapshot(record, path)
 

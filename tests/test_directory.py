@@ -14,9 +14,27 @@ _ODD = ('two\nlines, "quoted"', "separators \u2028 \x85 \x0c", "lone surrogate \
 
 
 def record(table: SampleTable, **changes: object) -> RunRecord:
-    settings = Settings(every_n_epochs=1, every_n_train_steps=None, parameters=None, dtype="float32", batch_size=32)
+    settings = Settings(
+        every_n_epochs=1,
+        every_n_train_steps=None,
+        parameters=None,
+        dtype="float32",
+        batch_size=32,
+        method="exact",
+        projection_dim=None,
+        preconditioner=None,
+        per_layer=True,
+    )
     known = known_samples(table)
-    facts = {"run": "r", "loss": "per_sample_loss", "train": known, "probes": known, "parameters": 1, "elements": 1}
+    facts = {
+        "run": "r",
+        "loss": "per_sample_loss",
+        "train": known,
+        "probes": known,
+        "parameters": 1,
+        "elements": 1,
+        "coverage": {"Linear": (1, 1)},
+    }
     return RunRecord(**{**facts, "settings": settings, "versions": {}, **changes})  # type: ignore[arg-type]
 
 

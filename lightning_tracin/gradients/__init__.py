@@ -6,6 +6,7 @@ from lightning_tracin.gradients.coverage import Coverage, plan_coverage
 from lightning_tracin.gradients.forms import Dense, Form, Outer, Rows
 from lightning_tracin.gradients.held import HeldBlock
 from lightning_tracin.gradients.queries import ProbeNorms, QueryBank
+from lightning_tracin.gradients.sketch import Sketch, energy_shares
 from lightning_tracin.gradients.verify import verify_gradients
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "ProbeNorms",
     "QueryBank",
     "Rows",
+    "Sketch",
+    "energy_shares",
     "plan_coverage",
     "verify_gradients",
 ]

@@ -27,7 +27,7 @@ from lightning_tracin.gradients.forms import (
     wide_side_first,
     write_out,
 )
-from lightning_tracin.gradients.products import dots, diagonal, squared_norms
+from lightning_tracin.gradients.products import diagonal, dots, squared_norms
 
 #: What the two passes over a product of factors cost beside its multiplications, counted in those.
 _ELEMENTWISE = 256

@@ -14,6 +14,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+
 @dataclass(frozen=True)
 class Dense:
     """The gradients themselves."""
@@ -94,7 +95,7 @@ def scaled_rows(rows: Rows, scale: Tensor) -> Rows:
 def add_rows(rows: Rows, out: Tensor, shape: tuple[int, int]) -> None:
     """Add rows of a table to gradients that are written out in the order of `wide_side_first`: out [samples, elements]."""
     swapped = shape[1] > shape[0]
-    table = out.unflatten(1, shape[::-1]).transpose(1, 2) if swapped else out.unflatten(1, (rows.table, -1))
+    table = out.view(len(out), *shape[::-1]).transpose(1, 2) if swapped else out.view(len(out), rows.table, -1)
     table[rows.sample, rows.row] += rows.values  # no (sample, row) pair occurs twice
 
 
@@ -123,7 +124,7 @@ def wide_side_first(form: Dense | Outer, shape: tuple[int, int]) -> Dense | Oute
         return form
     if isinstance(form, Outer):
         return Outer(form.right, form.left)
-    return Dense(form.values.unflatten(1, shape).transpose(1, 2).flatten(1))
+    return Dense(form.values.reshape(-1, *shape).transpose(1, 2).flatten(1))
 
 
 def write_out(form: Dense | Outer, elements: slice, out: Tensor) -> None:
@@ -139,7 +140,7 @@ def write_out(form: Dense | Outer, elements: slice, out: Tensor) -> None:
         return
     columns = form.right.shape[2]
     rows = slice(elements.start // columns, elements.stop // columns)
-    torch.bmm(form.left.transpose(1, 2)[:, rows], form.right, out=out.unflatten(1, (-1, columns)))
+    torch.bmm(form.left.transpose(1, 2)[:, rows], form.right, out=out.view(len(out), -1, columns))
 
 
 def shape_of(form: Form) -> tuple[int, int]:

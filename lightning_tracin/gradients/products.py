@@ -162,7 +162,7 @@ def diagonal(a: Form, b: Form) -> Tensor:
 
 
 def _rows_dense_diagonal(a: Rows, b: Dense) -> Tensor:
-    products = (a.values * b.values.unflatten(1, (a.table, -1))[a.sample, a.row]).sum(1)
+    products = (a.values * b.values.reshape(len(b.values), a.table, -1)[a.sample, a.row]).sum(1)
     return products.new_zeros(a.samples).index_add_(0, a.sample, products)
 
 

@@ -73,7 +73,7 @@ def _charts(results: Results) -> dict[str, Any]:
             xs=lines.index.tolist(),
             ys=[lines[name].tolist() for name in lines],
             keys=[str(name) for name in lines],
-            title=f"{language}: share of the top {results.view.top_k} proponents by train language",
+            title=f"{language}: {results.view.described} by train language",
             xname="optimizer step",
         )
     return charts

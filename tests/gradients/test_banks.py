@@ -73,9 +73,7 @@ def test_scaled_gradients_on_both_sides(make: Any) -> None:
     dot, norm = contracted(model, loss, bank, train, 4)
     one_by_one = [gradient_loop(model, lambda one: loss(padded([one])), samples, list(parts)) for samples in (train, probes)]
     for part in range(2):
-        z, q = (
-            by_part({name: g * scales[name].flatten() for name, g in side.items()}, parts, part) for side in one_by_one
-        )
+        z, q = (by_part({name: g * scales[name].flatten() for name, g in side.items()}, parts, part) for side in one_by_one)
         bound = 1e-5 * z.norm(dim=1)[:, None] * q.norm(dim=1)
         assert torch.all((dot[part] - z @ q.T).abs() <= bound)
         torch.testing.assert_close(norm[part].double(), z.norm(dim=1), rtol=1e-5, atol=1e-7)

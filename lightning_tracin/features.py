@@ -1,0 +1,232 @@
+"""Projected features on disk, and the ingredients that follow from them.
+
+A folder `features/0003-step375/` holds the sketch that made the features (all of it, so that probes can be added at any
+time), and shards of train samples and of probes, each complete or absent. Features are stored in half precision, divided by
+their norm, with the norm beside them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_tracin.errors import TracInError
+from lightning_tracin.gradients import Sketch
+from lightning_tracin.ingredients import Ingredients
+from lightning_tracin.parts import Parts
+from lightning_tracin.store import read_tensors, write_tensors
+from lightning_tracin.whitening import Blocks, Whitener, whitener_of
+
+Side = Literal["train", "probes"]
+
+
+@dataclass(frozen=True)
+class FeatureBlock:
+    """Features of some samples of one side."""
+
+    index: Sequence[int]  # of the samples
+    features: Tensor  # [samples, features], half precision, of norm `SCALE`
+    norm: Tensor  # [samples]
+
+
+#: The norm of stored features: half precision then resolves what is a billion times smaller than the whole.
+SCALE = 64.0
+
+
+def packed(index: Sequence[int], features: Tensor) -> FeatureBlock:
+    """Features as they are stored: [samples, features]."""
+    norm = torch.linalg.vector_norm(features.float(), dim=1)
+    unit = features.float() / norm.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
+    return FeatureBlock(index, (unit * SCALE).half(), norm)
+
+
+class FeatureStore:
+    """The features of one snapshot.
+
+    Args:
+        folder: the snapshot's folder under `features`.
+        train: number of train samples of the run.
+        probes: number of probes of the run.
+    """
+
+    def __init__(self, folder: Path, train: int, probes: int) -> None:
+        self._folder = folder
+        self._counts: dict[Side, int] = {"train": train, "probes": probes}
+
+    @property
+    def has_sketch(self) -> bool:
+        """Whether the sketch is there."""
+        return self._sketch.exists()
+
+    def write_sketch(self, sketch: Sketch) -> None:
+        """Write the sketch, whole or not at all."""
+        write_tensors(self._sketch, sketch.state())
+
+    def sketch(self) -> Sketch:
+        """The sketch that made the features.
+
+        Raises:
+            TracInError: it is missing or damaged.
+        """
+        return Sketch.from_state(read_tensors(self._sketch))
+
+    def has(self, side: Side, shard: str) -> bool:
+        """Whether the shard of this name is there."""
+        return self._path(side, shard).exists()
+
+    def keep_only(self, side: Side, shards: Collection[str]) -> None:
+        """Delete shards of other names."""
+        names = {self._path(side, shard).name for shard in shards}
+        for path in self._paths(side):
+            if path.name not in names:
+                path.unlink()
+
+    def write(self, side: Side, shard: str, block: FeatureBlock) -> None:
+        """Write one shard, whole or not at all."""
+        write_tensors(
+            self._path(side, shard),
+            {
+                "index": torch.tensor(block.index, dtype=torch.int64),
+                "features": block.features.cpu(),
+                "norm": block.norm.float().cpu(),
+            },
+        )
+
+    def is_complete(self) -> bool:
+        """Whether every sample's features are there."""
+        try:
+            self._require_complete()
+        except TracInError:
+            return False
+        return True
+
+    def discard(self) -> None:
+        """Delete all of it."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def blocks(self, side: Side) -> Iterator[tuple[Tensor, Tensor]]:
+        """The samples' indices, and their features in single precision and at their own norm, shard by shard.
+
+        Raises:
+            TracInError: a shard is damaged or of another run.
+        """
+        for path in self._paths(side):
+            tensors = read_tensors(path)
+            if set(tensors) != {"index", "features", "norm"}:
+                raise TracInError(f"{path} is not a shard of features (it holds {sorted(tensors)}); delete it.")
+            index, features, norm = tensors["index"], tensors["features"].float(), tensors["norm"]
+            inside = len(index) == 0 or (int(index.min()) >= 0 and int(index.max()) < self._counts[side])
+            if (
+                features.shape[:1] != index.shape
+                or norm.shape != index.shape
+                or not inside
+                or not bool(torch.isfinite(features).all())
+            ):
+                raise TracInError(f"{path} does not belong to this run, or is damaged; delete it to have it computed again.")
+            yield index, features * (norm / SCALE)[:, None]
+
+    def ingredients(self, parts: Parts, into: Sequence[int] | None, fisher: tuple[float, Blocks] | None = None) -> Ingredients:
+        """Inner products and norms of the features, estimates of those of the gradients.
+
+        Args:
+            parts: which parameter belongs to which part.
+            into: for each part, the number of the group that it is added to; None keeps the parts.
+            fisher: damping and blocks of whitening; None takes the features as they are.
+
+        Raises:
+            TracInError: features are missing or damaged.
+        """
+        self._require_complete()
+        into = range(len(parts)) if into is None else into
+        columns = _columns(self.sketch(), parts, into)
+        whitener, norms_into = self._whitener(parts, columns, into, fisher)
+        probes = _gathered(self.blocks("probes"), self._counts["probes"])
+        right = probes if whitener is None else whitener.dual(probes)
+        groups, count = max(into) + 1, self._counts["train"]
+        dot = np.zeros((groups, count, len(probes)), np.float32)
+        norm = np.zeros((groups, count), np.float32)
+        for index, features in self.blocks("train"):
+            for group, chosen in enumerate(columns):
+                dot[group, index] = (features[:, chosen] @ right[:, chosen].T).numpy()
+            norm[:, index] = _norms(features, whitener, columns, norms_into).numpy()
+        return Ingredients(dot, norm, _norms(probes, whitener, columns, norms_into).numpy())
+
+    def _whitener(
+        self, parts: Parts, columns: Sequence[Tensor], into: Sequence[int], fisher: tuple[float, Blocks] | None
+    ) -> tuple[Whitener | None, list[int]]:
+        """The inner product, and the group that each block's norms are counted in.
+
+        Norms of a block are not sums over the groups within it, so the first of these has them whole; only the sum over groups
+        is a norm, unless groups are layers.
+        """
+        if fisher is None:
+            return None, []
+        damping, kind = fisher
+        if kind == "whole":
+            blocks, norms_into = [torch.cat(list(columns))], [0]
+        else:
+            layers = _columns(self.sketch(), parts, [parts.depths.index(layer) for layer in parts.layers])
+            blocks, norms_into = layers, [into[parts.layers.index(layer)] for layer in parts.depths]
+        return whitener_of((features for _, features in self.blocks("train")), blocks, damping), norms_into
+
+    def _require_complete(self) -> None:
+        for side, count in self._counts.items():
+            seen = np.zeros(count, dtype=np.int64)
+            for path in self._paths(side):
+                index = read_tensors(path).get("index")
+                if index is None or (len(index) and int(index.max()) >= count):
+                    raise TracInError(f"{path} does not belong to this run, or is damaged; delete it to have it computed again.")
+                np.add.at(seen, index.numpy(), 1)
+            if not (seen == 1).all():
+                what = "train samples" if side == "train" else "probes"
+                raise TracInError(
+                    f"{self._folder} is incomplete: of {count} {what} {int((seen == 0).sum())} are missing and "
+                    f"{int((seen > 1).sum())} stand in more than one file; run the attribution again."
+                )
+
+    @property
+    def _sketch(self) -> Path:
+        return self._folder / "sketch.safetensors"
+
+    def _path(self, side: Side, shard: str) -> Path:
+        return self._folder / f"{side}-{shard}.safetensors"
+
+    def _paths(self, side: Side) -> list[Path]:
+        return sorted(self._folder.glob(f"{side}-*.safetensors"))
+
+
+def _columns(sketch: Sketch, parts: Parts, into: Sequence[int]) -> list[Tensor]:
+    """The features of each group."""
+    found: list[list[Tensor]] = [[] for _ in range(max(into) + 1)]
+    for name, where in sketch.layout.items():
+        found[into[parts.of[name]]].append(torch.arange(where.start, where.stop))
+    return [torch.cat(chosen) if chosen else torch.zeros(0, dtype=torch.int64) for chosen in found]
+
+
+def _norms(features: Tensor, whitener: Whitener | None, columns: Sequence[Tensor], norms_into: Sequence[int]) -> Tensor:
+    """Norms by group: [groups, samples]."""
+    squared = torch.zeros(len(columns), len(features))
+    if whitener is None:
+        for group, chosen in enumerate(columns):
+            squared[group] = features[:, chosen].square().sum(1)
+    else:
+        squared.index_add_(0, torch.tensor(norms_into), whitener.squared_norms(features))
+    return squared.sqrt()
+
+
+def _gathered(blocks: Iterator[tuple[Tensor, Tensor]], count: int) -> Tensor:
+    whole: Tensor | None = None
+    for index, features in blocks:
+        if whole is None:
+            whole = torch.zeros(count, features.shape[1])
+        whole[index] = features
+    if whole is None:
+        raise TracInError("There are no features to read; run the attribution first.")
+    return whole

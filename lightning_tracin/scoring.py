@@ -1,0 +1,151 @@
+"""From what a run directory stores to scores: which formula applies to what was computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from lightning_tracin.directory import RunDirectory, RunRecord
+from lightning_tracin.errors import TracInError
+from lightning_tracin.influence import (
+    Preconditioner,
+    Scores,
+    Similarity,
+    Weighting,
+    check_choice,
+    group_weights,
+    mean_scores,
+    snapshot_scores,
+)
+from lightning_tracin.ingredients import Ingredients
+from lightning_tracin.parts import Parts, parts_of
+from lightning_tracin.snapshots import Snapshot
+from lightning_tracin.whitening import DAMPING, Blocks
+
+#: What a user may ask for: one of the preconditioners, or outright none.
+Asked = Preconditioner | Literal["none"]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Which score: DESIGN's `similarity` and `weighting`, and the inner product that both are taken in.
+
+    Raises:
+        TracInError: a value is not among its choices.
+    """
+
+    similarity: Similarity = "cosine"
+    weighting: Weighting = "uniform"
+    preconditioner: Asked | None = None  # None: as the run was made
+    damping: float = DAMPING
+    blocks: Blocks = "whole"
+
+    def __post_init__(self) -> None:
+        check_choice("similarity", self.similarity, Similarity)
+        check_choice("weighting", self.weighting, Weighting)
+        check_choice("blocks", self.blocks, Blocks)
+        if self.preconditioner is not None and self.preconditioner != "none":
+            check_choice("preconditioner", self.preconditioner, Preconditioner)
+        if not self.damping > 0:
+            raise TracInError(f"damping should be above 0, but is {self.damping}.")
+
+
+class Scorer:
+    """Scores at the snapshots of one run.
+
+    Args:
+        directory: the run.
+        record: what it says of itself.
+        snapshots: its snapshots, by whose positions scores are asked for.
+    """
+
+    def __init__(self, directory: RunDirectory, record: RunRecord, snapshots: Sequence[Snapshot]) -> None:
+        self._directory, self._settings, self._snapshots = directory, record.settings, snapshots
+        self._ingredients = lru_cache(maxsize=2)(self._read)  # reliance of both signs, at one snapshot after the other
+
+    def ingredients(self, snapshot: int, scoring: Scoring, per_layer: bool = False) -> Ingredients:
+        """Inner products and norms by optimizer group (or by part: group and layer).
+
+        Raises:
+            TracInError: they were not computed, or not completely; or the run has nothing for this preconditioner.
+        """
+        preconditioner = self.preconditioner(scoring)
+        fisher = scoring if preconditioner == "fisher" else None
+        return self._ingredients(snapshot, per_layer, None if fisher is None else (fisher.damping, fisher.blocks))
+
+    def _read(self, snapshot: int, per_layer: bool, fisher: tuple[float, Blocks] | None) -> Ingredients:
+        chosen = self._snapshots[snapshot]
+        into = None if per_layer else self.parts(snapshot).groups
+        if self._settings.method == "projected":
+            return self._directory.features(chosen).ingredients(self.parts(snapshot), into, fisher)
+        return self._directory.ingredients(chosen).read(into)
+
+    def parts(self, snapshot: int) -> Parts:
+        """What the ingredients of a snapshot are kept by."""
+        return parts_of(self._snapshots[snapshot].record.groups, self._settings.per_layer)
+
+    def preconditioner(self, scoring: Scoring) -> Preconditioner | None:
+        """What scores are taken under.
+
+        Raises:
+            TracInError: the run holds nothing to take them under it.
+        """
+        asked, made = scoring.preconditioner, self._settings.preconditioner
+        if asked is None or asked == made:
+            return made
+        if asked == "fisher" and self._settings.method == "projected":
+            return asked
+        if asked == "none" and made != "adam":
+            return None
+        remedy = {
+            "adam": "run the fit with `TracInCallback(preconditioner='adam')`",
+            "fisher": "run the fit with a `projection_dim`",
+            "none": "run the fit without `preconditioner`",
+        }[asked]
+        raise TracInError(f"{self._directory.path} holds nothing to score with preconditioner={asked!r}; {remedy}.")
+
+    def scores(self, snapshot: int, scoring: Scoring) -> Scores:
+        """Influence at one snapshot: [train, queries]."""
+        return self._scores(self.ingredients(snapshot, scoring), scoring.similarity, self._weights(snapshot, scoring))
+
+    def _weights(self, snapshot: int, scoring: Scoring) -> npt.NDArray[np.float64]:
+        chosen = self._snapshots[snapshot]
+        return group_weights(scoring.weighting, chosen.learning_rates, chosen.visits)
+
+    def layers(self, snapshot: int, scoring: Scoring) -> dict[str, Scores]:
+        """Influence by each layer's parameters alone: layer -> [train, queries], from the embeddings to the head.
+
+        A layer's cosine is that of the two gradients with respect to the layer's own parameters.
+
+        Raises:
+            TracInError: products were not kept by layer, or not so that this score follows from them.
+        """
+        if not self._settings.per_layer:
+            raise TracInError(
+                f"{self._directory.path} keeps no products by layer; run the fit with `TracInCallback(per_layer=True)`."
+            )
+        if self._settings.method == "means" and scoring.similarity == "cosine":
+            raise TracInError(
+                "Language means are over gradients divided by their whole norms, so a layer's own cosine does not follow from "
+                "them; take similarity='dot' or 'relatif', or compute exact influence."
+            )
+        if self.preconditioner(scoring) == "fisher" and scoring.blocks != "layer":
+            raise TracInError("Whitening as a whole mixes the layers; take blocks='layer' for scores by layer.")
+        parts, whole = self.parts(snapshot), self.ingredients(snapshot, scoring, per_layer=True)
+        weights = self._weights(snapshot, scoring)[list(parts.groups)]
+        scores = {}
+        for layer in parts.depths:
+            mine = [position for position, other in enumerate(parts.layers) if other == layer]
+            own = Ingredients(whole.dot[mine], whole.train_norm[mine], whole.probe_norm[mine])
+            scores[layer] = self._scores(own, scoring.similarity, weights[mine])
+        return scores
+
+    def _scores(self, ingredients: Ingredients, similarity: Similarity, weights: npt.NDArray[np.float64]) -> Scores:
+        if self._settings.method == "means":
+            return mean_scores(ingredients, similarity, weights)
+        return snapshot_scores(ingredients, similarity, weights)
