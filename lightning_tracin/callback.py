@@ -169,11 +169,14 @@ class TracInCallback(CallbackBase):
             self._run, self._recorder, self._last_step = "", Recorder(), 0
         directory = RunDirectory(self.dirpath)
         resumed = directory.holds_run and directory.record().run == self._run
-        if not resumed:
+        if not resumed and not self._options.dry_run:
             directory.refuse_other_run()
             self._run = str(trainer.strategy.broadcast(uuid.uuid4().hex))
         with untouched_process():
             session = Session(self._options, directory, trainer, pl_module)
+        if self._options.dry_run:
+            rank_zero_info("TracIn: dry_run, so nothing is written and the fit goes on as without the callback.")
+            return
         session.start(self._run, self._recorder.step, resumed)
         if resumed and any(snapshot.step == self._recorder.step for snapshot in directory.ledger.snapshots()):
             self._start_interval()  # that snapshot was taken after the checkpoint was saved

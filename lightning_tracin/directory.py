@@ -64,6 +64,7 @@ class RunRecord(_Record):
     loss: str = Field(description="per_sample_loss, or training_step and its reduction")
     train: Samples
     probes: Samples
+    added_probes: tuple[Samples, ...] = Field(default=(), description="probes that were added later, in order")
     parameters: int = Field(description="number of scored parameters")
     elements: int = Field(description="number of their elements")
     coverage: dict[str, tuple[int, int]] = Field(description="rule -> parameters and elements that it covers")
@@ -120,7 +121,13 @@ class RunDirectory:
         Raises:
             TracInError: it is missing, damaged, or not of this run.
         """
-        path, expected = self._table(role), getattr(self.record(), role)
+        record = self.record()
+        table = self._samples(self._table(role), getattr(record, role))
+        for number, added in enumerate(record.added_probes if role == "probes" else ()):
+            table = table.followed_by(self._samples(self._added(number), added))
+        return table
+
+    def _samples(self, path: Path, expected: Samples) -> SampleTable:
         rows = read_lines(path)
         try:
             table = SampleTable(*(tuple(row[column] for row in rows) for column in ("language", "item", "text", "label")))
@@ -139,7 +146,9 @@ class RunDirectory:
     def features(self, snapshot: Snapshot) -> FeatureStore:
         """The projected features of one snapshot."""
         record = self.record()
-        return FeatureStore(self.path / "features" / snapshot.name, record.train.count, record.probes.count)
+        probes = record.probes.count + sum(added.count for added in record.added_probes)
+        folder = self.path / "features" / snapshot.name
+        return FeatureStore(folder, record.train.count, probes, len(record.added_probes))
 
     def stored(self, snapshot: Snapshot) -> IngredientStore | FeatureStore:
         """What the run's method computes of a snapshot."""
@@ -152,6 +161,16 @@ class RunDirectory:
 
     def _table(self, role: str) -> Path:
         return self.path / "samples" / f"{role}.jsonl"
+
+    def _added(self, number: int) -> Path:
+        return self.path / "samples" / f"probes-added{number:04d}.jsonl"
+
+    def add(self, probes: SampleTable) -> None:
+        """Make probes part of the run whose features are there."""
+        record = self.record()
+        write_bytes(self._added(len(record.added_probes)), as_lines(probes.rows()))
+        added = (*record.added_probes, known_samples(probes))
+        write_record(self._record, record.model_copy(update={"added_probes": added}))
 
     def start(self, record: RunRecord, train: SampleTable, probes: SampleTable) -> None:
         """Make this the directory of a new run.

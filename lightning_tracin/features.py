@@ -47,17 +47,22 @@ def packed(index: Sequence[int], features: Tensor) -> FeatureBlock:
     return FeatureBlock(index, (unit * SCALE).half(), norm)
 
 
+#: What the shards of added probes begin with.
+_ADDED = "probes-added"
+
+
 class FeatureStore:
     """The features of one snapshot.
 
     Args:
         folder: the snapshot's folder under `features`.
         train: number of train samples of the run.
-        probes: number of probes of the run.
+        probes: number of probes of the run, added ones included.
+        additions: how often probes were added.
     """
 
-    def __init__(self, folder: Path, train: int, probes: int) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, train: int, probes: int, additions: int = 0) -> None:
+        self._folder, self._additions = folder, additions
         self._counts: dict[Side, int] = {"train": train, "probes": probes}
 
     @property
@@ -85,8 +90,17 @@ class FeatureStore:
         """Delete shards of other names."""
         names = {self._path(side, shard).name for shard in shards}
         for path in self._paths(side):
-            if path.name not in names:
+            if path.name not in names and not path.name.startswith(_ADDED):
                 path.unlink()
+
+    def start_addition(self) -> None:
+        """Delete what a killed process left of the next addition of probes."""
+        for path in self._folder.glob(f"{_ADDED}{self._additions:04d}-*"):
+            path.unlink()
+
+    def write_addition(self, shard: int, block: FeatureBlock) -> None:
+        """Write one shard of the next addition of probes; it counts once the run's record says so."""
+        self.write("probes", f"added{self._additions:04d}-{shard:05d}", block)
 
     def write(self, side: Side, shard: str, block: FeatureBlock) -> None:
         """Write one shard, whole or not at all."""
@@ -199,7 +213,13 @@ class FeatureStore:
         return self._folder / f"{side}-{shard}.safetensors"
 
     def _paths(self, side: Side) -> list[Path]:
-        return sorted(self._folder.glob(f"{side}-*.safetensors"))
+        paths = sorted(self._folder.glob(f"{side}-*.safetensors"))
+        return [path for path in paths if not path.name.startswith(_ADDED) or _number(path) < self._additions]
+
+
+def _number(path: Path) -> int:
+    """Which addition of probes a shard belongs to."""
+    return int(path.name.removeprefix(_ADDED).partition("-")[0])
 
 
 def _columns(sketch: Sketch, parts: Parts, into: Sequence[int]) -> list[Tensor]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_tracin.errors import TracInError
+from lightning_tracin.estimate import in_words as duration
 from lightning_tracin.tables import SampleTable
 
 
@@ -21,7 +22,9 @@ class Plan:
     elements: int  # number of their elements
     coverage: Mapping[str, tuple[int, int]]  # rule -> parameters and elements that it covers
     weights_bytes: int  # of one snapshot on disk
-    ingredients_bytes: int  # of one snapshot's ingredients on disk
+    ingredients_bytes: int  # of one snapshot's ingredients (or features) on disk
+    held_bytes: int  # of the probes' gradients in memory, at most
+    seconds: float | None  # of one snapshot's pass, estimated; None where none is planned
     snapshots: int | None  # expected number; None where the fit's length is not known
 
     @property
@@ -38,7 +41,16 @@ class Plan:
             f"TracIn: {len(self.train)} train samples ({_counted(self.train)}) x {len(self.probes)} probes "
             f"({_counted(self.probes)}), scored over {self.elements:,} elements of {self.parameters} parameters (all that were "
             f"chosen: {by_rule}); {number} snapshots in {folder}, weights {in_words(self.weights_bytes)} and ingredients "
-            f"{in_words(self.ingredients_bytes)} each ({in_words(self.bytes_needed)} {total})."
+            f"{in_words(self.ingredients_bytes)} each ({in_words(self.bytes_needed)} {total}){self._described_time()}."
+        )
+
+    def _described_time(self) -> str:
+        if self.seconds is None:
+            return ""
+        times = "" if self.snapshots in (None, 1) else f", {duration(self.seconds * (self.snapshots or 1))} in all"
+        return (
+            f"; influence holds {in_words(self.held_bytes)} in memory and takes about {duration(self.seconds)} for a snapshot"
+            f"{times} (by the first batches)"
         )
 
     def require_disk(self, folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,8 +17,11 @@ from lightning_tracin.ingredients import Ingredients
 from lightning_tracin.reliance import COLUMNS, Interval, Measure, reliance_table
 from lightning_tracin.scoring import Asked, Scorer, Scoring
 from lightning_tracin.snapshots import Snapshot
-from lightning_tracin.tables import SampleTable
+from lightning_tracin.tables import Columns, SampleTable
 from lightning_tracin.whitening import DAMPING, Blocks
+
+if TYPE_CHECKING:
+    from pytorch_lightning import LightningModule
 
 RELIANCE_COLUMNS = ("snapshot", "epoch", "step", *COLUMNS)
 
@@ -200,6 +203,34 @@ class TracInRun:
             raise TracInError(f"There is no probe {probe}; the run has probes 0 to {len(self.queries) - 1}.")
         scores = self._sum(Scoring(similarity, weighting, preconditioner), self._chosen(snapshots))
         return top_table(scores[:, [probe]], self.train, k, sign)[0]
+
+    def add_probes(
+        self,
+        module: LightningModule,
+        probes: Any,
+        language_column: str = "language",
+        item_column: str | None = None,
+        languages: Sequence[str] | None = None,
+    ) -> TracInRun:
+        """Add probes to a run that was made with a `projection_dim`; the train samples are not looked at again.
+
+        Args:
+            module: a module like the fit's; its weights do not matter.
+            probes: a DataLoader of the new probes, or several.
+            language_column: as in `TracInCallback`.
+            item_column: as in `TracInCallback`.
+            languages: each new probe's language, given outright.
+
+        Returns:
+            The run as it is now; the new probes come behind those that it had.
+
+        Raises:
+            TracInError: the run holds no features, a snapshot's weights were not kept, or the probes' languages are not found.
+        """
+        from lightning_tracin.additions import add_probes  # reading a run needs neither Lightning nor a model
+
+        add_probes(self._directory, module, probes, Columns(language_column, item_column), languages)
+        return TracInRun(self._directory)
 
     def _sum(self, scoring: Scoring, chosen: Sequence[int]) -> Scores:
         total = self.scores(chosen[0], scoring)

@@ -12,12 +12,13 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning import LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_tracin.attribution import attribute_means, attribute_snapshot
 from lightning_tracin.checks import check_gradients, checked_loss
 from lightning_tracin.directory import RunDirectory, RunRecord, Settings, known_samples, package_versions
 from lightning_tracin.errors import TracInError
+from lightning_tracin.estimate import pass_seconds
 from lightning_tracin.gradients import plan_coverage
 from lightning_tracin.isolation import isolated_copy, untouched_process
 from lightning_tracin.learning_rates import Recorder, group_of_parameters
@@ -34,7 +35,7 @@ from lightning_tracin.results import analyse, point
 from lightning_tracin.run import TracInRun
 from lightning_tracin.samples import from_loader
 from lightning_tracin.snapshots import Snapshot, SnapshotRecord, folder_name, load_weights, trainable_names, weights_of
-from lightning_tracin.work import Job, Target, free_share
+from lightning_tracin.work import Job, Target, bytes_of_a_probe, free_share
 
 
 class Session:
@@ -86,11 +87,28 @@ class Session:
             coverage=coverage.by_rule,
             weights_bytes=self._weights_bytes() if options.writes_weights else 0,
             ingredients_bytes=self._ingredients_bytes(len(parts)) if options.when != "never" else 0,
+            held_bytes=0,
+            seconds=None,
             snapshots=_expected_snapshots(options, trainer),
         )
+        if options.when != "never" or options.dry_run:
+            self._plan = replace(self._plan, **self._cost(Target("the start of the fit", copy, coverage, parts), loss))
         rank_zero_info(self._plan.described(directory.path))
         self._plan.require_disk(directory.path)
         self._sinks = sinks_for(trainer.loggers) if trainer.is_global_zero else []
+
+    def _cost(self, target: Target, loss: SummedLoss) -> dict[str, Any]:
+        """What one snapshot's pass will hold in memory, and how long it will take: by a few batches, before the fit."""
+        job = self._job(loss, self._memory_budget(target.model))
+        probes = 2 * len(self.probes.table.counts()) if self._options.language_means else len(self.probes)
+        held = 0 if self._options.method == "projected" else min(job.memory_budget, probes * bytes_of_a_probe(target.coverage))
+        return {"held_bytes": held, "seconds": pass_seconds(target, job, self._options.method)}
+
+    def _memory_budget(self, model: nn.Module) -> int:
+        """Bytes that a pass may take, the same on all ranks."""
+        if self._options.memory_budget is not None:
+            return self._options.memory_budget
+        return int(self._trainer.strategy.broadcast(free_share(next(model.parameters()).device)))
 
     def start(self, run: str, step: int, resumed: bool) -> None:
         """Write what the run is, or find it as it was.
@@ -221,7 +239,7 @@ class Session:
         if not self._checked:  # once more: at the start, a head of zeros may have hidden the gradients of all other layers
             check_gradients(copy, coverage, loss, self.train, self._prepared, "train sample", f"at snapshot {snapshot.name}")
             self._checked = True
-        job = self._job(loss, options.memory_budget or int(trainer.strategy.broadcast(free_share(copy.device))))
+        job = self._job(loss, self._memory_budget(copy))
         if scales is not None:
             scales = {name: scale.to(copy.device, options.torch_dtype) for name, scale in scales.items()}
         parts = parts_of(snapshot.record.groups, options.per_layer)
@@ -269,7 +287,9 @@ class Session:
         return sum(tensor.nbytes for tensor in (*trainable, *self._module.buffers()))
 
     def _ingredients_bytes(self, parts: int) -> int:
-        columns = len(self.probes) if self._options.method == "exact" else 2 * len(self.probes.table.counts())
+        if self._options.projection_dim is not None:
+            return (2 * self._options.projection_dim + 12) * (len(self.train) + len(self.probes))
+        columns = 2 * len(self.probes.table.counts()) if self._options.language_means else len(self.probes)
         return 4 * parts * (len(self.train) + 1) * (columns + 1)
 
 

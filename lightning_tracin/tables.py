@@ -57,6 +57,12 @@ class SampleTable:
 
         return SampleTable(chosen(self.language), chosen(self.item), chosen(self.text), chosen(self.label))
 
+    def followed_by(self, other: SampleTable) -> SampleTable:
+        """Both tables, one after the other."""
+        return SampleTable(
+            self.language + other.language, self.item + other.item, self.text + other.text, self.label + other.label
+        )
+
     def rows(self) -> list[dict[str, str | int | None]]:
         """One record a sample: index, language, item, text, label."""
         columns = zip(self.language, self.item, self.text, self.label, strict=True)

@@ -104,11 +104,15 @@ def _chunks(batches: Sequence[list[int]], most: int) -> Iterator[list[list[int]]
 
 
 def _probes_at_once(coverage: Coverage, job: Job) -> int:
-    """How many probes' gradients fit into the budget, tables of embeddings aside: their gradients are a few rows."""
+    """How many probes' gradients fit into the budget."""
+    return max(1, (job.memory_budget - job.held_bytes) // max(1, bytes_of_a_probe(coverage)))
+
+
+def bytes_of_a_probe(coverage: Coverage) -> int:
+    """What the gradient of one probe takes where it is written out: all of it but tables of embeddings."""
     tables = {name for layer in coverage.layers if isinstance(layer.module, nn.Embedding) for name in layer.names.values()}
     written_out = sum(count for name, count in coverage.elements.items() if name not in tables)
-    parameter = next(next(iter(coverage.layers)).module.parameters())
-    return max(1, (job.memory_budget - job.held_bytes) // max(1, written_out * parameter.element_size()))
+    return written_out * next(next(iter(coverage.layers)).module.parameters()).element_size()
 
 
 def run_batch(
