@@ -1,0 +1,180 @@
+"""From the gradients of one parameter to a few features whose inner products estimate the gradients' own.
+
+The map is linear. It sees a gradient as a matrix G of rows x columns:
+
+1. Two seeded random bases compress both sides, ``L' G R`` (Choe et al. 2024, LoGra, arXiv 2405.13954; Chang et al. 2024,
+   TrackStar, arXiv 2410.17413). A sum of outer products is compressed factor by factor, so G is never written out.
+2. What is left is hashed: element (a, b) is added, with a random sign for a and one for b, to feature
+   ``(offset[a] + b) mod size``. This is the tensor sketch (Pham and Pagh 2013, KDD), a count sketch whose hash is a sum.
+
+Both steps keep inner products on average. They differ in how far they stray from it: of gradients of rank one, a k x k
+compression errs as k random features do, a hash of the whole matrix to k * k features as these do (Johnson and
+Lindenstrauss 1984). So the compressed matrix is `_OVERSAMPLING` times larger than what it is hashed to, and where that would
+save no work there are no bases: tables of embeddings are hashed row by row, and a part as large as its parameter is the
+gradient itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_tracin.gradients.forms import Dense, Form, Rows
+
+#: Elements that a compressed gradient has for each of its features: what the bases add to the variance against their cost.
+_OVERSAMPLING = 16
+
+#: Elements that one block of transforms may have, so that its memory stays bounded (64 MB in float32).
+_BLOCK = 16_000_000
+
+#: Names of a part's tensors.
+NEEDED, OPTIONAL = ("sizes", "offset", "left_sign", "right_sign"), ("left", "right")
+
+
+@dataclass(frozen=True)
+class Part:
+    """The linear map of one parameter: [rows, columns] to [size]."""
+
+    rows: int
+    columns: int
+    size: int
+    left: Tensor | None  # [rows, k]; none: the rows themselves
+    right: Tensor | None  # [columns, k]; none: the columns themselves
+    offset: Tensor  # [rows, or k of left], int64
+    left_sign: Tensor  # [rows, or k of left]
+    right_sign: Tensor  # [columns, or k of right]
+
+    @property
+    def exact(self) -> bool:
+        """Whether the features are the gradient itself."""
+        return self.size == self.rows * self.columns
+
+    def __call__(self, form: Form) -> Tensor:
+        """Features of one form: [samples, size]."""
+        if isinstance(form, Rows):
+            return self._of_rows(form)
+        if isinstance(form, Dense):
+            return self._of_matrices(self._compressed(_single(form.values).view(-1, self.rows, self.columns)))
+        left, right = _single(form.left), _single(form.right)
+        if self.left is not None:
+            left = left @ self.left.to(left.dtype)
+        if self.right is not None:
+            right = right @ self.right.to(right.dtype)
+        if self._transforms(left, right):
+            return self._of_factors(left, right)
+        return self._of_matrices(torch.bmm(left.transpose(1, 2), right))
+
+    def _compressed(self, matrices: Tensor) -> Tensor:
+        if self.left is not None:
+            matrices = self.left.to(matrices.dtype).T @ matrices
+        return matrices if self.right is None else matrices @ self.right.to(matrices.dtype)
+
+    def _of_matrices(self, matrices: Tensor) -> Tensor:
+        """Hash [samples, rows, columns], after the bases if there are any."""
+        if self.exact:
+            return matrices.flatten(1)
+        signed = matrices * self.left_sign[:, None].to(matrices.dtype) * self.right_sign.to(matrices.dtype)
+        out = signed.new_zeros(len(signed), self.size)
+        return out.index_add_(1, self._features_of(self.offset).flatten(), signed.flatten(1))
+
+    def _of_rows(self, form: Rows) -> Tensor:
+        if self.left is not None or self.right is not None:
+            raise TypeError("Rows of a table have no bases; only the parameter of an `nn.Embedding` is given as rows.")
+        values = _single(form.values)
+        signed = values * self.left_sign[form.row, None].to(values.dtype) * self.right_sign.to(values.dtype)
+        out = values.new_zeros(form.samples * self.size)
+        index = (form.sample * self.size)[:, None] + self._features_of(self.offset[form.row])
+        return out.index_add_(0, index.flatten(), signed.flatten()).view(form.samples, self.size)
+
+    def _features_of(self, offset: Tensor) -> Tensor:
+        """The features that the elements of rows with these offsets are added to: [rows, columns]."""
+        return (offset[:, None] + torch.arange(len(self.right_sign), device=offset.device)) % self.size
+
+    def _transforms(self, left: Tensor, right: Tensor) -> bool:
+        """Whether Fourier transforms of factors cost less than writing the gradient out, as with a head of many classes."""
+        positions = left.shape[1]
+        written_out = (positions + 1) * left.shape[2] * right.shape[2]
+        transformed = positions * (left.shape[2] + right.shape[2] + 20 * self.size * math.log2(self.size + 1))
+        return left.shape[2] * right.shape[2] > self.size and transformed < written_out
+
+    def _of_factors(self, left: Tensor, right: Tensor) -> Tensor:
+        """The same hash: a sum of hashes of outer products is a sum of circular convolutions of the factors' hashes."""
+        wrapped = torch.arange(right.shape[2], device=right.device) % self.size
+        step = max(1, _BLOCK // (left.shape[1] * self.size))
+        out = []
+        for at in range(0, len(left), step):
+            rows, columns = left[at : at + step], right[at : at + step]
+            zeros = rows.new_zeros(*rows.shape[:2], self.size)
+            of_rows = torch.fft.rfft(zeros.index_add(2, self.offset, rows * self.left_sign.to(rows.dtype)))
+            of_columns = torch.fft.rfft(zeros.index_add(2, wrapped, columns * self.right_sign.to(rows.dtype)))
+            out.append(torch.fft.irfft((of_rows * of_columns).sum(1), n=self.size))
+        return torch.cat(out)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What it is made of, by name."""
+        sizes = torch.tensor([self.rows, self.columns, self.size])
+        held = {
+            "sizes": sizes,
+            "left": self.left,
+            "right": self.right,
+            "offset": self.offset,
+            "left_sign": self.left_sign,
+            "right_sign": self.right_sign,
+        }
+        return {name: tensor for name, tensor in held.items() if tensor is not None}
+
+    def to(self, device: torch.device) -> Part:
+        """The same map on another device."""
+        return Part.of_tensors({name: tensor.to(device) for name, tensor in self.tensors().items()})
+
+    @classmethod
+    def of_tensors(cls, held: Mapping[str, Tensor]) -> Part:
+        """The part that `tensors` describes."""
+        rows, columns, size = held["sizes"].tolist()
+        hashed = held["offset"], held["left_sign"], held["right_sign"]
+        return cls(rows, columns, size, held.get("left"), held.get("right"), *hashed)
+
+
+def draw_part(shape: Sequence[int], size: int, *, table: bool, generator: torch.Generator) -> Part:
+    """Draw the map of a parameter.
+
+    Args:
+        shape: of the parameter; its first dimension are the rows, all others the columns, and a vector is one row.
+        size: number of features, at most as many as elements.
+        table: whether gradients come as rows of a table; there are no bases then.
+        generator: of randomness.
+    """
+    rows, columns = (shape[0], math.prod(shape[1:])) if len(shape) > 1 else (1, math.prod(shape))
+    if size == rows * columns:
+        return Part(rows, columns, size, None, None, torch.arange(rows) * columns, torch.ones(rows), torch.ones(columns))
+    few = math.ceil(math.sqrt(_OVERSAMPLING * size))
+    of_left = min(rows, max(few, _OVERSAMPLING * size // columns))
+    of_right = min(columns, max(few, _OVERSAMPLING * size // rows))
+    compress = not table and rows * of_left + columns * of_right + of_left * of_right < rows * columns
+    left = _basis(rows, of_left, generator) if compress else None
+    right = _basis(columns, of_right, generator) if compress else None
+    high, wide = rows if left is None else left.shape[1], columns if right is None else right.shape[1]
+    offset = torch.randperm(high, generator=generator) * size // high
+    return Part(rows, columns, size, left, right, offset, _signs(high, generator), _signs(wide, generator))
+
+
+def _single(values: Tensor) -> Tensor:
+    """In single precision at least."""
+    return values if values.dtype in (torch.float32, torch.float64) else values.float()
+
+
+def _basis(width: int, count: int, generator: torch.Generator) -> Tensor | None:
+    """Orthonormal columns in a random direction, scaled so that inner products keep their size on average: [width, count]."""
+    if count == width:
+        return None
+    drawn = torch.randn(width, count, generator=generator, dtype=torch.float64)
+    basis: Tensor = torch.linalg.qr(drawn).Q
+    return (basis * math.sqrt(width / count)).float().contiguous()
+
+
+def _signs(count: int, generator: torch.Generator) -> Tensor:
+    return torch.randint(0, 2, (count,), generator=generator).mul_(2).sub_(1).float()
