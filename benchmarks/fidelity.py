@@ -33,7 +33,7 @@ from text_data import TextDataModule
 
 from lightning_tracin.gradients import Capture, Form, ProbeBank, plan_coverage
 from lightning_tracin.gradients.products import squared_norms
-from lightning_tracin.gradients.sketch import Sketch, cosines, energy_shares, to_half
+from lightning_tracin.gradients.sketch import SCALE, Sketch, energy_shares, to_half
 from lightning_tracin.samples import SampleSet, from_loader
 from lightning_tracin.tables import Columns
 
@@ -86,8 +86,7 @@ def fidelity(name: str, data_dir: Path, dims: Sequence[int], epochs: int | None)
         shortest_first = list(batches(train))
 
         def contract(at: int, batch: list[int], parameter: str, forms: tuple[Form, ...]) -> None:
-            here = slice(at, at + len(batch))
-            bank.contract(parameter, forms, dot[:, here], squared[:, here])
+            bank.contract(parameter, [(at, forms)], dot, squared)
             keep(sketches, of_train, batch, parameter, forms)
 
         pass_over(model, capture, train, shortest_first, contract)
@@ -98,7 +97,7 @@ def fidelity(name: str, data_dir: Path, dims: Sequence[int], epochs: int | None)
     exact /= norms[:, None] * probe_norms
     records = []
     for sketch, z, q in zip(sketches, of_train, of_probes, strict=True):
-        estimated = cosines(to_half(z, norms), to_half(q, probe_norms))
+        estimated = to_half(z)[0].float() @ to_half(q)[0].float().T / SCALE**2
         record = {"data": name, "dim": sketch.dim, "bytes": 2 * sketch.dim, **agreement(exact, estimated)}
         records.append(record)
         print(

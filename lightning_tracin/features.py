@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import Sketch
+from lightning_tracin.gradients.sketch import SCALE, to_half
 from lightning_tracin.ingredients import Ingredients
 from lightning_tracin.parts import Parts
 from lightning_tracin.store import read_tensors, write_tensors
@@ -36,15 +37,9 @@ class FeatureBlock:
     norm: Tensor  # [samples]
 
 
-#: The norm of stored features: half precision then resolves what is a billion times smaller than the whole.
-SCALE = 64.0
-
-
 def packed(index: Sequence[int], features: Tensor) -> FeatureBlock:
     """Features as they are stored: [samples, features]."""
-    norm = torch.linalg.vector_norm(features.float(), dim=1)
-    unit = features.float() / norm.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
-    return FeatureBlock(index, (unit * SCALE).half(), norm)
+    return FeatureBlock(index, *to_half(features))
 
 
 #: What the shards of added probes begin with.

@@ -55,7 +55,7 @@ def per_probe(
     """
     check_choice("measure", measure, Measure)
     check_choice("sign", sign, Sign)
-    if not 1 <= k <= len(scores):
+    if measure == "share" and not 1 <= k <= len(scores):
         raise TracInError(f"k should be between 1 and the number of train samples ({len(scores)}), but is {k}.")
     languages, codes = np.unique(np.asarray(train_languages), return_inverse=True)
     member = np.eye(len(languages))[codes]  # [train, languages]

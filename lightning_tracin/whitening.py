@@ -19,8 +19,8 @@ from lightning_tracin.errors import TracInError
 #: Whether features are whitened all together, or layer by layer (F without its blocks between layers).
 Blocks = Literal["whole", "layer"]
 
-#: The ridge, in units of the mean of F's diagonal (the setting of PROTOCOL's trial).
-DAMPING = 0.1
+#: The ridge, as a part of F's trace: the middle of the range that was best in `docs/lds.md`, whatever the number of features.
+DAMPING = 0.0025
 
 #: Features that can be whitened together: F has the square of it.
 _MOST = 16_384
@@ -56,7 +56,7 @@ def whitener_of(shards: Iterable[Tensor], blocks: Sequence[Tensor], damping: flo
     Args:
         shards: the train features, shard by shard: [samples, features]; only one needs to be in memory.
         blocks: the features of each block.
-        damping: the ridge in units of the mean of F's diagonal, over all blocks.
+        damping: the ridge as a part of F's trace, over all blocks: so it does not change with the number of features.
 
     Raises:
         TracInError: a block has too many features, or all features are zero.
@@ -74,12 +74,12 @@ def whitener_of(shards: Iterable[Tensor], blocks: Sequence[Tensor], damping: flo
         for moment, block in zip(moments, blocks, strict=True):
             mine = features[:, block]
             moment += mine.T @ mine
-    mean = sum(float(moment.diagonal().sum()) for moment in moments) / sum(map(len, blocks)) / count
-    if mean == 0:
+    trace = sum(float(moment.diagonal().sum()) for moment in moments) / count
+    if trace == 0:
         raise TracInError("All features of the train samples are zero, so there is nothing to whiten them by.")
     factors = []
     for moment in moments:
         moment /= count
-        moment.diagonal().add_(damping * mean)
+        moment.diagonal().add_(damping * trace)
         factors.append(torch.linalg.cholesky(moment).float())
     return Whitener(tuple(blocks), tuple(factors))

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from lightning_tracin.errors import TracInError
-from lightning_tracin.gradients.capture import Coverage
+from lightning_tracin.gradients.coverage import Coverage
 from lightning_tracin.gradients.forms import Form
 from lightning_tracin.gradients.projection import NEEDED, OPTIONAL, Part, draw_part
 
 #: Part of the features that parameters share evenly at the least, for what calibration does not show.
 _EVEN = 0.2
 
-#: Features of unit gradients are stored times this: half precision then resolves 1e-9 of a gradient and holds 1000 times one.
-_SCALE = 64.0
+#: The norm of stored features: as high as half precision allows, so that layers with small gradients keep their digits.
+SCALE = 32768.0
 
 
 @dataclass(frozen=True)
@@ -134,49 +134,42 @@ def share_out(elements: Mapping[str, int], energy: Mapping[str, float], dim: int
             f"projection_dim={dim} is less than one feature for each of the {len(elements)} scored parameters; give "
             f"{max(8192, len(elements))}, or None for the exact scores."
         )
+    if dim >= sum(elements.values()):
+        return dict(elements)
     even = max(1, int(_EVEN * dim / len(elements)))
-    sizes = {name: min(count, even) for name, count in elements.items()}
-    open_names = {name for name, count in elements.items() if energy.get(name, 0.0) > 0 and count > sizes[name]}
-    while open_names:
-        left = dim - sum(size for name, size in sizes.items() if name not in open_names)
-        scale = left / sum(energy[name] for name in open_names)
-        settled = {name: sizes[name] for name in open_names if scale * energy[name] <= sizes[name]}
-        settled = settled or {name: elements[name] for name in open_names if scale * energy[name] >= elements[name]}
-        if not settled:
-            return sizes | {name: int(scale * energy[name]) for name in open_names}
-        sizes |= settled
-        open_names -= settled.keys()
-    return sizes
+    total = sum(energy.get(name, 0.0) for name in elements) or 1.0
+    shares = {name: max(energy.get(name, 0.0) / total, 1e-9) for name in elements}  # what is left over goes to all
+
+    def sizes(scale: float) -> dict[str, int]:
+        return {name: min(count, max(even, int(scale * shares[name]))) for name, count in elements.items()}
+
+    low, high = 0.0, 1e9 * max(elements.values())
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum(sizes(middle).values()) <= dim else (low, middle)
+    return sizes(low)
 
 
-def to_half(features: Tensor, norms: Tensor) -> Tensor:
-    """Features of unit gradients in half precision, for storing; gradients of any size keep their precision.
+def to_half(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Features in half precision, for storing, as directions of the norm `SCALE`; gradients of any size keep their precision.
 
     Args:
         features: [samples, features].
-        norms: [samples] exact norms of the whole gradients; where one is zero, so are the features.
+
+    Returns:
+        The directions [samples, features], zero where the features are, and the features' norms [samples].
 
     Raises:
-        TracInError: a norm is not that of its features.
+        TracInError: a feature is not finite.
     """
-    half = torch.where(features == 0, 0.0, features / norms[:, None] * _SCALE).half()
-    bad = (~torch.isfinite(half)).any(1).nonzero()[:, 0].tolist()
-    if bad:
+    features = features.float()
+    norms: Tensor = torch.linalg.vector_norm(features, dim=1)
+    if not bool(torch.isfinite(norms).all()):
+        bad = int((~torch.isfinite(norms)).nonzero()[0, 0])
         raise TracInError(
-            f"The projected gradient of sample {bad[0]} of a batch is not finite in half precision, though its norm is "
-            f"{float(norms[bad[0]]):.3g}; use `dtype='float64'`, or `projection_dim=None`."
+            f"The projected gradient of sample {bad} of a batch is not finite; use `dtype='float64'`, or `projection_dim=None`."
         )
-    return half
-
-
-def cosines(train: Tensor, probes: Tensor) -> Tensor:
-    """Estimated cosines of whole gradients, of one parameter's share of them if one part is given: [samples, probes].
-
-    Args:
-        train: [samples, features] as from `to_half`.
-        probes: [probes, features] as from `to_half`.
-    """
-    return (train.float() @ probes.float().T) / _SCALE**2
+    return torch.where(norms[:, None] > 0, features / norms[:, None] * SCALE, 0.0).half(), norms
 
 
 def _restored(name: str, state: Mapping[str, Tensor]) -> Part:

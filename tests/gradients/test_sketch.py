@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import Capture, Dense, Outer, Rows, plan_coverage
-from lightning_tracin.gradients.sketch import Sketch, cosines, energy_shares, share_out, to_half
+from lightning_tracin.gradients.sketch import SCALE, Sketch, energy_shares, share_out, to_half
 from tests.gradients.test_exact import Tied
 from tests.models import padded, ragged_samples, tiny_xlmr
 from tests.oracles import gradient_loop
@@ -151,33 +151,39 @@ def test_a_damaged_state_is_named() -> None:
         Sketch.from_state(state)
 
 
+def cosines(one: Tensor, other: Tensor) -> Tensor:
+    return (one.double() @ other.double().T / SCALE**2).float()
+
+
 @pytest.mark.parametrize("scale", [1e-15, 1.0, 1e15])
 def test_half_precision_holds_gradients_of_any_size(scale: float) -> None:
     torch.manual_seed(0)
     features = torch.randn(6, 300)
     want = torch.nn.functional.cosine_similarity(features[:4, None], features[None, 4:], dim=2)
-    half = to_half(features * scale, (features * scale).norm(dim=1))
+    half, norms = to_half(features * scale)
     assert half.dtype == torch.float16
+    torch.testing.assert_close(norms, features.norm(dim=1) * scale)
     torch.testing.assert_close(cosines(half[:4], half[4:]), want, rtol=0, atol=2e-4)
 
 
 def test_a_small_layer_beside_a_large_one_keeps_its_share() -> None:
     torch.manual_seed(0)
-    small = 1e-4 * torch.randn(2, 50)
+    small = 1e-6 * torch.randn(2, 50)
     features = torch.cat([small, torch.full((2, 1), 10.0)], 1)
-    half = to_half(features, features.norm(dim=1))
-    want = small[:1] @ small[1:].T / features.norm(dim=1).prod()
-    torch.testing.assert_close(cosines(half[:1, :50], half[1:, :50]), want, rtol=5e-3, atol=1e-14)
+    half, norms = to_half(features)
+    want = small[:1] @ small[1:].T / norms.prod()
+    torch.testing.assert_close(cosines(half[:1, :50], half[1:, :50]), want, rtol=5e-3, atol=1e-17)
 
 
 def test_a_gradient_of_zero_has_features_of_zero() -> None:
-    assert torch.equal(to_half(torch.zeros(1, 3), torch.zeros(1)), torch.zeros(1, 3, dtype=torch.float16))
+    half, norms = to_half(torch.zeros(1, 3))
+    assert torch.equal(half, torch.zeros(1, 3, dtype=torch.float16))
+    assert norms.tolist() == [0]
 
 
-@pytest.mark.parametrize(("features", "norm"), [(torch.nan, 1.0), (1.0, 1e-6)])
-def test_what_half_precision_cannot_hold_is_an_error(features: float, norm: float) -> None:
-    with pytest.raises(TracInError, match="projected gradient of sample 1 of a batch is not finite in half precision"):
-        to_half(torch.tensor([[1.0], [features]]), torch.tensor([1.0, norm]))
+def test_a_feature_that_is_not_finite_is_an_error() -> None:
+    with pytest.raises(TracInError, match="projected gradient of sample 1 of a batch is not finite"):
+        to_half(torch.tensor([[1.0], [torch.nan]]))
 
 
 def test_energy_is_a_mean_of_shares_not_a_share_of_means() -> None:
@@ -194,6 +200,8 @@ def test_features_are_shared_out_by_energy_up_to_a_parameters_elements() -> None
     elements = {"small": 10, "large": 10_000, "larger": 90_000, "quiet": 5000}
     sizes = share_out(elements, {"small": 0.5, "large": 0.3, "larger": 0.2, "quiet": 1e-5}, 1000)
     assert sizes == {"small": 10, "large": 564, "larger": 376, "quiet": 50}  # 940 left over, three to two
+    wide = {"a": 10, "b": 10, "c": 1000}
+    assert sum(share_out(wide, {"a": 0.5, "b": 0.5}, 500).values()) == 500  # what the first two do not need goes to the third
 
 
 def test_a_parameter_without_energy_has_features_too() -> None:
