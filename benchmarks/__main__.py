@@ -32,7 +32,7 @@ _VERSIONS = ("lightning-tracin", "torch", "transformers", "pytorch-lightning", "
 
 def main() -> None:
     settings = _settings()
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=160)
     if settings.list:
         console.print("\n".join(names()))
         return

@@ -34,8 +34,9 @@ def compare(context: Context, workload: Workload, contender: Contender) -> Compa
     if needed > free:
         return untimed(f"not run: it would take about {needed / 2**30:.0f} GiB for this model, and {free / 2**30:.0f} are free")
     try:
-        batch_size = fastest_batch_size(workload, contender, free)
-        theirs = contender.scores(workload, batch_size)
+        ready = contender.prepare(workload)
+        batch_size = fastest_batch_size(ready, contender, free)
+        theirs = contender.scores(ready, batch_size)
     except Exception as error:  # whatever a peer cannot do is shown, in its own words
         return untimed(f"fails with {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}")
     mine = ours.exact(workload, contender.scope)
@@ -44,17 +45,17 @@ def compare(context: Context, workload: Workload, contender: Contender) -> Compa
         return untimed(f"not comparable: {_distance(theirs, mine)}")
     pairs = interleaved(
         lambda: ours.exact(workload, contender.scope),
-        lambda: contender.scores(workload, batch_size),
+        lambda: contender.scores(ready, batch_size),
         context.repetitions,
         context.patience,
     )
-    agreement = f"same scores within {difference:.0e} of the largest" if contender.exact else _distance(theirs, mine)
     return Comparison(
         workload.name,
         contender.name,
         contender.version,
         contender.settings,
-        f"{agreement}; batches of {batch_size}",
+        f"same, within {difference:.0e}" if contender.exact else _distance(theirs, mine),
+        batch_size,
         spread(pairs.ours),
         spread(pairs.theirs),
         pairs.theirs_over_ours,
@@ -86,8 +87,8 @@ def largest_difference(found: Tensor, truth: Tensor) -> float:
 def _distance(found: Tensor, truth: Tensor) -> str:
     """How far other scores are from the exact ones, in words."""
     if found.shape != truth.shape:
-        return f"it gives {list(found.shape)} scores instead of {list(truth.shape)}"
+        return f"{list(found.shape)} scores instead of {list(truth.shape)}"
     share = float((found / truth).median())
     ranks = [float(spearmanr(found[:, i], truth[:, i]).statistic) for i in range(truth.shape[1])]
     mean = sum(ranks) / len(ranks)
-    return f"its scores are {share:.2f} of the exact ones (median), their rank correlation over train samples {mean:.2f}"
+    return f"{share:.2f} of exact (median), rank correlation {mean:.2f}"

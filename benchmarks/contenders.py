@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.scopes import Scope, everything
 from benchmarks.workloads import Workload
@@ -25,6 +26,7 @@ class Contender:
         scores: computes the scores; imports the peer when called.
         batch_sizes: those tried; the fastest is used.
         settings: how it is set up, for readers.
+        prepare: what it does to a model once, which is not timed.
         scope: which parameters both sides score.
         exact: whether its scores are meant to equal ours; where not, their distance is what is shown.
         bytes_needed: memory that a workload takes at a batch size, counted.
@@ -35,6 +37,7 @@ class Contender:
     scores: Scorer
     batch_sizes: tuple[int, ...]
     settings: str
+    prepare: Callable[[Workload], Workload] = lambda workload: workload
     scope: Scope = everything
     exact: bool = True
     bytes_needed: Callable[[Workload, int], int] = lambda _workload, _batch_size: 0
@@ -43,6 +46,18 @@ class Contender:
     def version(self) -> str | None:
         """The installed version, None where it is not installed."""
         return version_of(self.distribution)
+
+
+def with_embeddings_only_trainable(workload: Workload) -> Workload:
+    """The workload with a copy of its model in which only embeddings require gradients.
+
+    Hooks see the gradients of activations all the same, and no weight's gradient is computed in vain.
+    """
+    model = copy.deepcopy(workload.model).requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            module.requires_grad_(True)
+    return replace(workload, model=model)
 
 
 def version_of(distribution: str) -> str | None:

@@ -46,6 +46,7 @@ def over_plain(context: Context, workload: Workload) -> Comparison:
         torch.__version__,
         "bfloat16 weights" if next(workload.model.parameters()).dtype == torch.bfloat16 else "float32 weights",
         f"the exact pass takes {pairs.ours_over_theirs.value:.2f} times as long",
+        job.batch_size,
         spread(pairs.ours),
         spread(pairs.theirs),
         pairs.theirs_over_ours,

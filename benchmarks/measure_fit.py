@@ -21,7 +21,7 @@ from benchmarks.timing import seconds, spread
 from benchmarks.workloads import Workload, reference
 from lightning_tracin import TracInCallback
 
-_EPOCHS, _SAMPLES, _BATCH_SIZE = 2, 1024, 32
+_EPOCHS, _SAMPLES, _BATCH_SIZE = 4, 1024, 32
 
 
 class _Module(pl.LightningModule):

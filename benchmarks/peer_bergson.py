@@ -9,7 +9,7 @@ from typing import Any
 from datasets import Dataset
 from torch import Tensor, nn
 
-from benchmarks.contenders import Contender
+from benchmarks.contenders import Contender, with_embeddings_only_trainable
 from benchmarks.scopes import inner_linear_weights
 from benchmarks.workloads import Sentences, Workload
 
@@ -58,8 +58,9 @@ BERGSON = Contender(
     "bergson",
     scores,
     (8, 32, 64),
-    "InMemoryCollector and Scorer, projection_dim=0, loss_reduction='sum'; it takes Linear weights below the head, so both sides "
-    "score these",
+    "InMemoryCollector and Scorer, projection_dim=0, loss_reduction='sum', the model frozen but for its input embeddings as its "
+    "own pipeline does; it takes Linear weights below the head, so both sides score these",
+    prepare=with_embeddings_only_trainable,
     scope=inner_linear_weights,
     bytes_needed=lambda workload, batch_size: (
         4

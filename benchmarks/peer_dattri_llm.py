@@ -6,7 +6,7 @@ import tempfile
 
 from torch import Tensor
 
-from benchmarks.contenders import Contender, parameter_bytes
+from benchmarks.contenders import Contender, parameter_bytes, with_embeddings_only_trainable
 from benchmarks.workloads import Workload
 
 
@@ -25,7 +25,7 @@ def scores(workload: Workload, batch_size: int) -> Tensor:
         task = AttributionTask(loss_func=workload.loss, model=workload.model)
         attributor = TracInAttributor(arguments, task=task)
         result = attributor.attribute(
-            workload.train, workload.probes, hook_config=HookManagerConfig(linear_io=REGISTER_ALL, capture_style="factorized")
+            workload.train, workload.probes, hook_config=HookManagerConfig(linear_io=REGISTER_ALL, include_frozen=True)
         )
     found = result.scores
     assert isinstance(found, Tensor)
@@ -36,7 +36,9 @@ DATTRI_LLM = Contender(
     "dattri-llm TracIn",
     "dattri-llm",
     scores,
-    (8, 16, 32, 64),
-    "TracInAttributor.attribute, all layers hooked, streamed (nothing written but the scores)",
+    (16, 32, 64),
+    "TracInAttributor.attribute, all layers hooked, include_frozen=True with all but the embeddings frozen (so no weight's "
+    "gradient is computed in vain), streamed (nothing written but the scores)",
+    prepare=with_embeddings_only_trainable,
     bytes_needed=lambda workload, batch_size: parameter_bytes(workload) * (2 * len(workload.probes) + batch_size),
 )

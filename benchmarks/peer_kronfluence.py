@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -13,15 +14,21 @@ from benchmarks.scopes import linear_layers
 from benchmarks.workloads import Loss, Workload
 
 
+def prepare(workload: Workload) -> Workload:
+    """The workload with a copy of its model in which kronfluence has replaced the layers that it tracks."""
+    from kronfluence.analyzer import prepare_model
+
+    return replace(workload, model=prepare_model(copy.deepcopy(workload.model), _task(workload.loss)))
+
+
 def scores(workload: Workload, batch_size: int) -> Tensor:
     """All probes in one go, train samples by batches."""
-    from kronfluence.analyzer import Analyzer, prepare_model
+    from kronfluence.analyzer import Analyzer
     from kronfluence.arguments import FactorArguments, ScoreArguments
 
-    task = _task(workload.loss)
-    model = prepare_model(copy.deepcopy(workload.model), task)
+    on_cpu = workload.device.type == "cpu"
     with tempfile.TemporaryDirectory() as folder:
-        analyzer = Analyzer("benchmark", model, task, cpu=workload.device.type == "cpu", disable_tqdm=True, output_dir=folder)
+        analyzer = Analyzer("benchmark", workload.model, _task(workload.loss), cpu=on_cpu, disable_tqdm=True, output_dir=folder)
         analyzer.fit_all_factors("identity", workload.train, batch_size, factor_args=FactorArguments(strategy="identity"))
         analyzer.compute_pairwise_scores(
             "scores",
@@ -59,5 +66,6 @@ KRONFLUENCE = Contender(
     scores,
     (8, 32, 64),
     "strategy 'identity', all probes in one batch; it tracks Linear layers only (weight and bias), so both sides score these",
+    prepare=prepare,
     scope=linear_layers,
 )

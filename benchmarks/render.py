@@ -51,7 +51,7 @@ def tables(report: Report, box: Box) -> Iterator[tuple[str, Table]]:
     """The report's tables with their titles."""
     yield "Targets", _targets(report, box)
     if report.comparisons:
-        yield "Peers, in the same run on the same model and samples", _comparisons(report, box)
+        yield "Peers: ratios are median (lowest to highest; runs)", _comparisons(report, box)
     if report.growth:
         yield "Growth: time when one thing doubles", _growth(report, box)
 
@@ -112,9 +112,17 @@ def _targets(report: Report, box: Box) -> Table:
 
 
 def _comparisons(report: Report, box: Box) -> Table:
-    table = Table("workload", "peer", "version", "ours, s", "peer, s", "peer / ours", "scores", box=box)
+    table = Table("workload", "peer", "its batch", "ours, s", "peer, s", "peer / ours", "its scores", box=box)
     for one in report.comparisons:
-        table.add_row(one.workload, one.peer, one.version, _seconds(one.ours), _seconds(one.theirs), _ratio(one.ratio), one.note)
+        table.add_row(
+            one.workload,
+            f"{one.peer} ({one.version or '-'})",
+            "-" if one.batch_size is None else str(one.batch_size),
+            _seconds(one.ours),
+            _seconds(one.theirs),
+            _ratio(one.ratio),
+            one.note,
+        )
     return table
 
 
@@ -130,7 +138,7 @@ def _seconds(spread: Spread | None) -> str:
 
 
 def _ratio(spread: Spread | None) -> str:
-    return "-" if spread is None else f"{spread.value:.2f} ({spread.low:.2f} to {spread.high:.2f}, {spread.runs} runs)"
+    return "-" if spread is None else f"{spread.value:.2f} ({spread.low:.2f} to {spread.high:.2f}; {spread.runs})"
 
 
 def _markdown(table: Table) -> str:

@@ -35,6 +35,7 @@ class Comparison:
     version: str
     settings: str
     note: str  # how its scores compare with ours; or why there are none
+    batch_size: int | None = None
     ours: Spread | None = None  # seconds
     theirs: Spread | None = None  # seconds
     ratio: Spread | None = None  # theirs over ours

@@ -109,12 +109,12 @@ def next_token_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
 
 def reference(train: int = 256, probes: int = 64) -> Workload:
     """XLM-R's shape made small: 6 layers, width 256, 30,000 tokens; the workload that targets are set on."""
-    return _xlm_r("reference", train, probes, layers=6, width=256, heads=4, inner=1024, vocabulary=30_000)
+    return xlm_r("reference", train, probes, layers=6, width=256, heads=4, inner=1024, vocabulary=30_000)
 
 
 def base_shape(train: int = 24, probes: int = 4) -> Workload:
     """XLM-R base's real shape: 12 layers, width 768, 250,002 tokens."""
-    return _xlm_r("XLM-R base", train, probes, layers=12, width=768, heads=12, inner=3072, vocabulary=250_002)
+    return xlm_r("XLM-R base", train, probes, layers=12, width=768, heads=12, inner=3072, vocabulary=250_002)
 
 
 def causal_lm(train: int = 256, probes: int = 64) -> Workload:
@@ -137,7 +137,8 @@ def causal_lm(train: int = 256, probes: int = 64) -> Workload:
     return Workload("causal LM", description, model.eval(), next_token_loss, *samples)
 
 
-def _xlm_r(name: str, train: int, probes: int, *, layers: int, width: int, heads: int, inner: int, vocabulary: int) -> Workload:
+def xlm_r(name: str, train: int, probes: int, *, layers: int, width: int, heads: int, inner: int, vocabulary: int) -> Workload:
+    """XLM-R's architecture in any size, with random weights and three classes."""
     torch.manual_seed(0)
     config = XLMRobertaConfig(
         vocab_size=vocabulary,
