@@ -19,7 +19,7 @@ from benchmarks.workloads import Workload
 TOLERANCE = 1e-4
 
 #: Part of the train samples on which a peer's batch size is chosen.
-_TUNING = 4
+_TUNING = 8
 
 
 def compare(context: Context, workload: Workload, contender: Contender) -> Comparison:

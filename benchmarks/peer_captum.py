@@ -100,7 +100,7 @@ EXACT = Contender(
     "captum TracInCP",
     "captum",
     exact_scores,
-    (1, 8, 32),
+    (1, 8),
     "loss with reduction 'none', sample_wise_grads_per_batch=False: its one way that covers every layer",
     bytes_needed=_written_out,
 )
