@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import psutil
 from scipy.stats import spearmanr
@@ -67,13 +67,9 @@ def fastest_batch_size(workload: Workload, contender: Contender, free: int) -> i
     fitting = [size for size in contender.batch_sizes if contender.bytes_needed(workload, size) <= free]
     if len(fitting) == 1:
         return fitting[0]
+    contender.scores(workload.smaller(2, 2), fitting[0])  # warm-up
     part = workload.smaller(max(max(fitting), len(workload.train) // _TUNING), len(workload.probes))
-    return _fastest(fitting, lambda size: contender.scores(part, size))
-
-
-def _fastest(sizes: list[int], run: Callable[[int], object]) -> int:
-    run(sizes[0])  # warm-up
-    times = {size: seconds(lambda size=size: run(size)) for size in sizes}  # type: ignore[misc]
+    times = {size: seconds(partial(contender.scores, part, size)) for size in fitting}
     return min(times, key=times.__getitem__)
 
 
