@@ -64,11 +64,13 @@ def compare(context: Context, workload: Workload, contender: Contender) -> Compa
 
 def fastest_batch_size(workload: Workload, contender: Contender, free: int) -> int:
     """The batch size that is fastest on a part of the train samples, of those that fit into the free memory."""
-    fitting = [size for size in contender.batch_sizes if contender.bytes_needed(workload, size) <= free]
+    count, smallest = len(workload.train), min(contender.batch_sizes)
+    useful = [size for size in contender.batch_sizes if size == smallest or size < 2 * count]
+    fitting = [size for size in useful if contender.bytes_needed(workload, size) <= free]
     if len(fitting) == 1:
         return fitting[0]
     contender.scores(workload.smaller(2, 2), fitting[0])  # warm-up
-    part = workload.smaller(max(max(fitting), len(workload.train) // _TUNING), len(workload.probes))
+    part = workload.smaller(min(count, max(max(fitting), count // _TUNING)), len(workload.probes))
     times = {size: seconds(partial(contender.scores, part, size)) for size in fitting}
     return min(times, key=times.__getitem__)
 

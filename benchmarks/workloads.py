@@ -55,7 +55,8 @@ class Sentences(Dataset[Batch]):
         ]
 
     def first(self, count: int) -> Sentences:
-        """So many samples, spread evenly over all lengths."""
+        """So many of the samples (or all), spread evenly over all lengths."""
+        count = min(count, len(self))
         chosen = [index * len(self) // count for index in range(count)]
         return Sentences([self.tokens[i] for i in chosen], [self.labels[i] for i in chosen], self.pad)
 

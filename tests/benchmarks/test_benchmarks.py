@@ -150,6 +150,12 @@ def test_samples_are_padded_to_the_longest_of_their_batch():
     assert samples[0]["input_ids"].tolist() == [5, 6]
 
 
+def test_a_part_of_the_samples_repeats_none():
+    samples = Sentences([torch.tensor([i]) for i in range(5)], [torch.tensor(0)] * 5, pad=1)
+    assert [tokens.item() for tokens in samples.first(3).tokens] == [0, 1, 3]
+    assert [tokens.item() for tokens in samples.first(9).tokens] == [0, 1, 2, 3, 4]
+
+
 def test_padding_of_a_language_model_has_no_label():
     samples = Sentences([torch.tensor([5, 6]), torch.tensor([7, 8, 9])], [torch.tensor([5, 6]), torch.tensor([7, 8, 9])], pad=0)
     assert next(iter(DataLoader(samples, batch_size=2)))["labels"].tolist() == [[5, 6, -100], [7, 8, 9]]
