@@ -1,10 +1,13 @@
 # `make demo` and `make test` set up their own environment in .venv the first time, and take seconds to start afterwards.
+# `make bench` has another one, .venv-peers, where this project and those it is measured against run on the same torch.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := .venv-peers
+PEERS_READY := $(PEERS)/.ready
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test lint lock bench clean
 .DEFAULT_GOAL := test
 
 $(READY): requirements.lock pyproject.toml
@@ -14,6 +17,16 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $(READY)
+
+# --no-deps: the file names everything the peers import, see there.
+$(PEERS_READY): requirements.lock benchmarks/requirements-peers.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "make bench needs Python >= 3.11 for some peers; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --requirement requirements.lock
+	$(PEERS)/bin/python -m pip install --quiet --no-deps --requirement benchmarks/requirements-peers.txt
+	$(PEERS)/bin/python -m pip install --quiet --no-deps --editable .
+	@touch $(PEERS_READY)
 
 demo: $(READY)
 	$(BIN)/python examples/finetune.py
@@ -26,10 +39,14 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# About 20 minutes on 2 quiet cores; one measurement alone: make bench BENCH="--only exact_vs_plain --repetitions 3"
+bench: $(PEERS_READY)
+	$(PEERS)/bin/python -m benchmarks $(BENCH)
+
 # The CUDA packages that torch's own metadata names are left out: a CPU build of torch is enough, and pip adds them where it is not.
 lock:
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 --no-annotate --no-header \
 		--constraint requirements.in | grep -vE '^(nvidia|cuda|triton)' > requirements.lock
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(PEERS) runs

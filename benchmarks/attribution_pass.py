@@ -1,17 +1,14 @@
 """The demo's attribution pass against a plain forward and backward over the same train samples, in one run.
 
 Both are timed in turn, on the demo's data and model at its first weights, until the time is up; medians and their ratio are
-printed. `python benchmarks/attribution_pass.py --seconds 60`
+printed. `python -m benchmarks.attribution_pass --seconds 60`
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +22,17 @@ from options import Options
 from sources import load_split
 from text_data import TextDataModule
 
-from lightning_tracin.attribution import Job, attribute_snapshot, free_share
-from lightning_tracin.gradients import plan_coverage
-from lightning_tracin.ingredients import IngredientStore
-from lightning_tracin.losses import SummedLoss, loss_named
+from benchmarks import ours
+from benchmarks.plain import plain_pass
+from benchmarks.scopes import everything
+from benchmarks.timing import interleaved, spread
+from lightning_tracin.attribution import Job, free_share
+from lightning_tracin.losses import loss_named
 from lightning_tracin.samples import SampleSet, from_loader
 from lightning_tracin.tables import Columns
 
-
-def timed(work: Callable[[], None]) -> float:
-    """Seconds that one call takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def plain_pass(model: torch.nn.Module, loss: SummedLoss, samples: SampleSet, batch_size: int) -> None:
-    """What a fit does with the samples, optimizer aside: batches of similar length, all parameters' gradients."""
-    order = sorted(range(len(samples)), key=lambda index: samples.sizes[index])
-    for at in range(0, len(order), batch_size):
-        batch = order[at : at + batch_size]
-        model.zero_grad(set_to_none=True)
-        loss(samples.batch(batch), len(batch)).backward()  # type: ignore[no-untyped-call]
+#: More pairs than any patience lasts for.
+_NO_END = 10_000
 
 
 def main() -> None:
@@ -64,28 +50,20 @@ def main() -> None:
 
     module = Step(network).eval()
     loss = loss_named(module, "training_step (mean)")
-    groups = dict.fromkeys((name for name, _ in module.named_parameters()), 0)
     budget = free_share(torch.device("cpu"))
     job = Job(train, probes, loss, prepare=lambda batch: batch, batch_size=settings.batch_size, memory_budget=budget)
 
     def attribution() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            store = IngredientStore(Path(folder) / "0000-step0", len(train), len(probes))
-            attribute_snapshot(module, plan_coverage(module, frozenset(groups)), groups, 1, job, store, "0000-step0")
+            ours.attributed(module, job, everything, Path(folder) / "0000-step0")
 
-    def plain() -> None:
-        plain_pass(module, loss, train, settings.batch_size)
-
-    timed(plain)  # warm-up
-    pairs: list[tuple[float, float]] = []
-    start = time.perf_counter()
-    while len(pairs) < 3 or time.perf_counter() - start < settings.seconds:
-        pairs.append((timed(attribution), timed(plain)))
-    ratios = [one / other for one, other in pairs]
+    plain_pass(module, job)  # warm-up
+    pairs = interleaved(attribution, lambda: plain_pass(module, job), _NO_END, settings.seconds)
+    ratio = pairs.ours_over_theirs
     print(f"{len(train)} train samples x {len(probes)} probes, {sum(p.numel() for p in module.parameters()):,} parameters")
-    print(f"attribution of one snapshot, probes included: {statistics.median(one for one, _ in pairs):.2f} s")
-    print(f"plain forward and backward of the train samples: {statistics.median(other for _, other in pairs):.2f} s")
-    print(f"ratio: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f} in {len(ratios)} pairs")
+    print(f"attribution of one snapshot, probes included: {spread(pairs.ours).value:.2f} s")
+    print(f"plain forward and backward of the train samples: {spread(pairs.theirs).value:.2f} s")
+    print(f"ratio: median {ratio.value:.2f}, {ratio.low:.2f} to {ratio.high:.2f} in {ratio.runs} pairs")
 
 
 class Step(torch.nn.Module):

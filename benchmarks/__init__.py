@@ -1,0 +1,1 @@
+"""Measurements against peers and against a plain training pass: `python -m benchmarks --help`."""

@@ -1,0 +1,23 @@
+"""The exact pass, probes included, against a plain forward and backward over the same train samples."""
+
+from __future__ import annotations
+
+from benchmarks import ours
+from benchmarks.plain import plain_pass
+from benchmarks.registry import Context, measurement
+from benchmarks.report import Report, ratio_result
+from benchmarks.timing import interleaved
+from benchmarks.workloads import reference
+
+
+@measurement("exact_vs_plain")
+def exact_vs_plain(context: Context) -> Report:
+    """Both in the callback's batches, on the reference workload."""
+    workload = reference().scaled(context.scale)
+    job = ours.job_of(workload)
+    ours.exact(workload)  # warm-up
+    plain_pass(workload.model, job)
+    pairs = interleaved(
+        lambda: ours.exact(workload), lambda: plain_pass(workload.model, job), context.repetitions, context.patience
+    )
+    return Report((ratio_result("exact_vs_plain", pairs.ours_over_theirs),))

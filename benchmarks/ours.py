@@ -1,0 +1,90 @@
+"""Our side of every comparison: the one place here that knows the engine."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+
+from benchmarks.scopes import Scope, everything
+from benchmarks.workloads import Loss, Sentences, Workload
+from lightning_tracin.attribution import Job, attribute_snapshot, free_share
+from lightning_tracin.gradients import plan_coverage
+from lightning_tracin.ingredients import IngredientStore
+from lightning_tracin.samples import SampleSet
+from lightning_tracin.snapshots import load_weights
+from lightning_tracin.tables import SampleTable
+
+#: The callback's own default.
+BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class ModelLoss:
+    """A workload's loss as the engine takes it."""
+
+    model: nn.Module
+    loss: Loss
+    name: str = "benchmark"
+
+    def __call__(self, batch: Any, samples: int) -> Tensor:
+        """The sum of the losses of a batch of so many samples."""
+        del samples
+        return self.loss(self.model, batch)
+
+
+def exact(
+    workload: Workload, scope: Scope = everything, *, batch_size: int = BATCH_SIZE, memory_budget: int | None = None
+) -> Tensor:
+    """The whole exact pass over one snapshot, probes, files and their reading included: inner products [train, probes]."""
+    job = job_of(workload, batch_size, memory_budget)
+    with tempfile.TemporaryDirectory() as folder:
+        return torch.from_numpy(attributed(workload.model, job, scope, Path(folder) / "0000-step0"))
+
+
+def exact_over_snapshots(workload: Workload, snapshots: Sequence[Mapping[str, Tensor]]) -> None:
+    """The exact pass over several snapshots, each one's weights put into the model in turn."""
+    job = job_of(workload)
+    with tempfile.TemporaryDirectory() as folder:
+        for index, weights in enumerate(snapshots):
+            load_weights(workload.model, weights)
+            attributed(workload.model, job, everything, Path(folder) / f"{index:04d}-step{index}")
+
+
+def job_of(workload: Workload, batch_size: int = BATCH_SIZE, memory_budget: int | None = None) -> Job:
+    """What the engine is asked to do."""
+    device = workload.device
+    return Job(
+        sample_set(workload.train),
+        sample_set(workload.probes),
+        ModelLoss(workload.model, workload.loss),
+        prepare=lambda batch: on_device(batch, device),
+        batch_size=batch_size,
+        memory_budget=free_share(device) if memory_budget is None else memory_budget,
+    )
+
+
+def attributed(model: nn.Module, job: Job, scope: Scope, folder: Path) -> Any:
+    """Attribute one snapshot into a folder; its inner products of all groups: [train, probes]."""
+    groups = dict.fromkeys(sorted(scope(model)), 0)
+    store = IngredientStore(folder, len(job.train), len(job.probes))
+    attribute_snapshot(model, plan_coverage(model, frozenset(groups)), groups, 1, job, store, folder.name)
+    return store.read().dot.sum(0)
+
+
+def sample_set(samples: Sentences) -> SampleSet:
+    """The samples as the engine takes them."""
+    count = len(samples)
+    table = SampleTable(("en",) * count, (None,) * count, ("",) * count, (None,) * count)
+    return SampleSet(table, (samples,), (default_collate,), tuple((0, index) for index in range(count)))
+
+
+def on_device(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """A batch on the model's device."""
+    return {name: tensor.to(device) for name, tensor in batch.items()}

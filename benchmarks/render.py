@@ -1,0 +1,148 @@
+"""The findings as tables: on the terminal, and as the page `docs/benchmarks.md`."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.box import MARKDOWN, SIMPLE_HEAD, Box
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.report import Report
+from benchmarks.timing import Spread
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a figure should reach."""
+
+    meaning: str
+    bound: float
+    goal: float
+    at_most: bool = False
+
+    def verdict(self, value: float) -> str:
+        """How a value stands to the target."""
+        sign = -1 if self.at_most else 1
+        if sign * value >= sign * self.goal:
+            return "goal"
+        return "yes" if sign * value >= sign * self.bound else "no"
+
+
+#: All figures that have a target; their order is the table's.
+TARGETS = {
+    "exact_vs_dattri_llm": Target("dattri-llm's TracIn, time over ours", 3.5, 6),
+    "exact_vs_captum": Target("captum's exact path, time over ours", 7, 12),
+    "exact_vs_kronfluence": Target("kronfluence identity, Linear layers on both sides, time over ours", 1.5, 3),
+    "exact_vs_bergson": Target("bergson on a causal LM, inner Linear weights on both sides, time over ours", 1.2, 2),
+    "exact_vs_plain": Target("exact pass, probes included, over a plain forward and backward", 2.5, 1.8, True),
+    "means_vs_plain": Target("train side of the language means over a plain pass", 1.3, 1.0, True),
+    "projected_vs_plain": Target("train side of the projected pass over a plain pass", 0.9, 0.7, True),
+    "projected_spearman": Target("rank correlation of projected with exact cosine", 0.98, 0.99),
+    "projected_top100_overlap": Target("overlap of the top 100, projected with exact", 0.90, 0.95),
+    "peak_memory": Target("peak memory of the pass over model + a step's activations + budget", 1.2, 1.0, True),
+    "fit_overhead": Target('fit with when="never" over fit without the callback', 1.02, 1.0, True),
+}
+
+
+def tables(report: Report, box: Box) -> Iterator[tuple[str, Table]]:
+    """The report's tables with their titles."""
+    yield "Targets", _targets(report, box)
+    if report.comparisons:
+        yield "Peers: ratios are median (lowest to highest; runs)", _comparisons(report, box)
+    if report.growth:
+        yield "Growth: time when one thing doubles", _growth(report, box)
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the tables, and the notes below."""
+    for title, table in tables(report, SIMPLE_HEAD):
+        table.title, table.title_justify = title, "left"
+        console.print(table)
+    for note in notes(report):
+        console.print(f"- {note}", highlight=False)
+
+
+def page(report: Report) -> str:
+    """The page of documentation, as Markdown."""
+    parts = ["# Benchmarks", "Written by `make bench`; do not edit. Ratios are taken within pairs that were timed in turn."]
+    if report.machine is not None:
+        machine = report.machine
+        versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
+        parts.append(
+            f"Measured on {machine.date}: {machine.cores} cores, {machine.threads} threads, {machine.memory_gib:.0f} GiB of "
+            f"memory, {machine.device}; {versions}."
+        )
+    for title, table in tables(report, MARKDOWN):
+        parts += [f"## {title}", _markdown(table)]
+    parts += ["## Notes", "\n".join(f"- {note}" for note in notes(report))]
+    return "\n\n".join(parts) + "\n"
+
+
+def notes(report: Report) -> Iterator[str]:
+    """The report's notes, and which figures it lacks."""
+    yield from report.notes
+    found = {result.name for result in report.results}
+    missing = [name for name in TARGETS if name not in found]
+    if missing:
+        yield f"Not measured in this run: {', '.join(missing)}."
+    settings = {comparison.peer: comparison.settings for comparison in report.comparisons}
+    for peer, setting in settings.items():
+        yield f"{peer}: {setting}."
+
+
+def _targets(report: Report, box: Box) -> Table:
+    table = Table("figure", "what", "value", "low to high", "runs", "at least", "goal", "reached", box=box)
+    for name, target in TARGETS.items():
+        for result in (result for result in report.results if result.name == name):
+            word = "at most" if target.at_most else "at least"
+            table.add_row(
+                name,
+                target.meaning,
+                f"{result.value:.2f}",
+                f"{result.low:.2f} to {result.high:.2f}",
+                str(result.runs),
+                f"{word} {target.bound:g}",
+                f"{target.goal:g}",
+                target.verdict(result.value),
+            )
+    return table
+
+
+def _comparisons(report: Report, box: Box) -> Table:
+    table = Table("workload", "peer", "its batch", "ours, s", "peer, s", "peer / ours", "its scores", box=box)
+    for one in report.comparisons:
+        table.add_row(
+            one.workload,
+            f"{one.peer} ({one.version or '-'})",
+            "-" if one.batch_size is None else str(one.batch_size),
+            _seconds(one.ours),
+            _seconds(one.theirs),
+            _ratio(one.ratio),
+            one.note,
+        )
+    return table
+
+
+def _growth(report: Report, box: Box) -> Table:
+    table = Table("doubled", "before, s", "after, s", "after / before", box=box)
+    for one in report.growth:
+        table.add_row(one.what, f"{one.before:.2f}", f"{one.after:.2f}", _ratio(one.ratio))
+    return table
+
+
+def _seconds(spread: Spread | None) -> str:
+    return "-" if spread is None else f"{spread.value:.2f}"
+
+
+def _ratio(spread: Spread | None) -> str:
+    return "-" if spread is None else f"{spread.value:.2f} ({spread.low:.2f} to {spread.high:.2f}; {spread.runs})"
+
+
+def _markdown(table: Table) -> str:
+    console = Console(file=io.StringIO(), width=10_000, highlight=False, markup=False, emoji=False)
+    console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    return "\n".join(line.strip() for line in console.file.getvalue().strip().splitlines())

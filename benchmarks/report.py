@@ -1,0 +1,108 @@
+"""What a run of the benchmarks found, and its two files: `results.json` for gates, `report.json` for readers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from benchmarks.timing import Spread
+
+RESULTS, REPORT = "results.json", "report.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One figure that has a target."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    runs: int
+    unit: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A peer on a workload: timed, or why it was not."""
+
+    workload: str
+    peer: str
+    version: str
+    settings: str
+    note: str  # how its scores compare with ours; or why there are none
+    batch_size: int | None = None
+    ours: Spread | None = None  # seconds
+    theirs: Spread | None = None  # seconds
+    ratio: Spread | None = None  # theirs over ours
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Time before and after something doubled."""
+
+    what: str
+    before: float  # seconds
+    after: float  # seconds
+    ratio: Spread
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the figures were measured on."""
+
+    date: str
+    cores: int
+    threads: int
+    memory_gib: float
+    device: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What measurements found."""
+
+    results: tuple[Result, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    growth: tuple[Growth, ...] = ()
+    notes: tuple[str, ...] = ()
+    machine: Machine | None = None
+
+
+def ratio_result(name: str, ratio: Spread) -> Result:
+    """A ratio as a figure that has a target."""
+    return Result(name, ratio.value, ratio.low, ratio.high, ratio.runs, "ratio")
+
+
+def joined(reports: Iterable[Report], machine: Machine) -> Report:
+    """All findings of one run."""
+    every = tuple(reports)
+    return Report(
+        tuple(result for one in every for result in one.results),
+        tuple(comparison for one in every for comparison in one.comparisons),
+        tuple(growth for one in every for growth in one.growth),
+        tuple(note for one in every for note in one.notes),
+        machine,
+    )
+
+
+def write(report: Report, folder: Path) -> None:
+    """Write both files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    results = [asdict(result) for result in report.results]
+    (folder / RESULTS).write_text(json.dumps(results, indent=1) + "\n")
+    (folder / REPORT).write_text(json.dumps(asdict(report), indent=1) + "\n")
+
+
+def read(folder: Path) -> Report:
+    """The report that `write` wrote.
+
+    Raises:
+        pydantic.ValidationError: the file is not such a report.
+    """
+    return TypeAdapter(Report).validate_json((folder / REPORT).read_bytes())
