@@ -26,10 +26,10 @@ from benchmarks import ours
 from benchmarks.plain import plain_pass
 from benchmarks.scopes import everything
 from benchmarks.timing import interleaved, spread
-from lightning_tracin.attribution import Job, free_share
 from lightning_tracin.losses import loss_named
 from lightning_tracin.samples import SampleSet, from_loader
 from lightning_tracin.tables import Columns
+from lightning_tracin.work import Job, free_share
 
 #: More pairs than any patience lasts for.
 _NO_END = 10_000

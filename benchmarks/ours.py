@@ -14,12 +14,14 @@ from torch.utils.data import default_collate
 
 from benchmarks.scopes import Scope, everything
 from benchmarks.workloads import Loss, Sentences, Workload
-from lightning_tracin.attribution import Job, attribute_snapshot, free_share
+from lightning_tracin.attribution import attribute_snapshot
 from lightning_tracin.gradients import plan_coverage
 from lightning_tracin.ingredients import IngredientStore
+from lightning_tracin.parts import parts_of
 from lightning_tracin.samples import SampleSet
 from lightning_tracin.snapshots import load_weights
 from lightning_tracin.tables import SampleTable
+from lightning_tracin.work import Job, Target, free_share
 
 #: The callback's own default.
 BATCH_SIZE = 32
@@ -72,10 +74,16 @@ def job_of(workload: Workload, batch_size: int = BATCH_SIZE, memory_budget: int 
 
 def attributed(model: nn.Module, job: Job, scope: Scope, folder: Path) -> Any:
     """Attribute one snapshot into a folder; its inner products of all groups: [train, probes]."""
-    groups = dict.fromkeys(sorted(scope(model)), 0)
     store = IngredientStore(folder, len(job.train), len(job.probes))
-    attribute_snapshot(model, plan_coverage(model, frozenset(groups)), groups, 1, job, store, folder.name)
+    attribute_snapshot(target_of(model, scope), job, store)
     return store.read().dot.sum(0)
+
+
+def target_of(model: nn.Module, scope: Scope = everything) -> Target:
+    """The model as it is, kept by layer as the callback does."""
+    names = scope(model)
+    ordered = {name: 0 for name, _ in model.named_parameters() if name in names}
+    return Target("0000-step0", model, plan_coverage(model, names), parts_of(ordered, per_layer=True))
 
 
 def sample_set(samples: Sentences) -> SampleSet:

@@ -47,7 +47,7 @@ def attribute_snapshot(target: Target, job: Job, store: IngredientStore) -> None
             bar.update(bank.probes)
             columns = [index for batch in chunks[chunk] for index in batch]
             for _, shard in pairs:
-                store.write(names[chunk, shard], _block(capture, bank, columns, shards[shard], target, job, bar))
+                store.write(names[chunk, shard], block_of(capture, bank, columns, shards[shard], target, job, bar))
 
 
 def attribute_means(target: Target, job: Job, store: IngredientStore) -> None:
@@ -72,10 +72,10 @@ def attribute_means(target: Target, job: Job, store: IngredientStore) -> None:
         return
     total = 2 * len(job.probes) + sum(len(batch) for shard in todo for batch in shards[shard])
     with Capture(target.model, target.coverage) as capture, _bar(target, job, total) as bar:
-        bank = _queries(capture, target, job)
+        bank = queries_of(capture, target, job)
         bar.update(2 * len(job.probes))
         for shard in todo:
-            block = _block(capture, bank, list(range(bank.probes)), shards[shard], target, job, bar)
+            block = block_of(capture, bank, list(range(bank.probes)), shards[shard], target, job, bar)
             store.write(names[shard], block)
 
 
@@ -97,7 +97,8 @@ def _bank(capture: Capture, batches: list[list[int]], target: Target, job: Job) 
     return bank
 
 
-def _queries(capture: Capture, target: Target, job: Job) -> QueryBank:
+def queries_of(capture: Capture, target: Target, job: Job) -> QueryBank:
+    """The two queries of each language of the probes; see `attribute_means`."""
     batches = batches_of(job.probes, job.batch_size)[::-1]
     order = [index for batch in batches for index in batch]
     norms = ProbeNorms(len(order), target.parts.of, len(target.parts))
@@ -129,7 +130,7 @@ def _collect(capture: Capture, bank: ProbeBank | ProbeNorms, batches: list[list[
         at += len(batch)
 
 
-def _block(
+def block_of(
     capture: Capture, bank: ProbeBank, columns: list[int], shard: list[list[int]], target: Target, job: Job, bar: tqdm[Any]
 ) -> Block:
     """The ingredients of a shard of train samples with all probes of a bank."""

@@ -20,7 +20,7 @@ from lightning_tracin.gradients.forms import Form
 from lightning_tracin.gradients.projection import NEEDED, OPTIONAL, Part, draw_part
 
 #: Part of the features that parameters share evenly at the least, for what calibration does not show.
-_EVEN = 0.2
+_EVEN = 0.1
 
 #: The norm of stored features: as high as half precision allows, so that layers with small gradients keep their digits.
 SCALE = 32768.0

@@ -1,0 +1,71 @@
+"""The train side of language means and of projected features against a plain forward and backward."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from benchmarks import ours
+from benchmarks.plain import plain_pass
+from benchmarks.registry import Context, measurement
+from benchmarks.report import Report, ratio_result
+from benchmarks.timing import interleaved
+from benchmarks.workloads import reference
+from lightning_tracin.attribution import block_of, queries_of
+from lightning_tracin.features import FeatureStore
+from lightning_tracin.gradients import Capture
+from lightning_tracin.projection import features_of, prepare_sketch
+from lightning_tracin.work import batches_of
+
+#: Languages of the probes, and numbers stored of a sample.
+_LANGUAGES, _DIM = 5, 8192
+
+
+@measurement("means_vs_plain")
+def means_vs_plain(context: Context) -> Report:
+    """Products of the train samples with five languages' means, which are there."""
+    workload = reference().scaled(context.scale)
+    job = ours.job_of(workload)
+    languages = tuple(f"l{index % _LANGUAGES}" for index in range(len(job.probes)))
+    job = replace(job, probes=replace(job.probes, table=replace(job.probes.table, language=languages)))
+    target = ours.target_of(workload.model)
+    with Capture(target.model, target.coverage) as capture:
+        bank = queries_of(capture, target, job)
+    shard = batches_of(job.train, job.batch_size)
+
+    def train_side() -> None:
+        with Capture(target.model, target.coverage) as capture:
+            block_of(capture, bank, list(range(bank.probes)), shard, target, job, tqdm(disable=True))
+
+    return _compared("means_vs_plain", train_side, lambda: plain_pass(workload.model, job), context)
+
+
+@measurement("projected_vs_plain")
+def projected_vs_plain(context: Context) -> Report:
+    """Features of the train samples, with a sketch that is there."""
+    workload = reference().scaled(context.scale)
+    job, target = ours.job_of(workload), ours.target_of(workload.model)
+    with tempfile.TemporaryDirectory() as folder:
+        store = FeatureStore(Path(folder), len(job.train), len(job.probes))
+        prepare_sketch(target, job, store, _DIM)
+        sketch = store.sketch()
+    shard = batches_of(job.train, job.batch_size)
+
+    def train_side() -> None:
+        with Capture(target.model, target.coverage) as capture:
+            features_of(capture, sketch, job.train, shard, "train", target, job)
+
+    return _compared("projected_vs_plain", train_side, lambda: plain_pass(workload.model, job), context)
+
+
+def _compared(name: str, train_side: Callable[[], None], plain: Callable[[], None], context: Context) -> Report:
+    with torch.enable_grad():
+        train_side()  # warm-up
+        plain()
+        pairs = interleaved(train_side, plain, context.repetitions, context.patience)
+    return Report((ratio_result(name, pairs.ours_over_theirs),))
