@@ -97,6 +97,18 @@ def lds_difference(
     return _estimate(difference, mine - theirs, settings)
 
 
+def repeatability(outputs: Outputs, again: Outputs) -> float:
+    """How alike two refits of the same subsets are: rank correlation over subsets, mean over probes.
+
+    Where it is low, a refit's outcome is mostly chance, and no score can have a high LDS.
+
+    Args:
+        outputs: of one refit of each subset, [subsets, probes].
+        again: of another with the same members but another seed, [subsets, probes].
+    """
+    return float(np.nanmean(_rank_correlations(outputs, again)))
+
+
 def _predicted(scores: Scores, members: Members, outputs: Outputs) -> Floats:
     """Influence summed over each subset's samples: [subsets, probes]."""
     subsets, train = members.shape

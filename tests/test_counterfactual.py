@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from lightning_tracin import TracInError
-from lightning_tracin.counterfactual import _resampled, draw_subsets, lds, lds_difference, lds_per_probe
+from lightning_tracin.counterfactual import _resampled, draw_subsets, lds, lds_difference, lds_per_probe, repeatability
 from lightning_tracin.reliance import Interval
 
 # Three train samples, two of them in each of three subsets: {0, 1}, {0, 2}, {1, 2}.
@@ -42,6 +42,12 @@ def test_probe_whose_summed_influence_is_constant_has_no_correlation_and_does_no
     assert np.isnan(correlations[1])
     found = lds(scores, MEMBERS, outputs)
     assert (found.value, found.probes) == (pytest.approx(1), 1)
+
+
+def test_repeatability_by_hand() -> None:
+    outputs = np.array([[9.0, 0.1], [7.0, 0.9], [8.0, 0.2]])
+    again = np.array([[3.0, 0.9], [1.0, 0.2], [2.0, 0.1]])  # 1 and -0.5, as above
+    assert repeatability(outputs, again) == pytest.approx(0.25)
 
 
 def test_no_correlation_at_all_is_an_error() -> None:
