@@ -46,10 +46,14 @@ def reference_scores(made: Trial, run: TracInRun, snapshots: Sequence[int], damp
         plain, adam = (gram(made, run.snapshots[index], adam) for adam in (False, True))
         add("cosine without embeddings", cosine(plain.values[_others(plain, "embeddings")].sum(0), plain.train))
         add("Adam-aware cosine", cosine(adam.values.sum(0), adam.train))
-        for damping in dampings:
-            add(f"Fisher-whitened cosine, damping {damping:g}", whitened_cosine(plain.values.sum(0)[None], plain.train, damping))
-            add(f"Fisher-whitened cosine by block, damping {damping:g}", whitened_cosine(plain.values, plain.train, damping))
-            add(f"Adam-aware and whitened, damping {damping:g}", whitened_cosine(adam.values.sum(0)[None], adam.train, damping))
+        for name, blocks in (
+            ("Fisher-whitened cosine", plain.values.sum(0)[None]),
+            ("Fisher-whitened cosine by block", plain.values),
+            ("Adam-aware and whitened", adam.values.sum(0)[None]),
+        ):
+            spectra = [Spectrum(block, plain.train) for block in blocks]
+            for damping in dampings:
+                add(f"{name}, damping {damping:g}", whitened_cosine(spectra, damping))
     return total
 
 
@@ -64,26 +68,39 @@ def cosine(products: Floats, train: int) -> Floats:
     return divided
 
 
-def whitened_cosine(blocks: Floats, train: int, damping: float) -> Floats:
-    """Cosine in the metric of F^-1, whose blocks are those of the Gram matrices [blocks, samples, samples]."""
-    parts = [whitened(block, train, damping * np.trace(block[:train, :train]) / train / DIMENSIONS) for block in blocks]
+class Spectrum:
+    """Eigenvalues and eigenvectors of the train gradients' inner products, from which every damping follows.
+
+    Args:
+        products: inner products of all gradients [samples, samples], train samples first.
+        train: how many train samples.
+    """
+
+    def __init__(self, products: Floats, train: int) -> None:
+        values, self._vectors = np.linalg.eigh(products[:train, :train])
+        self._values = np.clip(values, 0, None)
+        self._along = self._vectors.T @ products[:train, train:]  # [train, probes]
+        self._probe_norms = np.diag(products)[train:]
+        self._train = train
+        self.trace = float(self._values.sum()) / train  # of the mean outer product
+
+    def whitened(self, ridge: float) -> tuple[Floats, Floats, Floats]:
+        """Inner products in the metric of F^-1, F = G^T G / n + ridge I over the n train gradients G.
+
+        Returns:
+            Those of train samples with probes [train, probes]; the squared norms of train samples [train], of probes [probes].
+        """
+        inverse = 1 / (self._values + self._train * ridge)
+        return (
+            self._train * (self._vectors @ (inverse[:, None] * self._along)),
+            self._train * (self._vectors**2 @ (self._values * inverse)),
+            (self._probe_norms - (self._along**2 * inverse[:, None]).sum(0)) / ridge,
+        )
+
+
+def whitened_cosine(blocks: Sequence[Spectrum], damping: float) -> Floats:
+    """Cosine in the metric of F^-1, a matrix of these blocks; the ridge of each is relative to its own trace."""
+    parts = [block.whitened(damping * block.trace / DIMENSIONS) for block in blocks]
     products, train_norms, probe_norms = (np.sum([part[i] for part in parts], axis=0) for i in range(3))
     divided: Floats = products / np.sqrt(train_norms[:, None] * probe_norms[None, :])
     return divided
-
-
-def whitened(products: Floats, train: int, ridge: float) -> tuple[Floats, Floats, Floats]:
-    """Inner products in the metric of F^-1, F = G^T G / n + ridge I over the n train gradients G.
-
-    Returns:
-        Those of train samples with probes [train, probes]; the squared norms of train samples [train] and of probes [probes].
-    """
-    values, vectors = np.linalg.eigh(products[:train, :train])
-    values = np.clip(values, 0, None)
-    inverse = 1 / (values + train * ridge)
-    along = vectors.T @ products[:train, train:]  # [train, probes]
-    return (
-        train * (vectors @ (inverse[:, None] * along)),
-        train * (vectors**2 @ (values * inverse)),
-        (np.diag(products)[train:] - (along**2 * inverse[:, None]).sum(0)) / ridge,
-    )

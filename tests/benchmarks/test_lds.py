@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from lds_fits import BatchesOfMembers
 from lds_grams import block_of
-from lds_scores import DIMENSIONS, cosine, whitened, whitened_cosine
+from lds_scores import DIMENSIONS, Spectrum, cosine, whitened_cosine
 
 from lightning_tracin import TracInError
 
@@ -24,7 +24,7 @@ def test_whitened_products_are_those_with_the_inverse_written_out(elements: int)
     rows, ridge = gradients(elements), 0.07
     train, probes = rows[:9], rows[9:]
     inverse = np.linalg.inv(train.T @ train / 9 + ridge * np.eye(elements))
-    products, train_norms, probe_norms = whitened(rows @ rows.T, 9, ridge)
+    products, train_norms, probe_norms = Spectrum(rows @ rows.T, 9).whitened(ridge)
     np.testing.assert_allclose(products, train @ inverse @ probes.T)
     np.testing.assert_allclose(train_norms, np.diag(train @ inverse @ train.T))
     np.testing.assert_allclose(probe_norms, np.diag(probes @ inverse @ probes.T))
@@ -39,14 +39,14 @@ def test_whitened_cosine_by_block_is_that_of_a_block_diagonal_inverse() -> None:
     whole = np.concatenate(blocks, axis=1)
     products = whole @ metric @ whole.T
     want = products[:9, 9:] / np.sqrt(np.diag(products)[:9, None] * np.diag(products)[None, 9:])
-    np.testing.assert_allclose(whitened_cosine(np.stack([rows @ rows.T for rows in blocks]), 9, 0.5), want)
+    np.testing.assert_allclose(whitened_cosine([Spectrum(rows @ rows.T, 9) for rows in blocks], 0.5), want)
 
 
 def test_much_damping_leaves_the_plain_cosine() -> None:
     rows = gradients(30)
     plain = cosine(rows @ rows.T, 9)
     np.testing.assert_allclose(plain[2, 1], rows[2] @ rows[10] / np.linalg.norm(rows[2]) / np.linalg.norm(rows[10]))
-    np.testing.assert_allclose(whitened_cosine((rows @ rows.T)[None], 9, 1e9), plain, atol=1e-4)
+    np.testing.assert_allclose(whitened_cosine([Spectrum(rows @ rows.T, 9)], 1e9), plain, atol=1e-4)
 
 
 def test_block_of_parameters() -> None:
