@@ -23,7 +23,7 @@ from lightning_tracin.counterfactual import Members, Outputs, lds, lds_differenc
 from lightning_tracin.reliance import Interval
 from lightning_tracin.store import read_tensors, write_bytes
 
-DAMPINGS = (0.01, 0.1, 1.0, 10.0)
+DAMPINGS = (0.1, 1.0, 10.0, 100.0)
 
 
 def main() -> None:
@@ -56,22 +56,22 @@ def main() -> None:
         **reference_scores(made, run, snapshots, DAMPINGS),
         **baselines(run, made.options.seed),
     }
-    margin, loss = (np.mean([one[name] for one in said], 0) for name in ("margin", "loss"))
-    rows = [row(name, score, scores["cosine"], members, margin, loss) for name, score in scores.items()]
+    margin: Outputs = np.mean(said, axis=0)
+    rows = [row(name, score, scores["cosine"], members, margin) for name, score in scores.items()]
     for line in rows:
         low, high = line["difference_low"], line["difference_high"]
         print(f"{line['score']:48s} {line['lds']:6.3f} [{line['low']:6.3f}, {line['high']:6.3f}]  {low:+.3f} {high:+.3f}")
     result = {**facts(made, run, snapshots), "subsets": len(members), "repeats": len(said), "rows": rows}
     if len(said) > 1:
-        result["repeatability"] = repeatability(said[0]["margin"], said[1]["margin"])
+        result["repeatability"] = repeatability(said[0], said[1])
     write_bytes(made.folder / "results.json", json.dumps(result, indent=1).encode())
     found = {name: settings.output / name / "results.json" for name in OPTIONS}
     results = {name: json.loads(path.read_text()) for name, path in found.items() if path.exists()}
     write_bytes(settings.page, page(results).encode())
 
 
-def row(name: str, score: Any, cosine: Any, members: Members, margin: Outputs, loss: Outputs) -> dict[str, Any]:
-    """One score's figures: LDS of the margin with its interval, how far above cosine, and LDS of minus the loss."""
+def row(name: str, score: Any, cosine: Any, members: Members, margin: Outputs) -> dict[str, Any]:
+    """One score's figures: LDS with its interval, and how far above cosine."""
     interval = Interval()
     own, above = lds(score, members, margin, interval), lds_difference(score, cosine, members, margin, interval)
     return {
@@ -83,7 +83,6 @@ def row(name: str, score: Any, cosine: Any, members: Members, margin: Outputs, l
         "difference": above.value,
         "difference_low": above.low,
         "difference_high": above.high,
-        "lds_of_loss": lds(score, members, -loss, interval).value,
     }
 
 

@@ -204,11 +204,11 @@ def full_fit(made: Trial) -> None:
         top_k=100,
     )
     module = fit(made, np.ones(len(made.data.train), dtype=np.bool_), 0, [callback, KeepMoments(made.folder / "moments")])
-    write_tensors(done, {**outputs(module, made), **accuracies(module, made)})
+    write_tensors(done, {"margin": margins(module, made), **accuracies(module, made)})
 
 
-def refits(made: Trial, subsets: int, repeat: int, fraction: float = 0.5) -> tuple[Members, dict[str, Outputs]]:
-    """What models fitted on random halves say of the probes: `margin` and `loss`, [subsets, probes] each.
+def refits(made: Trial, subsets: int, repeat: int, fraction: float = 0.5) -> tuple[Members, Outputs]:
+    """What models fitted on random halves say of the probes, as `margins`: [subsets, probes], with the halves' members.
 
     What is on disk is read, the rest is fitted.
     """
@@ -219,13 +219,13 @@ def refits(made: Trial, subsets: int, repeat: int, fraction: float = 0.5) -> tup
         if not path.exists():
             start = time.perf_counter()
             module = fit(made, line, repeat, [])
-            write_tensors(path, {"members": torch.from_numpy(line), **outputs(module, made)})
+            write_tensors(path, {"members": torch.from_numpy(line), "margin": margins(module, made)})
             print(f"{made.name}: refit {i + 1} of {subsets}, repeat {repeat}: {time.perf_counter() - start:.1f} s", flush=True)
         stored = read_tensors(path)
         if not np.array_equal(stored["members"].numpy(), line):
             raise TracInError(f"{path} was fitted on another subset; delete it to have it fitted again.")
         found.append(stored)
-    return members, {name: np.stack([one[name].double().numpy() for one in found]) for name in ("margin", "loss")}
+    return members, np.stack([one["margin"].double().numpy() for one in found])
 
 
 def stability(made: Trial) -> float:
@@ -239,21 +239,20 @@ def stability(made: Trial) -> float:
     generator = np.random.default_rng(1)
     exchanged[generator.choice(np.flatnonzero(first), count, replace=False)] = False
     exchanged[generator.choice(np.flatnonzero(~first), count, replace=False)] = True
-    margins = [outputs(fit(made, members, 0, []), made)["margin"] for members in (first, exchanged, other)]
-    little, much = ((margin - margins[0]).square().mean().sqrt() for margin in margins[1:])
+    found = [margins(fit(made, members, 0, []), made) for members in (first, exchanged, other)]
+    little, much = ((margin - found[0]).square().mean().sqrt() for margin in found[1:])
     return float(little / much)
 
 
 @torch.no_grad()
-def outputs(module: Classifier, made: Trial) -> dict[str, Tensor]:
-    """Of each probe: the log-odds of its label (Park et al. 2023's margin), its loss: [probes] each."""
-    margins, losses = [], []
+def margins(module: Classifier, made: Trial) -> Tensor:
+    """Of each probe, the log-odds of its label (Park et al. 2023, section 2); its loss is in the opposite order: [probes]."""
+    found = []
     for batch in made.data.val_dataloader():
         logits, labels = module.model(**batch).logits.double(), batch["labels"]
-        losses.append(torch.nn.functional.cross_entropy(logits, labels, reduction="none"))
         label = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
-        margins.append(logits[label] - logits.masked_fill(label, -torch.inf).logsumexp(1))
-    return {"margin": torch.cat(margins), "loss": torch.cat(losses)}
+        found.append(logits[label] - logits.masked_fill(label, -torch.inf).logsumexp(1))
+    return torch.cat(found)
 
 
 @torch.no_grad()

@@ -49,11 +49,14 @@ def reference_scores(made: Trial, run: TracInRun, snapshots: Sequence[int], damp
         for name, blocks in (
             ("Fisher-whitened cosine", plain.values.sum(0)[None]),
             ("Fisher-whitened cosine by block", plain.values),
-            ("Adam-aware and whitened", adam.values.sum(0)[None]),
+            ("Adam-aware and whitened cosine", adam.values.sum(0)[None]),
         ):
             spectra = [Spectrum(block, plain.train) for block in blocks]
             for damping in dampings:
                 add(f"{name}, damping {damping:g}", whitened_cosine(spectra, damping))
+                if len(spectra) == 1:
+                    product = spectra[0].whitened(damping * spectra[0].trace / DIMENSIONS)[0]
+                    add(f"{name}, damping {damping:g}".replace("cosine", "dot product"), product)
     return total
 
 
