@@ -38,7 +38,7 @@ from lightning_tracin.counterfactual import Members, Outputs, draw_subsets
 from lightning_tracin.store import read_tensors, write_bytes, write_tensors
 
 # Slow and short training, by what `stability` says: at a learning rate of 2e-3, exchanging 1 % of a half changes the probes'
-# margins nearly as much as exchanging all of it, so there is nothing to predict.
+# margins by more than half of what exchanging all of it does, so there is little to predict.
 SMALL = {"hidden_size": 64, "layers": 2, "batch_size": 64, "probes_per_language": 30, "threads": 1}
 OPTIONS = {
     "cldr": Options(
