@@ -1,0 +1,106 @@
+"""Does summed influence predict what a model fitted on half of the data says? LDS of every score, with intervals.
+
+`python benchmarks/lds.py --data cldr` fits what has not been fitted, prints the table, and writes docs/lds.md from the results of
+both data sets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lds_fits import OPTIONS, Trial, full_fit, refits, stability, trial
+from lds_page import page
+from lds_scores import DIMENSIONS, baselines, package_scores, reference_scores
+
+from lightning_tracin import TracInRun
+from lightning_tracin.counterfactual import Members, Outputs, lds, lds_difference, repeatability
+from lightning_tracin.reliance import Interval
+from lightning_tracin.store import read_tensors, write_bytes
+
+DAMPINGS = (0.1, 1.0, 10.0, 100.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", choices=list(OPTIONS), required=True)
+    parser.add_argument("--data_dir", type=Path, default=Path(), help="the folder that nusax-senti/ is in")
+    parser.add_argument("--output", type=Path, default=Path("runs/lds"), help="where the fits are kept")
+    parser.add_argument("--page", type=Path, default=Path("docs/lds.md"))
+    parser.add_argument("--subsets", type=int, default=40)
+    parser.add_argument("--repeats", type=int, default=1, help="fits on each subset, in other orders; their outputs are averaged")
+    parser.add_argument("--snapshots", help="such as 1,3,5: those that the scores sum over; default: all")
+    parser.add_argument("--fits_only", action="store_true", help="fit, and stop before the scores")
+    parser.add_argument("--stability", type=float, metavar="LEARNING_RATE", help="only print how stable refits are")
+    settings = parser.parse_args()
+    if settings.stability is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            made = trial(settings.data, settings.data_dir, Path(folder), learning_rate=settings.stability)
+            print(f"{settings.data}, learning rate {settings.stability:g}: {stability(made):.2f}")
+        return
+    made = trial(settings.data, settings.data_dir, settings.output)
+    full_fit(made)
+    fits = [refits(made, settings.subsets, repeat) for repeat in range(settings.repeats)]
+    if settings.fits_only:
+        return
+    members, said = fits[0][0], [each for _, each in fits]
+    run = TracInRun.open(made.run)
+    snapshots = list(range(len(run.snapshots))) if settings.snapshots is None else [int(i) for i in settings.snapshots.split(",")]
+    scores = {
+        **package_scores(run, snapshots),
+        **reference_scores(made, run, snapshots, DAMPINGS),
+        **baselines(run, made.options.seed),
+    }
+    margin: Outputs = np.mean(said, axis=0)
+    rows = [row(name, score, scores["cosine"], members, margin) for name, score in scores.items()]
+    for line in rows:
+        low, high = line["difference_low"], line["difference_high"]
+        print(f"{line['score']:48s} {line['lds']:6.3f} [{line['low']:6.3f}, {line['high']:6.3f}]  {low:+.3f} {high:+.3f}")
+    result = {**facts(made, run, snapshots), "subsets": len(members), "repeats": len(said), "rows": rows}
+    if len(said) > 1:
+        result["repeatability"] = repeatability(said[0], said[1])
+    write_bytes(made.folder / "results.json", json.dumps(result, indent=1).encode())
+    found = {name: settings.output / name / "results.json" for name in OPTIONS}
+    results = {name: json.loads(path.read_text()) for name, path in found.items() if path.exists()}
+    write_bytes(settings.page, page(results).encode())
+
+
+def row(name: str, score: Any, cosine: Any, members: Members, margin: Outputs) -> dict[str, Any]:
+    """One score's figures: LDS with its interval, and how far above cosine."""
+    interval = Interval()
+    own, above = lds(score, members, margin, interval), lds_difference(score, cosine, members, margin, interval)
+    return {
+        "score": name,
+        "lds": own.value,
+        "low": own.low,
+        "high": own.high,
+        "probes": own.probes,
+        "difference": above.value,
+        "difference_low": above.low,
+        "difference_high": above.high,
+    }
+
+
+def facts(made: Trial, run: TracInRun, snapshots: list[int]) -> dict[str, Any]:
+    """What a reader needs to know about the fits."""
+    options = {name: value for name, value in dataclasses.asdict(made.options).items() if name != "data_dir"}
+    stored = read_tensors(made.folder / "outputs.safetensors")
+    return {
+        "train": len(run.train),
+        "probes": len(run.probes),
+        "parameters": made.module.model.num_parameters(),
+        "dimensions": DIMENSIONS,
+        "options": options,
+        "steps": [run.snapshots[i].step for i in snapshots],
+        "all_snapshots": len(run.snapshots),
+        **{name: float(value) for name, value in stored.items() if value.ndim == 0},
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""The reference forms of the LDS benchmark, against inverses written out; its batches, against the fit on all samples."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from lds_fits import BatchesOfMembers
+from lds_grams import block_of
+from lds_scores import DIMENSIONS, Spectrum, cosine, whitened_cosine
+
+from lightning_tracin import TracInError
+
+
+def gradients(elements: int, seed: int = 0) -> np.ndarray:
+    """Nine train samples and four probes, of uneven sizes."""
+    generator = np.random.default_rng(seed)
+    return generator.normal(size=(13, elements)) * generator.uniform(0.1, 3, size=(13, 1)) * np.linspace(0.2, 2, elements)
+
+
+@pytest.mark.parametrize("elements", [5, 30])  # fewer and more than train samples
+def test_whitened_products_are_those_with_the_inverse_written_out(elements: int) -> None:
+    rows, ridge = gradients(elements), 0.07
+    train, probes = rows[:9], rows[9:]
+    inverse = np.linalg.inv(train.T @ train / 9 + ridge * np.eye(elements))
+    products, train_norms, probe_norms = Spectrum(rows @ rows.T, 9).whitened(ridge)
+    np.testing.assert_allclose(products, train @ inverse @ probes.T)
+    np.testing.assert_allclose(train_norms, np.diag(train @ inverse @ train.T))
+    np.testing.assert_allclose(probe_norms, np.diag(probes @ inverse @ probes.T))
+
+
+def test_whitened_cosine_by_block_is_that_of_a_block_diagonal_inverse() -> None:
+    blocks = gradients(6, 1), gradients(20, 2)
+    metric = np.zeros((26, 26))
+    for part, rows in zip((slice(0, 6), slice(6, 26)), blocks, strict=True):
+        second = rows[:9].T @ rows[:9] / 9
+        metric[part, part] = np.linalg.inv(second + 0.5 * np.trace(second) / DIMENSIONS * np.eye(len(second)))
+    whole = np.concatenate(blocks, axis=1)
+    products = whole @ metric @ whole.T
+    want = products[:9, 9:] / np.sqrt(np.diag(products)[:9, None] * np.diag(products)[None, 9:])
+    np.testing.assert_allclose(whitened_cosine([Spectrum(rows @ rows.T, 9) for rows in blocks], 0.5), want)
+
+
+def test_much_damping_leaves_the_plain_cosine() -> None:
+    rows = gradients(30)
+    plain = cosine(rows @ rows.T, 9)
+    np.testing.assert_allclose(plain[2, 1], rows[2] @ rows[10] / np.linalg.norm(rows[2]) / np.linalg.norm(rows[10]))
+    np.testing.assert_allclose(whitened_cosine([Spectrum(rows @ rows.T, 9)], 1e9), plain, atol=1e-4)
+
+
+def test_block_of_parameters() -> None:
+    names = ["embeddings.word_embeddings.weight", "encoder.layer.1.attention.self.query.bias", "classifier.dense.weight"]
+    assert [block_of(f"model.roberta.{name}") for name in names] == ["embeddings", "layer 1", "head"]
+
+
+def test_batches_of_a_subset_are_those_of_all_samples_without_what_is_left_out() -> None:
+    members = np.random.default_rng(0).random(100) < 0.5
+    whole, half = BatchesOfMembers(np.ones(100, dtype=bool), 8, 3), BatchesOfMembers(members, 8, 3)
+    first = list(whole)
+    assert sorted(itertools.chain(*first)) == list(range(100))
+    assert list(half) == [[i for i in batch if members[i]] for batch in first]
+    assert len(half) == len(first) == 13
+    whole.set_epoch(1)
+    assert list(whole) != first
+
+
+def test_batch_without_a_member() -> None:
+    with pytest.raises(TracInError, match="make --batch_size larger"):
+        list(BatchesOfMembers(np.arange(10) == 0, 2, 0))
