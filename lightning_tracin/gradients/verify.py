@@ -7,7 +7,7 @@ a captured gradient differ from plain autograd's on one sample alone, which is w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -38,16 +38,30 @@ def verify_gradients(
         TracInError: the two differ by more than rounding; the message names the parameters.
     """
     modules = dict(model.named_modules())
-    while wrong := _differences(model, coverage, batch_loss, losses_alone):
-        if try_others(coverage, modules, frozenset(wrong)):
-            continue
-        worst = sorted(wrong, key=lambda name: -wrong[name])[:5]
-        listed = ", ".join(f"{name} (off by {wrong[name]:.2g} of the gradient's norm)" for name in worst)
-        raise TracInError(
-            f"The gradients captured in a batch differ from those of the sample alone: {listed}. Either the model uses these "
-            "weights outside their layers' forward, or a sample's loss depends on the other samples of its batch (or on "
-            "padding); leave such parameters out with `parameters=[...]`, or make the loss a function of its own sample."
-        )
+    first: dict[str, float] = {}
+    while True:
+        try:
+            wrong = _differences(model, coverage, batch_loss, losses_alone)
+        except TracInError as error:
+            if first:  # no other way is open, and what is wrong is what was seen first
+                raise _error_of(first) from error
+            raise
+        if not wrong:
+            return
+        first = first or wrong
+        if not try_others(coverage, modules, frozenset(wrong)):
+            raise _error_of(wrong)
+
+
+def _error_of(wrong: Mapping[str, float]) -> TracInError:
+    worst = sorted(wrong, key=lambda name: -wrong[name])[:5]
+    listed = ", ".join(f"{name} (off by {wrong[name]:.2g} of the gradient's norm)" for name in worst)
+    return TracInError(
+        f"The gradients captured in a batch differ from those of the sample alone: {listed}. Either the model changes the order "
+        "of the samples or uses these weights in a way that cannot be followed, or a sample's loss depends on the other samples of "
+        "its batch (or on padding); leave such parameters out with `parameters=[...]`, or make the loss a function of its own "
+        "sample."
+    )
 
 
 def _differences(
