@@ -58,8 +58,8 @@ def _error_of(wrong: Mapping[str, float]) -> TracInError:
     listed = ", ".join(f"{name} (off by {wrong[name]:.2g} of the gradient's norm)" for name in worst)
     return TracInError(
         f"The gradients captured in a batch differ from those of the sample alone: {listed}. Either the model changes the order "
-        "of the samples or uses these weights in a way that cannot be followed, or a sample's loss depends on the other samples of "
-        "its batch (or on padding); leave such parameters out with `parameters=[...]`, or make the loss a function of its own "
+        "of the samples or uses these weights in a way that cannot be followed, or a sample's loss depends on the other samples "
+        "of its batch (or on padding); leave such parameters out with `parameters=[...]`, or make the loss a function of its own "
         "sample."
     )
 

@@ -60,10 +60,9 @@ def assert_exact(
     """Dots and norms equal those of the loop; `verified` looks at a batch first, as the package does before a fit."""
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     groups = {name: i % 2 for i, name in enumerate(names)} if len(names) > 1 else dict.fromkeys(names, 0)
-    coverage = coverage or plan_coverage(model, frozenset(names))
     if verified:
-        first = list(train[:5])
-        verify_gradients(model, coverage, lambda: loss(collate(first)), [partial(one_loss, loss, collate, one) for one in first])
+        coverage = verified_coverage(model, loss, collate, train[:5], names, coverage)
+    coverage = coverage or plan_coverage(model, frozenset(names))
     got = ingredients(model, loss, collate, train, probes, groups, batch_size, coverage=coverage)
     one_by_one = [gradient_loop(model, lambda sample: loss(collate([sample])), samples, names) for samples in (train, probes)]
     want = ingredients_loop(*one_by_one, groups, max(groups.values()) + 1)
@@ -71,6 +70,21 @@ def assert_exact(
     assert torch.all((got[0] - want[0]).abs() <= 1e-5 * scale), ((got[0] - want[0]).abs() / scale).max()
     torch.testing.assert_close(got[1].double(), want[1], rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(got[2].double(), want[2], rtol=1e-5, atol=1e-7)
+    return coverage
+
+
+def verified_coverage(
+    model: nn.Module,
+    loss: Callable[[Any], Tensor],
+    collate: Callable[[list[Any]], Any],
+    samples: Sequence[Any],
+    names: Sequence[str],
+    coverage: Coverage | None = None,
+) -> Coverage:
+    """A coverage that has looked at a batch, as the package does before a fit."""
+    coverage = coverage or plan_coverage(model, frozenset(names))
+    first = list(samples)
+    verify_gradients(model, coverage, lambda: loss(collate(first)), [partial(one_loss, loss, collate, one) for one in first])
     return coverage
 
 
