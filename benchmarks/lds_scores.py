@@ -14,6 +14,7 @@ from lds_fits import Trial, Way
 from lds_grams import Gram, gram
 
 from lightning_tracin import TracInRun
+from lightning_tracin.influence import Similarity
 from lightning_tracin.whitening import DAMPING
 
 Floats = npt.NDArray[np.float64]
@@ -23,14 +24,14 @@ def package_scores(runs: Mapping[Way, TracInRun], snapshots: Sequence[int], damp
     """What `TracInRun.influence` gives: of exact products, of products under Adam's moments, and of projected features."""
     total: dict[str, Floats] = {}
 
-    def add(index: int, name: str, way: Way, *scoring: Any, **options: Any) -> None:
-        score = runs[way].influence(*scoring, snapshots=[index], **options).to_numpy().astype(np.float64)
+    def add(index: int, name: str, way: Way, similarity: Similarity, **options: Any) -> None:
+        score = runs[way].influence(similarity, snapshots=[index], **options).to_numpy().astype(np.float64)
         total[name] = total[name] + score if name in total else score
 
     for index in snapshots:  # all that needs a snapshot's features together, so that they are whitened once
         add(index, "cosine", "exact", "cosine")
         add(index, "dot product", "exact", "dot")
-        add(index, "dot product x learning rate", "exact", "dot", "learning_rate")
+        add(index, "dot product x learning rate", "exact", "dot", weighting="learning_rate")
         add(index, "relatif", "exact", "relatif")
         add(index, "Adam-aware cosine", "adam", "cosine")
         add(index, "Adam-aware dot product", "adam", "dot")
