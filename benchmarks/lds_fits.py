@@ -1,8 +1,9 @@
 """The fits behind the linear datamodelling score: one on all train samples, and many on random halves of them.
 
-`runs/lds/<name>/` holds `trial.json` (the settings), `run/` (the run directory of the fit on all samples), `moments/` (Adam's
-second moments at each of its snapshots) and `refits/` (what each model fitted on a half says of the probes). Every file is
-written whole or not at all, and what is there is not computed again.
+`runs/lds/<name>/` holds `trial.json` (the settings), `run-<way>/` (the run directories of the fit on all samples, one for each
+way in which the package computes; the fits are the same), `moments/` (Adam's second moments at each snapshot) and `refits/`
+(what each model fitted on a half says of the probes). Every file is written whole or not at all, and what is there is not
+computed again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import datasets
 import numpy as np
@@ -33,7 +34,7 @@ from options import Options
 from sources import load_split
 from text_data import TextDataModule
 
-from lightning_tracin import TracInCallback, TracInError
+from lightning_tracin import TracInCallback, TracInError, TracInRun
 from lightning_tracin.counterfactual import Members, Outputs, draw_subsets
 from lightning_tracin.store import read_tensors, write_bytes, write_tensors
 
@@ -61,6 +62,14 @@ OPTIONS = {
     ),
 }
 
+Way = Literal["exact", "adam", "projected"]
+#: What the callback is told, beside what is the same for all ways.
+WAYS: dict[Way, dict[str, Any]] = {
+    "exact": {},
+    "adam": {"preconditioner": "adam"},
+    "projected": {"projection_dim": 4096, "preconditioner": "fisher"},
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
@@ -72,10 +81,13 @@ class Trial:
     data: TextDataModule
     module: Classifier  # its weights are the first ones; it is copied, never fitted
 
-    @property
-    def run(self) -> Path:
-        """The run directory of the fit on all train samples."""
-        return self.folder / "run"
+    def run(self, way: Way) -> Path:
+        """The run directory of the fit on all train samples that computes in this way."""
+        return self.folder / f"run-{way}"
+
+    def outputs(self, way: Way) -> Path:
+        """What the model of that fit says of the probes."""
+        return self.folder / f"outputs-{way}.safetensors"
 
 
 class BatchesOfMembers(Sampler[list[int]]):
@@ -190,21 +202,40 @@ def fit(made: Trial, members: np.ndarray[Any, np.dtype[np.bool_]], repeat: int, 
     return module.eval()
 
 
-def full_fit(made: Trial) -> None:
+def full_fit(made: Trial, way: Way) -> None:
     """Fit on all train samples, with the callback that is on trial."""
-    done = made.folder / "outputs.safetensors"
-    if done.exists():
+    if made.outputs(way).exists():
         return
     callback = TracInCallback(
-        dirpath=made.run,
+        dirpath=made.run(way),
         probes=made.data.val_dataloader(),
         max_probes_per_language=None,
         item_column="item",
         batch_size=64,
         top_k=100,
+        **WAYS[way],
     )
     module = fit(made, np.ones(len(made.data.train), dtype=np.bool_), 0, [callback, KeepMoments(made.folder / "moments")])
-    write_tensors(done, {"margin": margins(module, made), **accuracies(module, made)})
+    write_tensors(made.outputs(way), {"margin": margins(module, made), **accuracies(module, made)})
+
+
+def require_same_fit(made: Trial) -> None:
+    """Refuse to compare scores of fits that differ: every snapshot has the same weights in all ways, bit by bit.
+
+    Raises:
+        TracInError: a weight differs.
+    """
+    first = TracInRun.open(made.run("exact")).snapshots
+    for way in WAYS:
+        others = TracInRun.open(made.run(way)).snapshots
+        for one, other in zip(first, others, strict=True):
+            want, have = one.state_dict(), other.state_dict()
+            unequal = [name for name in want if not torch.equal(want[name], have[name])]
+            if unequal:
+                raise TracInError(
+                    f"{unequal[0]} at {other.name} of {made.run(way)} is not that of {made.run('exact')}: these are other fits, "
+                    "and their scores cannot be compared; delete both, with their outputs, to fit them again."
+                )
 
 
 def refits(made: Trial, subsets: int, repeat: int, fraction: float = 0.5) -> tuple[Members, Outputs]:

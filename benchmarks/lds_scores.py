@@ -5,27 +5,48 @@ A score is an array [train, probes], summed over snapshots.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from lds_fits import Trial
+from lds_fits import Trial, Way
 from lds_grams import Gram, gram
 
 from lightning_tracin import TracInRun
+from lightning_tracin.influence import Similarity
+from lightning_tracin.whitening import DAMPING
 
 Floats = npt.NDArray[np.float64]
-DIMENSIONS = 4096  # whose mean diagonal `damping` is a multiple of: F's trace over so many, whatever the number of parameters
 
 
-def package_scores(run: TracInRun, snapshots: Sequence[int]) -> dict[str, Floats]:
-    """What `TracInRun.influence` gives."""
-    return {
-        "cosine": run.influence("cosine", snapshots=snapshots).to_numpy(),
-        "dot product": run.influence("dot", snapshots=snapshots).to_numpy(),
-        "dot product x learning rate": run.influence("dot", "learning_rate", snapshots=snapshots).to_numpy(),
-        "relatif": run.influence("relatif", snapshots=snapshots).to_numpy(),
-    }
+def package_scores(runs: Mapping[Way, TracInRun], snapshots: Sequence[int], dampings: Sequence[float]) -> dict[str, Floats]:
+    """What `TracInRun.influence` gives: of exact products, of products under Adam's moments, and of projected features."""
+    total: dict[str, Floats] = {}
+
+    def add(index: int, name: str, way: Way, similarity: Similarity, **options: Any) -> None:
+        score = runs[way].influence(similarity, snapshots=[index], **options).to_numpy().astype(np.float64)
+        total[name] = total[name] + score if name in total else score
+
+    for index in snapshots:  # all that needs a snapshot's features together, so that they are whitened once
+        add(index, "cosine", "exact", "cosine")
+        add(index, "dot product", "exact", "dot")
+        add(index, "dot product x learning rate", "exact", "dot", weighting="learning_rate")
+        add(index, "relatif", "exact", "relatif")
+        add(index, "Adam-aware cosine", "adam", "cosine")
+        add(index, "Adam-aware dot product", "adam", "dot")
+        add(index, "cosine, projected", "projected", "cosine", preconditioner="none")
+        for damping in dampings:
+            add(index, whitened_name("cosine", damping), "projected", "cosine", damping=damping)
+            add(index, whitened_name("dot product", damping), "projected", "dot", damping=damping)
+        add(index, "Fisher-whitened cosine by layer", "projected", "cosine", blocks="layer")
+        add(index, "Fisher-whitened dot product by layer", "projected", "dot", blocks="layer")
+    return total
+
+
+def whitened_name(product: str, damping: float) -> str:
+    """What a whitened score is called; the damping is left out where it is the default."""
+    return f"Fisher-whitened {product}" + ("" if damping == DAMPING else f", damping {damping:g}")
 
 
 def baselines(run: TracInRun, seed: int = 0) -> dict[str, Floats]:
@@ -36,7 +57,7 @@ def baselines(run: TracInRun, seed: int = 0) -> dict[str, Floats]:
 
 
 def reference_scores(made: Trial, run: TracInRun, snapshots: Sequence[int], dampings: Sequence[float]) -> dict[str, Floats]:
-    """Adam-aware and Fisher-whitened cosine, and both at once, from whole gradients."""
+    """From whole gradients of single samples: plain, Adam-aware and Fisher-whitened scores, and the last two at once."""
     total: dict[str, Floats] = {}
 
     def add(name: str, score: Floats) -> None:
@@ -45,18 +66,14 @@ def reference_scores(made: Trial, run: TracInRun, snapshots: Sequence[int], damp
     for index in snapshots:
         plain, adam = (gram(made, run.snapshots[index], adam) for adam in (False, True))
         add("cosine without embeddings", cosine(plain.values[_others(plain, "embeddings")].sum(0), plain.train))
-        add("Adam-aware cosine", cosine(adam.values.sum(0), adam.train))
-        for name, blocks in (
-            ("Fisher-whitened cosine", plain.values.sum(0)[None]),
-            ("Fisher-whitened cosine by block", plain.values),
-            ("Adam-aware and whitened cosine", adam.values.sum(0)[None]),
-        ):
-            spectra = [Spectrum(block, plain.train) for block in blocks]
+        for before, of in (("", plain), ("Adam-aware ", adam)):
+            products = of.values.sum(0)
+            add(f"{before}cosine".strip(), cosine(products, of.train))
+            add(f"{before}dot product".strip(), products[: of.train, of.train :])
+            spectrum = Spectrum(products, of.train)
             for damping in dampings:
-                add(f"{name}, damping {damping:g}", whitened_cosine(spectra, damping))
-                if len(spectra) == 1:
-                    product = spectra[0].whitened(damping * spectra[0].trace / DIMENSIONS)[0]
-                    add(f"{name}, damping {damping:g}".replace("cosine", "dot product"), product)
+                add(before + whitened_name("cosine", damping), whitened_cosine(spectrum, damping))
+                add(before + whitened_name("dot product", damping), spectrum.whitened(damping * spectrum.trace)[0])
     return total
 
 
@@ -101,9 +118,8 @@ class Spectrum:
         )
 
 
-def whitened_cosine(blocks: Sequence[Spectrum], damping: float) -> Floats:
-    """Cosine in the metric of F^-1, a matrix of these blocks; the ridge of each is relative to its own trace."""
-    parts = [block.whitened(damping * block.trace / DIMENSIONS) for block in blocks]
-    products, train_norms, probe_norms = (np.sum([part[i] for part in parts], axis=0) for i in range(3))
+def whitened_cosine(spectrum: Spectrum, damping: float) -> Floats:
+    """Cosine in the metric of F^-1; damping is the ridge as a part of F's trace."""
+    products, train_norms, probe_norms = spectrum.whitened(damping * spectrum.trace)
     divided: Floats = products / np.sqrt(train_norms[:, None] * probe_norms[None, :])
     return divided
