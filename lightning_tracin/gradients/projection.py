@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -58,28 +59,44 @@ class Part:
         if isinstance(form, Rows):
             return self._of_rows(form)
         if isinstance(form, Dense):
-            return self._of_matrices(self._compressed(_single(form.values).view(-1, self.rows, self.columns)))
+            return self._hashed(self._compressed(_single(form.values).view(-1, self.rows, self.columns)))
         left, right = _single(form.left), _single(form.right)
-        if self.left is not None:
-            left = left @ self.left.to(left.dtype)
-        if self.right is not None:
-            right = right @ self.right.to(right.dtype)
+        left = left * self.left_sign.to(left.dtype) if self.left is None else left @ self._signed_left.to(left.dtype)
+        right = right * self.right_sign.to(right.dtype) if self.right is None else right @ self._signed_right.to(right.dtype)
         if self._transforms(left, right):
             return self._of_factors(left, right)
-        return self._of_matrices(torch.bmm(left.transpose(1, 2), right))
+        return self._hashed(torch.bmm(left.transpose(1, 2), right))
+
+    @cached_property
+    def _signed_left(self) -> Tensor:
+        assert self.left is not None
+        return self.left * self.left_sign
+
+    @cached_property
+    def _signed_right(self) -> Tensor:
+        assert self.right is not None
+        return self.right * self.right_sign
 
     def _compressed(self, matrices: Tensor) -> Tensor:
-        if self.left is not None:
-            matrices = self.left.to(matrices.dtype).T @ matrices
-        return matrices if self.right is None else matrices @ self.right.to(matrices.dtype)
+        """With signs, after the bases if there are any: [samples, rows, columns]."""
+        if self.left is None:
+            matrices = matrices * self.left_sign[:, None].to(matrices.dtype)
+        else:
+            matrices = self._signed_left.to(matrices.dtype).T @ matrices
+        if self.right is None:
+            return matrices * self.right_sign.to(matrices.dtype)
+        return matrices @ self._signed_right.to(matrices.dtype)
 
-    def _of_matrices(self, matrices: Tensor) -> Tensor:
-        """Hash [samples, rows, columns], after the bases if there are any."""
+    def _hashed(self, signed: Tensor) -> Tensor:
+        """Hash [samples, rows, columns]."""
         if self.exact:
-            return matrices.flatten(1)
-        signed = matrices * self.left_sign[:, None].to(matrices.dtype) * self.right_sign.to(matrices.dtype)
+            return signed.flatten(1)
         out = signed.new_zeros(len(signed), self.size)
-        return out.index_add_(1, self._features_of(self.offset).flatten(), signed.flatten(1))
+        return out.index_add_(1, self._features, signed.flatten(1))
+
+    @cached_property
+    def _features(self) -> Tensor:
+        return self._features_of(self.offset).flatten()
 
     def _of_rows(self, form: Rows) -> Tensor:
         if self.left is not None or self.right is not None:
@@ -109,8 +126,8 @@ class Part:
         for at in range(0, len(left), step):
             rows, columns = left[at : at + step], right[at : at + step]
             zeros = rows.new_zeros(*rows.shape[:2], self.size)
-            of_rows = torch.fft.rfft(zeros.index_add(2, self.offset, rows * self.left_sign.to(rows.dtype)))
-            of_columns = torch.fft.rfft(zeros.index_add(2, wrapped, columns * self.right_sign.to(rows.dtype)))
+            of_rows = torch.fft.rfft(zeros.index_add(2, self.offset, rows))
+            of_columns = torch.fft.rfft(zeros.index_add(2, wrapped, columns))
             out.append(torch.fft.irfft((of_rows * of_columns).sum(1), n=self.size))
         return torch.cat(out)
 
