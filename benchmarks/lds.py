@@ -1,6 +1,6 @@
 """Does summed influence predict what a model fitted on half of the data says? LDS of every score, with intervals.
 
-`python benchmarks/lds.py --data cldr` fits what has not been fitted, prints the table, and writes docs/lds.md from the results of
+`python -m benchmarks.lds --data cldr` fits what has not been fitted, prints the table, and writes docs/lds.md from the results of
 both data sets.
 """
 
@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lds_fits import OPTIONS, WAYS, Trial, full_fit, refits, require_same_fit, stability, trial
-from lds_page import MAIN, page
-from lds_scores import baselines, package_scores, reference_scores
 
+from benchmarks.lds_fits import OPTIONS, WAYS, Trial, full_fit, refits, require_same_fit, stability, trial
+from benchmarks.lds_page import MAIN, page
+from benchmarks.lds_scores import baselines, package_scores, reference_scores
 from lightning_tracin import TracInRun
 from lightning_tracin.counterfactual import Members, Outputs, lds, lds_difference, repeatability
 from lightning_tracin.reliance import Interval

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from lds_fits import Trial
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from benchmarks.lds_fits import Trial
 from lightning_tracin.snapshots import Snapshot, load_weights
 from lightning_tracin.store import read_tensors, write_tensors
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from lds_scores import whitened_name
+
+from benchmarks.lds_scores import whitened_name
 
 TITLES = {
     "cldr": "CLDR names (what does a name name? five languages)",
@@ -16,7 +17,7 @@ MAIN = ("Fisher-whitened cosine", "Fisher-whitened dot product")
 
 _HEAD = """# Does influence predict retraining?
 
-Written by `python benchmarks/lds.py --data cldr` and `--data nusax --data_dir FOLDER`; change that, not this page.
+Written by `python -m benchmarks.lds --data cldr` and `--data nusax --data_dir FOLDER`; change that, not this page.
 
 The linear datamodelling score (LDS): fit again on random halves of the train samples; for each probe, Spearman's correlation
 over the halves of the influence summed over a half's samples with the log-odds of the probe's label under the model fitted on
@@ -62,7 +63,7 @@ def page(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _missing(name: str) -> str:
-    return f"\n## {TITLES[name]}\n\nNot measured: run `python benchmarks/lds.py --data {name}`.\n"
+    return f"\n## {TITLES[name]}\n\nNot measured: run `python -m benchmarks.lds --data {name}`.\n"
 
 
 def _section(name: str, result: Mapping[str, Any]) -> str:

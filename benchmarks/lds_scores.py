@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from lds_fits import Trial, Way
-from lds_grams import Gram, gram
 
+from benchmarks.lds_fits import Trial, Way
+from benchmarks.lds_grams import Gram, gram
 from lightning_tracin import TracInRun
 from lightning_tracin.influence import Similarity
 from lightning_tracin.whitening import DAMPING

@@ -33,6 +33,7 @@ from lightning_tracin.attribution import attribute_snapshot
 from lightning_tracin.features import FeatureStore
 from lightning_tracin.influence import Scores, snapshot_scores
 from lightning_tracin.ingredients import Ingredients, IngredientStore
+from lightning_tracin.isolation import isolated_copy
 from lightning_tracin.losses import loss_named
 from lightning_tracin.projection import prepare_sketch, project_snapshot
 from lightning_tracin.samples import from_loader
@@ -92,7 +93,7 @@ def agreements(name: str, scale: float) -> dict[int, list[tuple[float, float]]]:
     )
     if scale < 1:
         train, probes = (samples.take(range(0, len(samples), round(1 / scale))) for samples in (train, probes))
-    module.eval()
+    module = isolated_copy(module, torch.float32)  # as the callback does
     loss = loss_named(module, "training_step (mean)")
     job = Job(train, probes, loss, lambda batch: batch, ours.BATCH_SIZE, free_share(torch.device("cpu")))
     target = ours.target_of(module)

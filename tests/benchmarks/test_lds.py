@@ -6,10 +6,10 @@ import itertools
 
 import numpy as np
 import pytest
-from lds_fits import BatchesOfMembers
-from lds_grams import block_of
-from lds_scores import Spectrum, cosine, whitened_cosine
 
+from benchmarks.lds_fits import BatchesOfMembers
+from benchmarks.lds_grams import block_of
+from benchmarks.lds_scores import Spectrum, cosine, whitened_cosine
 from lightning_tracin import TracInError
 
 
