@@ -93,10 +93,10 @@ def agreements(name: str, scale: float) -> dict[int, list[tuple[float, float]]]:
     )
     if scale < 1:
         train, probes = (samples.take(range(0, len(samples), round(1 / scale))) for samples in (train, probes))
-    module = isolated_copy(module, torch.float32)  # as the callback does
-    loss = loss_named(module, "training_step (mean)")
+    copy = isolated_copy(module, torch.float32)  # as the callback does
+    loss = loss_named(copy, "training_step (mean)")
     job = Job(train, probes, loss, lambda batch: batch, ours.BATCH_SIZE, free_share(torch.device("cpu")))
-    target = ours.target_of(module)
+    target = ours.target_of(copy)
     with tempfile.TemporaryDirectory() as folder:
         store = IngredientStore(Path(folder) / "exact", len(train), len(probes))
         attribute_snapshot(target, job, store)
