@@ -103,9 +103,12 @@ class Part:
             raise TypeError("Rows of a table have no bases; only the parameter of an `nn.Embedding` is given as rows.")
         values = _single(form.values)
         signed = values * self.left_sign[form.row, None].to(values.dtype) * self.right_sign.to(values.dtype)
-        out = values.new_zeros(form.samples * self.size)
-        index = (form.sample * self.size)[:, None] + self._features_of(self.offset[form.row])
-        return out.index_add_(0, index.flatten(), signed.flatten()).view(form.samples, self.size)
+        columns = len(self.right_sign)
+        turns = -(-(self.size + columns) // self.size)  # what passes the end of the features goes on at their start
+        first = form.sample * (turns * self.size) + self.offset[form.row]
+        index = first[:, None] + torch.arange(columns, device=first.device)
+        out = values.new_zeros(form.samples * turns * self.size)
+        return out.index_add_(0, index.flatten(), signed.flatten()).view(form.samples, turns, self.size).sum(1)
 
     def _features_of(self, offset: Tensor) -> Tensor:
         """The features that the elements of rows with these offsets are added to: [rows, columns]."""
