@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import time
+import traceback
 from pathlib import Path
 
 os.environ.setdefault("TQDM_DISABLE", "1")  # before anything imports it: peers show bars
@@ -22,8 +23,8 @@ from rich.console import Console
 
 from benchmarks import render
 from benchmarks.contenders import version_of
-from benchmarks.registry import Context, chosen, names
-from benchmarks.report import Machine, joined, read, write
+from benchmarks.registry import Context, Measurement, chosen, names
+from benchmarks.report import Machine, Report, joined, read, write
 
 _HERE = Path(__file__).parent
 _PAGE = _HERE.parent / "docs" / "benchmarks.md"
@@ -42,7 +43,8 @@ def main() -> None:
     torch.set_num_threads(settings.threads)
     logging.disable(logging.INFO)
     context = Context(settings.repetitions, settings.patience, settings.scale)
-    reports = []
+    folder = settings.output or (None if settings.only else _HERE)
+    reports: list[Report] = []
     try:
         measurements = chosen(settings.only)
     except ValueError as error:
@@ -50,15 +52,25 @@ def main() -> None:
     for measure in measurements:
         start = time.perf_counter()
         console.print(f"{measure.__name__} ...", end=" ")
-        reports.append(measure(context))
+        reports.append(_measured(measure, context))
         console.print(f"{time.perf_counter() - start:.0f} s", highlight=False)
+        if folder is not None:  # what is there stays, should a later measurement take the process with it
+            write(joined(reports, machine(settings.threads)), folder)
     report = joined(reports, machine(settings.threads))
     render.show(report, console)
-    if settings.output is not None:
-        write(report, settings.output)
-    elif not settings.only:
-        write(report, _HERE)
+    if folder == _HERE:
         _PAGE.write_text(render.page(report))
+    if any(report.failures for report in reports):
+        sys.exit(1)
+
+
+def _measured(measure: Measurement, context: Context) -> Report:
+    """What a measurement found; one that fails is a line of the report, and the next ones are taken all the same."""
+    try:
+        return measure(context)
+    except Exception as error:
+        traceback.print_exc()
+        return Report(failures=(f"{measure.__name__}: {type(error).__name__}: {error}",))
 
 
 def machine(threads: int) -> Machine:

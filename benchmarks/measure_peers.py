@@ -6,7 +6,7 @@ from benchmarks.compare import compare
 from benchmarks.contenders import Contender
 from benchmarks.peer_bergson import BERGSON
 from benchmarks.peer_captum import EXACT, LAST_LAYER, SAMPLE_WISE
-from benchmarks.peer_dattri_llm import DATTRI_LLM
+from benchmarks.peer_dattri_llm import DATTRI_LLM, FROZEN
 from benchmarks.peer_kronfluence import KRONFLUENCE
 from benchmarks.registry import Context, measurement
 from benchmarks.report import Report, ratio_result
@@ -23,8 +23,8 @@ def _against(context: Context, name: str, workload: Workload, contender: Contend
 
 @measurement("exact_vs_dattri_llm")
 def dattri_llm(context: Context) -> Report:
-    """TracIn of dattri-llm with the summed loss."""
-    return _against(context, "exact_vs_dattri_llm", reference(), DATTRI_LLM)
+    """TracIn of dattri-llm with the summed loss, as it is called; beside it with its weights frozen by hand, which helps it."""
+    return _against(context, "exact_vs_dattri_llm", reference(), DATTRI_LLM, FROZEN)
 
 
 @measurement("exact_vs_captum")

@@ -32,13 +32,25 @@ def scores(workload: Workload, batch_size: int) -> Tensor:
     return found
 
 
+def _bytes_needed(workload: Workload, batch_size: int) -> int:
+    return parameter_bytes(workload) * (2 * len(workload.probes) + batch_size)
+
+
 DATTRI_LLM = Contender(
     "dattri-llm TracIn",
     "dattri-llm",
     scores,
     (16, 32, 64),
-    "TracInAttributor.attribute, all layers hooked, include_frozen=True with all but the embeddings frozen (so no weight's "
-    "gradient is computed in vain), streamed (nothing written but the scores)",
+    "TracInAttributor.attribute on the model as it is, all layers hooked, streamed (nothing written but the scores)",
+    bytes_needed=_bytes_needed,
+)
+
+FROZEN = Contender(
+    "dattri-llm TracIn, weights frozen",
+    "dattri-llm",
+    scores,
+    (16, 32, 64),
+    "the same with all but the embeddings frozen by hand (include_frozen=True), so that no weight's gradient is computed in vain",
     prepare=with_embeddings_only_trainable,
-    bytes_needed=lambda workload, batch_size: parameter_bytes(workload) * (2 * len(workload.probes) + batch_size),
+    bytes_needed=_bytes_needed,
 )

@@ -83,6 +83,8 @@ def page(report: Report) -> str:
 
 def notes(report: Report) -> Iterator[str]:
     """The report's notes, and which figures it lacks."""
+    for failure in report.failures:
+        yield f"Failed: {failure}"
     yield from report.notes
     found = {result.name for result in report.results}
     missing = [name for name in TARGETS if name not in found]

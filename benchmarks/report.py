@@ -71,6 +71,7 @@ class Report:
     comparisons: tuple[Comparison, ...] = ()
     growth: tuple[Growth, ...] = ()
     notes: tuple[str, ...] = ()
+    failures: tuple[str, ...] = ()  # measurements that ended with an error
     machine: Machine | None = None
 
 
@@ -87,6 +88,7 @@ def joined(reports: Iterable[Report], machine: Machine) -> Report:
         tuple(comparison for one in every for comparison in one.comparisons),
         tuple(growth for one in every for growth in one.growth),
         tuple(note for one in every for note in one.notes),
+        tuple(failure for one in every for failure in one.failures),
         machine,
     )
 

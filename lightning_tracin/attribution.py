@@ -32,7 +32,7 @@ def attribute_snapshot(target: Target, job: Job, store: IngredientStore) -> None
         TracInError: a loss or gradient is not finite; the message names the sample and the snapshot.
     """
     shards = shards_of(batches_of(job.train, job.batch_size))
-    chunks = probe_chunks(job, target.coverage)
+    chunks = probe_chunks(target, job)
     names = {(chunk, shard): _shard_name(chunks, chunk, shard) for chunk in range(len(chunks)) for shard in range(len(shards))}
     store.keep_only(names.values())
     mine = range(job.rank, len(shards), job.ranks)

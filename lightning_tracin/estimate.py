@@ -64,7 +64,7 @@ def pass_seconds(target: Target, job: Job, method: str) -> float:
     """
     pace = measured_pace(target, job)
     if method == "exact":
-        chunks = probe_chunks(job, target.coverage)
+        chunks = probe_chunks(target, job)
         return pace.seconds(job, len(chunks), len(job.probes) // len(chunks))
     if method == "means":
         return pace.seconds(job, 1, 2 * len(job.probes.table.counts()), probe_passes=2)

@@ -35,7 +35,7 @@ from lightning_tracin.results import analyse, point
 from lightning_tracin.run import TracInRun
 from lightning_tracin.samples import from_loader
 from lightning_tracin.snapshots import Snapshot, SnapshotRecord, folder_name, load_weights, trainable_names, weights_of
-from lightning_tracin.work import Job, Target, bytes_of_a_probe, free_share
+from lightning_tracin.work import Job, Target, bytes_of_a_probe, bytes_of_a_query, free_share
 
 
 class Session:
@@ -100,8 +100,11 @@ class Session:
     def _cost(self, target: Target, loss: SummedLoss) -> dict[str, Any]:
         """What one snapshot's pass will hold in memory, and how long it will take: by a few batches, before the fit."""
         job = self._job(loss, self._memory_budget(target.model))
-        probes = 2 * len(self.probes.table.counts()) if self._options.language_means else len(self.probes)
-        held = 0 if self._options.method == "projected" else min(job.memory_budget, probes * bytes_of_a_probe(target.coverage))
+        held = 0
+        if self._options.method == "exact":
+            held = min(job.memory_budget, len(self.probes) * bytes_of_a_probe(target, job))
+        elif self._options.method == "means":
+            held = 2 * len(self.probes.table.counts()) * bytes_of_a_query(target.coverage)
         return {"held_bytes": held, "seconds": pass_seconds(target, job, self._options.method)}
 
     def _memory_budget(self, model: nn.Module) -> int:

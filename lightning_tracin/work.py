@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_tracin.errors import TracInError
-from lightning_tracin.gradients import Capture, Coverage
+from lightning_tracin.gradients import Capture, Coverage, ProbeBank
+from lightning_tracin.gradients.forms import Form
 from lightning_tracin.losses import SummedLoss
 from lightning_tracin.parts import Parts
 from lightning_tracin.samples import SampleSet
@@ -84,10 +85,11 @@ def shards_of(batches: Sequence[list[int]]) -> list[list[list[int]]]:
     return shards
 
 
-def probe_chunks(job: Job, coverage: Coverage) -> list[list[list[int]]]:
+def probe_chunks(target: Target, job: Job) -> list[list[list[int]]]:
     """The probes in chunks whose gradients fit into the budget, in batches, longest first (the bank's forms go by the first)."""
     batches = batches_of(job.probes, job.batch_size)[::-1]
-    return list(_chunks(batches, _probes_at_once(coverage, job)))
+    most = max(1, (job.memory_budget - job.held_bytes) // max(1, bytes_of_a_probe(target, job)))
+    return list(_chunks(batches, most))
 
 
 def _chunks(batches: Sequence[list[int]], most: int) -> Iterator[list[list[int]]]:
@@ -103,16 +105,26 @@ def _chunks(batches: Sequence[list[int]], most: int) -> Iterator[list[list[int]]
     yield chunk
 
 
-def _probes_at_once(coverage: Coverage, job: Job) -> int:
-    """How many probes' gradients fit into the budget."""
-    return max(1, (job.memory_budget - job.held_bytes) // max(1, bytes_of_a_probe(coverage)))
+def bytes_of_a_probe(target: Target, job: Job) -> int:
+    """What a bank holds of one probe at the most: counted on the longest."""
+    longest = batches_of(job.probes, job.batch_size)[-1][-1]
+    gradients: dict[str, tuple[Form, ...]] = {}
+    with Capture(target.model, target.coverage) as capture:
+        run_batch(capture, job, job.probes, [longest], gradients.__setitem__, "probe", target.name)
+    held = ProbeBank(len(job.probes), target.parts.of, len(target.parts), target.scales).bytes_held(gradients)
+    unreached = sum(count for name, count in target.coverage.elements.items() if name not in gradients)
+    return held + unreached * _element_size(target.coverage)
 
 
-def bytes_of_a_probe(coverage: Coverage) -> int:
-    """What the gradient of one probe takes where it is written out: all of it but tables of embeddings."""
+def bytes_of_a_query(coverage: Coverage) -> int:
+    """What a sum of many probes' gradients takes: all of it written out but tables of embeddings."""
     tables = {name for layer in coverage.layers if isinstance(layer.module, nn.Embedding) for name in layer.names.values()}
     written_out = sum(count for name, count in coverage.elements.items() if name not in tables)
-    return written_out * next(next(iter(coverage.layers)).module.parameters()).element_size()
+    return written_out * _element_size(coverage)
+
+
+def _element_size(coverage: Coverage) -> int:
+    return next(next(iter(coverage.layers)).module.parameters()).element_size()
 
 
 def run_batch(

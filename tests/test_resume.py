@@ -184,8 +184,9 @@ def test_fit_called_again_to_go_on_continues_the_ledger(tmp_path: Path) -> None:
     assert run.influence().shape == (30, 12)
 
 
-def test_shards_of_another_chunking_are_replaced(tmp_path: Path) -> None:
-    run = fit(tmp_path, 2, memory_budget=4 * 4803 * 6 * 4 // 3 + 4)
+def test_shards_of_another_chunking_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_tracin.work.bytes_of_a_probe", lambda target, job: 3000)
+    run = fit(tmp_path, 2, memory_budget=4 * 1000 * 6 + 4)
     before = run.influence("dot")
     shards = sorted((run.path / "ingredients" / "0000-step1").iterdir())
     assert len(shards) == 2

@@ -1,7 +1,9 @@
 """The probes' gradients, held parameter by parameter, and the train samples' products with them.
 
-Each parameter of a bank is held in the form in which products with it cost least: written out (one matrix product for
-all probes), as outer products (cheap where a layer sees few positions), or as rows of a table.
+Each parameter of a bank is held in the form in which products with it cost least: as outer products (cheap where a layer
+sees few positions), as rows of a table, or written out, so that one matrix product takes all probes. Factors that take much
+less memory than what they are the factors of are held instead, and written out piece by piece for every block of train
+samples: that costs about what reading the whole from memory does, and many more probes fit into a budget.
 """
 
 from __future__ import annotations
@@ -23,18 +25,23 @@ from lightning_tracin.gradients.forms import (
     shape_of,
     side_by_side,
     tensor_of,
+    tensors,
     whole,
     wide_side_first,
     write_out,
 )
 from lightning_tracin.gradients.products import diagonal, dots, squared_norms
+from lightning_tracin.gradients.tiles import Placed, span, step_of, tiles
 
 #: What the two passes over a product of factors cost beside its multiplications, counted in those.
 _ELEMENTWISE = 256
 
-#: Elements of train samples' gradients that are written out at a time. They should stay in the processor's last cache until
-#: they are multiplied (16 MB in float32); much smaller pieces make slow products.
-_TILE = 4_000_000
+#: How much smaller than the gradients their factors must be to be held in their place.
+_SMALLER = 2
+
+#: Elements of gradients that are written out at a time, which should stay near the processor until they are multiplied (32 MB
+#: in float32); much smaller pieces make slow products, much larger ones go to memory and back.
+_TILE = 8_000_000
 
 #: With few probes, whose products are done soon, smaller tiles are faster: they stay in each core's own cache.
 _FEW_PROBES, _SMALL_TILE = 16, 500_000
@@ -66,6 +73,7 @@ class ProbeBank:
         self._shapes: dict[str, tuple[int, int]] = {}  # rows and columns of the parameters that are written out
         self._matrices: dict[str, Tensor] = {}  # [probes, elements], in the order of `wide_side_first`
         self._written: dict[str, int] = {}  # probes written to a matrix so far
+        self._held: dict[str, list[Placed]] = {}  # to be written out, in the order of `wide_side_first`
         self._pieces: dict[str, list[tuple[int, tuple[Form, ...]]]] = {}
         self._factored: dict[str, tuple[Form, ...]] = {}
         self._squared: Tensor | None = None
@@ -77,10 +85,27 @@ class ProbeBank:
             forms = self._scaled(name, forms)
             self._pieces.setdefault(name, []).append((at, forms))
             norms = squared_norms(forms)
+        elif self._stays_unwritten(name, forms):
+            self._shapes.setdefault(name, shape_of(forms[0]))
+            self._held.setdefault(name, []).append((at, wide_side_first(whole(forms), self._shapes[name])))
+            norms = squared_norms(forms)
         else:
             written = self._write_out(name, forms, at)
             norms = torch.linalg.vector_norm(written, dim=1).square_()
         squared[at : at + len(norms)] += norms
+
+    def bytes_held(self, gradients: Mapping[str, tuple[Form, ...]]) -> int:
+        """What the bank would hold of these gradients of some probes, were they the first."""
+        written_out, storages = 0, {}
+        for name, forms in gradients.items():
+            if self._stays_factored(name, forms) or self._stays_unwritten(name, forms):
+                kept = [tensor.untyped_storage() for tensor in tensors(forms)]
+                storages.update({storage.data_ptr(): storage.nbytes() for storage in kept})  # layers share inputs
+            else:
+                form = next((form for form in forms if not isinstance(form, Rows)), forms[0])
+                rows, columns = shape_of(form)
+                written_out += samples_of(form) * rows * columns * tensor_of(forms).element_size()
+        return written_out + sum(storages.values())
 
     def _squares(self, forms: tuple[Form, ...]) -> Tensor:
         if self._squared is None:
@@ -137,6 +162,17 @@ class ProbeBank:
         written_out = (positions + self.probes + 1) * rows * columns
         return factored <= written_out
 
+    def _stays_unwritten(self, name: str, forms: tuple[Form, ...]) -> bool:
+        """Whether factors that will be written out are held until then."""
+        if name in self._matrices or self._scales is not None:
+            return False
+        if name in self._held:
+            return True
+        if len(forms) > 1 or not isinstance(forms[0], Outer):
+            return False
+        positions, rows, columns = forms[0].left.shape[1], forms[0].left.shape[2], forms[0].right.shape[2]
+        return _SMALLER * positions * (rows + columns) <= rows * columns
+
     def seal(self) -> None:
         """End the collection."""
         for name, matrix in self._matrices.items():
@@ -170,7 +206,7 @@ class ProbeBank:
         """
         part = self._parts[name]
         pieces = [(at, self._scaled(name, forms)) for at, forms in pieces]
-        if name in self._matrices:
+        if name in self._matrices or name in self._held:
             self._contract_written_out(name, pieces, dot[part], squared[part])
             return
         for at, forms in pieces:
@@ -187,8 +223,8 @@ class ProbeBank:
         form = whole(rest)
         out = tensor_of(forms).new_zeros(samples_of(form))
         self._shapes.setdefault(name, shape_of(form))
-        tiles = _Tiles([(0, wide_side_first(form, self._shapes[name]))], self._scale(name))
-        for _, tile in tiles:
+        pieces = [(0, wide_side_first(form, self._shapes[name]))]
+        for tile in tiles(pieces, step_of(pieces, len(out), _TILE), self._scale(name)):
             out += torch.linalg.vector_norm(tile, dim=1).square_()
         return out + self._norms_beside(name, form, rows)
 
@@ -201,10 +237,12 @@ class ProbeBank:
         return total
 
     def _contract_written_out(self, name: str, pieces: Pieces, dot: Tensor, squared: Tensor) -> None:
-        shape, matrix = self._shapes[name], self._matrices[name]
-        others: list[tuple[int, Dense | Outer]] = []
+        shape, matrix = self._shapes[name], self._matrices.get(name)
+        others: list[Placed] = []
         for at, forms in pieces:
             rest, rows = _split(forms)
+            if matrix is None:
+                rest, rows = [whole(forms)], []
             if rest:
                 form = whole(rest)
                 others.append((at, wide_side_first(form, shape)))
@@ -213,47 +251,30 @@ class ProbeBank:
             elif rows:
                 squared[at : at + rows[0].samples] += squared_norms(tuple(rows))
             for one in rows:
+                assert matrix is not None
                 dot[at : at + one.samples] += _rows_times_matrix(one, matrix, shape)
-        few = self.probes <= _FEW_PROBES
+        few = self.probes <= _FEW_PROBES and matrix is not None
         product = dot.T.contiguous() if few else dot  # the narrow side first where there is one
         for group in [[one] for one in others] if few else [others] if others else []:
-            tiles = _Tiles(group, self._scale(name), _SMALL_TILE if few else _TILE)
-            here = slice(tiles.first, tiles.last)
-            for part, tile in tiles:
+            here, held = span(group), self._held.get(name, [])
+            samples = here.stop - here.start + (self.probes if held else 0)
+            step = step_of([*group, *held], samples, _SMALL_TILE if few else _TILE)
+            which, theirs = self._tiles_of_probes(name, step)
+            for mine, other in zip(tiles(group, step, self._scale(name)), theirs, strict=True):
                 if few:
-                    product[:, here].addmm_(matrix[:, part], tile.T)
+                    product[which, here].addmm_(other, mine.T)
                 else:
-                    product[here].addmm_(tile, matrix[:, part].T)
-                squared[here] += torch.linalg.vector_norm(tile, dim=1).square_()
+                    product[here, which].addmm_(mine, other.T)
+                squared[here] += torch.linalg.vector_norm(mine, dim=1).square_()
         if few:
             dot.copy_(product.T)
 
-
-class _Tiles:
-    """Pieces of gradients written out tile by tile: which elements, and their values [samples, elements of the tile].
-
-    A tile stays in cache until it is multiplied, so that its way to memory and back is saved. The same memory is used for all.
-    """
-
-    def __init__(self, pieces: Sequence[tuple[int, Dense | Outer]], scale: Tensor | None, elements: int = _TILE) -> None:
-        self._pieces, self._scale, self._elements = pieces, scale, elements
-        self.first, self.last = pieces[0][0], pieces[-1][0] + samples_of(pieces[-1][1])
-
-    def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
-        forms = [form for _, form in self._pieces]
-        count = shape_of(forms[0])[0] * shape_of(forms[0])[1]
-        columns = max(shape_of(form)[1] for form in forms)
-        step = max(1, self._elements // ((self.last - self.first) * columns)) * columns
-        tile = tensor_of(forms).new_zeros(self.last - self.first, min(step, count))
-        for start in range(0, count, step):
-            part = slice(start, min(start + step, count))
-            if part.stop - part.start != tile.shape[1]:
-                tile = tile.new_zeros(len(tile), part.stop - part.start)
-            for at, form in self._pieces:
-                write_out(form, part, tile[at - self.first : at - self.first + samples_of(form)])
-            if self._scale is not None:
-                tile *= self._scale[part]
-            yield part, tile
+    def _tiles_of_probes(self, name: str, step: int) -> tuple[slice, Iterator[Tensor]]:
+        """Which probes, and tile by tile their gradients of a parameter that is written out: [probes, elements of the tile]."""
+        if name in self._held:
+            return span(self._held[name]), tiles(self._held[name], step)
+        matrix = self._matrices[name]
+        return slice(0, self.probes), (matrix[:, at : at + step] for at in range(0, matrix.shape[1], step))
 
 
 def _rows_times_matrix(rows: Rows, matrix: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from benchmarks import __main__ as command_line
 from benchmarks import memory, ours, peer_captum, peer_dattri_llm, peer_kronfluence, registry, render, report, timing
 from benchmarks.compare import compare, largest_difference
 from benchmarks.contenders import Contender
@@ -61,7 +62,7 @@ def test_a_budget_that_cuts_the_probes_changes_no_score(small):
 
 @pytest.mark.parametrize(
     "contender",
-    [peer_captum.EXACT, peer_dattri_llm.DATTRI_LLM, peer_kronfluence.KRONFLUENCE],
+    [peer_captum.EXACT, peer_dattri_llm.DATTRI_LLM, peer_dattri_llm.FROZEN, peer_kronfluence.KRONFLUENCE],
     ids=lambda contender: contender.distribution,
 )
 def test_a_peer_gives_the_scores_of_the_loop(small, contender):
@@ -266,3 +267,17 @@ def test_one_measurement_from_the_command_line(tmp_path):
     (result,) = json.loads((tmp_path / "results.json").read_text())
     assert result["name"] == "exact_vs_plain"
     assert result["low"] == result["value"] == result["high"] > 0
+
+
+def test_a_measurement_that_fails_is_a_line_and_the_others_are_taken_all_the_same(tmp_path, monkeypatch, capsys):
+    def broken(_context: Context) -> Report:
+        raise RuntimeError("out of luck")
+
+    found = Report((Result("exact_vs_plain", 2.0, 1.9, 2.1, 3, "ratio"),))
+    monkeypatch.setattr(command_line, "chosen", lambda _names: [broken, lambda _context: found])
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--output", str(tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        command_line.main()
+    assert stopped.value.code == 1
+    assert [one["name"] for one in json.loads((tmp_path / "results.json").read_text())] == ["exact_vs_plain"]
+    assert "Failed: broken: RuntimeError: out of luck" in " ".join(capsys.readouterr().out.split())

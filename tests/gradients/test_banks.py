@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_tracin.gradients import Capture, HeldBlock, ProbeBank, ProbeNorms, QueryBank, plan_coverage
+from lightning_tracin.gradients.forms import Dense, Outer
 from tests.gradients.test_exact import Tied
 from tests.models import padded, ragged_samples, tiny_xlmr
 from tests.oracles import gradient_loop
@@ -98,3 +99,50 @@ def test_weighted_sums_of_probes(make: Any) -> None:
         torch.testing.assert_close(norm[part].double(), z.norm(dim=1), rtol=1e-5, atol=1e-7)
         bound = 1e-5 * z.norm(dim=1)[:, None] * (weights.double().T @ q.norm(dim=1))
         assert torch.all((dot[part] - z @ q.T @ weights.double()).abs() <= bound)
+
+
+@pytest.mark.parametrize("smaller", [0, 1, 1e9], ids=["held as factors", "by size", "written out"])
+@pytest.mark.parametrize("make", [xlmr, tied, wide])
+def test_probes_held_as_factors_or_written_out(monkeypatch: pytest.MonkeyPatch, make: Any, smaller: float) -> None:
+    monkeypatch.setattr("lightning_tracin.gradients.bank._SMALLER", smaller)
+    monkeypatch.setattr("lightning_tracin.gradients.bank._TILE", 900)  # several tiles of a few rows
+    model, loss = make()
+    train, probes, parts = ragged_samples(11, 1), ragged_samples(5, 2), parts_of(model)
+    bank = ProbeBank(len(probes), parts, 2)
+    run(model, loss, probes, 2, bank.collect)
+    bank.seal()
+    dot, norm = contracted(model, loss, bank, train, 4)
+    one_by_one = [gradient_loop(model, lambda one: loss(padded([one])), samples, list(parts)) for samples in (train, probes)]
+    for part in range(2):
+        z, q = (by_part(side, parts, part) for side in one_by_one)
+        assert torch.all((dot[part] - z @ q.T).abs() <= 1e-5 * z.norm(dim=1)[:, None] * q.norm(dim=1))
+        torch.testing.assert_close(norm[part].double(), z.norm(dim=1), rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(bank.squared_norms[part].sqrt().double(), q.norm(dim=1), rtol=1e-5, atol=1e-7)
+
+
+def test_some_probes_do_not_reach_a_layer_that_is_held_as_factors() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pieces = [
+        (at, Outer(torch.randn(2, 3, 40, generator=generator), torch.randn(2, 3, 30, generator=generator))) for at in (2, 6)
+    ]
+    bank = ProbeBank(100, {"w": 0}, 1)
+    for at, form in pieces:
+        bank.collect("w", (form,), at)
+    bank.seal()
+    train = Outer(torch.randn(4, 5, 40, generator=generator), torch.randn(4, 5, 30, generator=generator))
+    dot, squared = torch.zeros(1, 6, 100), torch.zeros(1, 6)
+    bank.contract("w", [(1, (train,))], dot, squared)
+    want = torch.zeros(6, 100)
+    for at, form in pieces:
+        want[1:5, at : at + 2] = torch.einsum("itr,itc,psr,psc->ip", train.left, train.right, form.left, form.right)
+    torch.testing.assert_close(dot[0], want, rtol=1e-4, atol=1e-3)
+    assert bool((bank.squared_norms[0] > 0).nonzero().flatten().equal(torch.tensor([2, 3, 6, 7])))
+
+
+def test_bytes_held_are_those_of_factors_or_of_what_is_written_out() -> None:
+    bank = ProbeBank(1000, {}, 1)
+    shared = torch.zeros(1, 4, 30)
+    held = {"q": (Outer(torch.zeros(1, 4, 40), shared),), "k": (Outer(torch.zeros(1, 4, 40), shared),)}
+    assert bank.bytes_held(held) == 4 * (4 * 40 + 4 * 40 + 4 * 30)
+    assert bank.bytes_held({"w": (Outer(torch.zeros(1, 20, 40), torch.zeros(1, 20, 30)),)}) == 4 * 40 * 30
+    assert bank.bytes_held({"b": (Dense(torch.zeros(2, 7)),)}) == 4 * 2 * 7

@@ -1,0 +1,50 @@
+"""Gradients written out tile by tile: a tile stays in cache until it is multiplied, which saves its way to memory and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor
+
+from lightning_tracin.gradients.forms import Dense, Outer, samples_of, shape_of, tensor_of, write_out
+
+#: Gradients of some samples: the first of these, and the form; in order of the samples.
+Placed = tuple[int, Dense | Outer]
+
+
+def span(pieces: Sequence[Placed]) -> slice:
+    """The samples from the first to the last that have a piece."""
+    at, form = pieces[-1]
+    return slice(pieces[0][0], at + samples_of(form))
+
+
+def step_of(pieces: Sequence[Placed], samples: int, most: int) -> int:
+    """Elements of one sample in a tile: whole rows of the parameter, of `samples` about `most` elements in all."""
+    columns = max(shape_of(form)[1] for _, form in pieces)
+    return max(1, most // (samples * columns)) * columns
+
+
+def tiles(pieces: Sequence[Placed], step: int, scale: Tensor | None = None) -> Iterator[Tensor]:
+    """The gradients, so many elements of each sample at a time: [samples of the span, elements of the tile].
+
+    The same memory is used for all tiles. Samples that have no piece are zero.
+
+    Args:
+        pieces: the gradients, all in the same order of elements.
+        step: elements of a tile, as from `step_of`.
+        scale: what every element is multiplied with: [elements].
+    """
+    samples = span(pieces)
+    first, number = samples.start, samples.stop - samples.start
+    form = pieces[0][1]
+    count = shape_of(form)[0] * shape_of(form)[1]
+    tile = tensor_of((form,)).new_zeros(number, min(step, count))
+    for start in range(0, count, step):
+        part = slice(start, min(start + step, count))
+        if part.stop - part.start != tile.shape[1]:
+            tile = tile.new_zeros(number, part.stop - part.start)
+        for at, piece in pieces:
+            write_out(piece, part, tile[at - first : at - first + samples_of(piece)])
+        if scale is not None:
+            tile *= scale[part]
+        yield tile
