@@ -39,7 +39,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# About 20 minutes on 2 quiet cores; one measurement alone: make bench BENCH="--only exact_vs_plain --repetitions 3"
+# About 35 minutes on 2 quiet cores; one measurement alone: make bench BENCH="--only exact_vs_plain --repetitions 3"
 bench: $(PEERS_READY)
 	$(PEERS)/bin/python -m benchmarks $(BENCH)
 
