@@ -9,6 +9,7 @@ influence method is the mean over probes.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,20 @@ def draw_subsets(samples: int, subsets: int, fraction: float = 0.5, seed: int = 
     for line, child in zip(members, np.random.SeedSequence(seed).spawn(subsets), strict=True):
         line[np.random.default_rng(child).permutation(samples)[:size]] = True
     return members
+
+
+def without_language(languages: Sequence[str], left_out: str) -> Members:
+    """All train samples but those of one language, as the only line of members: array [1, train].
+
+    Raises:
+        TracInError: there is no such train sample, or no other.
+    """
+    kept = np.asarray([language != left_out for language in languages])
+    if kept.all() or not kept.any():
+        raise TracInError(
+            f"The train samples are in {', '.join(sorted(set(languages)))}; {left_out!r} cannot be left out of these."
+        )
+    return kept[None, :]
 
 
 def lds_per_probe(scores: Scores, members: Members, outputs: Outputs) -> Floats:

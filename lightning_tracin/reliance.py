@@ -116,7 +116,7 @@ def reliance_table(
     for probe_language in sorted(set(probe_languages)):
         mine = np.asarray([language == probe_language for language in probe_languages])
         usable = mine & np.isfinite(values).all(1)
-        low, high = _bootstrap(values[usable], settings)
+        low, high = bootstrap_mean(values[usable], settings)
         for column, train_language in enumerate(languages):
             rows.append(
                 {
@@ -135,7 +135,7 @@ def reliance_table(
     return table
 
 
-def _bootstrap(values: Floats, settings: Interval) -> tuple[Floats, Floats]:
+def bootstrap_mean(values: Floats, settings: Interval) -> tuple[Floats, Floats]:
     """Percentile interval of the mean over probes: [languages] twice."""
     if len(values) < 2:
         nothing = np.full(values.shape[1], np.nan)

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from lightning_tracin.results import Results
 from lightning_tracin.store import as_utf8, write_bytes
+from lightning_tracin.study import Study
 
 
 def curves(results: Results) -> Figure:
@@ -94,21 +95,27 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def write_results(folder: Path, results: Results) -> None:
+def write_results(folder: Path, results: Results, study: Study | None = None) -> None:
     """Write the tables (CSV), the figures (PNG) and the page (HTML) into a folder."""
+    if study is not None:
+        tables = {"compared": study.compared, "changes": study.changes, "reinforcement": study.reinforcement}
+        for name, table in tables.items():
+            if table is not None:
+                write_bytes(folder / f"{name}.csv", as_utf8(table.to_csv(index=False)))
     write_bytes(folder / "reliance.csv", as_utf8(results.reliance.to_csv(index=False)))
     write_bytes(folder / "top.csv", as_utf8(results.top.to_csv(index=False)))
     pictures = {"curves": png(curves(results)), "heat_map": png(heat_map(results))}
     for name, content in pictures.items():
         write_bytes(folder / f"{name}.png", content)
-    write_bytes(folder / "report.html", as_utf8(_page(results, pictures)))
+    write_bytes(folder / "report.html", as_utf8(_page(results, study, pictures)))
 
 
-def _page(results: Results, pictures: dict[str, bytes]) -> str:
+def _page(results: Results, study: Study | None, pictures: dict[str, bytes]) -> str:
     environment = Environment(loader=PackageLoader("lightning_tracin"), autoescape=select_autoescape())
     table = results.final().table.round(3)
     return environment.get_template("report.html").render(
         view=results.view,
+        study=study,
         pictures={name: base64.b64encode(content).decode() for name, content in pictures.items()},
         columns=list(table.columns),
         reliance=table.to_dict("records"),

@@ -35,6 +35,7 @@ from lightning_tracin.results import analyse, point
 from lightning_tracin.run import TracInRun
 from lightning_tracin.samples import from_loader
 from lightning_tracin.snapshots import Snapshot, SnapshotRecord, folder_name, load_weights, trainable_names, weights_of
+from lightning_tracin.study import study_of
 from lightning_tracin.work import Job, Target, bytes_of_a_probe, bytes_of_a_query, free_share
 
 
@@ -225,8 +226,9 @@ class Session:
                     scales = snapshot.scales() if self._options.preconditioner == "adam" else None
                     self._attribute(copy, snapshot, snapshot.state_dict(), scales)
         if self._trainer.is_global_zero:
-            results = analyse(TracInRun(self._directory), self._options.view, self._progress)
-            write_results(self._directory.results, results)
+            run, view = TracInRun(self._directory), self._options.view
+            results = analyse(run, view, self._progress)
+            write_results(self._directory.results, results, study_of(run, view) if view.measure == "share" else None)
             for sink in self._sinks:
                 sink.finish(results)
             rank_zero_info(f"TracIn: reliance at {len(snapshots)} snapshots is in {self._directory.results}.")

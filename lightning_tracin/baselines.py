@@ -1,0 +1,98 @@
+"""What influence is compared with: scores that look at no gradient, in the same form, [train, probes].
+
+A claim about reliance has to show what influence adds to these.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+import bm25s
+import numpy as np
+import numpy.typing as npt
+
+from lightning_tracin.errors import TracInError
+from lightning_tracin.influence import Scores
+
+#: Words, and single characters of scripts that are written without spaces (kana, Han, Thai, Lao, Burmese, Khmer).
+_TOKENS = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
+    "|[^\\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+"
+)
+
+
+def random_scores(train: int, probes: int, seed: int = 0) -> Scores:
+    """Scores that know nothing, all different: array [train, probes]."""
+    return np.random.default_rng(seed).standard_normal((train, probes))
+
+
+def same_label(train_labels: Sequence[str | None], probe_labels: Sequence[str | None]) -> Scores:
+    """1 where a train sample has the probe's label, -1 where it has another: array [train, probes].
+
+    Raises:
+        TracInError: a sample has no label.
+    """
+    for role, labels in (("train samples", train_labels), ("probes", probe_labels)):
+        if any(label is None for label in labels):
+            raise TracInError(
+                f"The {role} have no labels to compare (sample {list(labels).index(None)} has none); run the fit with a label "
+                "column in both data sets, or leave out the baselines that use it."
+            )
+    equal = np.asarray(train_labels, dtype=object)[:, None] == np.asarray(probe_labels, dtype=object)[None, :]
+    return np.where(equal, 1.0, -1.0)
+
+
+def words(text: str) -> list[str]:
+    """A text's words in lower case; each character by itself where the script has no spaces."""
+    return _TOKENS.findall(text.lower())
+
+
+def lexical(train_texts: Sequence[str], probe_texts: Sequence[str], tokenize: Callable[[str], Sequence[str]] = words) -> Scores:
+    """BM25 of every train text for every probe's text (Robertson and Zaragoza 2009; Lucene's variant): array [train, probes].
+
+    Args:
+        train_texts: of the train samples, the documents.
+        probe_texts: of the probes, the queries; a word that a probe has twice counts twice.
+        tokenize: from a text to its tokens; a model's own tokenizer can stand here.
+
+    Raises:
+        TracInError: no train text has a token.
+    """
+    documents = [list(tokenize(text)) for text in train_texts]
+    if not any(documents):
+        raise TracInError("The train samples have no text to compare; name their columns with `text_columns=[...]`.")
+    known = {token for document in documents for token in document}
+    index = bm25s.BM25(method="lucene")
+    index.index(documents, show_progress=False)
+    scores: Scores = np.zeros((len(documents), len(probe_texts)))
+    for probe, text in enumerate(probe_texts):
+        query = [token for token in tokenize(text) if token in known]
+        if query:
+            scores[:, probe] = index.get_scores(query)
+    return scores
+
+
+def representation_similarity(train: npt.ArrayLike, probes: npt.ArrayLike) -> Scores:
+    """Cosine of sentence representations: array [train, probes]; 0 where one of the two is zero.
+
+    Args:
+        train: of the train samples, [train, width].
+        probes: of the probes, [probes, width].
+
+    Raises:
+        TracInError: the widths differ.
+    """
+    one, other = (np.asarray(side, dtype=np.float64) for side in (train, probes))
+    if one.ndim != 2 or other.ndim != 2 or one.shape[1] != other.shape[1]:
+        raise TracInError(f"Representations should be [samples, width] of one width, but are {one.shape} and {other.shape}.")
+    one, other = (
+        side / np.maximum(np.linalg.norm(side, axis=1, keepdims=True), np.finfo(np.float64).tiny) for side in (one, other)
+    )
+    similarity: Scores = one @ other.T
+    return similarity
+
+
+def with_label_sign(scores: Scores, train_labels: Sequence[str | None], probe_labels: Sequence[str | None]) -> Scores:
+    """Scores that count against a probe where the labels differ: on classification, similar samples of another class oppose."""
+    return scores * same_label(train_labels, probe_labels)

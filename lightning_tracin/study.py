@@ -1,0 +1,175 @@
+"""The experiments of Choenni et al. (2023) on one run: tables from what its directory holds, and what they say in words."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from lightning_tracin.baselines import lexical, random_scores, same_label, with_label_sign
+from lightning_tracin.errors import TracInError
+from lightning_tracin.experiments.dynamics import change_table
+from lightning_tracin.experiments.reinforcement import ALL, reinforcement_table
+from lightning_tracin.influence import Scores
+from lightning_tracin.reliance import reliance_table
+from lightning_tracin.results import View
+from lightning_tracin.run import TracInRun
+
+#: A change with a corrected p below this is called one.
+SIGNIFICANT = 0.05
+
+#: What the authors of the study report, in their experiments; never this run's result.
+REPORTED = {
+    "reliance": "strong cross-language influence, least on Korean (XNLI, PAWS-X)",
+    "reinforcement": "mostly reinforcing samples on XNLI, mostly complementary ones on PAWS-X",
+    "changes": "that reliance on other languages grows as fine-tuning progresses",
+}
+
+#: In the column `score`: the run's own.
+INFLUENCE = "influence"
+
+
+@dataclass(frozen=True)
+class Study:
+    """The experiments that one run allows.
+
+    Attributes:
+        compared: reliance by the influence of the whole run and by each baseline: as `reliance.reliance_table`, `score` in front.
+        changes: reliance between snapshots (E6); None where there is one snapshot only.
+        reinforcement: translations in the top k (E5); None where no items are known.
+        findings: what the tables say, one sentence each.
+        missing: what could not be computed, and why.
+    """
+
+    compared: pd.DataFrame
+    changes: pd.DataFrame | None
+    reinforcement: pd.DataFrame | None
+    findings: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+def study_of(run: TracInRun, view: View) -> Study:
+    """The experiments that a run allows, with the baselines through the same tables.
+
+    Raises:
+        TracInError: the run has language means only, which have no top k.
+    """
+    if view.measure != "share":
+        raise TracInError("The study ranks train samples for each probe, and language means have no ranks; run without them.")
+    scores = run.influence(view.similarity, view.weighting).to_numpy()
+    missing: list[str] = []
+    compared = pd.concat(
+        [
+            reliance_table(one, run.train.language, run.probes.language, view.top_k).assign(score=name)
+            for name, one in {INFLUENCE: scores, **_baselines(run, missing)}.items()
+        ],
+        ignore_index=True,
+    )
+    compared = compared[["score", *[name for name in compared if name != "score"]]]
+    changes = None
+    if len(run.snapshots) > 1:
+        each = {
+            snapshot.index: run.influence(view.similarity, view.weighting, [snapshot.index]).to_numpy()
+            for snapshot in run.snapshots
+        }
+        changes = change_table(each, run.train.language, run.probes.language, view.top_k)
+    else:
+        missing.append("changes between snapshots: the run has one snapshot")
+    reinforcement = None
+    try:
+        reinforcement = reinforcement_table(scores, run.train, run.probes.language, view.top_k)
+    except TracInError as error:
+        missing.append(f"reinforcing and complementary samples: {error}")
+    findings = (
+        *_of_reliance(compared, view.top_k),
+        *(() if changes is None else _of_changes(changes, run, compared, view.top_k)),
+        *(() if reinforcement is None else _of_reinforcement(reinforcement, view.top_k)),
+        *_of_baselines(compared),
+    )
+    return Study(compared, changes, reinforcement, findings, tuple(missing))
+
+
+def _baselines(run: TracInRun, missing: list[str]) -> dict[str, Scores]:
+    """The baselines that the run's facts allow; for the others, why not."""
+    train, probes = run.train, run.probes
+    found: dict[str, Scores] = {"random": random_scores(len(train), len(probes))}
+    try:
+        found["BM25"] = lexical(train.text, probes.text)
+    except TracInError as error:
+        missing.append(f"BM25: {error}")
+    try:
+        found["same label"] = same_label(train.label, probes.label)
+        if "BM25" in found:
+            found["BM25 x same label"] = with_label_sign(found["BM25"], train.label, probes.label)
+    except TracInError as error:
+        missing.append(f"same label: {error}")
+    return found
+
+
+def _of_reliance(compared: pd.DataFrame, k: int) -> Iterator[str]:
+    mine = compared[compared["score"] == INFLUENCE]
+    for language, lines in mine.groupby("probe_language"):
+        for line in lines[lines["train_language"] == language].to_dict("records"):
+            yield (
+                f"{language}: {_part(line['share'])} of the top {k} proponents come from its own language ({_interval(line)}; "
+                f"chance {_part(line['chance'])}, lift {line['lift']:.2f}, {line['probes']} probes)."
+            )
+        above = lines[(lines["train_language"] != language) & (lines["low"] > lines["chance"]) & (lines["lift"] > 1)]
+        named = [
+            f"{line['train_language']} ({_part(line['share'])}, {_interval(line)}, chance {_part(line['chance'])}, "
+            f"lift {line['lift']:.2f})"
+            for line in above.sort_values("lift", ascending=False).to_dict("records")
+        ]
+        if named:
+            yield f"{language}: above chance, and more than other probe languages, it draws on {', '.join(named)}."
+    yield f"Beside this, the authors of the study report {REPORTED['reliance']}."
+
+
+def _of_changes(changes: pd.DataFrame, run: TracInRun, compared: pd.DataFrame, k: int) -> Iterator[str]:
+    first, last = run.snapshots[0], run.snapshots[-1]
+    tests = int(changes["p"].notna().sum())
+    whole = changes[(changes["before"] == first.index) & (changes["after"] == last.index) & changes["p_adjusted"].notna()]
+    chance = compared[compared["score"] == INFLUENCE].set_index(["probe_language", "train_language"])["chance"]
+    for line in whole[whole["probe_language"] == whole["train_language"]].to_dict("records"):
+        language, verb = line["probe_language"], "does not change beyond chance,"
+        if line["p_adjusted"] < SIGNIFICANT:
+            verb = "falls" if line["difference"] < 0 else "rises"
+        yield (
+            f"{language}: the own-language share of the top {k} {verb} from {_part(line['mean_before'])} at epoch {first.epoch} "
+            f"(step {first.step}) to {_part(line['mean_after'])} at epoch {last.epoch} (step {last.step}), "
+            f"p = {line['p_adjusted']:.2g} corrected for {tests} tests, {line['probes']} probes; "
+            f"chance {_part(chance[language, language])}."
+        )
+    yield f"Beside this, the authors of the study report {REPORTED['changes']}."
+
+
+def _of_reinforcement(table: pd.DataFrame, k: int) -> Iterator[str]:
+    for line in table[(table["train_language"] == ALL) & table["reinforcing"].notna()].to_dict("records"):
+        kind = "reinforcing" if line["reinforcing"] > 0.5 else "complementary"
+        yield (
+            f"{line['probe_language']}: of the samples in other languages in its top {k}, {_part(line['reinforcing'])} are "
+            f"translations of own-language samples there ({_interval(line)}; chance {_part(line['chance'])}, "
+            f"{line['probes']} probes): mostly {kind}."
+        )
+    yield f"Beside this, the authors of the study report {REPORTED['reinforcement']}."
+
+
+def _of_baselines(compared: pd.DataFrame) -> Iterator[str]:
+    own = compared[compared["probe_language"] == compared["train_language"]]
+    means = own.groupby("score", sort=False)["share"].mean()
+    if INFLUENCE in means:
+        listed = ", ".join(f"{name} {_part(value)}" for name, value in means.items() if name != INFLUENCE)
+        yield (
+            f"The mean own-language share is {_part(means[INFLUENCE])} by influence; by baselines that look at no gradient: "
+            f"{listed}."
+        )
+
+
+def _part(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def _interval(line: Mapping[Hashable, Any]) -> str:
+    return f"95 % interval {line['low']:.2f} to {line['high']:.2f}"

@@ -1,0 +1,72 @@
+"""E6: changes of reliance and their tests."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lightning_tracin import TracInError
+from lightning_tracin.experiments.dynamics import change_table
+from lightning_tracin.reliance import per_probe
+
+LANGUAGES = ["en"] * 10 + ["de"] * 10
+
+
+def leaning(own: float, seed: int, probes: int = 12) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """Scores that lift the English train samples by `own`."""
+    scores = np.random.default_rng(seed).standard_normal((20, probes))
+    scores[:10] += own
+    return scores
+
+
+def test_means_and_p_are_those_of_the_shares() -> None:
+    scores = {0: leaning(2.0, 1), 3: leaning(0.0, 2), 4: leaning(-2.0, 3)}
+    table = change_table(scores, LANGUAGES, ["en"] * 12, k=5)
+    assert list(zip(table["before"], table["after"], strict=True)) == [(0, 3), (3, 4), (0, 4)] * 2
+    shares = {snapshot: per_probe(one, LANGUAGES, 5)[1] for snapshot, one in scores.items()}
+    line = table[(table["train_language"] == "en") & (table["before"] == 0) & (table["after"] == 4)].iloc[0]
+    before, after = shares[0][:, 1], shares[4][:, 1]
+    assert line["mean_before"] == pytest.approx(before.mean())
+    assert line["difference"] == pytest.approx(after.mean() - before.mean())
+    assert line["p"] == pytest.approx(stats.wilcoxon(after, before, zero_method="zsplit").pvalue)
+    assert line["p"] < 0.01
+    assert line["probes"] == 12
+
+
+def test_p_by_hand() -> None:
+    # Six probes that all change in one direction, by different amounts: two-sided exact p = 2 / 2^6.
+    scores = np.zeros((20, 6))
+    before, after = scores.copy(), scores.copy()
+    for probe in range(6):
+        order = np.r_[np.arange(10), np.arange(10, 20)]
+        before[order, probe] = np.arange(20, 0, -1)  # top 8: all English
+        moved = np.r_[np.arange(10, 11 + probe), np.arange(10), np.arange(11 + probe, 20)]
+        after[moved, probe] = np.arange(20, 0, -1)  # probe + 1 German ones first
+    table = change_table({0: before, 1: after}, LANGUAGES, ["en"] * 6, k=8)
+    line = table[table["train_language"] == "de"].iloc[0]
+    assert line["mean_after"] == pytest.approx(np.mean(np.arange(1, 7) / 8))
+    assert line["p"] == pytest.approx(2 / 2**6)
+
+
+def test_p_are_corrected_over_all_tests() -> None:
+    table = change_table({0: leaning(1.0, 1), 1: leaning(0.5, 2), 2: leaning(0, 3)}, LANGUAGES, ["en"] * 6 + ["de"] * 6, k=5)
+    np.testing.assert_allclose(table["p_adjusted"], stats.false_discovery_control(table["p"]))
+    assert (table["p_adjusted"] >= table["p"]).all()
+
+
+def test_no_change_has_p_of_one_and_no_influence_none() -> None:
+    same = leaning(0.0, 1, probes=3)
+    nothing = same.copy()
+    nothing[:, 2] = 0
+    table = change_table({0: nothing, 1: nothing}, LANGUAGES, ["en", "en", "de"], k=5)
+    assert (table[table["probe_language"] == "en"]["p"] == 1).all()
+    german = table[table["probe_language"] == "de"]
+    assert german["p"].isna().all()
+    assert german["p_adjusted"].isna().all()
+    assert (german["probes"] == 0).all()
+
+
+def test_one_snapshot_is_an_error() -> None:
+    with pytest.raises(TracInError, match="take at least two"):
+        change_table({0: leaning(0, 1)}, LANGUAGES, ["en"] * 12, k=5)
