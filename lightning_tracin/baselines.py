@@ -91,8 +91,3 @@ def representation_similarity(train: npt.ArrayLike, probes: npt.ArrayLike) -> Sc
     )
     similarity: Scores = one @ other.T
     return similarity
-
-
-def with_label_sign(scores: Scores, train_labels: Sequence[str | None], probe_labels: Sequence[str | None]) -> Scores:
-    """Scores that count against a probe where the labels differ: on classification, similar samples of another class oppose."""
-    return scores * same_label(train_labels, probe_labels)

@@ -81,6 +81,51 @@ def lds_per_probe(scores: Scores, members: Members, outputs: Outputs) -> Floats:
     return _rank_correlations(predicted, outputs)
 
 
+def lds_within_class(
+    scores: Scores, members: Members, outputs: Outputs, train_labels: Sequence[str | None], probe_labels: Sequence[str | None]
+) -> Floats:
+    """Each probe's rank correlation as in `lds_per_probe`, without what the number of samples of its class explains: [probes].
+
+    On classification, subsets with more samples of a probe's class serve it better, which scores that know nothing but labels
+    predict as well. This is Spearman's partial correlation given that number.
+
+    Args:
+        scores: see `lds_per_probe`.
+        members: see there.
+        outputs: see there.
+        train_labels: of each train sample.
+        probe_labels: of each probe.
+
+    Returns:
+        The partial correlation of each probe; NaN where summed influence or output is a function of that number alone.
+
+    Raises:
+        TracInError: as `lds_per_probe`, or the labels are not one for each sample.
+    """
+    predicted = _predicted(scores, members, outputs)
+    if len(train_labels) != len(scores) or len(probe_labels) != scores.shape[1]:
+        raise TracInError(
+            f"There are {len(train_labels)} and {len(probe_labels)} labels for {scores.shape[0]} train samples and "
+            f"{scores.shape[1]} probes; give one for each."
+        )
+    same = np.asarray(train_labels, dtype=object)[:, None] == np.asarray(probe_labels, dtype=object)[None, :]
+    counts = stats.rankdata(members.astype(np.float64) @ same, axis=0)
+    one, other = (_without(stats.rankdata(values, axis=0), counts) for values in (predicted, outputs))
+    norms = np.linalg.norm(one, axis=0) * np.linalg.norm(other, axis=0)
+    smallest = 1e-9 * len(members) ** 3  # what rounding leaves of ranks that the number explains
+    found: Floats = np.divide((one * other).sum(0), norms, out=np.full(len(norms), np.nan), where=norms > smallest)
+    return found
+
+
+def _without(values: Floats, explained: Floats) -> Floats:
+    """Columns without their mean and what a linear function of another table's columns explains of them."""
+    values, explained = (table - table.mean(0) for table in (values, explained))
+    square = np.square(explained).sum(0)
+    slope = np.divide((values * explained).sum(0), square, out=np.zeros_like(square), where=square > 0)
+    rest: Floats = values - slope * explained
+    return rest
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A figure with its interval."""

@@ -30,7 +30,9 @@ from lightning_tracin.parts import parts_of
 from lightning_tracin.plan import Plan
 from lightning_tracin.probes import chosen_probes, probes_from_loaders
 from lightning_tracin.projection import prepare_sketch, project_snapshot
+from lightning_tracin.reliance import Floats
 from lightning_tracin.report import write_results
+from lightning_tracin.representations import sentence_representations
 from lightning_tracin.results import analyse, point
 from lightning_tracin.run import TracInRun
 from lightning_tracin.samples import from_loader
@@ -228,10 +230,22 @@ class Session:
         if self._trainer.is_global_zero:
             run, view = TracInRun(self._directory), self._options.view
             results = analyse(run, view, self._progress)
-            write_results(self._directory.results, results, study_of(run, view) if view.measure == "share" else None)
+            study = study_of(run, view, self._representations) if view.measure == "share" else None
+            write_results(self._directory.results, results, study)
             for sink in self._sinks:
                 sink.finish(results)
             rank_zero_info(f"TracIn: reliance at {len(snapshots)} snapshots is in {self._directory.results}.")
+
+    def _representations(self) -> tuple[Floats, Floats]:
+        """The fitted model's own representations of the train samples and of the probes."""
+        with untouched_process():
+            copy = isolated_copy(self._module, self._options.torch_dtype)
+            loss = loss_named(copy, self._loss)
+            train, probes = (
+                sentence_representations(copy, samples, loss, self._prepared, self._options.batch_size)
+                for samples in (self.train, self.probes)
+            )
+        return train, probes
 
     def _attribute(
         self, copy: LightningModule, snapshot: Snapshot, weights: dict[str, Tensor], scales: dict[str, Tensor] | None

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from lightning_tracin.baselines import lexical, random_scores, same_label, with_label_sign
+from lightning_tracin.baselines import lexical, random_scores, representation_similarity, same_label
 from lightning_tracin.errors import TracInError
 from lightning_tracin.experiments.dynamics import change_table
 from lightning_tracin.experiments.reinforcement import ALL, reinforcement_table
 from lightning_tracin.influence import Scores
-from lightning_tracin.reliance import reliance_table
+from lightning_tracin.reliance import Floats, reliance_table
 from lightning_tracin.results import View
 from lightning_tracin.run import TracInRun
 
@@ -50,8 +50,14 @@ class Study:
     missing: tuple[str, ...]
 
 
-def study_of(run: TracInRun, view: View) -> Study:
+def study_of(run: TracInRun, view: View, representations: Callable[[], tuple[Floats, Floats]] | None = None) -> Study:
     """The experiments that a run allows, with the baselines through the same tables.
+
+    Args:
+        run: the run.
+        view: which of its scores, and k.
+        representations: gives the model's own of the train samples and of the probes, each [samples, width]; None leaves their
+            similarity out of the baselines.
 
     Raises:
         TracInError: the run has language means only, which have no top k.
@@ -63,7 +69,7 @@ def study_of(run: TracInRun, view: View) -> Study:
     compared = pd.concat(
         [
             reliance_table(one, run.train.language, run.probes.language, view.top_k).assign(score=name)
-            for name, one in {INFLUENCE: scores, **_baselines(run, missing)}.items()
+            for name, one in {INFLUENCE: scores, **_baselines(run, representations, missing)}.items()
         ],
         ignore_index=True,
     )
@@ -91,7 +97,9 @@ def study_of(run: TracInRun, view: View) -> Study:
     return Study(compared, changes, reinforcement, findings, tuple(missing))
 
 
-def _baselines(run: TracInRun, missing: list[str]) -> dict[str, Scores]:
+def _baselines(
+    run: TracInRun, representations: Callable[[], tuple[Floats, Floats]] | None, missing: list[str]
+) -> dict[str, Scores]:
     """The baselines that the run's facts allow; for the others, why not."""
     train, probes = run.train, run.probes
     found: dict[str, Scores] = {"random": random_scores(len(train), len(probes))}
@@ -100,9 +108,14 @@ def _baselines(run: TracInRun, missing: list[str]) -> dict[str, Scores]:
     except TracInError as error:
         missing.append(f"BM25: {error}")
     try:
-        found["same label"] = same_label(train.label, probes.label)
-        if "BM25" in found:
-            found["BM25 x same label"] = with_label_sign(found["BM25"], train.label, probes.label)
+        if representations is not None:
+            found["representations"] = representation_similarity(*representations())
+    except TracInError as error:
+        missing.append(f"representations: {error}")
+    try:
+        signs = same_label(train.label, probes.label)
+        similar = [name for name in found if name != "random"]
+        found |= {"same label": signs, **{f"{name} x same label": found[name] * signs for name in similar}}
     except TracInError as error:
         missing.append(f"same label: {error}")
     return found

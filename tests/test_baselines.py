@@ -8,14 +8,7 @@ import numpy as np
 import pytest
 
 from lightning_tracin import TracInError
-from lightning_tracin.baselines import (
-    lexical,
-    random_scores,
-    representation_similarity,
-    same_label,
-    with_label_sign,
-    words,
-)
+from lightning_tracin.baselines import lexical, random_scores, representation_similarity, same_label, words
 
 
 def test_random_scores_are_reproducible_and_differ_by_seed() -> None:
@@ -26,10 +19,8 @@ def test_random_scores_are_reproducible_and_differ_by_seed() -> None:
     assert len(np.unique(one)) == 12
 
 
-def test_same_label_and_its_sign() -> None:
+def test_same_label() -> None:
     np.testing.assert_array_equal(same_label(["a", "b", "a"], ["a", "b"]), [[1, -1], [-1, 1], [1, -1]])
-    scores = np.array([[2.0, 3.0], [0.5, 1.0]])
-    np.testing.assert_array_equal(with_label_sign(scores, ["a", "b"], ["a", "a"]), [[2, 3], [-0.5, -1]])
 
 
 def test_samples_without_labels_are_an_error() -> None:

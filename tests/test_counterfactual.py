@@ -7,7 +7,15 @@ import pytest
 from scipy import stats
 
 from lightning_tracin import TracInError
-from lightning_tracin.counterfactual import _resampled, draw_subsets, lds, lds_difference, lds_per_probe, repeatability
+from lightning_tracin.counterfactual import (
+    _resampled,
+    draw_subsets,
+    lds,
+    lds_difference,
+    lds_per_probe,
+    lds_within_class,
+    repeatability,
+)
 from lightning_tracin.reliance import Interval
 
 # Three train samples, two of them in each of three subsets: {0, 1}, {0, 2}, {1, 2}.
@@ -121,3 +129,35 @@ def test_difference_is_paired_and_its_interval_tells_better_from_equal() -> None
     one, other = (truth + generator.normal(size=truth.shape) for _ in range(2))
     equal = lds_difference(one, other, members, outputs)
     assert equal.low < 0 < equal.high
+
+
+def test_within_class_equals_the_partial_correlation_of_ranks() -> None:
+    generator = np.random.default_rng(0)
+    train_labels, probe_labels = [str(i % 2) for i in range(40)], ["0", "1", "1"]
+    members, scores = draw_subsets(40, 30), generator.standard_normal((40, 3))
+    outputs = generator.standard_normal((30, 3))
+    found = lds_within_class(scores, members, outputs, train_labels, probe_labels)
+    for probe, label in enumerate(probe_labels):
+        counts = (members & (np.asarray(train_labels) == label)).sum(1)
+        xy, xz, yz = (
+            stats.spearmanr(one, other).statistic
+            for one, other in (
+                (members @ scores[:, probe], outputs[:, probe]),
+                (members @ scores[:, probe], counts),
+                (outputs[:, probe], counts),
+            )
+        )
+        assert found[probe] == pytest.approx((xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2)))
+
+
+def test_labels_alone_say_nothing_within_a_class() -> None:
+    generator = np.random.default_rng(1)
+    train_labels, probe_labels = [str(i % 2) for i in range(60)], ["0", "1"]
+    members, true = draw_subsets(60, 200), generator.standard_normal((60, 2))
+    by_label = np.where(np.asarray(train_labels)[:, None] == np.asarray(probe_labels), 1.0, -1.0)
+    outputs = members @ (true + 3 * by_label)
+    assert (lds_per_probe(by_label, members, outputs) > 0.7).all()
+    assert np.isnan(lds_within_class(by_label, members, outputs, train_labels, probe_labels)).all()
+    assert (lds_within_class(true, members, outputs, train_labels, probe_labels) > 0.85).all()
+    with pytest.raises(TracInError, match="59 and 2 labels"):
+        lds_within_class(true, members, outputs, train_labels[1:], probe_labels)

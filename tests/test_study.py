@@ -61,6 +61,18 @@ def test_findings_of_a_constructed_run() -> None:
     assert study.reinforcement is not None
 
 
+def test_representations_are_compared_where_the_model_gives_them() -> None:
+    generator = np.random.default_rng(0)
+    run: Any = ConstructedRun()
+    study = study_of(run, View(top_k=10), lambda: (generator.standard_normal((20, 4)), generator.standard_normal((16, 4))))
+    assert {"representations", "representations x same label"} < set(study.compared["score"])
+
+    def none() -> Any:
+        raise TracInError("no hidden states")
+
+    assert study_of(run, View(top_k=10), none).missing == ("representations: no hidden states",)
+
+
 def test_what_a_run_does_not_allow_is_said() -> None:
     study = study_of(ConstructedRun(items=False, labels=False, snapshots=1), View(top_k=10))  # type: ignore[arg-type]
     assert study.changes is None
@@ -87,5 +99,6 @@ def test_a_fit_writes_its_study(tmp_path: Path) -> None:
     page = (folder / "report.html").read_text()
     assert "<h2>Findings</h2>" in page
     assert "Not computed: BM25: The train samples have no text" in page
+    assert {"representations", "random"} < set(compared["score"])
     own = compared.query("score == 'influence' and probe_language == 'en' and train_language == 'en'")["share"].item()
     assert f"en: {own:.2f} of the top 5 proponents come from its own language" in page
