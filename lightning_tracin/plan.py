@@ -48,10 +48,8 @@ class Plan:
         if self.seconds is None:
             return ""
         times = "" if self.snapshots in (None, 1) else f", {duration(self.seconds * (self.snapshots or 1))} in all"
-        return (
-            f"; influence holds {in_words(self.held_bytes)} in memory and takes about {duration(self.seconds)} for a snapshot"
-            f"{times} (by the first batches)"
-        )
+        held = f"holds {in_words(self.held_bytes)} in memory and " if self.held_bytes else ""
+        return f"; influence {held}takes about {duration(self.seconds)} for a snapshot{times} (by the first batches)"
 
     def require_disk(self, folder: Path) -> None:
         """Refuse a disk that cannot hold the run.

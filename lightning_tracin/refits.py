@@ -150,7 +150,7 @@ class Refits:
 
     def _first_of(self, seed: int) -> _First:
         if seed not in self._first:
-            with _seeded(seed):
+            with seeded(seed):
                 self._first[seed] = _First.of(self._factory())
         return self._first[seed]
 
@@ -184,17 +184,10 @@ class _First:
 
 def _refit(factory: Factory, members: Members, seed: int, path: Path) -> None:
     """Fit on some of the train samples, and write what the model says of the probes."""
-    with _seeded(seed):
+    with seeded(seed):
         fit = factory()
         first = bytes.fromhex(_weights_digest(fit.module))
-        loader: DataLoader[Any] = DataLoader(
-            fit.train.dataset,
-            batch_sampler=MembersOnly(fit.train.batch_sampler, members, seed),
-            collate_fn=fit.train.collate_fn,
-            num_workers=fit.train.num_workers,
-        )
-        torch.manual_seed(seed)  # dropout does not depend on what the factory drew
-        fit.trainer.fit(fit.module, loader)
+        fit_on(fit, members, seed)
         write_tensors(
             path,
             {
@@ -203,6 +196,24 @@ def _refit(factory: Factory, members: Members, seed: int, path: Path) -> None:
                 "losses": probe_losses(fit),
             },
         )
+
+
+def fit_on(fit: Fit, members: Members, seed: int) -> None:
+    """Fit on some of the train samples, as `Refits` does it; with all of them this is the fit that refits are compared with.
+
+    Args:
+        fit: built after `seed` was set; its module is fitted.
+        members: which train samples it may see, [train].
+        seed: of order and dropout.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        fit.train.dataset,
+        batch_sampler=MembersOnly(fit.train.batch_sampler, members, seed),
+        collate_fn=fit.train.collate_fn,
+        num_workers=fit.train.num_workers,
+    )
+    torch.manual_seed(seed)  # dropout does not depend on what the factory drew
+    fit.trainer.fit(fit.module, loader)
 
 
 @torch.no_grad()
@@ -231,7 +242,7 @@ def probe_losses(fit: Fit) -> Tensor:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Lightning's seed inside; torch's random state is as before afterwards."""
     with torch.random.fork_rng(devices=[]):
         pl.seed_everything(seed, verbose=False)
