@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lightning_tracin.baselines import lexical, random_scores, representation_similarity, same_label
@@ -64,7 +65,10 @@ def study_of(run: TracInRun, view: View, representations: Callable[[], tuple[Flo
     """
     if view.measure != "share":
         raise TracInError("The study ranks train samples for each probe, and language means have no ranks; run without them.")
-    scores = run.influence(view.similarity, view.weighting).to_numpy()
+    each = {
+        snapshot.index: run.influence(view.similarity, view.weighting, [snapshot.index]).to_numpy() for snapshot in run.snapshots
+    }
+    scores: Scores = np.sum(list(each.values()), axis=0)
     missing: list[str] = []
     compared = pd.concat(
         [
@@ -76,10 +80,6 @@ def study_of(run: TracInRun, view: View, representations: Callable[[], tuple[Flo
     compared = compared[["score", *[name for name in compared if name != "score"]]]
     changes = None
     if len(run.snapshots) > 1:
-        each = {
-            snapshot.index: run.influence(view.similarity, view.weighting, [snapshot.index]).to_numpy()
-            for snapshot in run.snapshots
-        }
         changes = change_table(each, run.train.language, run.probes.language, view.top_k)
     else:
         missing.append("changes between snapshots: the run has one snapshot")
