@@ -146,7 +146,7 @@ def _of_changes(changes: pd.DataFrame, run: TracInRun, compared: pd.DataFrame, k
     whole = changes[(changes["before"] == first.index) & (changes["after"] == last.index) & changes["p_adjusted"].notna()]
     chance = compared[compared["score"] == INFLUENCE].set_index(["probe_language", "train_language"])["chance"]
     for line in whole[whole["probe_language"] == whole["train_language"]].to_dict("records"):
-        language, verb = line["probe_language"], "does not change beyond chance,"
+        language, verb = line["probe_language"], "does not change significantly, going"
         if line["p_adjusted"] < SIGNIFICANT:
             verb = "falls" if line["difference"] < 0 else "rises"
         yield (
@@ -159,12 +159,15 @@ def _of_changes(changes: pd.DataFrame, run: TracInRun, compared: pd.DataFrame, k
 
 
 def _of_reinforcement(table: pd.DataFrame, k: int) -> Iterator[str]:
-    for line in table[(table["train_language"] == ALL) & table["reinforcing"].notna()].to_dict("records"):
-        kind = "reinforcing" if line["reinforcing"] > 0.5 else "complementary"
+    possible = table["chance"] > 0  # zero-shot languages have no translations in their own language
+    for line in table[(table["train_language"] == ALL) & table["reinforcing"].notna() & possible].to_dict("records"):
+        kind = (
+            "mostly reinforcing" if line["low"] > 0.5 else "mostly complementary" if line["high"] < 0.5 else "about half and half"
+        )
         yield (
             f"{line['probe_language']}: of the samples in other languages in its top {k}, {_part(line['reinforcing'])} are "
             f"translations of own-language samples there ({_interval(line)}; chance {_part(line['chance'])}, "
-            f"{line['probes']} probes): mostly {kind}."
+            f"{line['probes']} probes): {kind}."
         )
     yield f"Beside this, the authors of the study report {REPORTED['reinforcement']}."
 

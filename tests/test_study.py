@@ -53,12 +53,19 @@ def test_findings_of_a_constructed_run() -> None:
     assert (
         "en: the own-language share of the top 10 falls from 1.00 at epoch 0 (step 5) to 0.09 at epoch 1 (step 10), p = " in text
     )
-    assert "de: the own-language share of the top 10 does not change beyond chance, from 1.00" in text
+    assert "de: the own-language share of the top 10 does not change significantly, going from 1.00" in text
     assert "8 probes; chance 0.50" in text
     assert "authors of the study report that reliance on other languages grows" in text
     assert set(study.compared["score"]) == {"influence", "random", "BM25", "same label", "BM25 x same label"}
     assert (study.compared.groupby(["score", "probe_language"])["share"].sum().round(9) == 1).all()
     assert study.reinforcement is not None
+
+
+def test_translations_are_a_majority_only_where_the_interval_says_so() -> None:
+    study = study_of(ConstructedRun(), View(top_k=15))  # type: ignore[arg-type]
+    (line,) = [finding for finding in study.findings if finding.startswith("en: of the samples in other languages")]
+    assert "in its top 15, 1.00 are translations of own-language samples there" in line  # all ten English ones stand there
+    assert line.endswith("8 probes): mostly reinforcing.")
 
 
 def test_representations_are_compared_where_the_model_gives_them() -> None:
