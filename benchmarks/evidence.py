@@ -35,7 +35,7 @@ from benchmarks.evidence_page import page
 from benchmarks.lds_fits import OPTIONS, without_dropout
 from lightning_tracin import TracInCallback, TracInRun
 from lightning_tracin.baselines import lexical, random_scores, same_label
-from lightning_tracin.counterfactual import without_language
+from lightning_tracin.counterfactual import Members, without_language
 from lightning_tracin.experiments.left_out import agreement_table, change_in_loss
 from lightning_tracin.experiments.removal import area_by_deletion, removal_table, without_random, without_top
 from lightning_tracin.influence import Scores, Sign
@@ -54,6 +54,7 @@ REMOVED: dict[str, tuple[str, Sign]] = {
 WAYS: dict[str, dict[str, Any]] = {"exact": {}, "projected": {"projection_dim": 4096, "preconditioner": "fisher"}}
 MEASURES: tuple[Measure, ...] = ("share", "mass", "mean")
 TOP = 100
+_REMOVAL_SEEDS = 2
 
 
 def main() -> None:
@@ -73,6 +74,9 @@ def main() -> None:
     by_seed = [scores_of(options, folder, seed) for seed in seeds]
     run = TracInRun.open(folder / "seed0-exact")
     refits = Refits(partial(build, options), folder / "refits", workers=settings.workers, progress=True)
+    for seed in seeds:  # all at once, so that every worker has work
+        names = _members(run, by_seed[seed] if seed < _REMOVAL_SEEDS else {}, settings.ks, settings.draws, seed)
+        refits.losses(np.concatenate(names), seed)
     found = {
         "options": {name: value for name, value in dataclasses.asdict(options).items() if name != "data_dir"},
         "train": len(run.train),
@@ -84,7 +88,7 @@ def main() -> None:
         "top": TOP,
         "probability": probability(refits, run, seeds),
         **left_out(refits, run, by_seed),
-        **removals(refits, run, by_seed[:2], settings.ks, settings.draws),
+        **removals(refits, run, by_seed[:_REMOVAL_SEEDS], settings.ks, settings.draws),
     }
     write_bytes(folder / "results.json", json.dumps(found, indent=1).encode())
     results = {name: settings.output / name / "results.json" for name in OPTIONS}
@@ -160,6 +164,17 @@ def scores_of(options: Options, folder: Path, seed: int) -> dict[str, Scores]:
         "same label": signs,
         "random": random_scores(len(signs), signs.shape[1], seed),
     }
+
+
+def _members(run: TracInRun, scores: Mapping[str, Scores], ks: Sequence[int], draws: int, seed: int) -> list[Members]:
+    """Which train samples the fits of a seed may see: all, all but a language, and, where there are scores, all but k."""
+    train = len(run.train)
+    found = [np.ones((1, train), dtype=np.bool_)]
+    found += [without_language(run.train.language, left) for left in sorted(set(run.train.language))]
+    for k in ks if scores else ():
+        found += [without_top(scores[score], k, sign)[None, :] for score, sign in REMOVED.values()]
+        found.append(without_random(train, k, draws, seed))
+    return found
 
 
 def probability(refits: Refits, run: TracInRun, seeds: Sequence[int]) -> float:
