@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.losses import SummedLoss
@@ -33,18 +33,22 @@ def sentence_representations(
     Raises:
         TracInError: there is no such model, or it gives no hidden states.
     """
+    from transformers import PreTrainedModel  # slow to import, and needed at the end of a fit only
+
     models = [part for part in module.modules() if isinstance(part, PreTrainedModel)]
     if not models:
         raise TracInError("The module holds no model of transformers, so there are no hidden states to take.")
     found: list[Tensor] = []
 
-    def keep(_module: nn.Module, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
+    def keep(called: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         states = getattr(output, "last_hidden_state", None)
-        if states is None:
-            raise TracInError(f"{type(_module).__name__} gives no last hidden state, so there is no representation to take.")
-        mask = kwargs.get("attention_mask")
-        weights = torch.ones(states.shape[:2], device=states.device) if mask is None or mask.ndim != 2 else mask
-        weights = weights.to(states.dtype)[:, :, None]
+        mask = inspect.signature(called.forward).bind_partial(*args, **kwargs).arguments.get("attention_mask")
+        if states is None or (mask is not None and mask.shape != states.shape[:2]):
+            raise TracInError(
+                f"{type(called).__name__} gives no last hidden state with a mask that says which of its positions are padding, "
+                "so there is no representation to take."
+            )
+        weights = torch.ones_like(states[:, :, :1]) if mask is None else mask.to(states.dtype)[:, :, None]
         found.append((states * weights).sum(1) / weights.sum(1).clamp(min=1))
 
     whole = np.zeros((0, 0))
