@@ -9,15 +9,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import logging
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
@@ -32,7 +29,7 @@ from sources import load_split
 from text_data import TextDataModule
 
 from benchmarks.evidence_page import page
-from benchmarks.lds_fits import OPTIONS, without_dropout
+from benchmarks.lds_fits import OPTIONS, quiet, without_dropout
 from lightning_tracin import TracInCallback, TracInRun
 from lightning_tracin.baselines import lexical, random_scores, same_label
 from lightning_tracin.counterfactual import Members, without_language
@@ -117,13 +114,6 @@ def build(options: Options, callbacks: Sequence[pl.Callback] = ()) -> Fit:
     )
     module = Classifier(model, learning_rate=options.learning_rate, warmup=options.warmup, weight_decay=options.weight_decay)
     return Fit(module, trainer, data.train_dataloader(), data.val_dataloader())
-
-
-def quiet() -> None:
-    """Nothing of the libraries' own on the terminal."""
-    datasets.disable_progress_bars()
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
 
 
 def scores_of(options: Options, folder: Path, seed: int) -> dict[str, Scores]:

@@ -147,9 +147,7 @@ def trial(name: str, data_dir: Path, root: Path, **changes: Any) -> Trial:
     if record.exists() and record.read_text() != settings:
         raise TracInError(f"{folder} holds fits of other settings; compare {record}, then name another --output or delete it.")
     write_bytes(record, settings.encode())
-    datasets.disable_progress_bars()
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    quiet()
     torch.set_num_threads(options.threads or 1)
     pl.seed_everything(options.seed)
     split, _ = load_split(options)
@@ -169,6 +167,13 @@ def trial(name: str, data_dir: Path, root: Path, **changes: Any) -> Trial:
     else:
         write_tensors(first, weights)
     return made
+
+
+def quiet() -> None:
+    """Nothing of the libraries' own on the terminal."""
+    datasets.disable_progress_bars()
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
 
 
 def without_dropout(model: nn.Module) -> None:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from benchmarks.lds_fits import Trial, Way
 from benchmarks.lds_grams import Gram, gram
 from lightning_tracin import TracInRun
+from lightning_tracin.baselines import random_scores, same_label
 from lightning_tracin.influence import Similarity
 from lightning_tracin.whitening import DAMPING
 
@@ -51,9 +52,10 @@ def whitened_name(product: str, damping: float) -> str:
 
 def baselines(run: TracInRun, seed: int = 0) -> dict[str, Floats]:
     """Same label (+1 or -1), and random numbers."""
-    train, probes = (np.asarray([str(label) for label in table.label]) for table in (run.train, run.probes))
-    same = np.where(train[:, None] == probes[None, :], 1.0, -1.0)
-    return {"same label": same, "random": np.random.default_rng(seed).normal(size=same.shape)}
+    return {
+        "same label": same_label(run.train.label, run.probes.label),
+        "random": random_scores(len(run.train), len(run.probes), seed),
+    }
 
 
 def reference_scores(made: Trial, run: TracInRun, snapshots: Sequence[int], dampings: Sequence[float]) -> dict[str, Floats]:

@@ -75,6 +75,16 @@ def _inverse(norm: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)
 
 
+def require_k(k: int, train: int) -> None:
+    """Refuse a number of strongest train samples that there are not.
+
+    Raises:
+        TracInError: k is not between 1 and the number of train samples.
+    """
+    if not 1 <= k <= train:
+        raise TracInError(f"k should be between 1 and the number of train samples ({train}), but is {k}.")
+
+
 def ranked(scores: Scores, sign: Sign) -> npt.NDArray[np.int64]:
     """Train samples of each probe in order, highest score first (lowest for `"negative"`): [train, probes].
 

@@ -16,7 +16,7 @@ import pandas as pd
 from scipy import stats
 
 from lightning_tracin.errors import TracInError
-from lightning_tracin.influence import Scores, Sign, check_choice, ranked
+from lightning_tracin.influence import Scores, Sign, check_choice, ranked, require_k
 
 Measure = Literal["share", "mass", "mean"]
 Floats = npt.NDArray[np.float64]
@@ -55,8 +55,8 @@ def per_probe(
     """
     check_choice("measure", measure, Measure)
     check_choice("sign", sign, Sign)
-    if measure == "share" and not 1 <= k <= len(scores):
-        raise TracInError(f"k should be between 1 and the number of train samples ({len(scores)}), but is {k}.")
+    if measure == "share":
+        require_k(k, len(scores))
     languages, codes = np.unique(np.asarray(train_languages), return_inverse=True)
     member = np.eye(len(languages))[codes]  # [train, languages]
     if measure == "share":

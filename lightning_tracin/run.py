@@ -12,7 +12,7 @@ import xarray as xr
 
 from lightning_tracin.directory import RunDirectory
 from lightning_tracin.errors import TracInError
-from lightning_tracin.influence import Scores, Sign, Similarity, Weighting, ranked
+from lightning_tracin.influence import Scores, Sign, Similarity, Weighting, ranked, require_k
 from lightning_tracin.ingredients import Ingredients
 from lightning_tracin.reliance import COLUMNS, Interval, Measure, reliance_table
 from lightning_tracin.scoring import Asked, Scorer, Scoring
@@ -268,8 +268,7 @@ def top_table(scores: Scores, train: SampleTable, k: int, sign: Sign) -> list[pd
     Raises:
         TracInError: k is out of range.
     """
-    if not 1 <= k <= len(scores):
-        raise TracInError(f"k should be between 1 and the number of train samples ({len(scores)}), but is {k}.")
+    require_k(k, len(scores))
     order = ranked(scores, sign)[:k]
     tables = []
     for probe in range(scores.shape[1]):

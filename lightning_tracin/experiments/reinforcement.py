@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lightning_tracin.errors import TracInError
-from lightning_tracin.influence import Scores, Sign, ranked
+from lightning_tracin.influence import Scores, Sign, ranked, require_k
 from lightning_tracin.reliance import Floats, Interval, bootstrap_mean
 from lightning_tracin.tables import SampleTable
 
@@ -49,8 +49,7 @@ def reinforcement_table(
     Raises:
         TracInError: no train sample has an item, an item occurs twice in a language, or k is out of range.
     """
-    if not 1 <= k <= len(scores):
-        raise TracInError(f"k should be between 1 and the number of train samples ({len(scores)}), but is {k}.")
+    require_k(k, len(scores))
     _require_items(train)
     language, item = np.asarray(train.language), train.item
     place = {(language[index], name): index for index, name in enumerate(item) if name is not None}
