@@ -94,7 +94,7 @@ def main() -> None:
     )
 
 
-def build(options: Options, callbacks: Sequence[pl.Callback] = ()) -> Fit:
+def build(options: Options) -> Fit:
     """One fit of a small classifier, not begun; its first weights depend on the seed that is set."""
     quiet()
     torch.set_num_threads(1)  # steps are too short to be shared
@@ -105,7 +105,6 @@ def build(options: Options, callbacks: Sequence[pl.Callback] = ()) -> Fit:
     trainer = pl.Trainer(
         max_epochs=options.epochs,
         accelerator="cpu",
-        callbacks=list(callbacks),
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

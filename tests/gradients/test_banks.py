@@ -62,6 +62,15 @@ def parts_of(model: nn.Module) -> dict[str, int]:
     return {name: i % 2 for i, (name, _) in enumerate(model.named_parameters())}
 
 
+def assert_equal(bank: ProbeBank, dot: Tensor, norm: Tensor, gradients: list[dict[str, Tensor]], parts: dict[str, int]) -> None:
+    """Products and norms equal those of whole gradients of train samples and probes."""
+    for part in range(2):
+        z, q = (by_part(side, parts, part) for side in gradients)
+        assert torch.all((dot[part] - z @ q.T).abs() <= 1e-5 * z.norm(dim=1)[:, None] * q.norm(dim=1))
+        torch.testing.assert_close(norm[part].double(), z.norm(dim=1), rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(bank.squared_norms[part].sqrt().double(), q.norm(dim=1), rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("make", [xlmr, tied, wide])
 def test_scaled_gradients_on_both_sides(make: Any) -> None:
     model, loss = make()
@@ -73,12 +82,8 @@ def test_scaled_gradients_on_both_sides(make: Any) -> None:
     bank.seal()
     dot, norm = contracted(model, loss, bank, train, 4)
     one_by_one = [gradient_loop(model, lambda one: loss(padded([one])), samples, list(parts)) for samples in (train, probes)]
-    for part in range(2):
-        z, q = (by_part({name: g * scales[name].flatten() for name, g in side.items()}, parts, part) for side in one_by_one)
-        bound = 1e-5 * z.norm(dim=1)[:, None] * q.norm(dim=1)
-        assert torch.all((dot[part] - z @ q.T).abs() <= bound)
-        torch.testing.assert_close(norm[part].double(), z.norm(dim=1), rtol=1e-5, atol=1e-7)
-        torch.testing.assert_close(bank.squared_norms[part].sqrt().double(), q.norm(dim=1), rtol=1e-5, atol=1e-7)
+    scaled = [{name: g * scales[name].flatten() for name, g in side.items()} for side in one_by_one]
+    assert_equal(bank, dot, norm, scaled, parts)
 
 
 @pytest.mark.parametrize("make", [xlmr, tied, wide])
@@ -113,11 +118,7 @@ def test_probes_held_as_factors_or_written_out(monkeypatch: pytest.MonkeyPatch, 
     bank.seal()
     dot, norm = contracted(model, loss, bank, train, 4)
     one_by_one = [gradient_loop(model, lambda one: loss(padded([one])), samples, list(parts)) for samples in (train, probes)]
-    for part in range(2):
-        z, q = (by_part(side, parts, part) for side in one_by_one)
-        assert torch.all((dot[part] - z @ q.T).abs() <= 1e-5 * z.norm(dim=1)[:, None] * q.norm(dim=1))
-        torch.testing.assert_close(norm[part].double(), z.norm(dim=1), rtol=1e-5, atol=1e-7)
-        torch.testing.assert_close(bank.squared_norms[part].sqrt().double(), q.norm(dim=1), rtol=1e-5, atol=1e-7)
+    assert_equal(bank, dot, norm, one_by_one, parts)
 
 
 def test_some_probes_do_not_reach_a_layer_that_is_held_as_factors() -> None:
