@@ -7,7 +7,6 @@ printed. `python -m benchmarks.attribution_pass --seconds 60`
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,16 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-
-from finetune import tokenizer_and_model
-from options import Options
-from sources import load_split
-from text_data import TextDataModule
-
 from benchmarks import ours
 from benchmarks.plain import plain_pass
 from benchmarks.scopes import everything
 from benchmarks.timing import interleaved, spread
 from lightning_tracin.losses import loss_named
 from lightning_tracin.samples import SampleSet, from_loader
+from lightning_tracin.studies.classifier import tokenizer_and_model
+from lightning_tracin.studies.options import Options
+from lightning_tracin.studies.sources import load_split
+from lightning_tracin.studies.text_data import TextDataModule
 from lightning_tracin.tables import Columns
 from lightning_tracin.work import Job, free_share
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,14 +18,6 @@ import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-
-from classifier import Classifier
-from finetune import tokenizer_and_model
-from options import Options
-from sources import load_split
-from text_data import TextDataModule
 
 from benchmarks.evidence_page import page
 from benchmarks.lds_fits import OPTIONS, quiet, without_dropout
@@ -39,6 +30,10 @@ from lightning_tracin.influence import Scores, Sign
 from lightning_tracin.refits import Fit, Refits, fit_on, seeded
 from lightning_tracin.reliance import Interval, Measure, bootstrap_mean, reliance_table
 from lightning_tracin.store import write_bytes
+from lightning_tracin.studies.classifier import Classifier, tokenizer_and_model
+from lightning_tracin.studies.options import Options
+from lightning_tracin.studies.sources import load_split
+from lightning_tracin.studies.text_data import TextDataModule
 
 #: What is removed in steps: which score, and of which sign.
 REMOVED: dict[str, tuple[str, Sign]] = {

@@ -12,7 +12,6 @@ import copy
 import dataclasses
 import json
 import logging
-import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -26,17 +25,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-
-from classifier import Classifier
-from finetune import tokenizer_and_model
-from options import Options
-from sources import load_split
-from text_data import TextDataModule
-
 from lightning_tracin import TracInCallback, TracInError, TracInRun
 from lightning_tracin.counterfactual import Members, Outputs, draw_subsets
 from lightning_tracin.store import read_tensors, write_bytes, write_tensors
+from lightning_tracin.studies.classifier import Classifier, tokenizer_and_model
+from lightning_tracin.studies.options import Options
+from lightning_tracin.studies.sources import load_split
+from lightning_tracin.studies.text_data import TextDataModule
 
 # Slow and short training, by what `stability` says: at a learning rate of 2e-3, exchanging 1 % of a half changes the probes'
 # margins by more than half of what exchanging all of it does, so there is little to predict.

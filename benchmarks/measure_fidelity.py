@@ -7,7 +7,6 @@ of the top 100.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,6 @@ import pytorch_lightning as pl
 import scipy.stats
 import torch
 import yaml
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-
-from classifier import Classifier
-from finetune import tokenizer_and_model
-from options import Options
-from sources import load_split
-from text_data import TextDataModule
 
 from benchmarks import ours
 from benchmarks.registry import Context, measurement
@@ -37,6 +28,10 @@ from lightning_tracin.isolation import isolated_copy
 from lightning_tracin.losses import loss_named
 from lightning_tracin.projection import prepare_sketch, project_snapshot
 from lightning_tracin.samples import from_loader
+from lightning_tracin.studies.classifier import Classifier, tokenizer_and_model
+from lightning_tracin.studies.options import Options
+from lightning_tracin.studies.sources import load_split
+from lightning_tracin.studies.text_data import TextDataModule
 from lightning_tracin.tables import Columns
 from lightning_tracin.work import Job, free_share
 

@@ -15,16 +15,15 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 import wandb
-from classifier import Classifier, pretrained_model, small_model
 from jsonargparse import auto_cli
-from options import Options
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
-from sources import load_split
-from text_data import TextDataModule, pretrained_tokenizer, texts_of, train_tokenizer
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lightning_tracin import TracInCallback, TracInError, TracInRun
 from lightning_tracin.datasets import Split
+from lightning_tracin.studies.classifier import Classifier, tokenizer_and_model
+from lightning_tracin.studies.options import Options
+from lightning_tracin.studies.sources import load_split
+from lightning_tracin.studies.text_data import TextDataModule
 
 
 def main() -> None:
@@ -85,16 +84,6 @@ def finetune(options: Options) -> None:
         print(f"W&B run: {folder}")
         if options.wandb_mode == "offline":
             print(f"To upload it: wandb sync {folder}")
-
-
-def tokenizer_and_model(options: Options, split: Split) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Train a tokenizer and make a small model, or load both."""
-    labels = split.train.features["label"].names
-    if options.model != "small":
-        return pretrained_tokenizer(options.model), pretrained_model(options.model, labels)
-    tokenizer = train_tokenizer(texts_of(split.train), options.vocabulary_size)
-    sizes = {"hidden_size": options.hidden_size, "layers": options.layers, "heads": options.heads}
-    return tokenizer, small_model(tokenizer, labels, max_length=options.max_length, **sizes)
 
 
 def accuracies(split: Split, predictions: list[int]) -> str:

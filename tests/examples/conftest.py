@@ -14,18 +14,3 @@ sys.path.insert(0, str(EXAMPLES))
 @pytest.fixture
 def examples() -> Path:
     return EXAMPLES
-
-
-@pytest.fixture(autouse=True)
-def _seed_stays_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # the examples set it; this puts back what was there before
-
-
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where there is no network, without the minute that trying takes."""
-    import datasets
-    import huggingface_hub.constants
-
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

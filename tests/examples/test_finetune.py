@@ -10,14 +10,14 @@ import finetune
 import pytest
 import pytorch_lightning as pl
 import torch
-from classifier import Classifier
 from datasets import ClassLabel, Dataset, Features, Value
-from options import Options
-from sources import load_split
-from text_data import TextDataModule
 
 from lightning_tracin import TracInRun
 from lightning_tracin.datasets import Split
+from lightning_tracin.studies.classifier import Classifier
+from lightning_tracin.studies.options import Options
+from lightning_tracin.studies.sources import load_split
+from lightning_tracin.studies.text_data import TextDataModule
 from tests.datasets.rows import real_data, write
 
 TINY = {

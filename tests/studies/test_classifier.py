@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from classifier import pretrained_model, small_model
-from text_data import pretrained_tokenizer, train_tokenizer
 
 from lightning_tracin.datasets import load_cldr
 from lightning_tracin.errors import TracInError
+from lightning_tracin.studies.classifier import pretrained_model, small_model
+from lightning_tracin.studies.text_data import pretrained_tokenizer, train_tokenizer
 
 TEXTS = load_cldr(["en", "ru"], kinds=["territory"]).dataset["text"][:]
 SIZES = {"hidden_size": 16, "layers": 2, "heads": 2, "max_length": 12}

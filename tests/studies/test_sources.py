@@ -1,10 +1,10 @@
 from pathlib import Path
 
 import pytest
-from options import Options
-from sources import load_split
 
 from lightning_tracin.errors import TracInError
+from lightning_tracin.studies.options import Options
+from lightning_tracin.studies.sources import load_split
 from tests.datasets.rows import items, write, write_jsonl
 
 SIZES = {"train_per_language": 4, "probes_per_language": 2, "test_per_language": 2}

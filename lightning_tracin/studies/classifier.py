@@ -18,7 +18,10 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
+from lightning_tracin.datasets import Split
 from lightning_tracin.errors import TracInError
+from lightning_tracin.studies.options import Options
+from lightning_tracin.studies.text_data import pretrained_tokenizer, texts_of, train_tokenizer
 
 
 class Classifier(pl.LightningModule):
@@ -61,6 +64,16 @@ class Classifier(pl.LightningModule):
             optimizer, int(self.warmup * steps), steps
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def tokenizer_and_model(options: Options, split: Split) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """Return a tokenizer trained on the train samples and a small model, or load both."""
+    labels = split.train.features["label"].names
+    if options.model != "small":
+        return pretrained_tokenizer(options.model), pretrained_model(options.model, labels)
+    tokenizer = train_tokenizer(texts_of(split.train), options.vocabulary_size)
+    sizes = {"hidden_size": options.hidden_size, "layers": options.layers, "heads": options.heads}
+    return tokenizer, small_model(tokenizer, labels, max_length=options.max_length, **sizes)
 
 
 def small_model(

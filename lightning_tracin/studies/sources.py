@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from options import Options
-
-from lightning_tracin import TracInError
 from lightning_tracin.datasets import Columns, Corpus, Split, SplitPlan, load_cldr, load_files, load_hub, split_by_item, split_two
 from lightning_tracin.datasets.files import PLACEHOLDER
+from lightning_tracin.errors import TracInError
+from lightning_tracin.studies.options import Options
 
 # Kinship and script differ, and each zero-shot language has a relative among the train languages. The languages of XNLI and
 # PAWS-X are those of Choenni et al. 2023.

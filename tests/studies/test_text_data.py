@@ -3,10 +3,10 @@ import unicodedata
 import pytest
 import torch
 from datasets import Dataset
-from text_data import TextDataModule, encode, train_tokenizer
 
 from lightning_tracin.datasets import Split, load_cldr
 from lightning_tracin.errors import TracInError
+from lightning_tracin.studies.text_data import TextDataModule, encode, train_tokenizer
 
 TEXTS = load_cldr(["en", "ru", "ko"], kinds=["territory"]).dataset["text"][:]
 
