@@ -7,7 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 from transformers import (
     AutoModelForSequenceClassification,
@@ -69,31 +69,37 @@ class Classifier(pl.LightningModule):
 def tokenizer_and_model(options: Options, split: Split) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     """Return a tokenizer trained on the train samples and a small model, or load both."""
     labels = split.train.features["label"].names
-    if options.model != "small":
-        return pretrained_tokenizer(options.model), pretrained_model(options.model, labels)
-    tokenizer = train_tokenizer(texts_of(split.train), options.vocabulary_size)
-    sizes = {"hidden_size": options.hidden_size, "layers": options.layers, "heads": options.heads}
-    return tokenizer, small_model(tokenizer, labels, max_length=options.max_length, **sizes)
+    if options.model == "small":
+        tokenizer = train_tokenizer(texts_of(split.train), options.vocabulary_size)
+        model = small_model(tokenizer, labels, options)
+    else:
+        tokenizer, model = pretrained_tokenizer(options.model), pretrained_model(options.model, labels)
+    for part in model.modules():
+        if isinstance(part, nn.Dropout) and options.dropout is not None:
+            part.p = options.dropout
+    return tokenizer, model
 
 
-def small_model(
-    tokenizer: PreTrainedTokenizerBase, labels: list[str], *, hidden_size: int, layers: int, heads: int, max_length: int
-) -> PreTrainedModel:
+def small_model(tokenizer: PreTrainedTokenizerBase, labels: list[str], options: Options) -> PreTrainedModel:
     """Return an XLM-R of any size with random weights."""
-    config = XLMRobertaConfig(
+    return XLMRobertaForSequenceClassification(small_config(tokenizer, options, **label_names(labels)))
+
+
+def small_config(tokenizer: PreTrainedTokenizerBase, options: Options, **more: Any) -> XLMRobertaConfig:
+    """Return the configuration of an XLM-R of any size."""
+    return XLMRobertaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=hidden_size,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=4 * hidden_size,
-        max_position_embeddings=max_length + 2,  # RoBERTa counts positions from the padding token's id on, which is 1
+        hidden_size=options.hidden_size,
+        num_hidden_layers=options.layers,
+        num_attention_heads=options.heads,
+        intermediate_size=4 * options.hidden_size,
+        max_position_embeddings=options.max_length + 2,  # RoBERTa counts positions from the padding token's id on, which is 1
         type_vocab_size=1,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
-        **label_names(labels),
+        **more,
     )
-    return XLMRobertaForSequenceClassification(config)
 
 
 def pretrained_model(name: str, labels: list[str]) -> PreTrainedModel:

@@ -44,6 +44,10 @@ class Options:
         layers: Layers of the small model.
         heads: Attention heads of the small model.
         max_length: Tokens of a sample at most.
+        dropout: Of all layers in training; by default as the model has it.
+        pretraining_epochs: Epochs of masked language modelling on all texts, labels unseen, before a small model is fine-tuned.
+        pretraining_batch_size: Texts of an optimizer step there.
+        pretraining_learning_rate: The highest one there.
         epochs: How often the train data are seen; there is a snapshot after each.
         batch_size: Samples of an optimizer step.
         learning_rate: The highest one; it is reached by a linear warm-up and decays linearly to zero.
@@ -84,6 +88,10 @@ class Options:
     layers: int = 3
     heads: int = 4
     max_length: int = 64
+    dropout: float | None = None
+    pretraining_epochs: int = 0
+    pretraining_batch_size: int = 32
+    pretraining_learning_rate: float = 1e-3
     epochs: int = 6
     batch_size: int = 32
     learning_rate: float = 1e-3

@@ -15,6 +15,7 @@ from lightning_tracin.errors import TracInError
 
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>"]  # in XLM-R's order
 START, PADDING, END, UNKNOWN = SPECIAL_TOKENS
+MASK = "<mask>"  # the last one, as in XLM-R
 ROLES = {
     "bos_token": START,
     "cls_token": START,
@@ -30,8 +31,13 @@ def texts_of(dataset: Dataset) -> list[str]:
     return [text for column in ("text", "text_pair") if column in dataset.column_names for text in dataset[column]]
 
 
-def train_tokenizer(texts: list[str], vocabulary_size: int) -> PreTrainedTokenizerBase:
+def train_tokenizer(texts: list[str], vocabulary_size: int, *, masked: bool = False) -> PreTrainedTokenizerBase:
     """Train a Unigram tokenizer (Kudo 2018, arXiv 1804.10959), XLM-R's kind, on the training texts.
+
+    Args:
+        texts: What is trained on.
+        vocabulary_size: Pieces at most.
+        masked: Whether a token for masked positions stands behind all pieces.
 
     Raises:
         TracInError: The vocabulary cannot even hold the characters of the texts.
@@ -54,8 +60,9 @@ def train_tokenizer(texts: list[str], vocabulary_size: int) -> PreTrainedTokeniz
         pair="<s> $A </s> </s> $B </s>",
         special_tokens=[(token, SPECIAL_TOKENS.index(token)) for token in (START, END)],
     )
+    roles = {**ROLES, "mask_token": MASK} if masked else ROLES
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer, model_input_names=["input_ids", "attention_mask"], **ROLES
+        tokenizer_object=tokenizer, model_input_names=["input_ids", "attention_mask"], **roles
     )
 
 

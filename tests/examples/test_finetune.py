@@ -14,10 +14,10 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from lightning_tracin import TracInRun
 from lightning_tracin.datasets import Split
-from lightning_tracin.studies.classifier import Classifier
+from lightning_tracin.studies.classifier import Classifier, small_model
 from lightning_tracin.studies.options import Options
 from lightning_tracin.studies.sources import load_split
-from lightning_tracin.studies.text_data import TextDataModule
+from lightning_tracin.studies.text_data import TextDataModule, train_tokenizer
 from tests.datasets.rows import real_data, write
 
 TINY = {
@@ -140,8 +140,8 @@ def test_a_model_of_a_local_folder(
     data: str, languages: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     texts = ["good 1", "bad 2", "gut 3", "mies 4567890"] * 9
-    tokenizer = finetune.train_tokenizer(texts, 60)
-    model = finetune.small_model(tokenizer, ["x"], hidden_size=8, layers=1, heads=2, max_length=24)
+    tokenizer = train_tokenizer(texts, 60)
+    model = small_model(tokenizer, ["x"], Options(hidden_size=8, layers=1, heads=2, max_length=24))
     for part in (tokenizer, model):
         part.save_pretrained(tmp_path / "model")
     options = tiny(output=tmp_path / "out", wandb_mode="disabled", model=tmp_path / "model", epochs=1)

@@ -6,23 +6,24 @@ import torch
 from lightning_tracin.datasets import load_cldr
 from lightning_tracin.errors import TracInError
 from lightning_tracin.studies.classifier import pretrained_model, small_model
+from lightning_tracin.studies.options import Options
 from lightning_tracin.studies.text_data import pretrained_tokenizer, train_tokenizer
 
 TEXTS = load_cldr(["en", "ru"], kinds=["territory"]).dataset["text"][:]
-SIZES = {"hidden_size": 16, "layers": 2, "heads": 2, "max_length": 12}
+SIZES = Options(hidden_size=16, layers=2, heads=2, max_length=12)
 
 
 def test_a_small_model_takes_the_longest_sample() -> None:
     tokenizer = train_tokenizer(TEXTS, 300)
-    model = small_model(tokenizer, ["a", "b", "c"], **SIZES).eval()
-    longest = tokenizer(" ".join(TEXTS), truncation=True, max_length=SIZES["max_length"], return_tensors="pt")
+    model = small_model(tokenizer, ["a", "b", "c"], SIZES).eval()
+    longest = tokenizer(" ".join(TEXTS), truncation=True, max_length=SIZES.max_length, return_tensors="pt")
     assert longest["input_ids"].shape == (1, 12)
     assert model(**longest).logits.isfinite().all()
 
 
 def test_padding_does_not_change_a_prediction() -> None:
     tokenizer = train_tokenizer(TEXTS, 300)
-    model = small_model(tokenizer, ["a", "b"], **SIZES).eval()
+    model = small_model(tokenizer, ["a", "b"], SIZES).eval()
     alone = model(**tokenizer(["Peru"], return_tensors="pt")).logits[0]
     beside = model(**tokenizer(["Peru", "Equatorial"], padding=True, return_tensors="pt")).logits[0]
     torch.testing.assert_close(alone, beside)
@@ -30,7 +31,7 @@ def test_padding_does_not_change_a_prediction() -> None:
 
 def test_a_model_of_a_local_folder_keeps_its_weights_and_gets_a_head_of_the_right_size(tmp_path: Path) -> None:
     tokenizer = train_tokenizer(TEXTS, 300)
-    saved = small_model(tokenizer, ["a", "b"], **SIZES)
+    saved = small_model(tokenizer, ["a", "b"], SIZES)
     saved.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     loaded = pretrained_model(str(tmp_path), ["x", "y", "z"])
@@ -41,7 +42,7 @@ def test_a_model_of_a_local_folder_keeps_its_weights_and_gets_a_head_of_the_righ
 
 
 def test_a_model_of_a_local_folder_is_trained_with_dropout(tmp_path: Path) -> None:
-    small_model(train_tokenizer(TEXTS, 300), ["a", "b"], **SIZES).eval().save_pretrained(tmp_path)
+    small_model(train_tokenizer(TEXTS, 300), ["a", "b"], SIZES).eval().save_pretrained(tmp_path)
     model = pretrained_model(str(tmp_path), ["a", "b"])
     assert [name for name, part in model.named_modules() if not part.training] == []
 

@@ -1,0 +1,108 @@
+"""A small multilingual encoder, pre-trained by masked language modelling on unlabelled text (Devlin et al. 2019).
+
+Where no pre-trained model can be had, this takes its place: some minutes on the data's own texts, all languages together.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import (
+    DataCollatorForLanguageModeling,
+    PreTrainedModel,
+    XLMRobertaForMaskedLM,
+    get_linear_schedule_with_warmup,
+)
+
+from lightning_tracin.errors import TracInError
+from lightning_tracin.studies.classifier import small_config
+from lightning_tracin.studies.options import Options
+from lightning_tracin.studies.text_data import train_tokenizer
+
+_WARMUP = 0.1
+
+
+class MaskedLanguageModel(pl.LightningModule):
+    """Pre-training with AdamW, a linear warm-up and a linear decay to zero."""
+
+    def __init__(self, model: PreTrainedModel, *, learning_rate: float) -> None:
+        super().__init__()
+        self.model, self.learning_rate = model, learning_rate
+        self.losses: list[float] = []  # the mean of each epoch
+        self._sum, self._count = 0.0, 0
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:  # noqa: ARG002
+        """Return the mean loss over the masked positions of a batch."""
+        loss: Tensor = self.model(**batch).loss
+        self._sum, self._count = self._sum + float(loss.detach()), self._count + 1
+        self.log("masked_loss", loss, prog_bar=True)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Keep the epoch's mean loss."""
+        self.losses.append(self._sum / max(1, self._count))
+        self._sum, self._count = 0.0, 0
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return AdamW with a schedule that moves on at every step."""
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.learning_rate)
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = get_linear_schedule_with_warmup(  # type: ignore[no-untyped-call]
+            optimizer, int(_WARMUP * steps), steps
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def pretrain(texts: Sequence[str], options: Options, folder: Path, *, progress: bool = True) -> None:
+    """Train a tokenizer and an encoder on texts; write both to a folder that `from_pretrained` can read, whole or not at all.
+
+    Args:
+        texts: unlabelled, of all languages.
+        options: vocabulary, sizes, seed, and `pretraining_*`.
+        folder: where the encoder goes. What is there stays as it is. `pretraining.json` keeps the mean loss of each epoch.
+        progress: whether a bar is shown.
+
+    Raises:
+        TracInError: there is no text, or the vocabulary cannot hold its characters.
+    """
+    if folder.exists():
+        return
+    distinct = list(dict.fromkeys(text for text in texts if text.strip()))
+    if not distinct:
+        raise TracInError("There is no text to pre-train on.")
+    tokenizer = train_tokenizer(distinct, options.vocabulary_size, masked=True)
+    with torch.random.fork_rng(devices=[]):
+        pl.seed_everything(options.seed, verbose=False)
+        module = MaskedLanguageModel(
+            XLMRobertaForMaskedLM(small_config(tokenizer, options)), learning_rate=options.pretraining_learning_rate
+        )
+        encoded = tokenizer(distinct, truncation=True, max_length=options.max_length)["input_ids"]
+        loader: DataLoader[Any] = DataLoader(
+            [{"input_ids": ids} for ids in encoded],  # type: ignore[arg-type]
+            batch_size=options.pretraining_batch_size,
+            shuffle=True,
+            collate_fn=DataCollatorForLanguageModeling(tokenizer),
+        )
+        trainer = pl.Trainer(
+            max_epochs=options.pretraining_epochs,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+        )
+        trainer.fit(module, loader)
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    module.model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    (partial / "pretraining.json").write_text(json.dumps({"texts": len(distinct), "losses": module.losses}, indent=1))
+    partial.rename(folder)

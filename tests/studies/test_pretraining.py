@@ -1,0 +1,47 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_tracin.datasets import load_cldr
+from lightning_tracin.errors import TracInError
+from lightning_tracin.studies.classifier import pretrained_model
+from lightning_tracin.studies.options import Options
+from lightning_tracin.studies.pretraining import pretrain
+from lightning_tracin.studies.text_data import pretrained_tokenizer
+
+TEXTS = load_cldr(["en", "de"], kinds=["territory"]).dataset["text"][:120]
+OPTIONS = Options(
+    vocabulary_size=200, hidden_size=16, layers=1, heads=2, max_length=12, pretraining_epochs=8, pretraining_learning_rate=5e-3
+)
+
+
+def test_it_learns_to_fill_gaps_and_is_read_as_any_other_model(tmp_path: Path) -> None:
+    pretrain(TEXTS, OPTIONS, tmp_path / "encoder", progress=False)
+    told = json.loads((tmp_path / "encoder" / "pretraining.json").read_text())
+    assert told["texts"] == len(set(TEXTS))
+    assert len(told["losses"]) == 8
+    assert told["losses"][-1] < told["losses"][0] - 0.3
+    tokenizer = pretrained_tokenizer(str(tmp_path / "encoder"))
+    model = pretrained_model(str(tmp_path / "encoder"), ["a", "b"])
+    assert tokenizer.mask_token_id == len(tokenizer) - 1 == model.config.vocab_size - 1
+    stored = pretrained_model(str(tmp_path / "encoder"), ["a", "b", "c"]).base_model.state_dict()
+    torch.testing.assert_close(model.base_model.state_dict(), stored, rtol=0, atol=0)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_run_does_not_overwrite(tmp_path: Path) -> None:
+    few = dataclasses.replace(OPTIONS, pretraining_epochs=1)
+    for name in ("one", "two"):
+        pretrain(TEXTS, few, tmp_path / name, progress=False)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two")]
+    assert weights[0] == weights[1]
+    pretrain(TEXTS[:50], few, tmp_path / "one", progress=False)
+    assert (tmp_path / "one" / "model.safetensors").read_bytes() == weights[0]
+
+
+def test_no_text_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(TracInError, match=r"There is no text to pre-train on\."):
+        pretrain(["", " "], OPTIONS, tmp_path / "encoder", progress=False)
+    assert not (tmp_path / "encoder").exists()
