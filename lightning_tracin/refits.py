@@ -7,11 +7,8 @@ probes is written to a file of its own, so that an interrupted series goes on wh
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
-import pickle
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +19,12 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
-from tqdm.auto import tqdm
 
 from lightning_tracin.counterfactual import Members, Outputs
 from lightning_tracin.errors import TracInError
 from lightning_tracin.isolation import isolated_copy
 from lightning_tracin.losses import Probed, find_loss
+from lightning_tracin.parallel import run_all
 from lightning_tracin.samples import require_loader
 from lightning_tracin.store import read_tensors, write_tensors
 
@@ -124,29 +121,9 @@ class Refits:
             raise TracInError("A fit should have at least one train sample; one of the members' lines is empty.")
         paths = [self._folder / f"seed{seed}-{_digest(line.tobytes())[:16]}.safetensors" for line in members]
         todo = {path: line for path, line in zip(paths, members, strict=True) if not path.exists()}
-        self._fit(list(todo.items()), seed)
+        jobs = [(self._factory, line, seed, path) for path, line in todo.items()]
+        run_all(_refit, jobs, self._workers, f"refits, seed {seed}", self._progress)
         return np.stack([self._read(path, line, first) for path, line in zip(paths, members, strict=True)])
-
-    def _fit(self, todo: Sequence[tuple[Path, Members]], seed: int) -> None:
-        workers = min(self._workers, len(todo))
-        bar = tqdm(total=len(todo), desc="refits", disable=not self._progress or not todo)
-        if workers <= 1:
-            for path, line in todo:
-                _refit(self._factory, line, seed, path)
-                bar.update()
-            return
-        try:
-            pickle.dumps(self._factory)
-        except Exception as error:
-            raise TracInError(
-                f"The factory cannot be sent to other processes ({error}); make it a function of a module, or use workers=1."
-            ) from error
-        threads = max(1, (os.cpu_count() or 1) // workers)
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-            for done in [pool.submit(_refit, self._factory, line, seed, path) for path, line in todo]:
-                done.result()
-                bar.update()
 
     def _first_of(self, seed: int) -> _First:
         if seed not in self._first:

@@ -1,0 +1,59 @@
+"""The same work on many inputs, in processes of their own where that is asked for."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from lightning_tracin.errors import TracInError
+
+
+def run_all(
+    function: Callable[..., object], inputs: Sequence[tuple[Any, ...]], workers: int, description: str, progress: bool
+) -> None:
+    """Call a function on each of the inputs; what it finds it writes to files.
+
+    With one worker everything runs in this process; with more, in fresh processes that share the cores. The first error ends
+    the series: what has begun is finished, what has not is dropped.
+
+    Args:
+        function: of a module, not a lambda, where there are several workers.
+        inputs: its positional arguments.
+        workers: processes at most.
+        description: of the bar.
+        progress: whether a bar is shown.
+
+    Raises:
+        TracInError: function or inputs cannot be sent to another process.
+    """
+    workers = min(workers, len(inputs))
+    with tqdm(total=len(inputs), desc=description, disable=not progress or not inputs) as bar:
+        if workers <= 1:
+            for one in inputs:
+                function(*one)
+                bar.update()
+            return
+        try:
+            pickle.dumps((function, inputs))
+        except Exception as error:
+            raise TracInError(
+                f"The factory cannot be sent to other processes ({error}); make it a function of a module, or use workers=1."
+            ) from error
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+            futures = [pool.submit(function, *one) for one in inputs]
+            try:
+                for done in as_completed(futures):
+                    done.result()
+                    bar.update()
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
