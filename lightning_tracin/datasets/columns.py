@@ -48,14 +48,22 @@ def pick_columns(
         item_prefix: Stands before the row number where that is the item, so that rows of unrelated tables differ.
 
     Raises:
-        TracInError: A named column does not exist.
+        TracInError: A named column does not exist, there is no row, or one has no language or item.
     """
     check_columns(list(table.columns), columns, source)
+    if table.empty:
+        raise TracInError(f"{source} has no rows: correct the path or the file.")
     rows: pd.DataFrame = pd.DataFrame({role: table[name] for role, name in columns.named.items()})
     if columns.language is None:
         rows["language"] = language
     if columns.item is None:
         rows["item"] = [f"{item_prefix}{i}" for i in range(len(rows))]
+    for role in ("language", "item"):
+        blank = int((rows[role].str.strip() == "").sum()) if role in columns.named else 0
+        if blank:
+            raise TracInError(
+                f"{source} has {blank:,} rows without a value in column {columns.named[role]!r}, the {role}: fill it in."
+            )
     return rows
 
 

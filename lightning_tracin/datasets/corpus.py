@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
 
 import pandas as pd
 from datasets import ClassLabel, Dataset, Features, Value
 
 from lightning_tracin.errors import TracInError
+
+#: What to do with an item whose translations do not have one label.
+DifferingLabels: TypeAlias = Literal["error", "drop", "keep"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ def build_corpus(
     label_names: Sequence[str] | None = None,
     drop_texts: Sequence[str] = (),
     merge_labels: Mapping[str, str | None] | None = None,
+    differing_labels: DifferingLabels = "error",
     dropped: Sequence[Dropped] = (),
 ) -> Corpus:
     """Clean a table of strings and make a `Corpus` of it.
@@ -68,19 +73,26 @@ def build_corpus(
         label_names: The labels in the order of their numbers; by default those of the rows, sorted.
         drop_texts: Rows with exactly one of these as a text (or second text) are placeholders and dropped.
         merge_labels: New names of labels; None drops the label's rows. Labels not named stay as they are.
+        differing_labels: Where the data are parallel, an item that has one label in one language and another elsewhere (after
+            merging) is an error; it may instead be dropped in every language, or kept as it is.
         dropped: What the loader itself left out already.
 
     Raises:
-        TracInError: A text is empty, an item stands twice in a language, a label is unknown, or nothing is left.
+        TracInError: A text is empty, an item stands twice in a language, a label is unknown or differs between translations,
+            or nothing is left.
     """
     languages = list(rows["language"].unique())
     rows, placeholders = _drop_where(rows, _is_placeholder(rows, drop_texts), "with a placeholder for a text")
     rows, unlabelled = _drop_where(rows, rows["label"] == "", "without a label")
     rows, unwanted = _merge(rows, merge_labels or {})
     rows, untranslated = keep_parallel(rows, len(languages)) if parallel else (rows, ())
-    _check(rows, languages, source)
+    _check_left(rows, languages, source)
+    _check(rows, source)
+    rows, disputed = _settle_labels(rows, differing_labels, source) if parallel else (rows, ())
+    _check_left(rows, languages, source)
     names = list(label_names) if label_names is not None else sorted_labels(rows["label"])
-    return Corpus(_to_dataset(rows, names, source), (*dropped, *placeholders, *unlabelled, *unwanted, *untranslated))
+    left_out = (*dropped, *placeholders, *unlabelled, *unwanted, *untranslated, *disputed)
+    return Corpus(_to_dataset(rows, names, source), left_out)
 
 
 def keep_parallel(rows: pd.DataFrame, languages: int) -> tuple[pd.DataFrame, tuple[Dropped, ...]]:
@@ -113,18 +125,43 @@ def _merge(rows: pd.DataFrame, names: Mapping[str, str | None]) -> tuple[pd.Data
     return kept.assign(label=kept["label"].map(lambda label: names.get(label, label))), entries
 
 
+def _settle_labels(
+    rows: pd.DataFrame, differing_labels: DifferingLabels, source: str
+) -> tuple[pd.DataFrame, tuple[Dropped, ...]]:
+    """Drop, keep or refuse the items whose translations do not have one label."""
+    if differing_labels not in get_args(DifferingLabels):
+        raise TracInError(f"differing_labels should be one of {list(get_args(DifferingLabels))}, but got {differing_labels!r}.")
+    differing = rows.groupby("item")["label"].transform("nunique") > 1
+    if differing_labels == "keep" or not differing.any():
+        return rows, ()
+    if differing_labels == "drop":
+        return _drop_where(rows, differing, "with labels that differ between translations")
+    items = rows[differing]
+    one = items.iloc[0]
+    other = items[(items["item"] == one["item"]) & (items["label"] != one["label"])].iloc[0]
+    raise TracInError(
+        f"{source} has {items['item'].nunique():,} items whose translations differ in their label, the first is item "
+        f"{one['item']!r}: {one['label']!r} in language {one['language']!r}, {other['label']!r} in language "
+        f"{other['language']!r}; correct the labels, name the column that translations share as item, name placeholder texts as "
+        "drop_texts, or set differing_labels to 'drop' (such items are left out in every language) or 'keep'."
+    )
+
+
 def _drop_where(rows: pd.DataFrame, drop: pd.Series[bool], reason: str) -> tuple[pd.DataFrame, tuple[Dropped, ...]]:
     counts = rows.loc[drop, "language"].value_counts(sort=False)
     return rows[~drop], tuple(Dropped(str(language), reason, int(count)) for language, count in counts.items())
 
 
-def _check(rows: pd.DataFrame, languages: Sequence[str], source: str) -> None:
+def _check_left(rows: pd.DataFrame, languages: Sequence[str], source: str) -> None:
     for language in languages:
         if not (rows["language"] == language).any():
             raise TracInError(
                 f"{source} has no sample left in language {language!r} (of {languages}): leave out that language, or "
                 "look at the placeholders, labels and items asked for."
             )
+
+
+def _check(rows: pd.DataFrame, source: str) -> None:
     blank = _is_placeholder(rows, [""])
     if blank.any():
         first = rows[blank].iloc[0]

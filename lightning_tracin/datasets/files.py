@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from lightning_tracin.datasets.columns import Columns, check_items, check_languages, pick_columns, select_languages
-from lightning_tracin.datasets.corpus import Corpus, build_corpus
+from lightning_tracin.datasets.corpus import Corpus, DifferingLabels, build_corpus
 from lightning_tracin.datasets.tables import read_table
 from lightning_tracin.errors import TracInError
 
@@ -25,6 +25,7 @@ def load_files(
     parallel: bool = True,
     drop_texts: Sequence[str] = (),
     merge_labels: Mapping[str, str | None] | None = None,
+    differing_labels: DifferingLabels = "error",
     label_names: Sequence[str] | None = None,
     item_prefix: str = "",
 ) -> Corpus:
@@ -39,6 +40,7 @@ def load_files(
             false, row numbers of different languages have nothing to do with each other.
         drop_texts: Rows with exactly one of these as a text are placeholders; they are dropped and counted.
         merge_labels: New names of labels; None drops the label's rows.
+        differing_labels: What to do with items whose translations do not have one label (see `build_corpus`).
         label_names: The labels in the order of their numbers, for instance those of the train data; by default sorted.
         item_prefix: Stands before the row number where that is the item; give unrelated files different ones.
 
@@ -57,6 +59,7 @@ def load_files(
         parallel=parallel,
         drop_texts=drop_texts,
         merge_labels=merge_labels,
+        differing_labels=differing_labels,
         label_names=label_names,
     )
 

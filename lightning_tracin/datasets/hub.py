@@ -9,7 +9,7 @@ import datasets
 import pandas as pd
 
 from lightning_tracin.datasets.columns import Columns, check_columns, check_items, pick_columns, select_languages
-from lightning_tracin.datasets.corpus import Corpus, build_corpus
+from lightning_tracin.datasets.corpus import Corpus, DifferingLabels, build_corpus
 from lightning_tracin.errors import TracInError
 
 # The study asks whether a premise entails a hypothesis or not: Choenni et al. (EMNLP 2023), arXiv 2305.13286.
@@ -47,6 +47,7 @@ def load_hub(
     parallel: bool = True,
     drop_texts: Sequence[str] | None = None,
     merge_labels: Mapping[str, str | None] | None = None,
+    differing_labels: DifferingLabels = "error",
     label_names: Sequence[str] | None = None,
     item_prefix: str = "",
 ) -> Corpus:
@@ -63,6 +64,7 @@ def load_hub(
         parallel: Samples with the same item are translations, and only items that every language has are kept.
         drop_texts: Rows with exactly one of these as a text are placeholders; they are dropped and counted.
         merge_labels: New names of labels; None drops the label's rows. An empty mapping keeps XNLI's three labels.
+        differing_labels: What to do with items whose translations do not have one label (see `build_corpus`).
         label_names: The labels in the order of their numbers, for instance those of the train data.
         item_prefix: Stands before the row number where that is the item; give unrelated splits different ones.
 
@@ -93,6 +95,7 @@ def load_hub(
         parallel=parallel,
         drop_texts=recipe.drop_texts if drop_texts is None else drop_texts,
         merge_labels=recipe.merge_labels if merge_labels is None else merge_labels,
+        differing_labels=differing_labels,
         label_names=label_names,
     )
 
@@ -115,13 +118,14 @@ def _table(path: str, config: str | None, split: str, columns: Columns) -> pd.Da
     """Load one configuration as a table of strings; a class number becomes the class's name, a missing one ''."""
     loaded = _load(path, config, split)
     check_columns(loaded.column_names, columns, path)
-    table: pd.DataFrame = loaded.select_columns(list(dict.fromkeys(columns.named.values()))).to_pandas()
+    values = {name: loaded[name][:] for name in columns.named.values()}  # not by pandas: a gap would make 1 a 1.0
     feature = loaded.features.get(columns.label)
     if isinstance(feature, datasets.ClassLabel):
         names = dict(enumerate(feature.names))
-        table[columns.label] = [names.get(number, "") for number in table[columns.label]]
-    filled: pd.DataFrame = table.astype(object).where(table.notna(), "").astype(str)
-    return filled
+        values[columns.label] = [names.get(number, "") for number in values[columns.label]]
+    texts = {name: ["" if value is None else str(value) for value in column] for name, column in values.items()}
+    table: pd.DataFrame = pd.DataFrame(texts, dtype=str)
+    return table
 
 
 def _load(path: str, config: str | None, split: str) -> datasets.Dataset:

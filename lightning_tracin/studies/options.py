@@ -33,6 +33,8 @@ class Options:
         parallel: Whether samples with the same item are translations; only items that all languages have are used then.
         drop_texts: Texts that are placeholders; such rows are dropped and counted.
         merge_labels: New names of labels, such as ``{"1": "negative", "3": null}``; null drops the label's rows.
+        differing_labels: What to do with items whose translations do not have one label: ``drop`` leaves them out in every
+            language and counts them, ``keep`` takes them as they are.
         train_per_language: Train samples of each language; of the same items if parallel.
         probes_per_language: Probes of each language.
         test_per_language: Test samples of each language at most.
@@ -78,6 +80,7 @@ class Options:
     parallel: bool = True
     drop_texts: list[str] | None = None
     merge_labels: dict[str, str | None] | None = None
+    differing_labels: Literal["error", "drop", "keep"] = "error"
     train_per_language: int = 400
     probes_per_language: int = 30
     test_per_language: int = 400

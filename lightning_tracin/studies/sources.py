@@ -63,6 +63,7 @@ def load(
             parallel=options.parallel,
             drop_texts=options.drop_texts or (),
             merge_labels=options.merge_labels,
+            differing_labels=options.differing_labels,
             label_names=label_names,
             item_prefix=item_prefix,
         )
@@ -77,6 +78,7 @@ def load(
         parallel=options.parallel,
         drop_texts=options.drop_texts,
         merge_labels=options.merge_labels,
+        differing_labels=options.differing_labels,
         label_names=label_names,
         item_prefix=item_prefix,
     )

@@ -79,3 +79,61 @@ def test_a_language_without_samples_is_named() -> None:
 def test_parallel_data_without_a_common_item_are_an_error() -> None:
     with pytest.raises(TracInError, match=r"x has no sample left in language 'en' .*look at the placeholders, labels and items"):
         build_corpus(table(("en", "1", "a", "x"), ("de", "2", "b", "x")), source="x", parallel=True)
+
+
+def disputed() -> pd.DataFrame:
+    """Two languages; item 2 has one label in English and another in German."""
+    return table(
+        *(("en", "1", "a", "x"), ("en", "2", "b", "x"), ("en", "3", "c", "y")),
+        *(("de", "1", "A", "x"), ("de", "2", "B", "y"), ("de", "3", "C", "y")),
+    )
+
+
+def test_labels_that_differ_between_translations_are_named() -> None:
+    message = (
+        r"the data has 1 items whose translations differ in their label, the first is item '2': 'x' in language 'en', 'y' in "
+        r"language 'de'; correct the labels, name the column that translations share as item, name placeholder texts as "
+        r"drop_texts, or set differing_labels to 'drop' \(such items are left out in every language\) or 'keep'\."
+    )
+    with pytest.raises(TracInError, match=f"^{message}$"):
+        build_corpus(disputed(), source="the data", parallel=True)
+
+
+def test_items_with_differing_labels_can_be_dropped_in_every_language_and_are_counted() -> None:
+    corpus = build_corpus(disputed(), source="x", parallel=True, differing_labels="drop")
+    assert corpus.dataset["text"][:] == ["a", "c", "A", "C"]
+    reason = "with labels that differ between translations"
+    assert dropped(corpus) == {("en", reason): 1, ("de", reason): 1}
+    assert corpus.summary().splitlines()[0] == "en: 2 samples; dropped 1 with labels that differ between translations"
+
+
+def test_items_with_differing_labels_can_be_kept() -> None:
+    corpus = build_corpus(disputed(), source="x", parallel=True, differing_labels="keep")
+    assert labels(corpus.dataset) == ["x", "x", "y", "x", "y", "y"]
+    assert corpus.dropped == ()
+
+
+def test_labels_are_compared_as_they_are_used() -> None:
+    corpus = build_corpus(disputed(), source="x", parallel=True, merge_labels={"y": "x"})
+    assert labels(corpus.dataset) == ["x"] * 6
+
+
+def test_labels_of_an_item_that_is_left_out_anyway_are_not_compared() -> None:
+    rows = pd.concat([disputed(), table(("fr", "1", "un", "x"), ("fr", "3", "trois", "y"))], ignore_index=True)
+    corpus = build_corpus(rows, source="x", parallel=True)
+    assert {reason for _, reason in dropped(corpus)} == {"missing in another language"}
+
+
+def test_samples_that_are_no_translations_may_differ_in_their_label() -> None:
+    assert len(build_corpus(disputed(), source="x", parallel=False).dataset) == 6
+
+
+def test_a_language_that_loses_all_its_items_to_differing_labels_is_named() -> None:
+    rows = table(("en", "1", "a", "x"), ("de", "1", "A", "y"))
+    with pytest.raises(TracInError, match=r"x has no sample left in language 'en' \(of \['en', 'de'\]\)"):
+        build_corpus(rows, source="x", parallel=True, differing_labels="drop")
+
+
+def test_an_unknown_way_with_differing_labels_is_named() -> None:
+    with pytest.raises(TracInError, match=r"differing_labels should be one of \['error', 'drop', 'keep'\], but got 'ask'"):
+        build_corpus(disputed(), source="x", parallel=True, differing_labels="ask")  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ def two_languages(tmp_path: Path) -> str:
 
 
 def test_row_numbers_are_items(two_languages: str) -> None:
-    dataset = load_files(two_languages).dataset
+    dataset = load_files(two_languages, differing_labels="keep").dataset
     assert items(dataset, "de") == items(dataset, "en") == ["0", "1", "2"]
 
 
@@ -51,7 +51,7 @@ def test_without_parallel_data_nothing_is_dropped_elsewhere_and_row_numbers_diff
 
 
 def test_an_item_prefix_keeps_unrelated_files_apart(two_languages: str) -> None:
-    dataset = load_files(two_languages, item_prefix="test:").dataset
+    dataset = load_files(two_languages, item_prefix="test:", differing_labels="keep").dataset
     assert items(dataset, "en") == ["test:0", "test:1", "test:2"]
 
 
@@ -72,8 +72,9 @@ def test_a_language_may_stand_twice_in_a_path(tmp_path: Path) -> None:
 
 def test_a_relative_path(two_languages: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(two_languages.split("/{")[0])
-    assert load_files("{language}/train.csv").dataset["text"] == load_files(two_languages).dataset["text"]
-    assert load_files("./{language}/train.csv").dataset["text"] == load_files(two_languages).dataset["text"]
+    paths = ("{language}/train.csv", "./{language}/train.csv")
+    texts_at = {path: load_files(path, columns=Columns(item="id")).dataset["text"][:] for path in (two_languages, *paths)}
+    assert len({tuple(texts) for texts in texts_at.values()}) == 1
 
 
 def test_labels_can_be_merged_and_left_out(tmp_path: Path) -> None:
@@ -90,8 +91,27 @@ def test_labels_can_be_merged_and_left_out(tmp_path: Path) -> None:
 
 def test_pawsx_has_every_row_of_its_files() -> None:
     folder = real_data("pawsx-dev")
-    corpus = load_files(folder / "dev-{language}.tsv", columns=PAWSX_COLUMNS, header=PAWSX_HEADER)
+    pattern = folder / "dev-{language}.tsv"
+    corpus = load_files(pattern, columns=PAWSX_COLUMNS, header=PAWSX_HEADER, differing_labels="keep")
     assert Counter(corpus.dataset["language"]) == dict.fromkeys(PAWSX, 2000)
+
+
+def test_pawsx_labels_differ_between_translations_because_of_placeholders_only() -> None:
+    pattern = real_data("pawsx-dev") / "dev-{language}.tsv"
+    labels_of_row = zip(
+        *(
+            [line.split("\t")[2] for line in Path(str(pattern).format(language=name)).read_text("utf-8").split("\n") if line]
+            for name in PAWSX
+        ),
+        strict=True,
+    )
+    differing = sum(len(set(row)) > 1 for row in labels_of_row)
+    with pytest.raises(
+        TracInError, match=rf"has {differing} items whose translations differ .*name placeholder texts as drop_texts"
+    ):
+        load_files(pattern, columns=PAWSX_COLUMNS, header=PAWSX_HEADER)
+    corpus = load_files(pattern, columns=PAWSX_COLUMNS, header=PAWSX_HEADER, drop_texts=["NS"])
+    assert {reason for _, reason in dropped(corpus)} == {"with a placeholder for a text", "missing in another language"}
 
 
 @pytest.mark.parametrize("language", ["fr", "ko"])
@@ -173,3 +193,31 @@ def test_one_file_of_translations_needs_an_item_column(tmp_path: Path) -> None:
     path = write(tmp_path / "all.csv", "lang,text,label\nen,one,x\n")
     with pytest.raises(TracInError, match=r"row numbers cannot tell which samples are translations: name a column as item"):
         load_files(path, columns=Columns(language="lang"))
+
+
+def test_a_language_whose_file_has_no_rows_is_named(two_languages: str, tmp_path: Path) -> None:
+    write(tmp_path / "fr" / "train.csv", "id,text,label\n")
+    with pytest.raises(TracInError, match=r"fr/train\.csv has no rows: correct the path or the file"):
+        load_files(two_languages)
+
+
+@pytest.mark.parametrize(("row", "column", "role"), [("en,,one,x", "id", "item"), (" ,1,one,x", "lang", "language")])
+def test_rows_without_an_item_or_a_language_are_counted(tmp_path: Path, row: str, column: str, role: str) -> None:
+    path = write(tmp_path / "all.csv", f"lang,id,text,label\nde,1,eins,x\n{row}\n")
+    with pytest.raises(TracInError, match=rf"all\.csv has 1 rows without a value in column '{column}', the {role}: fill it in"):
+        load_files(path, columns=Columns(language="lang", item="id"))
+
+
+def test_an_item_missing_in_a_language_of_one_table_is_dropped_in_all_and_counted(tmp_path: Path) -> None:
+    path = write(tmp_path / "all.csv", "lang,id,text,label\nen,1,one,x\nen,2,two,y\nde,1,eins,x\nfr,1,un,x\nfr,2,deux,y\n")
+    corpus = load_files(path, columns=Columns(language="lang", item="id"))
+    assert sorted(corpus.dataset["text"]) == ["eins", "one", "un"]
+    assert dropped(corpus) == {("en", "missing in another language"): 1, ("fr", "missing in another language"): 1}
+
+
+def test_differing_labels_of_files(tmp_path: Path) -> None:
+    write(tmp_path / "en.csv", "text,label\none,x\ntwo,y\n")
+    write(tmp_path / "de.csv", "text,label\neins,x\nzwei,x\n")
+    with pytest.raises(TracInError, match=r"the first is item '1': 'x' in language 'de', 'y' in language 'en'"):
+        load_files(f"{tmp_path}/{{language}}.csv")
+    assert load_files(f"{tmp_path}/{{language}}.csv", differing_labels="drop").dataset["text"][:] == ["eins", "one"]

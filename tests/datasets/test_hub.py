@@ -173,3 +173,34 @@ def test_a_data_set_that_is_a_script_is_named(tmp_path: Path) -> None:
     write(tmp_path / "x" / "x.py", "import datasets\n")
     with pytest.raises(TracInError, match=r"split 'train' cannot be loaded: Dataset scripts are no longer supported"):
         load_hub(str(tmp_path / "x"), ["en"], split="train")
+
+
+def test_a_missing_number_makes_no_fractions_of_the_others(tmp_path: Path) -> None:
+    en = Dataset.from_dict({"text": ["a", "b", "c"], "label": [0, None, 1], "id": [1, 2, 3]})
+    de = Dataset.from_dict({"text": ["A", "B", "C"], "label": [0, 1, 1], "id": [1, 2, 3]})
+    path = data_set(tmp_path / "x", en=en, de=de)
+    corpus = load_hub(path, ["en", "de"], split="test", columns=Columns(item="id"))
+    assert corpus.dataset.features["label"].names == ["0", "1"]
+    assert corpus.dataset["text"][:] == ["a", "c", "A", "C"]
+    assert dropped(corpus) == {("en", "without a label"): 1, ("de", "missing in another language"): 1}
+
+
+def test_a_slice_without_rows_is_named(tmp_path: Path) -> None:
+    path = data_set(tmp_path / "x", en=Dataset.from_dict({"text": ["a"], "label": ["x"]}))
+    with pytest.raises(TracInError, match=r"split 'test\[:0\]' cannot be loaded: .*corresponds to no data"):
+        load_hub(path, ["en"], split="test[:0]")
+
+
+def test_a_row_without_an_item_is_counted(tmp_path: Path) -> None:
+    path = data_set(tmp_path / "x", en=Dataset.from_dict({"text": ["a", "b"], "label": ["x", "y"], "id": [None, "2"]}))
+    with pytest.raises(TracInError, match=r"x \(en\) has 1 rows without a value in column 'id', the item: fill it in"):
+        load_hub(path, ["en"], split="test", columns=Columns(item="id"))
+
+
+def test_differing_labels_of_configurations(tmp_path: Path) -> None:
+    en = Dataset.from_dict({"text": ["a", "b"], "label": ["x", "y"]})
+    de = Dataset.from_dict({"text": ["A", "B"], "label": ["x", "x"]})
+    path = data_set(tmp_path / "x", en=en, de=de)
+    with pytest.raises(TracInError, match=r"item '1': 'y' in language 'en', 'x' in language 'de'; correct the labels"):
+        load_hub(path, ["en", "de"], split="test")
+    assert load_hub(path, ["en", "de"], split="test", differing_labels="drop").dataset["text"][:] == ["a", "A"]
