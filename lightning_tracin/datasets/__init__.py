@@ -5,7 +5,7 @@ from lightning_tracin.datasets.columns import Columns
 from lightning_tracin.datasets.corpus import Corpus, Dropped
 from lightning_tracin.datasets.files import load_files
 from lightning_tracin.datasets.hub import load_hub
-from lightning_tracin.datasets.splits import Split, SplitPlan, select_items, split_by_item, split_two
+from lightning_tracin.datasets.splits import Split, SplitPlan, repeated_texts, select_items, split_by_item, split_two
 
 __all__ = [
     "Columns",
@@ -16,6 +16,7 @@ __all__ = [
     "load_cldr",
     "load_files",
     "load_hub",
+    "repeated_texts",
     "select_items",
     "split_by_item",
     "split_two",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from datasets import Dataset
@@ -12,6 +13,11 @@ from lightning_tracin.errors import TracInError
 
 #: Where the sample of an item stands, for each language.
 Rows = Mapping[str, Mapping[str, int]]
+
+#: The items of a part of the data, for each language.
+Part = Mapping[str, Sequence[str]]
+
+LEAST = {"train_per_language": 1, "probes_per_language": 1, "extra_per_language": 0, "test_per_language": 0}
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,8 @@ class SplitPlan:
         test_per_language: Test samples per language at most; by default all that are left.
         seed: Decides which items go where.
         share_items: Let translations of the probes, never the probes themselves, into the train data.
+        extra_per_language: Further train samples per train language, behind those above in the same order, so that train
+            samples and probes are the same whether there are any or not.
     """
 
     train_languages: Sequence[str]
@@ -35,21 +43,34 @@ class SplitPlan:
     test_per_language: int | None = None
     seed: int = 0
     share_items: bool = False
+    extra_per_language: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise TracInError(f"SplitPlan.{name} should be at least {least}, but got {value}.")
+
+
+def _nothing() -> Dataset:
+    return Dataset.from_dict({name: [] for name in ("text", "label", "language", "item")})
 
 
 @dataclass(frozen=True)
 class Split:
-    """Three parts that share no sample.
+    """Parts that share no sample.
 
     Attributes:
         train: What to fine-tune on.
         probes: The samples whose reliance on the train samples is measured.
-        test: What accuracy is measured on; it shares no item with the other two.
+        test: What accuracy is measured on; it shares no item with the others.
+        extra: Further train samples of every train language, to be added to the train part; empty unless asked for.
     """
 
     train: Dataset
     probes: Dataset
     test: Dataset
+    extra: Dataset = field(default_factory=_nothing)
 
 
 def split_by_item(dataset: Dataset, plan: SplitPlan) -> Split:
@@ -66,13 +87,11 @@ def split_by_item(dataset: Dataset, plan: SplitPlan) -> Split:
     for language in plan.probe_languages:
         taken = _union(probes.values()) if plan.share_items else frozenset()
         probes[language] = _take(rows, language, order, plan.probes_per_language, "probes", exclude=taken)
-    train: dict[str, list[str]] = {}
-    for language in plan.train_languages:
-        hidden = probes.get(language, ()) if plan.share_items else _union(probes.values())
-        train[language] = _take(rows, language, order, plan.train_per_language, "train samples", exclude=hidden)
-    used = _union([*probes.values(), *train.values()])
+    hidden = probes if plan.share_items else dict.fromkeys(plan.train_languages, _union(probes.values()))
+    train, extra = _train_and_extra(rows, order, plan, hidden)
+    used = _union([*probes.values(), *train.values(), *extra.values()])
     test = _rest(rows, plan.probe_languages, order, used, plan.test_per_language)
-    return Split(*(_select(dataset, rows, items) for items in (train, probes, test)))
+    return Split(*(_select(dataset, rows, items) for items in (train, probes, test, extra)))
 
 
 def split_two(train_data: Dataset, probe_data: Dataset, plan: SplitPlan) -> Split:
@@ -84,13 +103,20 @@ def split_two(train_data: Dataset, probe_data: Dataset, plan: SplitPlan) -> Spli
     Raises:
         TracInError: A language is missing, or has too few items.
     """
-    probes = select_items(probe_data, plan.probe_languages, plan.probes_per_language, seed=plan.seed)
-    hidden = frozenset() if plan.share_items else _union([probes["item"]])
-    train = select_items(train_data, plan.train_languages, plan.train_per_language, seed=plan.seed, exclude=hidden)
     rows = _rows_by_language(probe_data, plan.probe_languages)
-    used = _union([probes["item"], train["item"]])
-    test = _rest(rows, plan.probe_languages, _shuffled_items(rows, plan.seed), used, plan.test_per_language)
-    return Split(train, probes, _select(probe_data, rows, test))
+    train_rows = _rows_by_language(train_data, plan.train_languages)
+    order = _shuffled_items(rows, plan.seed)
+    probes = {name: _take(rows, name, order, plan.probes_per_language, "probes") for name in rows}
+    hidden = {} if plan.share_items else dict.fromkeys(plan.train_languages, _union(probes.values()))
+    train, extra = _train_and_extra(train_rows, _shuffled_items(train_rows, plan.seed), plan, hidden)
+    used = _union([*probes.values(), *train.values(), *extra.values()])
+    test = _rest(rows, plan.probe_languages, order, used, plan.test_per_language)
+    return Split(
+        train=_select(train_data, train_rows, train),
+        probes=_select(probe_data, rows, probes),
+        test=_select(probe_data, rows, test),
+        extra=_select(train_data, train_rows, extra),
+    )
 
 
 def select_items(
@@ -113,6 +139,35 @@ def select_items(
     return _select(dataset, rows, {name: _take(rows, name, order, per_language, "samples", exclude=exclude) for name in rows})
 
 
+def repeated_texts(split: Split) -> Counter[str]:
+    """Count the probes of each language whose text is also the text of a train sample of another item, in any language."""
+    items_of_text: dict[tuple[str, ...], set[str]] = {}
+    for texts, _, item in _samples(split.train):
+        items_of_text.setdefault(texts, set()).add(item)
+    return Counter(language for texts, language, item in _samples(split.probes) if items_of_text.get(texts, set()) - {item})
+
+
+def _samples(dataset: Dataset) -> Iterator[tuple[tuple[str, ...], str, str]]:
+    """Yield the texts, the language and the item of every sample."""
+    plain = dataset.with_format(None)
+    columns = [plain[name][:] for name in ("text", "text_pair") if name in plain.column_names]
+    texts = zip(*([text.strip() for text in column] for column in columns), strict=True)
+    return zip(texts, plain["language"][:], plain["item"][:], strict=True)
+
+
+def _train_and_extra(
+    rows: Rows, order: Sequence[str], plan: SplitPlan, hidden: Mapping[str, Collection[str]]
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Return the items to train on and, right behind them in the order, those to add, without any that are hidden."""
+    train, extra = {}, {}
+    for language in plan.train_languages:
+        held = frozenset(hidden.get(language, ()))
+        train[language] = _take(rows, language, order, plan.train_per_language, "train samples", exclude=held)
+        taken = held.union(train[language])
+        extra[language] = _take(rows, language, order, plan.extra_per_language, "extra train samples", exclude=taken)
+    return train, extra
+
+
 def _rows_by_language(dataset: Dataset, languages: Sequence[str]) -> Rows:
     plain = dataset.with_format(None)
     rows: dict[str, dict[str, int]] = {}
@@ -130,7 +185,7 @@ def _shuffled_items(rows: Rows, seed: int) -> list[str]:
     return [items[i] for i in np.random.default_rng(seed).permutation(len(items))]
 
 
-def _take(rows: Rows, language: str, order: Sequence[str], count: int, what: str, *, exclude: Collection[str]) -> list[str]:
+def _take(rows: Rows, language: str, order: Sequence[str], count: int, what: str, *, exclude: Collection[str] = ()) -> list[str]:
     """Return the first items in the order that the language has."""
     hidden = frozenset(exclude)
     items = [item for item in order if item in rows[language] and item not in hidden]
@@ -159,5 +214,5 @@ def _union(groups: Iterable[Iterable[str]]) -> frozenset[str]:
     return frozenset(item for group in groups for item in group)
 
 
-def _select(dataset: Dataset, rows: Rows, chosen: Mapping[str, Sequence[str]]) -> Dataset:
+def _select(dataset: Dataset, rows: Rows, chosen: Part) -> Dataset:
     return dataset.select([rows[language][item] for language, items in chosen.items() for item in items])

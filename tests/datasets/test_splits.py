@@ -1,7 +1,7 @@
 import pytest
 from datasets import Dataset
 
-from lightning_tracin.datasets import SplitPlan, select_items, split_by_item, split_two
+from lightning_tracin.datasets import Split, SplitPlan, repeated_texts, select_items, split_by_item, split_two
 from lightning_tracin.errors import TracInError
 from tests.datasets.rows import items
 
@@ -133,3 +133,117 @@ def test_too_few_items_are_counted(changes: dict[str, int], message: str) -> Non
 
 def test_no_test_samples_may_be_left_if_none_are_wanted() -> None:
     assert len(split_by_item(parallel(20), plan(train_per_language=16, test_per_language=0)).test) == 0
+
+
+def rows_of(dataset: Dataset) -> list[tuple[str, str]]:
+    return [(row["language"], row["item"]) for row in dataset]
+
+
+def test_no_extra_samples_unless_asked_for() -> None:
+    split = split_by_item(parallel(20), plan())
+    assert rows_of(split.extra) == []
+    assert split.extra.features == split.train.features
+
+
+@pytest.mark.parametrize("share_items", [False, True])
+def test_extra_samples_leave_train_samples_and_probes_as_they_are(share_items: bool) -> None:
+    without, with_extra = (split_by_item(parallel(40), plan(share_items=share_items, extra_per_language=n)) for n in (0, 5))
+    assert rows_of(with_extra.train) == rows_of(without.train)
+    assert rows_of(with_extra.probes) == rows_of(without.probes)
+
+
+def test_extra_samples_are_the_next_ones_that_would_be_trained_on() -> None:
+    longer = split_by_item(parallel(40), plan(train_per_language=15))
+    split = split_by_item(parallel(40), plan(extra_per_language=5))
+    for language in ("en", "de"):
+        assert items(split.train, language) + items(split.extra, language) == items(longer.train, language)
+
+
+def test_extra_samples_are_of_the_same_items_in_every_train_language() -> None:
+    split = split_by_item(parallel(40), plan(extra_per_language=5))
+    assert items(split.extra, "en") == items(split.extra, "de")
+    assert len(set(items(split.extra, "en"))) == 5
+    assert items(split.extra, "fr") == []
+
+
+@pytest.mark.parametrize("share_items", [False, True])
+def test_extra_samples_are_in_no_other_part(share_items: bool) -> None:
+    split = split_by_item(parallel(40), plan(share_items=share_items, extra_per_language=5))
+    others = {*rows_of(split.train), *rows_of(split.probes), *rows_of(split.test)}
+    assert others.isdisjoint(rows_of(split.extra))
+    assert set(split.extra["item"]).isdisjoint(split.test["item"])
+    assert share_items or set(split.extra["item"]).isdisjoint(split.probes["item"])
+
+
+def test_extra_samples_beside_probes_of_their_own() -> None:
+    without, split = (split_two(parallel(30), parallel(20), plan(extra_per_language=n)) for n in (0, 5))
+    assert (rows_of(split.train), rows_of(split.probes)) == (rows_of(without.train), rows_of(without.probes))
+    assert items(split.extra, "en") == items(split.extra, "de")
+    assert len(set(items(split.extra, "en"))) == 5
+    assert set(split.extra["item"]).isdisjoint({*split.train["item"], *split.probes["item"], *split.test["item"]})
+
+
+def test_extra_samples_of_data_that_are_not_parallel() -> None:
+    rows = [{"language": language, "item": f"{language}:{i}"} for i in range(30) for language in LANGUAGES]
+    split = split_by_item(Dataset.from_list(rows), plan(extra_per_language=5))
+    assert len(set(items(split.extra, "en"))) == len(set(items(split.extra, "de"))) == 5
+    assert set(split.extra["item"]).isdisjoint({*split.train["item"], *split.probes["item"], *split.test["item"]})
+
+
+def test_too_few_items_for_extra_samples_are_counted() -> None:
+    message = (
+        "Language 'en' has 6 items to choose extra train samples from, but 7 are asked for: ask for fewer extra train samples, "
+        "or give more data"
+    )
+    with pytest.raises(TracInError, match=message):
+        split_by_item(parallel(20), plan(extra_per_language=7))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_per_language": 21}, "Language 'en' has 20 items to choose train samples from, but 21 are asked for: ask for"),
+        ({"extra_per_language": 11}, "Language 'en' has 10 items to choose extra train samples from, but 11 are asked for"),
+        (
+            {"probes_per_language": 9},
+            "Language 'en' has 8 items to choose probes from, but 9 are asked for: ask for fewer probes",
+        ),
+        (
+            {"probes_per_language": 8},
+            "Language 'en' has no item left to test on: ask for fewer train samples or probes, or for no",
+        ),
+    ],
+)
+def test_too_few_items_in_data_of_their_own_are_counted(changes: dict[str, int], message: str) -> None:
+    with pytest.raises(TracInError, match=message):
+        split_two(parallel(20), parallel(8, prefix="probe:"), plan(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_per_language": 0}, "SplitPlan.train_per_language should be at least 1, but got 0"),
+        ({"probes_per_language": -1}, "SplitPlan.probes_per_language should be at least 1, but got -1"),
+        ({"test_per_language": -1}, "SplitPlan.test_per_language should be at least 0, but got -1"),
+        ({"extra_per_language": -1}, "SplitPlan.extra_per_language should be at least 0, but got -1"),
+    ],
+)
+def test_counts_that_make_no_sense_are_named(changes: dict[str, int], message: str) -> None:
+    with pytest.raises(TracInError, match=message):
+        plan(**changes)
+
+
+def part(*rows: tuple[str, str, str, str]) -> Dataset:
+    names = ("language", "item", "text", "text_pair")
+    return Dataset.from_dict(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
+
+
+def test_probes_with_the_text_of_a_train_sample_are_counted_by_language() -> None:
+    train = part(("en", "1", "one", "a"), ("en", "2", "two", "b"), ("de", "1", "eins", "a"))
+    probes = part(
+        ("en", "7", " one ", "a"),  # but for blanks around it
+        ("de", "7", "two", "b"),  # in another language
+        ("de", "8", "eins", "b"),  # the pair is not the same
+        ("de", "1", "one", "a"),  # a translation that is written the same
+    )
+    assert repeated_texts(Split(train, probes, probes)) == {"en": 1, "de": 1}
