@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
-from lightning_tracin.datasets import Columns, Corpus, Split, SplitPlan, load_cldr, load_files, load_hub, split_by_item, split_two
+from lightning_tracin.datasets import (
+    Columns,
+    Corpus,
+    Split,
+    SplitPlan,
+    load_cldr,
+    load_files,
+    load_hub,
+    repeated_texts,
+    split_by_item,
+    split_two,
+)
 from lightning_tracin.datasets.files import PLACEHOLDER
 from lightning_tracin.errors import TracInError
 from lightning_tracin.studies.options import Options
@@ -16,8 +28,12 @@ ZERO_SHOT_LANGUAGES = {"cldr": "nl fr uk"}
 PROBE_SPLITS = {"xnli": "validation", "paws-x": "validation"}
 
 
-def load_split(options: Options) -> tuple[Split, str]:
-    """Return the samples to train on, to probe and to test on, and an account of the rows that were left out.
+def load_split(options: Options, extra: int = 0) -> tuple[Split, str]:
+    """Return the samples to train on, to probe and to test on, and an account of what was left out and what is amiss.
+
+    Args:
+        options: Which data, and how many samples.
+        extra: Further train samples of each train language, for `Split.extra`; train samples and probes stay the same.
 
     Raises:
         TracInError: The data cannot be had as asked for.
@@ -26,15 +42,17 @@ def load_split(options: Options) -> tuple[Split, str]:
     probe_split = options.probe_split or PROBE_SPLITS.get(options.data)
     if options.probe_data is None and probe_split is None:
         corpus = load(options, options.data, options.train_split, trained and list(dict.fromkeys([*trained, *(probed or ())])))
-        split = split_by_item(corpus.dataset, _plan(options, trained or _languages_of(corpus), probed))
-        return split, f"{options.data}\n{corpus.summary()}"
+        plan = _plan(options, trained or _languages_of(corpus), probed, extra)
+        split = split_by_item(corpus.dataset, plan)
+        return split, f"{options.data}\n{corpus.summary()}\n{_account(split, plan)}"
     train = load(options, options.data, options.train_split, trained)
-    plan = _plan(options, trained or _languages_of(train), probed)
+    plan = _plan(options, trained or _languages_of(train), probed, extra)
     labels = train.dataset.features["label"].names
     name, part = options.probe_data or options.data, probe_split or options.train_split
     probes = load(options, name, part, list(plan.probe_languages), label_names=labels, item_prefix="probe:")
+    split = split_two(train.dataset, probes.dataset, plan)
     account = f"{options.data} (to train on)\n{train.summary()}\n{name} (to probe and test on)\n{probes.summary()}"
-    return split_two(train.dataset, probes.dataset, plan), account
+    return split, f"{account}\n{_account(split, plan)}"
 
 
 def load(
@@ -94,11 +112,24 @@ def _languages(options: Options) -> tuple[list[str] | None, list[str] | None]:
     return trained, probed
 
 
+def _account(split: Split, plan: SplitPlan) -> str:
+    """Say which probes have a train sample's text, and which languages have fewer test samples than asked for."""
+    repeated = repeated_texts(split)
+    said = ", ".join(f"{language} {count} of {plan.probes_per_language}" for language, count in repeated.items())
+    lines = [f"probes whose text is also that of a train sample of another item: {said or 'none'}"]
+    tests = Counter(split.test.with_format(None)["language"])
+    asked = plan.test_per_language
+    few = [f"{name} {tests[name]:,}" for name in plan.probe_languages if asked is not None and tests[name] < asked]
+    if few:
+        lines.append(f"fewer test samples than the {asked:,} asked for: {', '.join(few)}")
+    return "\n".join(lines)
+
+
 def _languages_of(corpus: Corpus) -> list[str]:
     return list(dict.fromkeys(corpus.dataset["language"]))
 
 
-def _plan(options: Options, trained: list[str], probed: list[str] | None) -> SplitPlan:
+def _plan(options: Options, trained: list[str], probed: list[str] | None, extra: int) -> SplitPlan:
     return SplitPlan(
         train_languages=trained,
         probe_languages=probed or trained,
@@ -107,6 +138,7 @@ def _plan(options: Options, trained: list[str], probed: list[str] | None) -> Spl
         test_per_language=options.test_per_language,
         seed=options.seed,
         share_items=options.share_items,
+        extra_per_language=extra,
     )
 
 

@@ -94,3 +94,48 @@ def test_known_hub_data_without_a_network(name: str, what: str) -> None:
 def test_other_hub_data_need_their_languages_named() -> None:
     with pytest.raises(TracInError, match=r"The languages of 'someone/reviews' are not known .*: name them as --train_languages"):
         load_split(Options(data="someone/reviews"))
+
+
+def test_extra_train_samples(folder: Path) -> None:
+    options = file_options(folder, train_languages=["en", "de"], probe_languages=["de", "fr"])
+    without, split = load_split(options)[0], load_split(options, extra=2)[0]
+    assert (split.train["text"][:], split.probes["text"][:]) == (without.train["text"][:], without.probes["text"][:])
+    assert items(split.extra, "en") == items(split.extra, "de")
+    assert len(set(items(split.extra, "en"))) == 2
+
+
+def test_extra_train_samples_beside_probes_of_their_own(folder: Path) -> None:
+    split, _ = load_split(file_options(folder, probe_data="dev/{language}.tsv"), extra=6)
+    assert {text.split()[1] for text in split.extra["text"]} == {"train"}
+    assert len(items(split.extra, "fr")) == 6
+
+
+def test_fewer_test_samples_than_asked_for_are_counted(folder: Path) -> None:
+    said = "fewer test samples than the 5 asked for: en 4, de 4, fr 4"
+    assert load_split(file_options(folder, train_languages=["en", "de", "fr"], test_per_language=5))[1].endswith(said)
+    assert "fewer test samples" not in load_split(file_options(folder, test_per_language=4))[1]
+
+
+def test_probes_with_the_text_of_a_train_sample_are_counted(folder: Path) -> None:
+    said = "probes whose text is also that of a train sample of another item: "
+    assert f"{said}none" in load_split(file_options(folder))[1]
+    write(folder / "dev" / "de.tsv", "sentence\tclass\n" + "".join(f"de train {i}\t{i % 2}\n" for i in range(10)))
+    split, account = load_split(file_options(folder, probe_data="dev/{language}.tsv", train_per_language=10))
+    assert f"{said}de 2 of 2" in account
+    assert len(items(split.probes, "de")) == 2
+
+
+def test_an_item_missing_in_a_language_to_probe_is_counted(folder: Path) -> None:
+    write(folder / "dev" / "de.tsv", "sentence\tclass\n" + "".join(f"de dev {i}\t{i % 2}\n" for i in range(9)))
+    split, account = load_split(file_options(folder, probe_data="dev/{language}.tsv"))
+    assert "(to probe and test on)\nde: 9 samples; dropped none\nen: 9 samples; dropped 1 missing in another language" in account
+    assert "probe:9" not in [*split.probes["item"], *split.test["item"]]
+
+
+def test_differing_labels_are_for_the_options_to_say(folder: Path) -> None:
+    write(folder / "train" / "de.tsv", "sentence\tclass\n" + "".join(f"de train {i}\t{1 if i == 4 else i % 2}\n" for i in range(10)))
+    with pytest.raises(TracInError, match=r"the first is item '4': '1' in language 'de', '0' in language 'en'"):
+        load_split(file_options(folder))
+    account = load_split(file_options(folder, differing_labels="drop"))[1]
+    assert "de: 9 samples; dropped 1 with labels that differ between translations" in account
+    assert load_split(file_options(folder, differing_labels="keep"))[1].count("10 samples; dropped none") == 3
