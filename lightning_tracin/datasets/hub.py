@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import datasets
 import pandas as pd
@@ -56,7 +57,7 @@ def load_hub(
     ``xnli`` and ``paws-x`` need nothing but languages and a split: `RECIPES` fills in whatever is None.
 
     Args:
-        name: ``xnli``, ``paws-x``, any name on the hub, or a folder.
+        name: ``xnli``, ``paws-x``, any name on the hub, or a folder; a copy of a well-known one is read like it.
         languages: Which languages, in which order.
         split: As `datasets` takes it: ``train``, or ``train[:20000]`` for the first 20,000 rows of every language.
         columns: Which columns hold what. Without a language column, each language is a configuration of the data set.
@@ -71,7 +72,7 @@ def load_hub(
     Raises:
         TracInError: The data set, configuration, split or a column cannot be had, or the samples are not usable.
     """
-    recipe = RECIPES.get(name, Recipe(name, Columns()))
+    recipe = _recipe(name)
     if not languages:
         raise TracInError(f"No language of {recipe.path} is asked for: name at least one.")
     columns = columns or recipe.columns
@@ -98,6 +99,16 @@ def load_hub(
         differing_labels=differing_labels,
         label_names=label_names,
     )
+
+
+def _recipe(name: str) -> Recipe:
+    """Return the recipe of a well-known data set, under its short name or the hub's, or for a folder that is named like it."""
+    for known, recipe in RECIPES.items():
+        if name in {known, recipe.path}:
+            return recipe
+        if Path(name).name == known and Path(name).is_dir():
+            return replace(recipe, path=name)
+    return Recipe(name, Columns())
 
 
 def _rows_of_one_configuration(

@@ -18,6 +18,7 @@ from lightning_tracin.datasets import (
     split_two,
 )
 from lightning_tracin.datasets.files import PLACEHOLDER
+from lightning_tracin.datasets.hub import RECIPES
 from lightning_tracin.errors import TracInError
 from lightning_tracin.studies.options import Options
 
@@ -88,7 +89,7 @@ def load(
     if languages is None:
         raise TracInError(f"The languages of {name!r} are not known before it is loaded: name them as --train_languages.")
     return load_hub(
-        str(path) if path.is_dir() else name,
+        str(path.absolute()) if name not in RECIPES and path.is_dir() else name,
         languages,
         split=split,
         columns=_columns(options),

@@ -204,3 +204,18 @@ def test_differing_labels_of_configurations(tmp_path: Path) -> None:
     with pytest.raises(TracInError, match=r"item '1': 'y' in language 'en', 'x' in language 'de'; correct the labels"):
         load_hub(path, ["en", "de"], split="test")
     assert load_hub(path, ["en", "de"], split="test", differing_labels="drop").dataset["text"][:] == ["a", "A"]
+
+
+@pytest.mark.usefixtures("xnli")
+def test_a_copy_of_a_well_known_data_set_is_read_like_it(tmp_path: Path) -> None:
+    dataset = load_hub(str(tmp_path / "xnli"), ["en"], split="test").dataset
+    assert labels(dataset) == ["entailment", "not-entailment", "not-entailment"]
+    assert dataset["text_pair"][:] == ["It is wet.", "A cat.", "He ate fish."]
+
+
+def test_the_hubs_name_of_a_well_known_data_set_is_read_like_the_short_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = data_set(tmp_path / "long-name", en=nli(("A dog.", "A cat.", 2), ("It rains.", "It is wet.", 0)))
+    monkeypatch.setitem(hub.RECIPES, "xnli", dataclasses.replace(hub.RECIPES["xnli"], path=path))  # type: ignore[arg-type]
+    assert labels(load_hub(path, ["en"], split="test").dataset) == ["not-entailment", "entailment"]

@@ -6,6 +6,7 @@ from lightning_tracin.errors import TracInError
 from lightning_tracin.studies.options import Options
 from lightning_tracin.studies.sources import load_split
 from tests.datasets.rows import items, write, write_jsonl
+from tests.datasets.test_hub import data_set, nli
 
 SIZES = {"train_per_language": 4, "probes_per_language": 2, "test_per_language": 2}
 
@@ -133,9 +134,22 @@ def test_an_item_missing_in_a_language_to_probe_is_counted(folder: Path) -> None
 
 
 def test_differing_labels_are_for_the_options_to_say(folder: Path) -> None:
-    write(folder / "train" / "de.tsv", "sentence\tclass\n" + "".join(f"de train {i}\t{1 if i == 4 else i % 2}\n" for i in range(10)))
+    write(
+        folder / "train" / "de.tsv", "sentence\tclass\n" + "".join(f"de train {i}\t{1 if i == 4 else i % 2}\n" for i in range(10))
+    )
     with pytest.raises(TracInError, match=r"the first is item '4': '1' in language 'de', '0' in language 'en'"):
         load_split(file_options(folder))
     account = load_split(file_options(folder, differing_labels="drop"))[1]
     assert "de: 9 samples; dropped 1 with labels that differ between translations" in account
     assert load_split(file_options(folder, differing_labels="keep"))[1].count("10 samples; dropped none") == 3
+
+
+def test_a_copy_of_a_well_known_data_set_is_told_from_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    data_set(tmp_path / "xnli", en=nli(*((f"premise {i}", f"hypothesis {i}", i % 3) for i in range(12))))
+    monkeypatch.chdir(tmp_path)
+    split, _ = load_split(Options(data="./xnli", train_split="test", train_languages=["en"], **SIZES))  # type: ignore[arg-type]
+    assert split.train.features["label"].names == ["entailment", "not-entailment"]
+    assert all(row["text"].split()[1] == row["text_pair"].split()[1] for row in split.train)
