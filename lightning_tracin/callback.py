@@ -55,6 +55,9 @@ class TracInCallback(CallbackBase):
             new probes cost only themselves (`run.add_probes`).
         preconditioner: `"adam"` takes every product under the optimizer's second moments; `"fisher"` shows scores of projected
             features that are whitened (needs `projection_dim`); None neither.
+        mask: a safetensors file, parameter -> 0/1 tensor of its shape (`masks.write_mask`): gradients are compared only where it
+            is 1, so not at all for parameters that it does not name. Where `parameters` is given too, what both choose counts;
+            with `preconditioner="adam"`, gradients are multiplied with both. None = everywhere.
         dry_run: say what the run would cost, and do nothing else: the fit goes on as without the callback.
 
     When a fit ends after steps that no snapshot covers, a last snapshot is taken, so that the ledger covers the whole fit.
@@ -90,6 +93,7 @@ class TracInCallback(CallbackBase):
         language_means: bool = False,
         projection_dim: int | None = None,
         preconditioner: Preconditioner | None = None,
+        mask: str | Path | None = None,
         dry_run: bool = False,
     ) -> None:
         if every_n_epochs is None and every_n_train_steps is None:
@@ -114,6 +118,7 @@ class TracInCallback(CallbackBase):
             language_means=language_means,
             projection_dim=projection_dim,
             preconditioner=preconditioner,
+            mask=None if mask is None else Path(mask),
             dry_run=dry_run,
         )
         self.dirpath = None if dirpath is None else Path(dirpath)

@@ -53,6 +53,7 @@ class Settings(_Record):
     projection_dim: int | None = Field(description="numbers stored of a sample; null = nothing is projected")
     preconditioner: Preconditioner | None = Field(description="of the stored products (adam), or of what is shown (fisher)")
     per_layer: bool = Field(description="whether products are kept by layer")
+    mask: str | None = Field(default=None, description="sha256 of what the mask keeps; null = all elements count")
 
 
 class RunRecord(_Record):
@@ -67,6 +68,7 @@ class RunRecord(_Record):
     added_probes: tuple[Samples, ...] = Field(default=(), description="probes that were added later, in order")
     parameters: int = Field(description="number of scored parameters")
     elements: int = Field(description="number of their elements")
+    kept_elements: int | None = Field(default=None, description="how many of these the mask leaves; null = no mask")
     coverage: dict[str, tuple[int, int]] = Field(description="rule -> parameters and elements that it covers")
     versions: dict[str, str]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -46,6 +47,7 @@ class Options:
     language_means: bool
     projection_dim: int | None
     preconditioner: Preconditioner | None
+    mask: Path | None
     dry_run: bool
 
     def __post_init__(self) -> None:
@@ -76,6 +78,11 @@ class Options:
         if self.preconditioner == "adam" and (self.language_means or self.projection_dim is not None):
             raise TracInError(
                 "preconditioner='adam' scales every element of a gradient, so it goes with exact influence only; leave out "
+                "`language_means` and `projection_dim`."
+            )
+        if self.mask is not None and (self.language_means or self.projection_dim is not None):
+            raise TracInError(
+                f"mask={str(self.mask)!r} chooses elements of a gradient, so it goes with exact influence only; leave out "
                 "`language_means` and `projection_dim`."
             )
 

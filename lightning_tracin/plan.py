@@ -21,6 +21,7 @@ class Plan:
     parameters: int  # number of scored parameters
     elements: int  # number of their elements
     coverage: Mapping[str, tuple[int, int]]  # rule -> parameters and elements that it covers
+    kept: int | None  # how many of these the mask leaves; None: there is no mask
     weights_bytes: int  # of one snapshot on disk
     ingredients_bytes: int  # of one snapshot's ingredients (or features) on disk
     held_bytes: int  # of the probes' gradients in memory, at most
@@ -40,9 +41,13 @@ class Plan:
         return (
             f"TracIn: {len(self.train)} train samples ({_counted(self.train)}) x {len(self.probes)} probes "
             f"({_counted(self.probes)}), scored over {self.elements:,} elements of {self.parameters} parameters (all that were "
-            f"chosen: {by_rule}); {number} snapshots in {folder}, weights {in_words(self.weights_bytes)} and ingredients "
-            f"{in_words(self.ingredients_bytes)} each ({in_words(self.bytes_needed)} {total}){self._described_time()}."
+            f"chosen: {by_rule}){self._described_mask()}; {number} snapshots in {folder}, weights "
+            f"{in_words(self.weights_bytes)} and ingredients {in_words(self.ingredients_bytes)} each "
+            f"({in_words(self.bytes_needed)} {total}){self._described_time()}."
         )
+
+    def _described_mask(self) -> str:
+        return "" if self.kept is None else f", of which the mask leaves {self.kept:,}"
 
     def _described_time(self) -> str:
         if self.seconds is None:

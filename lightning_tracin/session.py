@@ -24,6 +24,7 @@ from lightning_tracin.isolation import isolated_copy, untouched_process
 from lightning_tracin.learning_rates import Recorder, group_of_parameters
 from lightning_tracin.loggers import sinks_for
 from lightning_tracin.losses import SummedLoss, loss_named
+from lightning_tracin.masks import read_mask
 from lightning_tracin.moments import adam_scales, require_second_moments
 from lightning_tracin.options import Options
 from lightning_tracin.parts import parts_of
@@ -71,7 +72,10 @@ class Session:
             )
         if options.preconditioner == "adam":
             require_second_moments(trainer.optimizers)
-        names = options.scored(module)
+        self._mask = None if options.mask is None else read_mask(options.mask)
+        if self._mask is not None:
+            self._mask.require_fits(module)
+        names = self._scored()
         self._trainable = trainable_names(module)
         copy = isolated_copy(module, options.torch_dtype)
         coverage = plan_coverage(copy, names)
@@ -88,6 +92,7 @@ class Session:
             parameters=len(coverage.elements),
             elements=coverage.total,
             coverage=coverage.by_rule,
+            kept=None if self._mask is None else self._mask.elements(names),
             weights_bytes=self._weights_bytes() if options.writes_weights else 0,
             ingredients_bytes=self._ingredients_bytes(len(parts)) if options.when != "never" else 0,
             held_bytes=0,
@@ -95,10 +100,18 @@ class Session:
             snapshots=_expected_snapshots(options, trainer),
         )
         if options.when != "never" or options.dry_run:
-            self._plan = replace(self._plan, **self._cost(Target("the start of the fit", copy, coverage, parts), loss))
+            self._plan = replace(
+                self._plan,
+                **self._cost(Target("the start of the fit", copy, coverage, parts, self._on_both_sides(None, names)), loss),
+            )
         rank_zero_info(self._plan.described(directory.path))
         self._plan.require_disk(directory.path)
         self._sinks = sinks_for(trainer.loggers) if trainer.is_global_zero else []
+
+    def _scored(self) -> frozenset[str]:
+        """Names of the parameters whose gradients are compared now: by the patterns, and by the mask."""
+        names = self._options.scored(self._module)
+        return names if self._mask is None else self._mask.restricted(names)
 
     def _cost(self, target: Target, loss: SummedLoss) -> dict[str, Any]:
         """What one snapshot's pass will hold in memory, and how long it will take: by a few batches, before the fit."""
@@ -139,12 +152,14 @@ class Session:
                     projection_dim=options.projection_dim,
                     preconditioner=options.preconditioner,
                     per_layer=options.per_layer,
+                    mask=None if self._mask is None else self._mask.sha256,
                 ),
                 loss=self._loss,
                 train=known_samples(self.train.table),
                 probes=known_samples(self.probes.table),
                 parameters=self._plan.parameters,
                 elements=self._plan.elements,
+                kept_elements=self._plan.kept,
                 coverage=dict(self._plan.coverage),
                 versions=package_versions(),
             )
@@ -173,10 +188,18 @@ class Session:
     def _scales(self) -> dict[str, Tensor] | None:
         if self._options.preconditioner != "adam":
             return None
-        names = self._options.scored(self._module)
+        names = self._scored()
         return adam_scales(
             self._trainer.optimizers, {name: tensor for name, tensor in self._module.named_parameters() if name in names}
         )
+
+    def _on_both_sides(self, scales: dict[str, Tensor] | None, names: frozenset[str]) -> dict[str, Tensor] | None:
+        """What the gradients of the named parameters are multiplied with: an optimizer's scales, the mask, both or neither."""
+        if self._mask is not None:
+            scales = self._mask.scales(names, scales)
+        if scales is None:
+            return None
+        return {name: scale.to(self._module.device, self._options.torch_dtype) for name, scale in scales.items()}
 
     def keep_unfrozen(self, step: int) -> None:
         """Write the values of parameters that begin to be trained, before their first step: earlier snapshots lack them."""
@@ -190,7 +213,7 @@ class Session:
     def _record(self, recorder: Recorder, index: int, epoch: int) -> SnapshotRecord:
         optimizers = self._trainer.optimizers
         interval = recorder.interval(optimizers)
-        names = self._options.scored(self._module)
+        names = self._scored()
         scored = {name: parameter for name, parameter in self._module.named_parameters() if name in names}
         groups, idle = self._groups(names), len(interval.mean)
         extra = (0.0,) if idle in groups.values() else ()  # the group of parameters that no optimizer moves
@@ -259,10 +282,8 @@ class Session:
             check_gradients(copy, coverage, loss, self.train, self._prepared, "train sample", f"at snapshot {snapshot.name}")
             self._checked = True
         job = self._job(loss, self._memory_budget(copy))
-        if scales is not None:
-            scales = {name: scale.to(copy.device, options.torch_dtype) for name, scale in scales.items()}
         parts = parts_of(snapshot.record.groups, options.per_layer)
-        target = Target(snapshot.name, copy, coverage, parts, scales)
+        target = Target(snapshot.name, copy, coverage, parts, self._on_both_sides(scales, frozenset(parts.of)))
         if options.projection_dim is not None:
             store = self._directory.features(snapshot)
             if trainer.is_global_zero:

@@ -62,8 +62,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     write_bytes(path, safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}))
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, remedy: str = "delete it to have it computed again") -> dict[str, Tensor]:
     """Read a safetensors file.
+
+    Args:
+        path: of the file.
+        remedy: what to do where it is damaged, for the message.
 
     Raises:
         TracInError: the file is missing or damaged.
@@ -73,7 +77,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError as error:
         raise TracInError(f"{path} is missing.") from error
     except safetensors.SafetensorError as error:
-        raise TracInError(f"{path} is damaged ({error}); delete it to have it computed again.") from error
+        raise TracInError(f"{path} is damaged ({error}); {remedy}.") from error
 
 
 def as_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
