@@ -13,8 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_tracin import TracInCallback, TracInError, TracInRun
-from lightning_tracin.masks import read_mask, write_mask
+from lightning_tracin.losses import StepLoss
+from lightning_tracin.masks import head_importance, head_mask, random_heads, read_mask, strongest_heads, write_mask
+from lightning_tracin.samples import SampleSet, from_loader
 from lightning_tracin.snapshots import load_weights
+from lightning_tracin.tables import Columns
 from tests.fits import Classifier, loaders, trainer
 from tests.models import padded
 from tests.oracles import gradient_loop
@@ -209,3 +212,133 @@ def test_mask_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_masks_go_with_exact_influence_only(other: dict[str, Any]) -> None:
     with pytest.raises(TracInError, match=r"mask='m\.safetensors' chooses elements .* leave out `language_means` and `proj"):
         TracInCallback(mask="m.safetensors", **other)
+
+
+def train_samples() -> SampleSet:
+    return from_loader(loaders()[0], Columns(), "train samples")
+
+
+def importance(module: nn.Module, batch_size: int = 7) -> np.ndarray:
+    return head_importance(module, train_samples(), StepLoss(module, "mean"), lambda batch: batch, batch_size)
+
+
+def gated_importance(module: Classifier, layers: int, heads: int) -> np.ndarray:
+    """The mean over samples of the absolute gradient by a gate before each head, one sample at a time."""
+    gates = torch.ones(layers, heads, requires_grad=True)
+    for layer, gate in zip(module.model.roberta.encoder.layer, gates, strict=True):
+        dense = layer.attention.output.dense
+        dense.register_forward_pre_hook(
+            lambda _, args, gate=gate: (args[0] * gate.repeat_interleave(args[0].shape[-1] // heads),)
+        )
+    samples = loaders()[0].dataset.samples
+    each = [torch.autograd.grad(module.model(**padded([one])).loss, gates)[0].abs() for one in samples]
+    return torch.stack(each).double().mean(0).numpy()
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("batch_size", [1, 7, 32])
+@pytest.mark.parametrize("trainable", [True, False])
+def test_importance_is_the_gradient_by_a_gate(attention: str, batch_size: int, trainable: bool) -> None:
+    module = Classifier(attention).eval().requires_grad_(trainable)
+    found = importance(module, batch_size)
+    np.testing.assert_allclose(found, gated_importance(Classifier(attention).eval(), 2, 2), rtol=1e-4)
+    assert not any(part._forward_pre_hooks for part in module.modules())
+
+
+def test_head_mask_has_what_only_the_kept_heads_depend_on() -> None:
+    module = Classifier().eval()
+    kept = np.array([[False, True], [False, False]])
+    mask = head_mask(module, kept)
+    attention = module.model.roberta.encoder.layer[0].attention
+    states = torch.randn(2, 5, 16)
+    context = attention.self(states)[0]
+    context[..., 8:].square().sum().backward()  # of the second head
+    attention.output.dense(context.detach() * torch.tensor([0.0] * 8 + [1.0] * 8)).square().sum().backward()
+    reached = {
+        name: parameter.grad != 0
+        for name, parameter in module.named_parameters()
+        if parameter.grad is not None and not name.endswith(("key.bias", "dense.bias"))  # no softmax sees the key's bias
+    }
+    key_bias = mask.pop(QUERY.replace("query.weight", "key.bias"))
+    assert torch.equal(key_bias, mask[QUERY.replace("weight", "bias")])
+    assert set(mask) == set(reached)
+    assert all(torch.equal(mask[name], reached[name]) for name in mask)
+
+
+def test_influence_within_all_heads_is_that_of_their_parameters(tmp_path: Path) -> None:
+    write_mask(tmp_path / "mask.safetensors", head_mask(Classifier(), np.ones((2, 2), dtype=bool)))
+    masked = fitted(tmp_path / "masked", Classifier(), mask=tmp_path / "mask.safetensors").influence()
+    patterns = [f"*.attention.{part}" for part in ("self.*", "output.dense.weight")]
+    chosen = fitted(tmp_path / "chosen", Classifier(), parameters=patterns).influence()
+    np.testing.assert_allclose(masked.to_numpy(), chosen.to_numpy(), atol=1e-5)
+
+
+def test_strongest_heads_by_hand() -> None:
+    table = np.array([[0.1, 0.4, 0.2], [0.4, 0.0, 0.4]])
+    assert strongest_heads(table, 2).tolist() == [[False, True, False], [True, False, False]]
+    assert strongest_heads(table, 4).tolist() == [[False, True, True], [True, False, True]]
+
+
+def test_random_heads_are_so_many_and_each_as_often_as_another() -> None:
+    draws = np.stack([random_heads((3, 4), 5, seed) for seed in range(2000)])
+    assert (draws.sum((1, 2)) == 5).all()
+    np.testing.assert_allclose(draws.mean(0), 5 / 12, atol=0.05)  # four standard errors
+    assert np.array_equal(random_heads((3, 4), 5, 8), draws[8])
+
+
+class Twice(Classifier):
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Tensor:
+        return self.model(**batch).loss + self.model(**batch).loss
+
+
+class Blind(Classifier):
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Tensor:
+        with torch.no_grad():
+            return self.model(**batch).loss
+
+
+class Broken(Classifier):
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Tensor:
+        factor = torch.where((batch["input_ids"] == 3).any(), float("inf"), 1.0)
+        return self.model(**batch).loss * factor
+
+
+def test_importance_that_cannot_be_told() -> None:
+    for module, message in (
+        (nn.Linear(2, 2), r"no attention heads of BERT's family of transformers \(modules `attention\.self\.query`"),
+        (
+            Twice().eval(),
+            r"calls a layer's attention with \[\[7, \d+, 16\], \[7, \d+, 16\]\] instead of once with \[7, positions, width\]",
+        ),
+        (Blind().eval(), r"does not depend on the attention heads; is it computed under `torch\.no_grad\(\)`"),
+    ):
+        with pytest.raises(TracInError, match=message):
+            importance(module)
+
+
+def test_importance_of_a_sample_whose_gradient_is_not_finite() -> None:
+    samples = train_samples()
+    samples.datasets[0].samples[17]["input_ids"][1] = 3  # a token that no other sample has
+    module = Broken().eval()
+    with pytest.raises(TracInError, match=r"gradient of sample 17 \(language 'ru'\) is not finite"):
+        head_importance(module, samples, StepLoss(module, "mean"), lambda batch: batch, batch_size=1)
+
+
+def test_importance_over_no_samples() -> None:
+    module = Classifier().eval()
+    with pytest.raises(TracInError, match=r"no samples to take the heads' importance over"):
+        head_importance(module, train_samples().take([]), StepLoss(module, "mean"), lambda batch: batch)
+
+
+def test_heads_out_of_range() -> None:
+    uneven = Classifier()
+    uneven.model.roberta.encoder.layer[1].attention.self.num_attention_heads = 4
+    for ask, message in (
+        (lambda: head_mask(Classifier(), np.ones((2, 3), dtype=bool)), r"kept should have shape \[2, 2\] .* but has \[2, 3\]"),
+        (lambda: head_mask(Classifier(), np.zeros((2, 2), dtype=bool)), r"No head is kept"),
+        (lambda: head_mask(uneven, np.ones((2, 2), dtype=bool)), r"different numbers of attention heads \(\[2, 4\]\)"),
+        (lambda: strongest_heads(np.ones((2, 2)), 5), r"count should be between 1 and the number of heads \(4\), but is 5"),
+        (lambda: random_heads((2, 2), 0, seed=0), r"count should be between 1 and the number of heads \(4\), but is 0"),
+    ):
+        with pytest.raises(TracInError, match=message):
+            ask()
