@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from lightning_tracin.report import heat_map
+from lightning_tracin.figures import heat_map
 from lightning_tracin.results import Point, Results
 
 if TYPE_CHECKING:
