@@ -9,10 +9,11 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lightning_tracin.figures import grids
+from lightning_tracin.figures import dots, grids
 from lightning_tracin.figures.drawing import (
     CHANCE,
     INTERVAL,
+    SMALL,
     canvas,
     facts,
     key,
@@ -20,11 +21,15 @@ from lightning_tracin.figures.drawing import (
     letters,
     looks,
     panels,
+    require,
+    span,
     title,
+    top,
 )
 from lightning_tracin.results import Results
 
 PROBES = "probe{} a language"
+_SIGNS = {"positive": "proponents", "negative": "opponents"}
 
 
 def curves(results: Results, languages: Sequence[str] | None = None) -> Figure:
@@ -83,3 +88,49 @@ def heat_map(results: Results) -> Figure:
     grids.coloured(figure, figure.subplots(), lifts, texts, TwoSlopeNorm(vmin=0, vcenter=1, vmax=highest), "lift")
     title(figure, f"Lift ({results.view.described}), all snapshots summed", facts(table, probes=PROBES), "outlined: own language")
     return figure
+
+
+def shares(table: pd.DataFrame, languages: Sequence[str] | None = None) -> Figure:
+    """E3, E4: the share of each train language in the top k, with its interval, beside chance.
+
+    Args:
+        table: as from `reliance.reliance_table`; with a column `score` a panel for each, with a column `sign` one for proponents
+            and one for opponents.
+        languages: all that should keep their colour in several figures, in order.
+
+    Raises:
+        TracInError: the table lacks a column, or has several lines for the same.
+    """
+    split = [name for name in ("score", "sign") if name in table]
+    columns = ("probe_language", "train_language", "share")
+    require(table, [*columns, "chance", "low", "high", "probes"], [*split, *columns[:2]])
+    probes, trains = sorted(table["probe_language"].unique()), sorted(table["train_language"].unique())
+    style = {name: look for name, look in looks(trains, languages).items() if name in trains}
+    names = {name: _group(name, trains, table) for name in probes}
+    parts = [part for _, part in table.groupby(split, sort=False)] if split else [table]
+    figure, axes = panels(
+        len(parts),
+        5 if "sign" not in table else 4,
+        (2.4, dots.height(len(probes), len(trains)) + 0.35),
+        1.2 + letters(names.values()) + letters(trains),
+    )
+    for panel, part in zip(axes, parts, strict=True):
+        dots.grouped(panel, part, columns, names, style, lambda probe, train: probe == train)
+        panel.set_title(", ".join(_SIGNS.get(str(part[name].iloc[0]), str(part[name].iloc[0])) for name in split), fontsize=SMALL)
+    sides = {_SIGNS.get(sign, sign) for sign in table["sign"]} if "sign" in table else {"proponents"}
+    figure.supxlabel(f"share of the {top(table)}{f' {sides.pop()}' if len(sides) == 1 else ''}", fontsize=10)
+    figure.supylabel("probe language", fontsize=10)
+    legend(figure, "train language", {name: key(look) for name, look in style.items()})
+    title(
+        figure,
+        "Reliance by probe language and train language",
+        facts(table),
+        f"filled: own language; {CHANCE}; bars: {INTERVAL} over n probes",
+    )
+    return figure
+
+
+def _group(name: str, trains: Sequence[str], table: pd.DataFrame) -> str:
+    """A probe language as it is written: with its number of probes, and whether it has train samples."""
+    count = f"{name}\nn = {span(table.loc[table['probe_language'] == name, 'probes'])}"
+    return count if name in trains else f"{count}\nzero-shot"
