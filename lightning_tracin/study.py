@@ -11,15 +11,12 @@ import pandas as pd
 
 from lightning_tracin.baselines import lexical, random_scores, representation_similarity, same_label
 from lightning_tracin.errors import TracInError
-from lightning_tracin.experiments.dynamics import change_table
+from lightning_tracin.experiments.dynamics import SIGNIFICANT, change_table
 from lightning_tracin.experiments.reinforcement import ALL, reinforcement_table
 from lightning_tracin.influence import Scores
 from lightning_tracin.reliance import Floats, reliance_table
 from lightning_tracin.results import View
 from lightning_tracin.run import TracInRun
-
-#: A change with a corrected p below this is called one.
-SIGNIFICANT = 0.05
 
 #: What the authors of the study report, in their experiments; never this run's result.
 REPORTED = {

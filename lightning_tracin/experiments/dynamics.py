@@ -27,6 +27,9 @@ COLUMNS = (
     "p_adjusted",
 )
 
+#: A change with a corrected p below this is called one.
+SIGNIFICANT = 0.05
+
 
 def change_table(
     scores: Mapping[int, Scores],

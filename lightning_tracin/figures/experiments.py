@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from lightning_tracin.experiments.dynamics import SIGNIFICANT
 from lightning_tracin.experiments.reinforcement import ALL
 from lightning_tracin.figures import dots, grids
 from lightning_tracin.figures.drawing import (
@@ -28,9 +29,6 @@ from lightning_tracin.figures.drawing import (
     title,
     top,
 )
-
-#: A change with a corrected p below this carries a star.
-SIGNIFICANT = 0.05
 
 _MEASURES = {
     "translations": "translations of what the\nlanguage gave, in the top {k} without it",
