@@ -73,6 +73,17 @@ def lexical(train_texts: Sequence[str], probe_texts: Sequence[str], tokenize: Ca
     return scores
 
 
+def without_ties(scores: Scores, seed: int = 0) -> Scores:
+    """Scores with equal ones in random order: array [train, probes].
+
+    A baseline gives many samples the same score (no word in common, the same label); a rank by position would then favour
+    whatever language stands first in the data.
+    """
+    noise = np.random.default_rng(seed).random(scores.shape)
+    found: Scores = scores + 1e-9 * max(1.0, float(np.abs(scores).max(initial=0.0))) * noise
+    return found
+
+
 def representation_similarity(train: npt.ArrayLike, probes: npt.ArrayLike) -> Scores:
     """Cosine of sentence representations: array [train, probes]; 0 where one of the two is zero.
 

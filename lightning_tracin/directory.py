@@ -101,6 +101,11 @@ class RunDirectory:
         return self.path / "results"
 
     @property
+    def representations(self) -> Path:
+        """Where the fitted model's own sentence representations stand."""
+        return self.results / "representations.safetensors"
+
+    @property
     def holds_run(self) -> bool:
         """Whether there is a run."""
         return self._record.exists()

@@ -110,7 +110,25 @@ def reliance_table(
         that mean is not positive), `probes` how many probes counted.
     """
     languages, values = per_probe(scores, train_languages, k, sign, measure)
-    expected = chance(scores, train_languages, measure)
+    return table_of(languages, values, chance(scores, train_languages, measure), probe_languages, interval)
+
+
+def table_of(
+    languages: Sequence[str],
+    values: Floats,
+    expected: Floats,
+    probe_languages: Sequence[str],
+    interval: Interval | None = None,
+) -> pd.DataFrame:
+    """A reliance table from each probe's values; columns as of `reliance_table`.
+
+    Args:
+        languages: the train languages.
+        values: of each probe, [probes, languages]; NaN where a probe has none.
+        expected: chance, [probes, languages].
+        probe_languages: of each probe.
+        interval: the bootstrap over a language's probes.
+    """
     settings = interval or Interval()
     rows: list[dict[str, Any]] = []
     for probe_language in sorted(set(probe_languages)):

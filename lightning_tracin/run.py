@@ -14,9 +14,10 @@ from lightning_tracin.directory import RunDirectory
 from lightning_tracin.errors import TracInError
 from lightning_tracin.influence import Scores, Sign, Similarity, Weighting, ranked, require_k
 from lightning_tracin.ingredients import Ingredients
-from lightning_tracin.reliance import COLUMNS, Interval, Measure, reliance_table
+from lightning_tracin.reliance import COLUMNS, Floats, Interval, Measure, reliance_table
 from lightning_tracin.scoring import Asked, Scorer, Scoring
 from lightning_tracin.snapshots import Snapshot
+from lightning_tracin.store import read_tensors
 from lightning_tracin.tables import Columns, SampleTable
 from lightning_tracin.whitening import DAMPING, Blocks
 
@@ -203,6 +204,15 @@ class TracInRun:
             raise TracInError(f"There is no probe {probe}; the run has probes 0 to {len(self.queries) - 1}.")
         scores = self._sum(Scoring(similarity, weighting, preconditioner), self._chosen(snapshots))
         return top_table(scores[:, [probe]], self.train, k, sign)[0]
+
+    def representations(self) -> tuple[Floats, Floats]:
+        """The fitted model's own sentence representations, of the train samples and of the probes: [samples, width] each.
+
+        Raises:
+            TracInError: the run has none: it was not attributed, or its module holds no model of transformers.
+        """
+        stored = read_tensors(self._directory.representations)
+        return stored["train"].double().numpy(), stored["probes"].double().numpy()
 
     def add_probes(
         self,

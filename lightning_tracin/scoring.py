@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from cachetools import LRUCache, cached
 
 from lightning_tracin.directory import RunDirectory, RunRecord
 from lightning_tracin.errors import TracInError
@@ -55,6 +55,10 @@ class Scoring:
             raise TracInError(f"damping should be above 0, but is {self.damping}.")
 
 
+#: Bytes of products that are kept: tables ask for every snapshot several times, and whitening takes seconds each time.
+_KEPT = 1 << 30
+
+
 class Scorer:
     """Scores at the snapshots of one run.
 
@@ -66,7 +70,8 @@ class Scorer:
 
     def __init__(self, directory: RunDirectory, record: RunRecord, snapshots: Sequence[Snapshot]) -> None:
         self._directory, self._settings, self._snapshots = directory, record.settings, snapshots
-        self._ingredients = lru_cache(maxsize=2)(self._read)  # reliance of both signs, at one snapshot after the other
+        kept: LRUCache[Any, Ingredients] = LRUCache(_KEPT, getsizeof=lambda one: one.dot.nbytes)
+        self._ingredients = cached(kept)(self._read)
 
     def ingredients(self, snapshot: int, scoring: Scoring, per_layer: bool = False) -> Ingredients:
         """Inner products and norms by optimizer group (or by part: group and layer).

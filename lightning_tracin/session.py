@@ -38,6 +38,7 @@ from lightning_tracin.results import analyse, point
 from lightning_tracin.run import TracInRun
 from lightning_tracin.samples import from_loader
 from lightning_tracin.snapshots import Snapshot, SnapshotRecord, folder_name, load_weights, trainable_names, weights_of
+from lightning_tracin.store import write_tensors
 from lightning_tracin.study import study_of
 from lightning_tracin.work import Job, Target, bytes_of_a_probe, bytes_of_a_query, free_share
 
@@ -268,6 +269,8 @@ class Session:
                 sentence_representations(copy, samples, loss, self._prepared, self._options.batch_size)
                 for samples in (self.train, self.probes)
             )
+        stored = {"train": torch.from_numpy(train).float(), "probes": torch.from_numpy(probes).float()}
+        write_tensors(self._directory.representations, stored)
         return train, probes
 
     def _attribute(

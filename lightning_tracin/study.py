@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lightning_tracin.baselines import lexical, random_scores, representation_similarity, same_label
+from lightning_tracin.baselines import lexical, random_scores, representation_similarity, same_label, without_ties
 from lightning_tracin.errors import TracInError
 from lightning_tracin.experiments.dynamics import SIGNIFICANT, change_table
 from lightning_tracin.experiments.reinforcement import ALL, reinforcement_table
@@ -85,11 +85,12 @@ def study_of(run: TracInRun, view: View, representations: Callable[[], tuple[Flo
         reinforcement = reinforcement_table(scores, run.train, run.probes.language, view.top_k)
     except TracInError as error:
         missing.append(f"reinforcing and complementary samples: {error}")
+    own = compared[compared["score"] == INFLUENCE]
     findings = (
-        *_of_reliance(compared, view.top_k),
-        *(() if changes is None else _of_changes(changes, run, compared, view.top_k)),
-        *(() if reinforcement is None else _of_reinforcement(reinforcement, view.top_k)),
-        *_of_baselines(compared),
+        *findings_of_reliance(own, view.top_k),
+        *(() if changes is None else findings_of_changes(changes, run, own, view.top_k)),
+        *(() if reinforcement is None else findings_of_reinforcement(reinforcement, view.top_k)),
+        *findings_of_baselines(compared, INFLUENCE),
     )
     return Study(compared, changes, reinforcement, findings, tuple(missing))
 
@@ -115,12 +116,12 @@ def _baselines(
         found |= {"same label": signs, **{f"{name} x same label": found[name] * signs for name in similar}}
     except TracInError as error:
         missing.append(f"same label: {error}")
-    return found
+    return {name: without_ties(score) for name, score in found.items()}
 
 
-def _of_reliance(compared: pd.DataFrame, k: int) -> Iterator[str]:
-    mine = compared[compared["score"] == INFLUENCE]
-    for language, lines in mine.groupby("probe_language"):
+def findings_of_reliance(table: pd.DataFrame, k: int) -> Iterator[str]:
+    """What a reliance table says of each probe language's own share, and of the languages it draws on besides."""
+    for language, lines in table.groupby("probe_language"):
         for line in lines[lines["train_language"] == language].to_dict("records"):
             yield (
                 f"{language}: {_part(line['share'])} of the top {k} proponents come from its own language ({_interval(line)}; "
@@ -137,11 +138,12 @@ def _of_reliance(compared: pd.DataFrame, k: int) -> Iterator[str]:
     yield f"Beside this, the authors of the study report {REPORTED['reliance']}."
 
 
-def _of_changes(changes: pd.DataFrame, run: TracInRun, compared: pd.DataFrame, k: int) -> Iterator[str]:
+def findings_of_changes(changes: pd.DataFrame, run: TracInRun, reliance: pd.DataFrame, k: int) -> Iterator[str]:
+    """How each own-language share goes from the first snapshot to the last; chance is taken from the reliance table."""
     first, last = run.snapshots[0], run.snapshots[-1]
     tests = int(changes["p"].notna().sum())
     whole = changes[(changes["before"] == first.index) & (changes["after"] == last.index) & changes["p_adjusted"].notna()]
-    chance = compared[compared["score"] == INFLUENCE].set_index(["probe_language", "train_language"])["chance"]
+    chance = reliance.set_index(["probe_language", "train_language"])["chance"]
     for line in whole[whole["probe_language"] == whole["train_language"]].to_dict("records"):
         language, verb = line["probe_language"], "does not change significantly, going"
         if line["p_adjusted"] < SIGNIFICANT:
@@ -155,7 +157,8 @@ def _of_changes(changes: pd.DataFrame, run: TracInRun, compared: pd.DataFrame, k
     yield f"Beside this, the authors of the study report {REPORTED['changes']}."
 
 
-def _of_reinforcement(table: pd.DataFrame, k: int) -> Iterator[str]:
+def findings_of_reinforcement(table: pd.DataFrame, k: int) -> Iterator[str]:
+    """Whether samples in other languages mostly repeat what stands in the top k in the probe's own."""
     possible = table["chance"] > 0  # zero-shot languages have no translations in their own language
     for line in table[(table["train_language"] == ALL) & table["reinforcing"].notna() & possible].to_dict("records"):
         kind = (
@@ -169,15 +172,13 @@ def _of_reinforcement(table: pd.DataFrame, k: int) -> Iterator[str]:
     yield f"Beside this, the authors of the study report {REPORTED['reinforcement']}."
 
 
-def _of_baselines(compared: pd.DataFrame) -> Iterator[str]:
+def findings_of_baselines(compared: pd.DataFrame, influence: str) -> Iterator[str]:
+    """The mean own-language share by the score that is called influence, beside every other one."""
     own = compared[compared["probe_language"] == compared["train_language"]]
     means = own.groupby("score", sort=False)["share"].mean()
-    if INFLUENCE in means:
-        listed = ", ".join(f"{name} {_part(value)}" for name, value in means.items() if name != INFLUENCE)
-        yield (
-            f"The mean own-language share is {_part(means[INFLUENCE])} by influence; by baselines that look at no gradient: "
-            f"{listed}."
-        )
+    if influence in means:
+        listed = ", ".join(f"{name} {_part(value)}" for name, value in means.items() if name != influence)
+        yield f"The mean own-language share is {_part(means[influence])} by {influence}; by other scores and baselines: {listed}."
 
 
 def _part(value: float) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lightning_tracin import TracInError
-from lightning_tracin.baselines import lexical, random_scores, representation_similarity, same_label, words
+from lightning_tracin.baselines import lexical, random_scores, representation_similarity, same_label, without_ties, words
 
 
 def test_random_scores_are_reproducible_and_differ_by_seed() -> None:
@@ -66,3 +66,12 @@ def test_similarity_of_representations() -> None:
     np.testing.assert_allclose(found, [[0.6, -1], [0, 0]])
     with pytest.raises(TracInError, match="of one width"):
         representation_similarity([[1.0, 2.0]], [[1.0]])
+
+
+def test_equal_scores_come_in_random_order_and_others_stay_apart() -> None:
+    scores = np.asarray([[1.0], [0.0]] * 500)
+    order = np.argsort(-without_ties(scores), axis=0)[:, 0]
+    assert set(order[:500]) == set(range(0, 1000, 2))
+    assert 400 < order[:100].mean() < 600  # of the whole table, not of its beginning
+    assert not np.array_equal(order, np.argsort(-scores[:, 0], kind="stable"))
+    np.testing.assert_allclose(without_ties(scores), scores, atol=1e-8)

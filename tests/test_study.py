@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 import pytorch_lightning as pl
 
-from lightning_tracin import TracInCallback, TracInError
+from lightning_tracin import TracInCallback, TracInError, TracInRun
+from lightning_tracin.baselines import representation_similarity, without_ties
+from lightning_tracin.reliance import reliance_table
 from lightning_tracin.results import View
 from lightning_tracin.study import study_of
 from lightning_tracin.tables import SampleTable
@@ -107,5 +109,11 @@ def test_a_fit_writes_its_study(tmp_path: Path) -> None:
     assert "<h2>Findings</h2>" in page
     assert "Not computed: BM25: The train samples have no text" in page
     assert {"representations", "random"} < set(compared["score"])
+    run = TracInRun.open(tmp_path / "run")
+    kept = reliance_table(
+        without_ties(representation_similarity(*run.representations())), run.train.language, run.probes.language, 5
+    )
+    of_them = compared[compared["score"] == "representations"]
+    np.testing.assert_allclose(of_them["share"], kept["share"], atol=0.07)  # kept in single precision: ranks may differ
     own = compared.query("score == 'influence' and probe_language == 'en' and train_language == 'en'")["share"].item()
     assert f"en: {own:.2f} of the top 5 proponents come from its own language" in page
