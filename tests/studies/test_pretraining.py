@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import DataCollatorForLanguageModeling, XLMRobertaForMaskedLM
 
 from lightning_tracin.datasets import load_cldr
 from lightning_tracin.errors import TracInError
-from lightning_tracin.studies.classifier import pretrained_model
+from lightning_tracin.studies.classifier import pretrained_model, small_config
 from lightning_tracin.studies.options import Options
-from lightning_tracin.studies.pretraining import pretrain
-from lightning_tracin.studies.text_data import pretrained_tokenizer
+from lightning_tracin.studies.pretraining import MaskedLanguageModel, pretrain
+from lightning_tracin.studies.text_data import pretrained_tokenizer, train_tokenizer
 
 TEXTS = load_cldr(["en", "de"], kinds=["territory"]).dataset["text"][:120]
 OPTIONS = Options(
@@ -45,3 +46,14 @@ def test_no_text_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TracInError, match=r"There is no text to pre-train on\."):
         pretrain(["", " "], OPTIONS, tmp_path / "encoder", progress=False)
     assert not (tmp_path / "encoder").exists()
+
+
+def test_its_loss_is_that_of_transformers() -> None:
+    tokenizer = train_tokenizer(TEXTS, 200, masked=True)
+    model = XLMRobertaForMaskedLM(small_config(tokenizer, OPTIONS)).eval()
+    collate = DataCollatorForLanguageModeling(tokenizer)
+    torch.manual_seed(0)
+    batch = collate([{"input_ids": ids} for ids in tokenizer(TEXTS[:20])["input_ids"]])
+    module = MaskedLanguageModel(model, learning_rate=1e-3)
+    module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    torch.testing.assert_close(module.training_step(batch, 0), model(**batch).loss)
