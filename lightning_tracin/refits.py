@@ -34,12 +34,21 @@ _CHECKED = (5, 3)
 
 @dataclass(frozen=True)
 class Fit:
-    """What a fit needs, built and not yet begun."""
+    """What a fit needs, built and not yet begun.
+
+    Attributes:
+        module: not fitted yet.
+        trainer: that fits it.
+        train: the train samples, shuffled or not; a refit takes its batches without those left out.
+        probes: what the fitted model is asked.
+        validation: what the Trainer validates on, for early stopping; refits that are compared should not stop early.
+    """
 
     module: pl.LightningModule
     trainer: pl.Trainer
     train: DataLoader[Any]
     probes: DataLoader[Any]
+    validation: DataLoader[Any] | None = None
 
 
 #: Builds a fit anew. It is called after the seed is set, so what it draws is the same each time.
@@ -190,7 +199,7 @@ def fit_on(fit: Fit, members: Members, seed: int) -> None:
         num_workers=fit.train.num_workers,
     )
     torch.manual_seed(seed)  # dropout does not depend on what the factory drew
-    fit.trainer.fit(fit.module, loader)
+    fit.trainer.fit(fit.module, loader, fit.validation)
 
 
 @torch.no_grad()

@@ -116,6 +116,7 @@ class TextDataModule(pl.LightningDataModule):
         self.train, self.probes, self.test = (
             encode(part, tokenizer, max_length) for part in (split.train, split.probes, split.test)
         )
+        self.extra = encode(split.extra, tokenizer, max_length) if len(split.extra) else self.train.select([])
         self.batch_size = batch_size
         self.collate = DataCollatorWithPadding(tokenizer)
 

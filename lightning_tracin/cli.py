@@ -1,0 +1,87 @@
+"""The command line: `lightning-tracin study CONFIG.yaml`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonargparse import ArgumentParser, Namespace
+
+from lightning_tracin.errors import TracInError
+
+if TYPE_CHECKING:  # slow to import, and not needed to say how the command is used
+    from lightning_tracin.studies.settings import Settings
+
+_USAGE = "lightning-tracin study CONFIG.yaml [--name VALUE ...]"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; an error that a user can mend is one sentence and no traceback."""
+    try:
+        _run(list(sys.argv[1:] if arguments is None else arguments))
+    except TracInError as error:
+        raise SystemExit(f"Error: {error}") from error
+
+
+def settings_from(path: Path, *overrides: str) -> Settings:
+    """A study's settings from a YAML file.
+
+    Args:
+        path: of the file.
+        overrides: such as `--seeds=2` or `--fit.data_dir=FOLDER`, which take the place of what the file says.
+
+    Raises:
+        TracInError: a value is not possible. An unknown name ends the program with a message, as in every command line.
+    """
+    if not path.is_file():
+        raise TracInError(f"There is no file {path}; ready settings are in examples/configs of the project.")
+    parser = _study_parser()
+    parsed = parser.instantiate_classes(parser.parse_args([f"--config={path}", *overrides]))
+    return _settings(parsed)
+
+
+def _run(arguments: list[str]) -> None:
+    study = _study_parser()
+    parser = ArgumentParser(prog="lightning-tracin", description="Which languages' training data a multilingual model relies on.")
+    commands = parser.add_subcommands(required=True)
+    commands.add_subcommand("study", study, help=f"a whole study from one file: {_USAGE}")
+    if len(arguments) > 1 and arguments[0] == "study" and not arguments[1].startswith("-"):
+        _study(settings_from(Path(arguments[1]), *arguments[2:]))
+        return
+    parsed = parser.parse_args(arguments)
+    _study(_settings(study.instantiate_classes(parsed.study)))
+
+
+def _study_parser() -> ArgumentParser:
+    from lightning_tracin.studies.settings import Settings
+
+    parser = ArgumentParser(prog="lightning-tracin study", description="Run a whole study; what is done is not done again.")
+    parser.add_argument("--config", action="config", help="a YAML file of settings; what stands behind it overrides it")
+    parser.add_class_arguments(Settings, fail_untyped=True)
+    return parser
+
+
+def _settings(parsed: Namespace) -> Settings:
+    from lightning_tracin.studies.settings import Settings
+
+    values = vars(parsed)
+    values.pop("config", None)
+    return Settings(**values)
+
+
+def _study(settings: Settings) -> None:
+    from lightning_tracin.studies.logging import log_to_wandb
+    from lightning_tracin.studies.page import write_page
+    from lightning_tracin.studies.runner import run_study
+
+    outcome = run_study(settings)
+    page = write_page(outcome)
+    for section in outcome.sections:
+        print(f"\n{section.title}")
+        for finding in section.findings:
+            print(f"  {finding}")
+    print(f"\nPage: {page}")
+    if settings.wandb_mode != "disabled":
+        print(f"W&B run: {log_to_wandb(outcome)}")

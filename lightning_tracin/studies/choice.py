@@ -1,0 +1,53 @@
+"""Which of the candidates are the probes: those that the fitted models get right, the same items in every language."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from lightning_tracin.errors import TracInError
+
+
+def choose_probes(languages: Sequence[str], items: Sequence[str], correct: npt.ArrayLike, per_language: int) -> tuple[int, ...]:
+    """The first candidates of each language that every fit gets right.
+
+    Where all languages have the same items, an item is taken if it is right in all of them, so that probes stay parallel.
+
+    Args:
+        languages: of each candidate.
+        items: of each candidate.
+        correct: whether a fit gets a candidate right, [fits, candidates].
+        per_language: how many are asked for.
+
+    Returns:
+        Positions of the chosen candidates, in the candidates' order.
+
+    Raises:
+        TracInError: a language has fewer.
+    """
+    right = np.asarray(correct, dtype=np.bool_)
+    if right.ndim != 2 or right.shape[1] != len(languages):
+        raise TracInError(f"correct {right.shape} should be [fits, candidates] for {len(languages)} candidates.")
+    everywhere = [bool(column.all()) for column in right.T]
+    by_language = {
+        language: [i for i, other in enumerate(languages) if other == language] for language in dict.fromkeys(languages)
+    }
+    parallel = len({frozenset(items[i] for i in places) for places in by_language.values()}) == 1
+    if parallel:
+        wrong = {items[i] for i in range(len(items)) if not everywhere[i]}
+        everywhere = [item not in wrong for item in items]
+    chosen: list[int] = []
+    for language, places in by_language.items():
+        usable = [i for i in places if everywhere[i]]
+        if len(usable) < per_language:
+            inside = " in every language" if parallel else ""
+            raise TracInError(
+                f"Language {language!r} has {len(usable)} of {len(places)} candidates that all {len(right)} fits get "
+                f"right{inside}, "
+                f"but {per_language} probes are asked for: ask for fewer probes_per_language, give more candidates_per_language, "
+                "or set correct_probes to false."
+            )
+        chosen += usable[:per_language]
+    return tuple(sorted(chosen))

@@ -1,0 +1,158 @@
+"""From options to a fit that has not begun: the same data, first weights and schedule whenever it is asked for."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytorch_lightning as pl
+import torch
+from datasets import Dataset, concatenate_datasets
+from pytorch_lightning.callbacks import EarlyStopping
+from torch.utils.data import DataLoader
+
+from lightning_tracin.datasets import Split
+from lightning_tracin.errors import TracInError
+from lightning_tracin.refits import Fit
+from lightning_tracin.studies.classifier import Classifier, tokenizer_and_model
+from lightning_tracin.studies.options import Options
+from lightning_tracin.studies.sources import load_split
+from lightning_tracin.studies.text_data import TextDataModule
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What the train samples are, beside those that every fit has.
+
+    Attributes:
+        without: a train language that is left out, so that it is zero-shot.
+        more: a train language of which samples are added.
+        per_cent: how many, as a part of its own.
+    """
+
+    without: str | None = None
+    more: str | None = None
+    per_cent: int = 0
+
+    @property
+    def name(self) -> str:
+        """As it stands in the names of run directories."""
+        if self.without is not None:
+            return f"-without-{self.without}"
+        return "" if self.more is None else f"-{self.more}+{self.per_cent}"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a fit depends on but its seed, in plain types: it is sent to other processes.
+
+    Attributes:
+        options: data, model and schedule; `probes_per_language` counts candidates here.
+        extra: further train samples of each language that are at hand.
+        chosen: which of the candidates are the probes; None takes all.
+        variant: of the train samples.
+        stop_after: epochs after which the fit stops though its schedule goes on; None lets it run to its end.
+        patience: epochs without a better loss on the test samples after which it stops.
+    """
+
+    options: Options
+    extra: int = 0
+    chosen: tuple[int, ...] | None = None
+    variant: Variant = Variant()
+    stop_after: int | None = None
+    patience: int | None = None
+
+
+class StopAfter(pl.Callback):
+    """Ends a fit after some epochs, without a change of its schedule."""
+
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Ask the Trainer to stop where it is time."""
+        if trainer.current_epoch + 1 >= self._epochs:
+            trainer.should_stop = True
+
+
+def build(recipe: Recipe) -> Fit:
+    """A fit of a classifier; its first weights depend on the seed that is set, not on the variant.
+
+    Raises:
+        TracInError: data or model cannot be had, or the variant does not go with the data.
+    """
+    quiet()
+    options = recipe.options
+    if options.threads or options.model == "small" or Path(options.model).is_dir():
+        torch.set_num_threads(options.threads or 1)
+    data, split = prepared(options, recipe.extra)
+    _, model = tokenizer_and_model(options, split)
+    module = Classifier(model, learning_rate=options.learning_rate, warmup=options.warmup, weight_decay=options.weight_decay)
+    callbacks: list[pl.Callback] = []
+    if recipe.stop_after is not None:
+        callbacks.append(StopAfter(recipe.stop_after))
+    validation = None
+    if recipe.patience is not None:
+        callbacks.append(EarlyStopping("val_loss", patience=recipe.patience))
+        validation = data.predict_dataloader()
+    trainer = pl.Trainer(
+        max_epochs=options.epochs,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    probes = data.probes if recipe.chosen is None else data.probes.select(recipe.chosen)
+    loader = _loader(data, _train_samples(data, recipe), shuffle=True)
+    return Fit(module, trainer, loader, _loader(data, probes), validation)
+
+
+def _loader(data: TextDataModule, samples: Dataset, shuffle: bool = False) -> DataLoader[Any]:
+    return DataLoader(samples, batch_size=data.batch_size, shuffle=shuffle, collate_fn=data.collate)
+
+
+def _train_samples(data: TextDataModule, recipe: Recipe) -> Dataset:
+    variant = recipe.variant
+    languages = data.train.with_format(None)["language"][:]
+    if variant.without is not None:
+        return data.train.select([i for i, language in enumerate(languages) if language != variant.without])
+    if variant.more is None:
+        return data.train
+    count = round(variant.per_cent / 100 * languages.count(variant.more))
+    here = [i for i, language in enumerate(data.extra.with_format(None)["language"]) if language == variant.more]
+    if count > len(here):
+        raise TracInError(
+            f"{variant.per_cent} % more {variant.more!r} are {count} samples, but there are {len(here)} further ones."
+        )
+    more: Dataset = concatenate_datasets([data.train, data.extra.select(here[:count])])
+    more.set_format(**data.train.format)
+    return more
+
+
+def prepared(options: Options, extra: int) -> tuple[TextDataModule, Split]:
+    """The samples as batches, and as text; kept for the next fit of this process."""
+    return _prepared(json.dumps(asdict(options)), extra)
+
+
+@lru_cache(maxsize=2)
+def _prepared(options: str, extra: int) -> tuple[TextDataModule, Split]:
+    chosen = Options(**json.loads(options))
+    split, _ = load_split(chosen, extra=extra)
+    with torch.random.fork_rng(devices=[]):
+        tokenizer, _ = tokenizer_and_model(chosen, split)
+    return TextDataModule(split, tokenizer, batch_size=chosen.batch_size, max_length=chosen.max_length), split
+
+
+def quiet() -> None:
+    """Nothing of the libraries' own on the terminal: a study shows bars of its own."""
+    datasets.disable_progress_bars()
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "transformers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")

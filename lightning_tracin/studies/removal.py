@@ -1,0 +1,159 @@
+"""E2: what removing the strongest train samples does, score by score, and the area under it (AUC-DEL).
+
+The probes of one label share a removal: proponents of one label are opponents of another, so that a sum over all probes would
+cancel what is to be removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from lightning_tracin import figures
+from lightning_tracin.counterfactual import Members
+from lightning_tracin.experiments.removal import area_by_deletion, removal_table, without_random, without_top
+from lightning_tracin.influence import Sign
+from lightning_tracin.reliance import Floats, Interval, bootstrap_mean
+from lightning_tracin.studies.ground import Ground
+from lightning_tracin.studies.sections import Section
+
+RANDOM = "random samples"
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What is taken away by one rule."""
+
+    score: str
+    sign: Sign
+
+    @property
+    def name(self) -> str:
+        """As it stands in tables."""
+        return f"{self.score}, {'proponents' if self.sign == 'positive' else 'opponents'}"
+
+
+def members(ground: Ground, seed: int) -> Members:
+    """Which train samples the refits of a seed may see: [fits, train]."""
+    if seed >= ground.settings.removal_seeds:
+        return np.zeros((0, len(ground.train)), dtype=np.bool_)
+    lines = [np.ones((1, len(ground.train)), dtype=np.bool_)]
+    for removed, ks in _plan(ground):
+        for k in ks:
+            lines += [kept[None, :] for kept, _ in _groups(ground, removed, k, seed)]
+    for k in ground.settings.ks:
+        lines.append(without_random(len(ground.train), k, ground.settings.draws, seed))
+    return np.concatenate(lines)
+
+
+def _plan(ground: Ground) -> Iterator[tuple[Removed, list[int]]]:
+    """Every rule with the sizes it is made at; opponents by the study's own score only."""
+    settings = ground.settings
+    for name in [*settings.scores, *settings.baselines]:
+        if name != "random":
+            yield (
+                Removed(name, "positive"),
+                settings.ks if name in (ground.main, *settings.removal_scores) else common(settings.ks),
+            )
+    yield Removed(ground.main, "negative"), settings.ks
+
+
+def common(ks: Sequence[int]) -> list[int]:
+    """At how many removed samples every score is looked at, by which areas are compared: every second k, the last one always."""
+    return list(ks[::-2][::-1])
+
+
+def _groups(ground: Ground, removed: Removed, k: int, seed: int) -> list[tuple[Members, Members]]:
+    """For each label of the probes: which train samples stay [train], and which probes are asked [probes]."""
+    scores, labels = ground.scores(seed)[removed.score], np.asarray([str(label) for label in ground.probes.label])
+    asked = [labels == label for label in sorted(set(labels))]
+    return [(without_top(scores[:, probes], k, removed.sign), probes) for probes in asked]
+
+
+def section(ground: Ground) -> Section:
+    """The removal curves and areas. Probabilities are averaged over seeds, so that a probe counts once."""
+    settings = ground.settings
+    seeds = range(settings.removal_seeds)
+    whole = np.ones((1, len(ground.train)), dtype=np.bool_)
+    base = np.mean([_probability(ground, whole, seed)[0] for seed in seeds], axis=0)
+    at_random = {
+        k: np.mean(
+            [_probability(ground, without_random(len(ground.train), k, settings.draws, seed), seed) for seed in seeds], axis=0
+        )
+        for k in settings.ks
+    }
+    curves, areas = [], []
+    some = common(settings.ks)
+    for removed, ks in _plan(ground):
+        now = {k: np.mean([_asked(ground, removed, k, seed) for seed in seeds], axis=0) for k in ks}
+        if len(ks) == len(settings.ks):
+            curves.append(removal_table(base, now, at_random).assign(removed=removed.name))
+        areas.append(_area(removed.name, ground, some, [now[k] - base for k in some]))
+    areas.append(_area(RANDOM, ground, some, [at_random[k].mean(0) - base for k in some]))
+    table, area = pd.concat(curves, ignore_index=True), pd.DataFrame(areas)
+    return Section(
+        "removal",
+        "E2: removing what influence names",
+        f"Fitted again without the k train samples (of {len(ground.train)}) that a score puts first for the probes of a label, "
+        f"summed; {len(base)} probes, whose mean probability of the correct class is {base.mean():.3f}; probabilities are means "
+        f"over {settings.removal_seeds} seed(s). `drop` is the mean relative loss of probability, `excess` what it is above that "
+        f"of {settings.draws} random removals of each size and seed, with 95 % intervals over probes; p is one-sided (Wilcoxon). "
+        f"AUC-DEL: area under the change of probability over the removed part of the train set, at k = {_listed(some)}; "
+        "negative where what was removed had supported the probes.",
+        (*_of_curves(table), *_of_areas(area)),
+        {"curve": table, "areas": area},
+        {"curve": figures.removal_curve(table), "areas": figures.deletion_areas(area)},
+    )
+
+
+def _probability(ground: Ground, kept: Members, seed: int) -> Floats:
+    """Probability of each probe's correct class under each fit: [fits, probes]."""
+    found: Floats = np.exp(-ground.refits(seed).losses(kept, seed))
+    return found
+
+
+def _asked(ground: Ground, removed: Removed, k: int, seed: int) -> Floats:
+    """Each probe's probability under the fit without what was removed for its label: [probes]."""
+    found = np.full(len(ground.probes), np.nan)
+    for kept, probes in _groups(ground, removed, k, seed):
+        found[probes] = _probability(ground, kept[None, :], seed)[0][probes]
+    return found
+
+
+def _area(name: str, ground: Ground, ks: Sequence[int], changes: Sequence[Floats]) -> dict[str, float | str | int]:
+    values = area_by_deletion([k / len(ground.train) for k in ks], np.stack(changes))
+    low, high = bootstrap_mean(values[:, None], Interval())
+    return {"removed": name, "area": float(values.mean()), "low": low[0], "high": high[0], "probes": len(values)}
+
+
+def _of_curves(table: pd.DataFrame) -> Iterator[str]:
+    for name, lines in table.groupby("removed", sort=False):
+        above = lines.loc[lines["excess_low"] > 0, "k"].tolist()
+        below = lines.loc[lines["excess_high"] < 0, "k"].tolist()
+        said = [f"lowers the probability more than random removals at {_at(above, lines)}"] if above else []
+        said += [f"lowers it less at {_at(below, lines)}"] if below else []
+        last = lines.iloc[-1]
+        yield (
+            f"Removing {name}: {'; '.join(said) or 'at no k different from random removals'} (k = {last['k']}: excess "
+            f"{last['excess']:+.3f} [{last['excess_low']:+.3f}, {last['excess_high']:+.3f}], p = {last['p']:.2g})."
+        )
+
+
+def _of_areas(table: pd.DataFrame) -> Iterator[str]:
+    order = table.sort_values("area")
+    best = order.iloc[0]
+    yield (
+        f"By AUC-DEL, removing {best['removed']} hurts most ({best['area']:.5f} [{best['low']:.5f}, {best['high']:.5f}]); in "
+        f"order: {', '.join(f'{name} {area:.5f}' for name, area in zip(order['removed'], order['area'], strict=True))}."
+    )
+
+
+def _at(some: Sequence[int], lines: pd.DataFrame) -> str:
+    return "every k" if len(some) == len(lines) else f"k = {_listed(some)}"
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))

@@ -1,0 +1,279 @@
+"""A whole study, step by step; what is done is not done again.
+
+`output/name/` holds `study.json` (the settings), `encoder/` (where one is pre-trained), `first/` (what the fit of each seed says
+of candidates and test samples), `probes.json` (which candidates are the probes), `runs/` (run directories; one is complete when
+its `.done` stands beside it), `refits/` (what each refit says of the probes), `masks/`, and `results/`, written anew each time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lightning_tracin.errors import TracInError
+from lightning_tracin.parallel import run_all
+from lightning_tracin.results import View
+from lightning_tracin.run import TracInRun
+from lightning_tracin.store import write_bytes
+from lightning_tracin.studies import lds, left_out, reliance, removal, subnetworks, variants
+from lightning_tracin.studies.choice import choose_probes
+from lightning_tracin.studies.fits import Recipe, quiet
+from lightning_tracin.studies.ground import Ground
+from lightning_tracin.studies.options import Options
+from lightning_tracin.studies.pretraining import pretrain
+from lightning_tracin.studies.sections import Section
+from lightning_tracin.studies.settings import Settings
+from lightning_tracin.studies.sources import load_split
+from lightning_tracin.studies.text_data import texts_of
+from lightning_tracin.studies.work import First, first_fit, read_first
+
+#: Settings that change nothing of what is found, so that a study may be taken up with others.
+_FREE = ("output", "workers", "wandb_mode")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a study found.
+
+    Attributes:
+        settings: of the study.
+        folder: where it stands.
+        account: the data, and the rows that were left out.
+        accuracy: of the fits on all train samples, by language and part.
+        sections: one an experiment.
+        run: of the first seed, for the study's own score.
+        view: that score.
+        summary: what was fitted, in a paragraph.
+    """
+
+    settings: Settings
+    folder: Path
+    account: str
+    accuracy: pd.DataFrame
+    sections: tuple[Section, ...]
+    run: TracInRun
+    view: View
+    summary: str
+
+
+def run_study(settings: Settings, progress: bool = True, say: Callable[[str], None] = print) -> Outcome:
+    """Run what is missing of a study, and analyse it.
+
+    Raises:
+        TracInError: the folder holds a study with other settings, or data, model or a setting are not as they should be.
+    """
+    quiet()
+    folder = Path(settings.output) / settings.name
+    take_up(settings, folder)
+    recipe, account = _material(settings, folder, progress, say)
+    firsts = _first_fits(settings, folder, recipe, progress, say)
+    recipe = replace(recipe, chosen=_probes(settings, recipe.options, folder, firsts), patience=None)
+    ground = Ground(settings, folder, recipe, [first.epochs for first in firsts], progress)
+    for description, step in _steps(ground):
+        say(description)
+        step()
+    say("Tables and figures")
+    sections = tuple(section for section in _sections(ground) if section is not None)
+    accuracy, run = _accuracy(recipe, firsts), ground.main_run(0)
+    return Outcome(settings, folder, account, accuracy, sections, run, ground.view, _summary(settings, accuracy, run, firsts))
+
+
+def _summary(settings: Settings, accuracy: pd.DataFrame, run: TracInRun, firsts: list[First]) -> str:
+    """What was fitted, in a paragraph."""
+    fit, test = settings.fit, accuracy[accuracy["part"] == "test"]
+    epochs = sorted({first.epochs for first in firsts})
+    model = f"{fit.layers} layer(s) of width {fit.hidden_size}" if fit.model == "small" else fit.model
+    if fit.pretraining_epochs:
+        model += f", pre-trained by masked language modelling for {fit.pretraining_epochs} epochs on the data's own texts,"
+    mean, chance = (np.average(test[name], weights=test["samples"]) for name in ("accuracy", "majority"))
+    kept = "that the fits of all seeds get right" if settings.correct_probes else "not chosen by what the fits say of them"
+    return (
+        f"{len(run.train):,} train samples in {', '.join(run.train.counts())}; {len(run.probes):,} probes {kept}, in "
+        f"{', '.join(run.probes.counts())}. Model: {model} fine-tuned for {' or '.join(map(str, epochs))} epochs in batches of "
+        f"{fit.batch_size} at a learning rate of {fit.learning_rate:g}; {settings.seeds} seed(s). Accuracy on test samples: "
+        f"{mean:.3f}, where the most frequent label has {chance:.3f}. Influence: {settings.scores[0]}, summed over "
+        f"{len(run.snapshots)} snapshots."
+    )
+
+
+def take_up(settings: Settings, folder: Path) -> None:
+    """Begin a study, or go on with one of the same settings.
+
+    Raises:
+        TracInError: the folder holds a study with other settings; the message names the first that differs.
+    """
+    record = folder / "study.json"
+    mine = {name: value for name, value in dataclasses.asdict(settings).items() if name not in _FREE}
+    mine["extra train samples of a language"] = _extra(settings)
+    if record.exists():
+        theirs = json.loads(record.read_text())
+        flat, other = _flat(json.loads(json.dumps(mine))), _flat(theirs)
+        differing = sorted(name for name in flat.keys() | other.keys() if flat.get(name) != other.get(name))
+        differing = [name for name in differing if not _addable(name)]
+        if differing:
+            name = differing[0]
+            raise TracInError(
+                f"{folder} holds a study with {name}={other.get(name)!r}, but {flat.get(name)!r} is asked for: give the study "
+                "another name, or delete the folder."
+            )
+    write_bytes(record, json.dumps(mine, indent=1).encode())
+
+
+def _flat(settings: dict[str, object]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict) and name == "fit":
+            found |= {f"{name}.{part}": one for part, one in value.items()}
+        else:
+            found[name] = value
+    return found
+
+
+def _addable(name: str) -> bool:
+    """Whether a study may be taken up with another value: what was fitted for the old one stays right."""
+    return name in {
+        "experiments",
+        "scores",
+        "baselines",
+        "ks",
+        "draws",
+        "removal_seeds",
+        "removal_scores",
+        "subsets",
+        "variant_seeds",
+        "zero_shot",
+        "imbalance",
+    }
+
+
+def _material(settings: Settings, folder: Path, progress: bool, say: Callable[[str], None]) -> tuple[Recipe, str]:
+    """The recipe of all fits, with every candidate as a probe; pre-trains where that is asked for."""
+    candidates = settings.candidates_per_language or settings.fit.probes_per_language
+    options = replace(settings.fit, probes_per_language=candidates, wandb_mode="disabled", output=None)
+    extra = _extra(settings)
+    split, account = load_split(options, extra=extra)
+    say(f"Data: {account}")
+    if options.pretraining_epochs:
+        if options.model != "small":
+            raise TracInError(
+                f"pretraining_epochs={options.pretraining_epochs} is for a small model, but the model is {options.model!r}; "
+                f"leave "
+                "one of the two out."
+            )
+        say("Encoder")
+        parts = (split.train, split.probes, split.test, split.extra)
+        pretrain([text for part in parts for text in texts_of(part)], options, folder / "encoder", progress=progress)
+        options = replace(options, model=str((folder / "encoder").resolve()), pretraining_epochs=0)
+    return Recipe(options, extra=extra, patience=settings.patience), account
+
+
+def _extra(settings: Settings) -> int:
+    """Further train samples of each language that the study needs."""
+    amount = max(settings.amounts, default=0) if "imbalance" in settings.experiments else 0
+    return -(-amount * settings.fit.train_per_language // 100)
+
+
+def _first_fits(settings: Settings, folder: Path, recipe: Recipe, progress: bool, say: Callable[[str], None]) -> list[First]:
+    say("Fits on all train samples")
+    paths = [folder / "first" / f"seed{seed}.safetensors" for seed in range(settings.seeds)]
+    jobs = [(recipe, seed, path) for seed, path in enumerate(paths) if not path.exists()]
+    run_all(first_fit, jobs, settings.processes, "fits", progress)
+    return [read_first(path) for path in paths]
+
+
+def _probes(settings: Settings, options: Options, folder: Path, firsts: list[First]) -> tuple[int, ...]:
+    """Which of the candidates are the probes; kept, so that a study that is taken up has the same."""
+    path = folder / "probes.json"
+    if path.exists():
+        return tuple(json.loads(path.read_text())["chosen"])
+    split, _ = load_split(options)
+    candidates = split.probes.with_format(None)
+    correct = np.stack([first.correct for first in firsts])
+    if not settings.correct_probes:
+        correct = np.ones_like(correct)
+    chosen = choose_probes(candidates["language"][:], candidates["item"][:], correct, settings.fit.probes_per_language)
+    write_bytes(path, json.dumps({"candidates": len(candidates), "chosen": chosen}).encode())
+    return chosen
+
+
+def _steps(ground: Ground) -> Iterator[tuple[str, Callable[[], object]]]:
+    """What has to be fitted, in order."""
+    wanted = ground.settings.experiments
+    yield "Influence on the probes", lambda: ground.complete(ground.basic())
+    if "zero_shot" in wanted:
+        yield "E7: fits without a language", lambda: ground.complete(variants.zero_shot_runs(ground))
+    if "imbalance" in wanted:
+        yield "E8: fits with more of a language", lambda: ground.complete(variants.imbalance_runs(ground))
+    if "masks" in wanted:
+        yield "E9: fits with masked influence", lambda: ground.complete(subnetworks.runs(ground))
+    if {"removal", "left_out", "lds"} & set(wanted):
+        for seed in ground.seeds:
+            yield f"Refits of seed {seed}", lambda seed=seed: _refit(ground, seed)  # type: ignore[misc]
+
+
+def _refit(ground: Ground, seed: int) -> None:
+    """All refits of a seed at once, so that every worker has work."""
+    wanted, lines = ground.settings.experiments, [np.zeros((0, len(ground.train)), dtype=np.bool_)]
+    if "left_out" in wanted:
+        lines.append(left_out.members(ground))
+    if "removal" in wanted:
+        lines.append(removal.members(ground, seed))
+    if "lds" in wanted and seed == 0:
+        lines.append(lds.members(ground))
+    members = np.concatenate(lines)
+    if len(members):
+        ground.refits(seed).losses(members, seed)
+
+
+def _sections(ground: Ground) -> Iterator[Section | None]:
+    wanted = ground.settings.experiments
+    yield reliance.by_eye(ground)
+    yield reliance.shares(ground)
+    yield reliance.reinforcement(ground)
+    yield reliance.changes(ground)
+    for name, section in (
+        ("zero_shot", variants.zero_shot),
+        ("imbalance", variants.imbalance),
+        ("masks", subnetworks.section),
+        ("removal", removal.section),
+        ("left_out", left_out.section),
+        ("lds", lds.section),
+    ):
+        if name in wanted:
+            yield section(ground)
+
+
+def _accuracy(recipe: Recipe, firsts: list[First]) -> pd.DataFrame:
+    """How often the fits are right on train, candidate and test samples, and the most frequent train label is."""
+    split, _ = load_split(recipe.options, extra=recipe.extra)
+    majority = pd.Series(split.train.with_format(None)["label"][:]).mode().iloc[0]
+    rows = []
+    for part, samples, right in (
+        ("train", split.train, [first.train for first in firsts]),
+        ("candidates", split.probes, [first.correct for first in firsts]),
+        ("test", split.test, [first.test for first in firsts]),
+    ):
+        languages, labels = (np.asarray(samples.with_format(None)[name][:]) for name in ("language", "label"))
+        for language in dict.fromkeys(languages):
+            mine = languages == language
+            by_seed = np.stack(right)[:, mine].mean(1)
+            rows.append(
+                {
+                    "part": part,
+                    "language": str(language),
+                    "accuracy": float(by_seed.mean()),
+                    "lowest": float(by_seed.min()),
+                    "highest": float(by_seed.max()),
+                    "majority": float((labels[mine] == majority).mean()),
+                    "samples": int(mine.sum()),
+                    "seeds": len(by_seed),
+                }
+            )
+    found: pd.DataFrame = pd.DataFrame(rows)
+    return found

@@ -1,0 +1,114 @@
+"""What can be asked of a study: every setting, its default and its meaning."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Literal, get_args
+
+from lightning_tracin.errors import TracInError
+from lightning_tracin.studies.options import Options
+from lightning_tracin.studies.scores import BASELINES, SCORES
+
+Experiment = Literal["removal", "left_out", "lds", "zero_shot", "imbalance", "masks"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Run a study: which languages' train samples does a fine-tuned model rely on, and does influence say so rightly?
+
+    Tables of reliance, their changes between epochs, and reinforcing samples (E1, E3 to E6) need no experiment: every study has
+    them, with the baselines.
+
+    Args:
+        name: Of the study; its folder is ``output/name``.
+        fit: Data, model and schedule, as for a single fit.
+        output: Where studies stand.
+        seeds: How many fits from other first weights (of the head, where the model is pre-trained) and in other orders.
+        experiments: What is fitted besides: ``removal`` (E2: refits without the top k), ``left_out`` (refits without each
+            language), ``lds`` (refits on random halves), ``zero_shot`` (E7), ``imbalance`` (E8), ``masks`` (E9).
+        scores: What is compared, the study's own first; it gives the tables.
+        baselines: What needs no gradient, beside them.
+        top_k: How many of a probe's strongest train samples count.
+        correct_probes: Whether only probes that the fits of all seeds get right are kept, as in the study.
+        candidates_per_language: Among how many samples of a language these are looked for.
+        patience: Epochs without a better loss on the test samples after which a fit stops; None lets it go on to its end.
+        ks: How many samples ``removal`` takes away.
+        draws: How many random removals of each size.
+        removal_seeds: On how many of the seeds ``removal`` is made.
+        removal_scores: What is removed by at each k; the others are removed at every second k, for the area only.
+        subsets: How many halves ``lds`` fits on.
+        variant_seeds: On how many of the seeds ``zero_shot``, ``imbalance`` and ``masks`` are made.
+        zero_shot: Which train languages are left out by ``zero_shot``; None takes all.
+        imbalance: Of which train languages ``imbalance`` adds samples; None takes all.
+        amounts: How many per cent it adds.
+        kept_heads: Which part of the attention heads a language's mask keeps.
+        random_masks: How many random masks of the same size stand beside these.
+        projection_dim: Of the whitened scores.
+        workers: Processes that fit at the same time; None takes one for each core.
+        wandb_mode: Where the study's tables and figures go in W&B.
+    """
+
+    name: str
+    fit: Options = dataclasses.field(default_factory=Options)
+    output: str = "runs/studies"
+    seeds: int = 1
+    experiments: list[Experiment] = dataclasses.field(default_factory=list)
+    scores: list[str] = dataclasses.field(
+        default_factory=lambda: ["cosine", "dot product", "dot product x learning rate", "relatif"]
+    )
+    baselines: list[str] = dataclasses.field(default_factory=lambda: list(BASELINES))
+    top_k: int = 100
+    correct_probes: bool = True
+    candidates_per_language: int | None = None
+    patience: int | None = None
+    ks: list[int] = dataclasses.field(default_factory=lambda: [50, 100, 150, 200, 250])
+    draws: int = 3
+    removal_seeds: int = 1
+    removal_scores: list[str] = dataclasses.field(default_factory=lambda: ["cosine", "same label", "BM25 x same label"])
+    subsets: int = 40
+    variant_seeds: int = 1
+    zero_shot: list[str] | None = None
+    imbalance: list[str] | None = None
+    amounts: list[int] = dataclasses.field(default_factory=lambda: [25, 50, 75, 100])
+    kept_heads: float = 0.5
+    random_masks: int = 3
+    projection_dim: int = 4096
+    workers: int | None = 1
+    wandb_mode: Literal["offline", "online", "disabled"] = "offline"
+
+    @property
+    def processes(self) -> int:
+        """How many fits go on at the same time."""
+        return os.cpu_count() or 1 if self.workers is None else self.workers
+
+    def __post_init__(self) -> None:
+        for name, known in (("scores", SCORES), ("baselines", BASELINES), ("removal_scores", [*SCORES, *BASELINES])):
+            unknown = [one for one in getattr(self, name) if one not in known]
+            if unknown:
+                raise TracInError(f"{name} has {unknown[0]!r}, but should have some of: {', '.join(known)}.")
+        unknown = [one for one in self.experiments if one not in get_args(Experiment)]
+        if unknown:
+            raise TracInError(f"experiments has {unknown[0]!r}, but should have some of: {', '.join(get_args(Experiment))}.")
+        if not self.scores:
+            raise TracInError("scores is empty, but the study needs one at least, such as cosine.")
+        outside = [one for one in self.removal_scores if one not in [*self.scores, *self.baselines]]
+        if outside and "removal" in self.experiments:
+            raise TracInError(
+                f"removal_scores has {outside[0]!r}, which is neither among scores nor among baselines; add it there."
+            )
+        for name in ("seeds", "top_k", "draws", "removal_seeds", "variant_seeds", "subsets", "random_masks", "projection_dim"):
+            if getattr(self, name) < 1:
+                raise TracInError(f"{name} should be 1 or more, but is {getattr(self, name)}.")
+        for name in ("removal_seeds", "variant_seeds"):
+            if getattr(self, name) > self.seeds:
+                raise TracInError(f"{name}={getattr(self, name)} is more than seeds={self.seeds}.")
+        if "removal" in self.experiments and (not self.ks or min(self.ks) < 1):
+            raise TracInError(f"ks should be some numbers from 1 on, but is {self.ks}.")
+        if "masks" in self.experiments and SCORES[self.scores[0]].way == "projected":
+            raise TracInError(f"masks go with exact influence only, so the first of scores cannot be {self.scores[0]!r}.")
+        if not 0 < self.kept_heads < 1:
+            raise TracInError(f"kept_heads should be between 0 and 1, but is {self.kept_heads}.")
+        candidates, probes = self.candidates_per_language, self.fit.probes_per_language
+        if candidates is not None and candidates < probes:
+            raise TracInError(f"candidates_per_language={candidates} is less than probes_per_language={probes}.")
