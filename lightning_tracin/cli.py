@@ -38,7 +38,7 @@ def settings_from(path: Path, *overrides: str) -> Settings:
     if not path.is_file():
         raise TracInError(f"There is no file {path}; ready settings are in examples/configs of the project.")
     parser = _study_parser()
-    parsed = parser.instantiate_classes(parser.parse_args([f"--config={path}", *overrides]))
+    parsed = parser.instantiate(parser.parse_args([f"--config={path}", *overrides]))
     return _settings(parsed)
 
 
@@ -51,7 +51,7 @@ def _run(arguments: list[str]) -> None:
         _study(settings_from(Path(arguments[1]), *arguments[2:]))
         return
     parsed = parser.parse_args(arguments)
-    _study(_settings(study.instantiate_classes(parsed.study)))
+    _study(_settings(study.instantiate(parsed.study)))
 
 
 def _study_parser() -> ArgumentParser:

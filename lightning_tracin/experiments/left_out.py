@@ -6,6 +6,7 @@ compared as they are and with row and column means taken out.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
@@ -96,9 +97,9 @@ def agreement_table(
         cells = found.to_numpy()
         centred = doubly_centred(cells)
         pearson = _pearson(centred, truth)
-        shuffled = [_pearson(doubly_centred(generator.permuted(cells, axis=1)), truth) for _ in range(permutations)]
+        shuffled = _permuted_pearson(cells, truth, permutations, generator)
         low, high = _fisher(pearson, (change.shape[0] - 1) * (change.shape[1] - 1))
-        above = (1 + sum(other >= pearson for other in shuffled)) / (1 + permutations) if np.isfinite(pearson) else np.nan
+        above = (1 + (shuffled >= pearson).sum()) / (1 + permutations) if np.isfinite(pearson) else np.nan
         rows.append(
             (
                 name,
@@ -128,6 +129,19 @@ def _pearson(one: Floats, other: Floats) -> float:
     if np.ptp(one) < 1e-12 or np.ptp(other) < 1e-12:
         return np.nan
     return float(stats.pearsonr(one.ravel(), other.ravel()).statistic)
+
+
+def _permuted_pearson(cells: Floats, truth: Floats, permutations: int, generator: np.random.Generator) -> Floats:
+    """Correlations of tables whose train languages are permuted within each probe language: [permutations]."""
+    shuffled = generator.permuted(np.repeat(cells[None], permutations, axis=0), axis=2)
+    rows, columns = shuffled.mean(2, keepdims=True), shuffled.mean(1, keepdims=True)
+    centred = (shuffled - rows - columns + shuffled.mean((1, 2), keepdims=True)).reshape(permutations, -1)
+    if np.ptp(truth) < 1e-12:
+        return np.full(permutations, np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.ConstantInputWarning)  # NaN is the answer there
+        found: Floats = np.asarray(stats.pearsonr(centred, truth.reshape(1, -1), axis=1).statistic)
+    return np.where(np.ptp(centred, axis=1) < 1e-12, np.nan, found)
 
 
 def _ranks(values: Floats) -> Floats:

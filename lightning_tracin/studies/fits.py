@@ -13,6 +13,7 @@ from typing import Any
 import datasets
 import pytorch_lightning as pl
 import torch
+import transformers
 from datasets import Dataset, concatenate_datasets
 from pytorch_lightning.callbacks import EarlyStopping
 from torch.utils.data import DataLoader
@@ -153,6 +154,8 @@ def _prepared(options: str, extra: int) -> tuple[TextDataModule, Split]:
 def quiet() -> None:
     """Nothing of the libraries' own on the terminal: a study shows bars of its own."""
     datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")

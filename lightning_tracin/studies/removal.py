@@ -52,12 +52,13 @@ def members(ground: Ground, seed: int) -> Members:
 def _plan(ground: Ground) -> Iterator[tuple[Removed, list[int]]]:
     """Every rule with the sizes it is made at; opponents by the study's own score only."""
     settings = ground.settings
+    every = {ground.main, *settings.removal_scores}
+    some = [*settings.scores, *settings.baselines] if settings.area_scores is None else settings.area_scores
     for name in [*settings.scores, *settings.baselines]:
-        if name != "random":
-            yield (
-                Removed(name, "positive"),
-                settings.ks if name in (ground.main, *settings.removal_scores) else common(settings.ks),
-            )
+        if name in every:
+            yield Removed(name, "positive"), settings.ks
+        elif name in some and name != "random":  # which has refits of its own
+            yield Removed(name, "positive"), common(settings.ks)
     yield Removed(ground.main, "negative"), settings.ks
 
 

@@ -1,13 +1,15 @@
 """A whole study, step by step; what is done is not done again.
 
-`output/name/` holds `study.json` (the settings), `encoder/` (where one is pre-trained), `first/` (what the fit of each seed says
-of candidates and test samples), `probes.json` (which candidates are the probes), `runs/` (run directories; one is complete when
-its `.done` stands beside it), `refits/` (what each refit says of the probes), `masks/`, and `results/`, written anew each time.
+`output/name/` holds `study.json` (the settings), `data.json` (a digest of the samples), `encoder/` (where one is pre-trained),
+`first/` (what the fit of each seed says of candidates and test samples), `probes.json` (which candidates are the probes),
+`runs/` (run directories; one is complete when its `.done` stands beside it), `refits/` (what each refit says of the probes),
+`masks/`, and `results/`, written anew each time.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -16,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lightning_tracin.datasets import Split
 from lightning_tracin.errors import TracInError
 from lightning_tracin.parallel import run_all
 from lightning_tracin.results import View
@@ -138,6 +141,8 @@ def _flat(settings: dict[str, object]) -> dict[str, object]:
 def _addable(name: str) -> bool:
     """Whether a study may be taken up with another value: what was fitted for the old one stays right."""
     return name in {
+        "fit.data_dir",  # the data themselves are compared
+        "fit.threads",
         "experiments",
         "scores",
         "baselines",
@@ -145,6 +150,7 @@ def _addable(name: str) -> bool:
         "draws",
         "removal_seeds",
         "removal_scores",
+        "area_scores",
         "subsets",
         "variant_seeds",
         "zero_shot",
@@ -159,6 +165,7 @@ def _material(settings: Settings, folder: Path, progress: bool, say: Callable[[s
     extra = _extra(settings)
     split, account = load_split(options, extra=extra)
     say(f"Data: {account}")
+    _require_same_data(split, folder)
     if options.pretraining_epochs:
         if options.model != "small":
             raise TracInError(
@@ -171,6 +178,24 @@ def _material(settings: Settings, folder: Path, progress: bool, say: Callable[[s
         pretrain([text for part in parts for text in texts_of(part)], options, folder / "encoder", progress=progress)
         options = replace(options, model=str((folder / "encoder").resolve()), pretraining_epochs=0)
     return Recipe(options, extra=extra, patience=settings.patience), account
+
+
+def _require_same_data(split: Split, folder: Path) -> None:
+    """Keep a digest of the samples, or compare with the one that is kept.
+
+    Raises:
+        TracInError: the study was begun on other samples.
+    """
+    digest, path = hashlib.sha256(), folder / "data.json"
+    for part in (split.train, split.probes, split.test, split.extra):
+        digest.update(json.dumps(part.with_format(None).to_dict(), sort_keys=True).encode())
+    mine = {"sha256": digest.hexdigest()}
+    if path.exists() and json.loads(path.read_text()) != mine:
+        raise TracInError(
+            f"{folder} holds a study on other samples than these (their digests differ): restore the data, give the study "
+            "another name, or delete the folder."
+        )
+    write_bytes(path, json.dumps(mine).encode())
 
 
 def _extra(settings: Settings) -> int:

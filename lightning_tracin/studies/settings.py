@@ -36,7 +36,8 @@ class Settings:
         ks: How many samples ``removal`` takes away.
         draws: How many random removals of each size.
         removal_seeds: On how many of the seeds ``removal`` is made.
-        removal_scores: What is removed by at each k; the others are removed at every second k, for the area only.
+        removal_scores: What is removed by at each k, beside the study's own score.
+        area_scores: What is removed by at every second k only, for the area; None takes all other scores and baselines.
         subsets: How many halves ``lds`` fits on.
         variant_seeds: On how many of the seeds ``zero_shot``, ``imbalance`` and ``masks`` are made.
         zero_shot: Which train languages are left out by ``zero_shot``; None takes all.
@@ -66,6 +67,7 @@ class Settings:
     draws: int = 3
     removal_seeds: int = 1
     removal_scores: list[str] = dataclasses.field(default_factory=lambda: ["cosine", "same label", "BM25 x same label"])
+    area_scores: list[str] | None = None
     subsets: int = 40
     variant_seeds: int = 1
     zero_shot: list[str] | None = None
@@ -83,30 +85,40 @@ class Settings:
         return os.cpu_count() or 1 if self.workers is None else self.workers
 
     def __post_init__(self) -> None:
-        for name, known in (("scores", SCORES), ("baselines", BASELINES), ("removal_scores", [*SCORES, *BASELINES])):
-            unknown = [one for one in getattr(self, name) if one not in known]
+        self._check_names()
+        self._check_numbers()
+        if "masks" in self.experiments and SCORES[self.scores[0]].way == "projected":
+            raise TracInError(f"masks go with exact influence only, so the first of scores cannot be {self.scores[0]!r}.")
+        if "removal" not in self.experiments:
+            return
+        if not self.ks or self.ks[0] < 1 or self.ks != sorted(set(self.ks)):
+            raise TracInError(f"ks should be some numbers from 1 on, ascending, but is {self.ks}.")
+        for name in [*self.removal_scores, *(self.area_scores or ())]:
+            if name not in [*self.scores, *self.baselines]:
+                raise TracInError(f"{name!r} is to be removed by, but is neither among scores nor among baselines; add it there.")
+
+    def _check_names(self) -> None:
+        every = [*SCORES, *BASELINES]
+        for field, known in (
+            ("scores", SCORES),
+            ("baselines", BASELINES),
+            ("removal_scores", every),
+            ("area_scores", every),
+            ("experiments", get_args(Experiment)),
+        ):
+            unknown = [one for one in getattr(self, field) or () if one not in known]
             if unknown:
-                raise TracInError(f"{name} has {unknown[0]!r}, but should have some of: {', '.join(known)}.")
-        unknown = [one for one in self.experiments if one not in get_args(Experiment)]
-        if unknown:
-            raise TracInError(f"experiments has {unknown[0]!r}, but should have some of: {', '.join(get_args(Experiment))}.")
+                raise TracInError(f"{field} has {unknown[0]!r}, but should have some of: {', '.join(known)}.")
         if not self.scores:
             raise TracInError("scores is empty, but the study needs one at least, such as cosine.")
-        outside = [one for one in self.removal_scores if one not in [*self.scores, *self.baselines]]
-        if outside and "removal" in self.experiments:
-            raise TracInError(
-                f"removal_scores has {outside[0]!r}, which is neither among scores nor among baselines; add it there."
-            )
+
+    def _check_numbers(self) -> None:
         for name in ("seeds", "top_k", "draws", "removal_seeds", "variant_seeds", "subsets", "random_masks", "projection_dim"):
             if getattr(self, name) < 1:
                 raise TracInError(f"{name} should be 1 or more, but is {getattr(self, name)}.")
         for name in ("removal_seeds", "variant_seeds"):
             if getattr(self, name) > self.seeds:
                 raise TracInError(f"{name}={getattr(self, name)} is more than seeds={self.seeds}.")
-        if "removal" in self.experiments and (not self.ks or min(self.ks) < 1):
-            raise TracInError(f"ks should be some numbers from 1 on, but is {self.ks}.")
-        if "masks" in self.experiments and SCORES[self.scores[0]].way == "projected":
-            raise TracInError(f"masks go with exact influence only, so the first of scores cannot be {self.scores[0]!r}.")
         if not 0 < self.kept_heads < 1:
             raise TracInError(f"kept_heads should be between 0 and 1, but is {self.kept_heads}.")
         candidates, probes = self.candidates_per_language, self.fit.probes_per_language

@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import pytest
+
+from lightning_tracin.cli import settings_from
+from lightning_tracin.errors import TracInError
+from lightning_tracin.studies.options import Options
+from lightning_tracin.studies.settings import Settings
+
+CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
+EVIDENCE = Path(__file__).parents[2] / "benchmarks" / "evidence_settings"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scores": ["cosinus"]}, r"scores has 'cosinus', but should have some of: cosine, dot product"),
+        ({"scores": []}, r"scores is empty"),
+        ({"experiments": ["removals"]}, r"experiments has 'removals', but should have some of: removal, left_out"),
+        ({"area_scores": ["TF-IDF"]}, r"area_scores has 'TF-IDF'"),
+        (
+            {"experiments": ["removal"], "baselines": [], "removal_scores": ["BM25"]},
+            r"'BM25' is to be removed by, but is neither",
+        ),
+        ({"experiments": ["removal"], "ks": [10, 5]}, r"ks should be some numbers from 1 on, ascending, but is \[10, 5\]"),
+        ({"experiments": ["removal"], "ks": []}, r"ks should be some numbers from 1 on"),
+        ({"seeds": 0}, r"seeds should be 1 or more, but is 0"),
+        ({"removal_seeds": 2}, r"removal_seeds=2 is more than seeds=1"),
+        ({"kept_heads": 1.0}, r"kept_heads should be between 0 and 1"),
+        ({"experiments": ["masks"], "scores": ["Fisher-whitened cosine"]}, r"masks go with exact influence only"),
+        (
+            {"candidates_per_language": 3, "fit": Options(probes_per_language=5)},
+            r"candidates_per_language=3 is less than probes_per_language=5",
+        ),
+    ],
+)
+def test_what_cannot_be_is_said(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(TracInError, match=message):
+        Settings("x", **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", [*(CONFIGS / f"{name}.yaml" for name in ("cldr", "xnli", "paws_x", "marc", "local"))], ids=str)
+def test_ready_settings_are_possible_and_named_after_their_file(path: Path) -> None:
+    settings = settings_from(path)
+    assert settings.name == path.stem
+    assert settings.experiments
+    if path.stem != "cldr":  # the study's own set-up (PROTOCOL)
+        assert (settings.fit.train_per_language, settings.fit.epochs, settings.patience, settings.top_k) == (2000, 10, 3, 100)
+        assert settings.fit.learning_rate == (9e-6 if path.stem == "paws_x" else 2e-5)
+        assert settings.correct_probes
+
+
+@pytest.mark.parametrize("name", ["nusax", "pawsx"])
+def test_the_evidences_settings_are_possible(name: str) -> None:
+    assert settings_from(EVIDENCE / f"{name}.yaml").seeds >= 5
+
+
+def test_the_command_line_overrides_the_file() -> None:
+    settings = settings_from(CONFIGS / "cldr.yaml", "--seeds=4", "--fit.epochs=3")
+    assert (settings.seeds, settings.fit.epochs, settings.fit.data) == (4, 3, "cldr")
+
+
+def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(TracInError, match=r"There is no file .*none\.yaml; ready settings are in examples/configs"):
+        settings_from(tmp_path / "none.yaml")
