@@ -63,8 +63,8 @@ def _plan(ground: Ground) -> Iterator[tuple[Removed, list[int]]]:
 
 
 def common(ks: Sequence[int]) -> list[int]:
-    """At how many removed samples every score is looked at, by which areas are compared: every second k, the last one always."""
-    return list(ks[::-2][::-1])
+    """At how many removed samples every score is looked at, by which areas are compared: every third k, the last one always."""
+    return list(ks[::-3][::-1])
 
 
 def _groups(ground: Ground, removed: Removed, k: int, seed: int) -> list[tuple[Members, Members]]:

@@ -37,7 +37,7 @@ class Settings:
         draws: How many random removals of each size.
         removal_seeds: On how many of the seeds ``removal`` is made.
         removal_scores: What is removed by at each k, beside the study's own score.
-        area_scores: What is removed by at every second k only, for the area; None takes all other scores and baselines.
+        area_scores: What is removed by at every third k only, for the area; None takes all other scores and baselines.
         subsets: How many halves ``lds`` fits on.
         variant_seeds: On how many of the seeds ``zero_shot``, ``imbalance`` and ``masks`` are made.
         zero_shot: Which train languages are left out by ``zero_shot``; None takes all.
