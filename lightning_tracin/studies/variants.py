@@ -90,12 +90,15 @@ def zero_shot(ground: Ground) -> Section:
 def _of_zero_shot(table: pd.DataFrame) -> Iterator[str]:
     for language, lines in table.groupby("language"):
         one, other = (lines[lines["measure"] == name].iloc[0] for name in ("translations", "stayed"))
+        stayed = (
+            f"of the samples in other languages {other['share']:.2f} stayed ({other['low']:.2f} to {other['high']:.2f}, chance "
+            f"{other['chance']:.2f})"
+            if other["probes"]
+            else "before, no sample in another language was there"
+        )
         yield (
             f"{language}: without its samples, {one['share']:.2f} of the top are translations of those it relied on (95 % "
-            f"interval "
-            f"{one['low']:.2f} to {one['high']:.2f}, chance {one['chance']:.2f}); of the samples in other languages "
-            f"{other['share']:.2f} stayed ({other['low']:.2f} to {other['high']:.2f}, chance {other['chance']:.2f}; "
-            f"{one['probes']} probes)."
+            f"interval {one['low']:.2f} to {one['high']:.2f}, chance {one['chance']:.2f}); {stayed}; {one['probes']} probes."
         )
     yield f"Beside this, the authors of the study report {REPORTED_ZERO_SHOT}."
 
