@@ -11,31 +11,29 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import logging
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import datasets
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from lightning_tracin import TracInCallback, TracInError, TracInRun
 from lightning_tracin.counterfactual import Members, Outputs, draw_subsets
 from lightning_tracin.store import read_tensors, write_bytes, write_tensors
 from lightning_tracin.studies.classifier import Classifier, tokenizer_and_model
+from lightning_tracin.studies.fits import quiet
 from lightning_tracin.studies.options import Options
 from lightning_tracin.studies.sources import load_split
 from lightning_tracin.studies.text_data import TextDataModule
 
 # Slow and short training, by what `stability` says: at a learning rate of 2e-3, exchanging 1 % of a half changes the probes'
 # margins by more than half of what exchanging all of it does, so there is little to predict.
-SMALL = {"hidden_size": 64, "layers": 2, "batch_size": 64, "probes_per_language": 30, "threads": 1}
+SMALL = {"hidden_size": 64, "layers": 2, "batch_size": 64, "probes_per_language": 30, "threads": 1, "dropout": 0.0}
 OPTIONS = {
     "cldr": Options(
         data="cldr",
@@ -147,7 +145,6 @@ def trial(name: str, data_dir: Path, root: Path, **changes: Any) -> Trial:
     pl.seed_everything(options.seed)
     split, _ = load_split(options)
     tokenizer, model = tokenizer_and_model(options, split)
-    without_dropout(model)
     data = TextDataModule(split, tokenizer, batch_size=options.batch_size, max_length=options.max_length)
     module = Classifier(model, learning_rate=options.learning_rate, warmup=options.warmup, weight_decay=options.weight_decay)
     made = Trial(name, folder, options, data, module)
@@ -162,20 +159,6 @@ def trial(name: str, data_dir: Path, root: Path, **changes: Any) -> Trial:
     else:
         write_tensors(first, weights)
     return made
-
-
-def quiet() -> None:
-    """Nothing of the libraries' own on the terminal."""
-    datasets.disable_progress_bars()
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
-
-
-def without_dropout(model: nn.Module) -> None:
-    """Switch dropout off in training, too: its noise would hide what leaving samples out does."""
-    for part in model.modules():
-        if isinstance(part, nn.Dropout):
-            part.p = 0.0
 
 
 def fit(made: Trial, members: np.ndarray[Any, np.dtype[np.bool_]], repeat: int, callbacks: list[pl.Callback]) -> Classifier:

@@ -45,9 +45,8 @@ def choose_probes(languages: Sequence[str], items: Sequence[str], correct: npt.A
             inside = " in every language" if parallel else ""
             raise TracInError(
                 f"Language {language!r} has {len(usable)} of {len(places)} candidates that all {len(right)} fits get "
-                f"right{inside}, "
-                f"but {per_language} probes are asked for: ask for fewer probes_per_language, give more candidates_per_language, "
-                "or set correct_probes to false."
+                f"right{inside}, but {per_language} probes are asked for: ask for fewer probes_per_language, give more "
+                "candidates_per_language, or set correct_probes to false."
             )
         chosen += usable[:per_language]
     return tuple(sorted(chosen))

@@ -7,7 +7,6 @@ import logging
 import warnings
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -90,7 +89,7 @@ def build(recipe: Recipe) -> Fit:
     """
     quiet()
     options = recipe.options
-    if options.threads or options.model == "small" or Path(options.model).is_dir():
+    if options.threads or options.model == "small":  # whose steps are too short to be shared
         torch.set_num_threads(options.threads or 1)
     data, split = prepared(options, recipe.extra)
     _, model = tokenizer_and_model(options, split)

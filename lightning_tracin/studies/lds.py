@@ -53,14 +53,13 @@ def section(ground: Ground) -> Section:
         "lds",
         "Does influence predict refits? (LDS)",
         f"{len(halves)} refits on random halves of the {len(ground.train)} train samples, seed {_SEED}: for each of "
-        f"{len(ground.probes)} probes Spearman's correlation over the halves of summed influence with minus the loss; the "
-        f"mean over "
-        "probes, with 95 % intervals that draw halves and probes anew. `within_class` takes out what the number of samples "
-        "of the "
-        f"probe's class explains (interval over probes alone); `minus_main` is the difference from {ground.main}.",
+        f"{len(ground.probes)} probes Spearman's correlation over the halves of summed influence with minus the loss; the mean "
+        "over probes, with 95 % intervals that draw halves and probes anew. `within_class` takes out what the number of "
+        "samples of the probe's class explains (interval over probes alone); `minus_main` is the difference from "
+        f"{ground.main}.",
         tuple(_said(table, ground.main)),
         {"lds": table},
-        {"lds": figures.lds_bars(table)},
+        {"lds": figures.lds_bars(table.assign(subsets=len(halves), seeds=1))},
     )
 
 
@@ -73,6 +72,5 @@ def _said(table: pd.DataFrame, main: str) -> Iterator[str]:
     below = table.loc[table["minus_main_high"] < 0, "score"].tolist()
     yield (
         f"{main} has {mine['lds']:.3f} [{mine['low']:.3f}, {mine['high']:.3f}]; better, with the interval of the difference "
-        f"above "
-        f"0: {', '.join(above) or 'none'}; worse: {', '.join(below) or 'none'}."
+        f"above 0: {', '.join(above) or 'none'}; worse: {', '.join(below) or 'none'}."
     )

@@ -38,21 +38,20 @@ def section(ground: Ground) -> Section:
     parts.append(agreement_table(measured, tables["share"], "lift").assign(measure="lift"))
     agreement = pd.concat(parts, ignore_index=True)
     agreement = agreement[["measure", *[name for name in agreement if name != "measure"]]]
+    of_shares = agreement[agreement["measure"] == "share"]
     return Section(
         "left_out",
         "Leaving one language out",
         f"Fitted again without each train language, {len(losses)} seed(s): the change in each probe language's mean loss over "
         f"{len(ground.probes)} probes, with its standard error over seeds. Tables are means over seeds; share and lift are of "
-        f"the "
-        f"top {ground.settings.top_k}. Correlations over {len(measured)} cells, as they are and with row and column means "
-        f"taken out "
-        "of both (`centred`, with Fisher's 95 % interval); `floor` is the 95th percentile of tables with permuted train "
-        "languages, p the part of these that agrees as well.",
+        f"the top {ground.settings.top_k}. Correlations over {len(measured)} cells, as they are and with row and column means "
+        "taken out of both (`centred`, with Fisher's 95 % interval); `floor` is the 95th percentile of tables with permuted "
+        "train languages, p the part of these that agrees as well.",
         tuple(_said(measured, agreement, ground.main)),
         {"changes": measured, "agreement": agreement},
         {
-            "left_out": figures.left_out(measured, tables["share"][ground.main]),
-            "agreement": figures.agreement(agreement[agreement["measure"] == "share"]),
+            "left_out": figures.left_out(measured, tables["share"][ground.main].assign(k=ground.settings.top_k)),
+            "agreement": figures.agreement(of_shares.assign(k=ground.settings.top_k, seeds=len(losses))),
         },
     )
 

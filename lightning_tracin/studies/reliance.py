@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from scipy import stats
 
 from lightning_tracin import figures
@@ -14,7 +13,7 @@ from lightning_tracin.experiments.dynamics import change_table
 from lightning_tracin.experiments.reinforcement import reinforcement_table
 from lightning_tracin.influence import Scores, Sign, ranked
 from lightning_tracin.reliance import Interval, chance, per_probe, reliance_table, table_of
-from lightning_tracin.results import Results, analyse
+from lightning_tracin.results import analyse
 from lightning_tracin.studies.ground import Ground
 from lightning_tracin.studies.sections import Section
 from lightning_tracin.study import findings_of_baselines, findings_of_changes, findings_of_reinforcement, findings_of_reliance
@@ -80,18 +79,19 @@ def shares(ground: Ground) -> Section:
     return Section(
         "reliance",
         "E3, E4: reliance",
-        f"Share of each train language in a probe's top {k} of {len(ground.train)} train samples by {ground.main}, mean over the "
-        f"probes of a language and {seeds}; chance is the language's part of the train samples, lift the share over its mean "
-        f"over "
-        "the probe languages, the interval a bootstrap over probes (95 %); `error` is the standard error over seeds.",
+        f"Share of each train language in a probe's top {k} of {len(ground.train)} train samples by {ground.main}, mean over "
+        f"the probes of a language and {seeds}; chance is the language's part of the train samples, lift the share over its "
+        "mean over the probe languages, the interval a bootstrap over probes (95 %); `error` is the standard error over "
+        "seeds.",
         (*findings_of_reliance(proponents, k), *findings_of_baselines(every, ground.main), *_spread(proponents, len(by_seed))),
         {"shares": main, "every_score": every, "layers": _layers(ground)},
-        {"shares": figures.shares(main), "scores": figures.shares(every), **_of_run(results)},
+        {
+            "shares": figures.shares(main.assign(k=k), ground.languages),
+            "scores": figures.shares(every.assign(k=k), ground.languages),
+            "heat_map": figures.heat_map(results),
+            "curves": figures.curves(results, ground.languages),
+        },
     )
-
-
-def _of_run(results: Results) -> Mapping[str, Figure]:
-    return {"heat_map": figures.heat_map(results), "curves": figures.curves(results)}
 
 
 def _layers(ground: Ground) -> pd.DataFrame:
@@ -156,11 +156,10 @@ def changes(ground: Ground) -> Section | None:
         "changes",
         "E6: how reliance changes",
         f"The top {k} by each snapshot's own influence; Wilcoxon's signed-rank test, paired by probe, p corrected over all "
-        f"tests of "
-        "a seed (Benjamini and Hochberg). Sentences are of seed 0.",
+        "tests of a seed (Benjamini and Hochberg). Sentences are of seed 0.",
         tuple(said),
         {"changes": whole},
-        {"changes": figures.changes(tables[0].drop(columns="seed"))},
+        {"changes": figures.changes(tables[0].drop(columns="seed").assign(k=k, seeds=1))},
     )
 
 
@@ -195,5 +194,5 @@ def reinforcement(ground: Ground) -> Section | None:
         "too; chance is what random ranks give, the interval a bootstrap over probes (95 %). Sentences are of seed 0.",
         tuple(findings_of_reinforcement(first, k)),
         {"reinforcement": whole},
-        {"reinforcement": figures.reinforcement(first)},
+        {"reinforcement": figures.reinforcement(first.assign(k=k, seeds=1), ground.languages)},
     )

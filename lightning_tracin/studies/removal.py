@@ -94,6 +94,7 @@ def section(ground: Ground) -> Section:
             curves.append(removal_table(base, now, at_random).assign(removed=removed.name))
         areas.append(_area(removed.name, ground, some, [now[k] - base for k in some]))
     areas.append(_area(RANDOM, ground, some, [at_random[k].mean(0) - base for k in some]))
+    facts = {"probes": len(base), "seeds": settings.removal_seeds, "draws": settings.draws}
     table, area = pd.concat(curves, ignore_index=True), pd.DataFrame(areas)
     return Section(
         "removal",
@@ -106,7 +107,10 @@ def section(ground: Ground) -> Section:
         "negative where what was removed had supported the probes.",
         (*_of_curves(table), *_of_areas(area)),
         {"curve": table, "areas": area},
-        {"curve": figures.removal_curve(table), "areas": figures.deletion_areas(area)},
+        {
+            "curve": figures.removal_curve(table.assign(**facts)),
+            "areas": figures.deletion_areas(area.assign(**facts)),
+        },
     )
 
 

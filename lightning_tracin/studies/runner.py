@@ -170,13 +170,13 @@ def _material(settings: Settings, folder: Path, progress: bool, say: Callable[[s
         if options.model != "small":
             raise TracInError(
                 f"pretraining_epochs={options.pretraining_epochs} is for a small model, but the model is {options.model!r}; "
-                f"leave "
-                "one of the two out."
+                "leave one of the two out."
             )
         say("Encoder")
         parts = (split.train, split.probes, split.test, split.extra)
         pretrain([text for part in parts for text in texts_of(part)], options, folder / "encoder", progress=progress)
-        options = replace(options, model=str((folder / "encoder").resolve()), pretraining_epochs=0)
+        encoder = str((folder / "encoder").resolve())
+        options = replace(options, model=encoder, pretraining_epochs=0, threads=options.threads or 1)
     return Recipe(options, extra=extra, patience=settings.patience), account
 
 

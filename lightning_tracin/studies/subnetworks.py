@@ -100,17 +100,17 @@ def section(ground: Ground) -> Section:
     table, overlap = pd.concat(tables, ignore_index=True), pd.concat(overlaps, ignore_index=True)
     heads = next(iter(_kept(ground, 0).values()))
     first = tables[0].drop(columns="seed")
+    shown = first.rename(columns={"random_min": "random_low", "random_max": "random_high"})
     return Section(
         "masks",
         "E9: subnetworks",
         f"A language's mask: the {int(heads.sum())} of {heads.size} attention heads whose gates its train samples' loss "
-        f"depends on "
-        f"most at the last snapshot. Influence over these heads' parameters alone, top {k}, beside "
-        f"{ground.settings.random_masks} random masks of the same size; {ground.settings.variant_seeds} seed(s); 95 % intervals "
-        "over probes. Sentences are of seed 0.",
+        f"depends on most at the last snapshot. Influence over these heads' parameters alone, top {k}, beside "
+        f"{ground.settings.random_masks} random masks of the same size; {ground.settings.variant_seeds} seed(s); 95 % "
+        "intervals over probes. Sentences are of seed 0.",
         tuple(_said(first, overlaps[0])),
         {"masks": table, "overlap": overlap},
-        {"masks": figures.masks(first.rename(columns={"random_min": "random_low", "random_max": "random_high"}))},
+        {"masks": figures.masks(shown.assign(k=k, seeds=1), ground.languages)},
     )
 
 
@@ -124,9 +124,8 @@ def _said(table: pd.DataFrame, overlap: pd.DataFrame) -> Iterator[str]:
         yield (
             f"{line['probe_language']}: within its own heads, {line['share']:.2f} of the top are in its own language "
             f"({line['low']:.2f} to {line['high']:.2f}, chance {line['chance']:.2f}), within random heads "
-            f"{line['random_share']:.2f} ({line['random_min']:.2f} to {line['random_max']:.2f} in {line['draws']} draws), "
-            f"over all "
-            f"parameters {line['whole_share']:.2f}: {'apart from' if outside else 'not apart from'} random masks."
+            f"{line['random_share']:.2f} ({line['random_min']:.2f} to {line['random_max']:.2f} in {line['draws']} draws), over "
+            f"all parameters {line['whole_share']:.2f}: {'apart from' if outside else 'not apart from'} random masks."
         )
     yield (
         f"Two languages' masks share {overlap['jaccard'].mean():.2f} of their heads on average (Jaccard; chance "

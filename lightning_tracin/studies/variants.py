@@ -77,13 +77,12 @@ def zero_shot(ground: Ground) -> Section:
         "zero_shot",
         "E7: zero-shot",
         f"Fitted without a language; its probes' top {k} before and after, {ground.settings.variant_seeds} seed(s). "
-        f"`translations`: "
-        "the part of the top after that are translations of the language's samples in the top before; `stayed`: the part of the "
-        "samples in other languages in the top before that are still there. Chance is what random ranks give without the "
-        "language, the interval a bootstrap over probes (95 %). Sentences are of seed 0.",
+        "`translations`: the part of the top after that are translations of the language's samples in the top before; "
+        "`stayed`: the part of the samples in other languages in the top before that are still there. Chance is what random "
+        "ranks give without the language, the interval a bootstrap over probes (95 %). Sentences are of seed 0.",
         tuple(_of_zero_shot(first)),
         {"zero_shot": whole},
-        {"zero_shot": figures.zero_shot(first)},
+        {"zero_shot": figures.zero_shot(first.assign(k=k, seeds=1), ground.languages)},
     )
 
 
@@ -125,7 +124,7 @@ def imbalance(ground: Ground) -> Section:
         "Sentences are of seed 0.",
         tuple(_of_imbalance(first)),
         {"imbalance": whole},
-        {"imbalance": figures.imbalance(first)},
+        {"imbalance": figures.imbalance(first.assign(k=k, seeds=1), ground.languages)},
     )
 
 
