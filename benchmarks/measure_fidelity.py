@@ -1,8 +1,8 @@
 """How well projected features stand for exact gradients: both ways of the package on trained models and real multilingual data.
 
-A small XLM-R is fine-tuned on NusaX and on PAWS-X as `examples/configs` say. Then every train sample's cosine with every probe
-is computed exactly, and from features; per probe, the Spearman correlation of the two over the train samples, and the overlap
-of the top 100.
+A small XLM-R is fine-tuned on NusaX and on PAWS-X as `examples/finetune_options` say. Then every train sample's cosine with every
+probe is computed exactly, and from features; per probe, the Spearman correlation of the two over the train samples, and the
+overlap of the top 100.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from lightning_tracin.studies.text_data import TextDataModule
 from lightning_tracin.tables import Columns
 from lightning_tracin.work import Job, free_share
 
-CONFIGS = Path(__file__).parents[1] / "examples" / "configs"
+CONFIGS = Path(__file__).parents[1] / "examples" / "finetune_options"
 
 #: Where the data sets are looked for: beside the project.
 DATA = Path(__file__).parents[2] / "shared" / "data"

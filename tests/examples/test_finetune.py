@@ -46,7 +46,7 @@ def run_example(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) 
 
 def test_pawsx_from_the_command_line(tmp_path: Path, examples: Path) -> None:
     folder = real_data("pawsx-dev")
-    command = [sys.executable, str(examples / "finetune.py"), f"--config={examples / 'configs' / 'pawsx.yaml'}"]
+    command = [sys.executable, str(examples / "finetune.py"), f"--config={examples / 'finetune_options' / 'pawsx.yaml'}"]
     done = subprocess.run(
         [*command, f"--data_dir={folder.parent}", *tiny()],
         cwd=tmp_path,
@@ -71,7 +71,7 @@ def test_nusax_by_options_only(
     tmp_path: Path, examples: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = real_data("nusax-senti")
-    config = examples / "configs" / "nusax.yaml"
+    config = examples / "finetune_options" / "nusax.yaml"
     run_example(monkeypatch, tmp_path, f"--config={config}", f"--data_dir={folder.parent}", *tiny())
     said = capsys.readouterr().out
     assert "acehnese (zero-shot)" in said

@@ -155,6 +155,18 @@ def test_what_is_done_is_not_done_again(outcome: Outcome, monkeypatch: pytest.Mo
     assert {path: path.read_bytes() for path in (outcome.folder / "results").iterdir()} == before
 
 
+def test_what_is_missing_is_done_again_with_the_same_outcome(outcome: Outcome) -> None:
+    before = {path: path.read_bytes() for path in (outcome.folder / "results").glob("*.csv")}
+    (outcome.folder / "runs" / "seed1-exact.done").unlink()
+    (outcome.folder / "runs" / "seed1-exact" / "run.json").unlink()
+    refit = min((outcome.folder / "refits").iterdir())
+    stored = refit.read_bytes()
+    refit.unlink()
+    write_page(quietly(outcome.settings))
+    assert {path: path.read_bytes() for path in (outcome.folder / "results").glob("*.csv")} == before
+    assert refit.read_bytes() == stored
+
+
 def test_a_study_with_other_settings_is_not_mixed_with_it(outcome: Outcome) -> None:
     output = str(outcome.folder.parent)
     with pytest.raises(TracInError, match=r"small holds a study with seeds=2, but 1 is asked for: give the study another name"):
