@@ -1,8 +1,8 @@
 """Fine-tune a multilingual classifier and see which languages' training data it relies on for each language.
 
 Without options: names from the Unicode CLDR, nothing to download, a few minutes on a laptop. `--help` lists the options;
-`finetune_options/` holds sets of them for public data, as in `finetune.py --config examples/finetune_options/nusax.yaml --data_dir
-FOLDER`.
+`finetune_options/` holds sets of them for public data, as in
+`finetune.py --config examples/finetune_options/nusax.yaml --data_dir FOLDER`.
 """
 
 from __future__ import annotations
