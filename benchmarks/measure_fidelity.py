@@ -74,7 +74,9 @@ def fidelity(context: Context) -> Report:
 
 def agreements(name: str, scale: float) -> dict[int, list[tuple[float, float]]]:
     """Train on one data set; number of features -> Spearman correlation and overlap of each probe."""
-    options = Options(**yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()), data_dir=str(DATA))
+    asked = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    asked.pop("output")  # of the example
+    options = Options(**asked, data_dir=str(DATA))
     pl.seed_everything(options.seed)
     split, _ = load_split(options)
     tokenizer, model = tokenizer_and_model(options, split)

@@ -7,9 +7,11 @@ Without options: names from the Unicode CLDR, nothing to download, a few minutes
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import datasets
 import pandas as pd
@@ -23,12 +25,30 @@ from lightning_tracin import TracInCallback, TracInError, TracInRun
 from lightning_tracin.datasets import Split
 from lightning_tracin.studies.classifier import Classifier, tokenizer_and_model
 from lightning_tracin.studies.options import Options
+from lightning_tracin.studies.pretraining import with_encoder
 from lightning_tracin.studies.sources import load_split
 from lightning_tracin.studies.text_data import TextDataModule
 
 
+@dataclasses.dataclass(frozen=True)
+class Finetuning(Options):
+    """Fine-tune a multilingual classifier and see which languages' training data it relies on.
+
+    With no option: names from the Unicode CLDR, a small model, five training languages, three more that are only probed.
+
+    Args:
+        top_k: How many proponents of a probe make its reliance.
+        output: Where everything goes; by default ``runs/<data>``. If it is taken, a number is put behind it.
+        wandb_mode: ``disabled`` logs to CSV files instead.
+    """
+
+    top_k: int = 100
+    output: str | None = None
+    wandb_mode: Literal["offline", "online", "disabled"] = "offline"
+
+
 def main() -> None:
-    options = auto_cli(Options, as_positional=False)
+    options = auto_cli(Finetuning, as_positional=False)
     datasets.disable_progress_bars()
     try:
         finetune(options)
@@ -36,20 +56,20 @@ def main() -> None:
         raise SystemExit(f"Error: {error}") from error
 
 
-def finetune(options: Options) -> None:
+def finetune(options: Finetuning) -> None:
     """Fine-tune with a `TracInCallback`, then print accuracy, reliance, and where everything is."""
     pl.seed_everything(options.seed)
     if options.threads or options.model == "small":
         torch.set_num_threads(options.threads or 1)
     split, account = load_split(options)
     print(f"Data: {account}")
-    tokenizer, model = tokenizer_and_model(options, split)
+    output = fresh_directory(Path(options.output or f"runs/{slug(options.data)}"))
+    tokenizer, model = tokenizer_and_model(with_encoder(options, split, output / "encoder"), split)
     data = TextDataModule(split, tokenizer, batch_size=options.batch_size, max_length=options.max_length)
     print(
         f"{len(split.train):,} train samples, {len(split.probes):,} probes, {len(split.test):,} test samples; "
         f"a model of {model.num_parameters():,} parameters, a vocabulary of {len(tokenizer):,} pieces"
     )
-    output = fresh_directory(Path(options.output or f"runs/{slug(options.data)}"))
     logger = logger_for(options, output)
 
     tracin = TracInCallback(
@@ -135,7 +155,7 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(Path(name).parts[-2:]).lower()).strip("-")
 
 
-def logger_for(options: Options, output: Path) -> Logger:
+def logger_for(options: Finetuning, output: Path) -> Logger:
     """Return the logger that the options ask for."""
     if options.wandb_mode == "disabled":
         return CSVLogger(output, name="metrics")

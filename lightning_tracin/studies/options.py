@@ -1,4 +1,4 @@
-"""What can be asked of `finetune.py`: every option, its default and its meaning."""
+"""What can be asked of a fit: every option, its default and its meaning."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Fine-tune a multilingual classifier and see which languages' training data it relies on.
+    """Data, model and schedule of one fit of a multilingual classifier.
 
     With no option: names from the Unicode CLDR, a small model, five training languages, three more that are only probed.
 
@@ -58,9 +58,6 @@ class Options:
         threads: Of the processor; by default one for the small model, whose steps are too short to be shared (on a busy
             machine, threads that wait for each other make them many times slower), else as PyTorch likes.
         seed: Of the split, the weights and the order.
-        top_k: How many proponents of a probe make its reliance.
-        output: Where everything goes; by default ``runs/<data>``. If it is taken, a number is put behind it.
-        wandb_mode: ``disabled`` logs to CSV files instead.
     """
 
     data: str = "cldr"
@@ -102,6 +99,3 @@ class Options:
     weight_decay: float = 0.01
     threads: int | None = None
     seed: int = 0
-    top_k: int = 100
-    output: str | None = None
-    wandb_mode: Literal["offline", "online", "disabled"] = "offline"

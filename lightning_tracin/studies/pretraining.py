@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
+from lightning_tracin.datasets import Split
 from lightning_tracin.errors import TracInError
 from lightning_tracin.studies.classifier import small_config
 from lightning_tracin.studies.options import Options
-from lightning_tracin.studies.text_data import train_tokenizer
+from lightning_tracin.studies.text_data import texts_of, train_tokenizer
 
 _WARMUP = 0.1
 
@@ -62,6 +64,30 @@ class MaskedLanguageModel(pl.LightningModule):
             optimizer, int(_WARMUP * steps), steps
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def with_encoder(options: Options, split: Split, folder: Path, *, progress: bool = True) -> Options:
+    """The options of a fit that begins from a pre-trained encoder, where that is asked for; pre-trains where it is not there.
+
+    Args:
+        options: of the fit; pre-training is asked for by `pretraining_epochs`.
+        split: the data, whose texts are all trained on, labels unseen.
+        folder: of the encoder.
+        progress: whether a bar is shown.
+
+    Raises:
+        TracInError: the model is not a small one, or see `pretrain`.
+    """
+    if not options.pretraining_epochs:
+        return options
+    if options.model != "small":
+        raise TracInError(
+            f"pretraining_epochs={options.pretraining_epochs} is for a small model, but the model is {options.model!r}; leave "
+            "one of the two out."
+        )
+    parts = (split.train, split.probes, split.test, split.extra)
+    pretrain([text for part in parts for text in texts_of(part)], options, folder, progress=progress)
+    return replace(options, model=str(folder.resolve()), pretraining_epochs=0, threads=options.threads or 1)
 
 
 def pretrain(texts: Sequence[str], options: Options, folder: Path, *, progress: bool = True) -> None:

@@ -29,11 +29,10 @@ from lightning_tracin.studies.choice import choose_probes
 from lightning_tracin.studies.fits import Recipe, quiet
 from lightning_tracin.studies.ground import Ground
 from lightning_tracin.studies.options import Options
-from lightning_tracin.studies.pretraining import pretrain
+from lightning_tracin.studies.pretraining import with_encoder
 from lightning_tracin.studies.sections import Section
 from lightning_tracin.studies.settings import Settings
 from lightning_tracin.studies.sources import load_split
-from lightning_tracin.studies.text_data import texts_of
 from lightning_tracin.studies.work import First, first_fit, read_first
 
 #: Settings that change nothing of what is found, so that a study may be taken up with others.
@@ -161,22 +160,14 @@ def _addable(name: str) -> bool:
 def _material(settings: Settings, folder: Path, progress: bool, say: Callable[[str], None]) -> tuple[Recipe, str]:
     """The recipe of all fits, with every candidate as a probe; pre-trains where that is asked for."""
     candidates = settings.candidates_per_language or settings.fit.probes_per_language
-    options = replace(settings.fit, probes_per_language=candidates, wandb_mode="disabled", output=None)
+    options = replace(settings.fit, probes_per_language=candidates)
     extra = _extra(settings)
     split, account = load_split(options, extra=extra)
     say(f"Data: {account}")
     _require_same_data(split, folder)
     if options.pretraining_epochs:
-        if options.model != "small":
-            raise TracInError(
-                f"pretraining_epochs={options.pretraining_epochs} is for a small model, but the model is {options.model!r}; "
-                "leave one of the two out."
-            )
         say("Encoder")
-        parts = (split.train, split.probes, split.test, split.extra)
-        pretrain([text for part in parts for text in texts_of(part)], options, folder / "encoder", progress=progress)
-        encoder = str((folder / "encoder").resolve())
-        options = replace(options, model=encoder, pretraining_epochs=0, threads=options.threads or 1)
+    options = with_encoder(options, split, folder / "encoder", progress=progress)
     return Recipe(options, extra=extra, patience=settings.patience), account
 
 

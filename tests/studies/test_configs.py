@@ -73,7 +73,7 @@ def test_every_option_of_a_file_is_known_and_a_file_is_named_as_its_study(name: 
 )
 def test_the_set_up_is_the_studys(name: str, rate: float, languages: set[str]) -> None:
     read = options(name)
-    assert (read.model, read.epochs, read.top_k, read.learning_rate) == ("xlm-roberta-base", 10, 100, rate)
+    assert (read.model, read.epochs, read.learning_rate) == ("xlm-roberta-base", 10, rate)
     assert read.train_per_language * len(read.train_languages or ()) == 10_000
     assert set(read.train_languages or ()) == languages
 

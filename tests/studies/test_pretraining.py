@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import DataCollatorForLanguageModeling, XLMRobertaForMaskedLM
 
-from lightning_tracin.datasets import load_cldr
+from lightning_tracin.datasets import Split, load_cldr
 from lightning_tracin.errors import TracInError
 from lightning_tracin.studies.classifier import pretrained_model, small_config
 from lightning_tracin.studies.options import Options
-from lightning_tracin.studies.pretraining import MaskedLanguageModel, pretrain
+from lightning_tracin.studies.pretraining import MaskedLanguageModel, pretrain, with_encoder
 from lightning_tracin.studies.text_data import pretrained_tokenizer, train_tokenizer
 
 TEXTS = load_cldr(["en", "de"], kinds=["territory"]).dataset["text"][:120]
@@ -57,3 +58,14 @@ def test_its_loss_is_that_of_transformers() -> None:
     module = MaskedLanguageModel(model, learning_rate=1e-3)
     module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
     torch.testing.assert_close(module.training_step(batch, 0), model(**batch).loss)
+
+
+def test_pretraining_is_for_a_small_model(tmp_path: Path) -> None:
+    part = Dataset.from_dict({"text": TEXTS})
+    split = Split(part, part, part)
+    assert with_encoder(dataclasses.replace(OPTIONS, pretraining_epochs=0), split, tmp_path).model == "small"
+    with pytest.raises(TracInError, match=r"pretraining_epochs=8 is for a small model, but the model is 'xlm-roberta-base'"):
+        with_encoder(dataclasses.replace(OPTIONS, model="xlm-roberta-base"), split, tmp_path)
+    began = with_encoder(dataclasses.replace(OPTIONS, pretraining_epochs=1), split, tmp_path / "encoder", progress=False)
+    assert (began.model, began.pretraining_epochs) == (str((tmp_path / "encoder").resolve()), 0)
+    assert json.loads((tmp_path / "encoder" / "pretraining.json").read_text())["texts"] == len(set(TEXTS))

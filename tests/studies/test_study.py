@@ -38,7 +38,7 @@ def table(outcome: Outcome, name: str) -> pd.DataFrame:
 
 
 def recipe(outcome: Outcome, **changes: object) -> Recipe:
-    options = dataclasses.replace(outcome.settings.fit, probes_per_language=16, wandb_mode="disabled", output=None)
+    options = dataclasses.replace(outcome.settings.fit, probes_per_language=16)
     chosen = tuple(json.loads((outcome.folder / "probes.json").read_text())["chosen"])
     return dataclasses.replace(Recipe(options, extra=12, chosen=chosen), **changes)
 
