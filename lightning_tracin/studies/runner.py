@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -164,11 +165,31 @@ def _material(settings: Settings, folder: Path, progress: bool, say: Callable[[s
     extra = _extra(settings)
     split, account = load_split(options, extra=extra)
     say(f"Data: {account}")
+    _require_enough(settings, split)
     _require_same_data(split, folder)
     if options.pretraining_epochs:
         say("Encoder")
     options = with_encoder(options, split, folder / "encoder", progress=progress)
     return Recipe(options, extra=extra, patience=settings.patience), account
+
+
+def _require_enough(settings: Settings, split: Split) -> None:
+    """Refuse before anything is fitted what the train samples are too few for.
+
+    Raises:
+        TracInError: top_k or a number to remove is not below what some fit is left with.
+    """
+    counts = Counter(split.train.with_format(None)["language"])
+    least, fit = sum(counts.values()), "all train samples"
+    if "zero_shot" in settings.experiments:
+        language = max(settings.zero_shot or counts, key=lambda name: counts.get(name, 0))
+        least, fit = least - counts.get(language, 0), f"the train samples without {language!r}"
+    if settings.top_k > least:
+        raise TracInError(f"top_k={settings.top_k} is more than {fit} ({least}); choose a smaller top_k, or train on more.")
+    if "removal" in settings.experiments and settings.ks[-1] >= sum(counts.values()):
+        raise TracInError(
+            f"ks ends with {settings.ks[-1]}, but there are {sum(counts.values())} train samples; choose smaller ones."
+        )
 
 
 def _require_same_data(split: Split, folder: Path) -> None:

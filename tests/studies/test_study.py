@@ -180,6 +180,20 @@ def test_a_study_is_not_taken_up_on_other_samples(outcome: Outcome) -> None:
         runner._require_same_data(Split(*[load_cldr(["en"]).dataset] * 3), outcome.folder)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"top_k": 73, "experiments": []}, r"top_k=73 is more than all train samples \(72\)"),
+        ({"top_k": 49, "experiments": ["zero_shot"]}, r"top_k=49 is more than the train samples without 'de' \(48\)"),
+        ({"ks": [5, 72]}, r"ks ends with 72, but there are 72 train samples"),
+    ],
+)
+def test_more_than_there_are_train_samples_is_said_before_a_fit(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(TracInError, match=message):
+        quietly(settings(tmp_path, **changes))
+    assert not (tmp_path / "small" / "first").exists()
+
+
 def test_too_few_right_probes_are_an_error(tmp_path: Path) -> None:
     fit = dataclasses.replace(FIT, data_dir=str(tmp_path), epochs=1, learning_rate=1e-9)
     thin = settings(tmp_path, seeds=1, candidates_per_language=5, experiments=[], fit=fit)
