@@ -17,7 +17,20 @@ from scipy import stats
 from lightning_tracin.errors import TracInError
 from lightning_tracin.reliance import Floats
 
-COLUMNS = ("score", "cells", "pearson", "spearman", "centred_pearson", "centred_low", "centred_high", "floor", "p")
+COLUMNS = (
+    "score",
+    "cells",
+    "pearson",
+    "spearman",
+    "centred_pearson",
+    "centred_low",
+    "centred_high",
+    "floor",
+    "p",
+    "others_pearson",
+    "others_low",
+    "others_high",
+)
 
 
 def change_in_loss(whole: npt.ArrayLike, without: Mapping[str, npt.ArrayLike], probe_languages: npt.ArrayLike) -> pd.DataFrame:
@@ -76,7 +89,9 @@ def agreement_table(
         Columns `COLUMNS`, a line for each score. Correlations over the cells; `centred_*` with row and column means taken out of
         both (which is the same for shares and lifts up to the lifts' scale). The interval is Fisher's for a Pearson correlation
         with (rows - 1)(columns - 1) free cells; `floor` is the 95th percentile of permuted tables, `p` the part of them that
-        correlates as well or better. NaN where a table does not vary.
+        correlates as well or better. `others_*` leave the cells of a probe language's own train language aside, which can carry
+        most of the agreement: the correlation of what row and column effects, fitted to the other cells, do not explain, with
+        Fisher's interval for as many free cells. NaN where a table does not vary.
 
     Raises:
         TracInError: a table lacks a cell, or there are fewer than three languages on a side.
@@ -88,6 +103,8 @@ def agreement_table(
             "their row and column means needs three of each."
         )
     truth = doubly_centred(change.to_numpy())
+    others = np.asarray([[own != train for train in change.columns] for own in change.index])
+    rest = _without_effects(change.to_numpy(), others)
     generator = np.random.default_rng(seed)
     rows = []
     for name, table in tables.items():
@@ -100,6 +117,7 @@ def agreement_table(
         shuffled = _permuted_pearson(cells, truth, permutations, generator)
         low, high = _fisher(pearson, (change.shape[0] - 1) * (change.shape[1] - 1))
         above = (1 + (shuffled >= pearson).sum()) / (1 + permutations) if np.isfinite(pearson) else np.nan
+        beside = _pearson(_without_effects(cells, others), rest)
         rows.append(
             (
                 name,
@@ -111,6 +129,8 @@ def agreement_table(
                 high,
                 float(np.quantile(shuffled, 0.95)),
                 float(above),
+                beside,
+                *_fisher(beside, others.sum() - sum(change.shape) + 1),
             )
         )
     agreement: pd.DataFrame = pd.DataFrame(rows, columns=list(COLUMNS))
@@ -129,6 +149,15 @@ def _pearson(one: Floats, other: Floats) -> float:
     if np.ptp(one) < 1e-12 or np.ptp(other) < 1e-12:
         return np.nan
     return float(stats.pearsonr(one.ravel(), other.ravel()).statistic)
+
+
+def _without_effects(cells: Floats, chosen: npt.NDArray[np.bool_]) -> Floats:
+    """The chosen cells of a table without the row and column effects that fit them best: [chosen cells]."""
+    row, column = np.nonzero(chosen)
+    effects = np.concatenate([np.eye(cells.shape[0])[row], np.eye(cells.shape[1])[column]], axis=1)
+    values = cells[chosen]
+    rest: Floats = values - effects @ np.linalg.lstsq(effects, values, rcond=None)[0]
+    return rest
 
 
 def _permuted_pearson(cells: Floats, truth: Floats, permutations: int, generator: np.random.Generator) -> Floats:

@@ -46,7 +46,7 @@ def section(ground: Ground) -> Section:
         f"{len(ground.probes)} probes, with its standard error over seeds. Tables are means over seeds; share and lift are of "
         f"the top {ground.settings.top_k}. Correlations over {len(measured)} cells, as they are and with row and column means "
         "taken out of both (`centred`, with Fisher's 95 % interval); `floor` is the 95th percentile of tables with permuted "
-        "train languages, p the part of these that agrees as well.",
+        "train languages, p the part of these that agrees as well; `others` is over the cells of other languages alone.",
         tuple(_said(measured, agreement, ground.main)),
         {"changes": measured, "agreement": agreement},
         {
@@ -86,5 +86,13 @@ def _said(measured: pd.DataFrame, agreement: pd.DataFrame, main: str) -> Iterato
         line = mine.iloc[0]
         yield (
             f"{main}: {line['centred_pearson']:.2f} centred, {line['pearson']:.2f} raw (Pearson), {line['spearman']:.2f} raw "
-            "(Spearman): a raw share mixes what a language's samples do to everyone with what they do to this probe language."
+            "(Spearman): a raw share mixes what a language's samples do to everyone with what they do to this probe language. "
+            f"Over the cells of other languages alone it is {line['others_pearson']:.2f} [{line['others_low']:.2f}, "
+            f"{line['others_high']:.2f}]."
         )
+    above = shares.loc[shares["others_low"] > 0].sort_values("others_pearson", ascending=False)
+    named = [f"{name} {value:.2f}" for name, value in zip(above["score"], above["others_pearson"], strict=True)]
+    yield (
+        "Which *other* language a probe language needs is a harder question than whether it needs its own; there, with an "
+        f"interval above 0, agree: {', '.join(named) or 'none'}."
+    )

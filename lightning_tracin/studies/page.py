@@ -17,7 +17,7 @@ from lightning_tracin.studies.runner import Outcome
 from lightning_tracin.studies.sections import Section
 
 #: Tables with more lines are in their files only; Markdown, which goes into other people's pages, has none with the data's texts.
-_LINES = {"html": 120, "md": 40}
+_LINES = {"html": 120, "md": 60}
 _TEXTS = ("texts",)
 
 

@@ -55,6 +55,23 @@ def test_a_table_is_found_to_agree_under_strong_column_effects() -> None:
     assert found.loc["ours", "cells"] == 25
 
 
+def test_agreement_by_own_language_cells_alone_is_told_apart() -> None:
+    generator = np.random.default_rng(1)
+    own = 5 * np.eye(5)
+    signal, other = generator.standard_normal((2, 5, 5))
+    effects = generator.standard_normal(5) + generator.standard_normal((5, 1))
+    tables = {"both": table(own + signal, "share"), "own only": table(own + 0.1 * other, "share")}
+    found = agreement_table(table(2 * own + signal + effects, "change"), tables).set_index("score")
+    assert found.loc["both", "others_pearson"] == pytest.approx(1)
+    assert found.loc["own only", "centred_pearson"] > 0.8
+    # the best row and column effects of 20 cells, by the normal equations worked out without the code under test
+    cells = [(i, j) for i in range(5) for j in range(5) if i != j]
+    design = np.asarray([[i == r for r in range(5)] + [j == c for c in range(5)] for i, j in cells], dtype=float)
+    project = np.eye(20) - design @ np.linalg.pinv(design)
+    one, two = (project @ np.asarray([values[cell] for cell in cells]) for values in (signal, other))
+    assert found.loc["own only", "others_pearson"] == pytest.approx(one @ two / np.sqrt(one @ one * (two @ two)))
+
+
 def test_a_table_that_does_not_vary_agrees_with_nothing() -> None:
     flat = table(np.full((5, 5), 0.2), "share")
     found = agreement_table(table(np.arange(25.0).reshape(5, 5) ** 2, "change"), {"flat": flat})
