@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from pytorch_lightning import LightningModule
-from pytorch_lightning.utilities import move_data_to_device
-from torch import Tensor
 
 from lightning_tracin.checks import check_gradients
 from lightning_tracin.directory import RunDirectory
+from lightning_tracin.environment import OneProcess, preparation
 from lightning_tracin.errors import TracInError
 from lightning_tracin.features import packed
 from lightning_tracin.gradients import Capture, plan_coverage
@@ -54,11 +52,7 @@ def add_probes(
     with untouched_process():
         dtype: torch.dtype = getattr(torch, settings.dtype)
         copy = isolated_copy(module, dtype)
-
-        def prepare(batch: Any) -> Any:
-            batch = move_data_to_device(copy._on_before_batch_transfer(batch), copy.device)
-            return apply_to_collection(batch, Tensor, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
-
+        prepare = preparation(OneProcess(copy), dtype)
         loss = loss_named(copy, record.loss)
         job = Job(probes, probes, loss, prepare, settings.batch_size, memory_budget=0, progress=probes.progress)
         for snapshot in snapshots:

@@ -8,39 +8,32 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning import LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 
-from lightning_tracin.attribution import attribute_means, attribute_snapshot
+from lightning_tracin.attributor import Attributor, Pass
 from lightning_tracin.checks import check_gradients, checked_loss
 from lightning_tracin.directory import RunDirectory, RunRecord, Settings, known_samples, package_versions
+from lightning_tracin.environment import TrainerEnvironment, preparation
 from lightning_tracin.errors import TracInError
 from lightning_tracin.estimate import pass_seconds
 from lightning_tracin.gradients import plan_coverage
 from lightning_tracin.isolation import isolated_copy, untouched_process
 from lightning_tracin.learning_rates import Recorder, group_of_parameters
 from lightning_tracin.loggers import sinks_for
-from lightning_tracin.losses import SummedLoss, loss_named
+from lightning_tracin.losses import SummedLoss
 from lightning_tracin.masks import read_mask
 from lightning_tracin.moments import adam_scales, require_second_moments
 from lightning_tracin.options import Options
 from lightning_tracin.parts import parts_of
 from lightning_tracin.plan import Plan
 from lightning_tracin.probes import chosen_probes, probes_from_loaders
-from lightning_tracin.projection import prepare_sketch, project_snapshot
-from lightning_tracin.reliance import Floats
-from lightning_tracin.report import write_results
-from lightning_tracin.representations import sentence_representations
-from lightning_tracin.results import analyse, point
+from lightning_tracin.results import point
 from lightning_tracin.run import TracInRun
 from lightning_tracin.samples import from_loader
-from lightning_tracin.snapshots import Snapshot, SnapshotRecord, folder_name, load_weights, trainable_names, weights_of
-from lightning_tracin.store import write_tensors
-from lightning_tracin.study import study_of
-from lightning_tracin.work import Job, Target, bytes_of_a_probe, bytes_of_a_query, free_share
+from lightning_tracin.snapshots import Snapshot, SnapshotRecord, folder_name, trainable_names, weights_of
+from lightning_tracin.work import Target, bytes_of_a_probe, bytes_of_a_query
 
 
 class Session:
@@ -78,14 +71,24 @@ class Session:
             self._mask.require_fits(module)
         names = self._scored()
         self._trainable = trainable_names(module)
-        copy = isolated_copy(module, options.torch_dtype)
+        copy = self._copy()
         coverage = plan_coverage(copy, names)
-        loss = checked_loss(copy, self.train, self.probes, self._prepared)
-        check_gradients(copy, coverage, loss, self.train, self._prepared, "train sample", "before the fit")
-        check_gradients(copy, coverage, loss, self.probes, self._prepared, "probe", "before the fit")
-        self._loss = loss.name
-        self._decisions = coverage.decisions
-        self._checked = False
+        environment = TrainerEnvironment(trainer, module)
+        prepared = preparation(environment, options.torch_dtype)
+        loss = checked_loss(copy, self.train, self.probes, prepared)
+        check_gradients(copy, coverage, loss, self.train, prepared, "train sample", "before the fit")
+        check_gradients(copy, coverage, loss, self.probes, prepared, "probe", "before the fit")
+        self._work = Pass(
+            train=self.train,
+            probes=self.probes,
+            settings=self._settings(),
+            loss=loss.name,
+            mask=self._mask,
+            memory_budget=options.memory_budget,
+            progress=self._progress,
+            decisions=coverage.decisions,
+        )
+        self._attributor = Attributor(directory, environment, self._work)
         parts = parts_of(self._groups(names), options.per_layer)
         self._plan = Plan(
             train=self.train.table,
@@ -101,10 +104,9 @@ class Session:
             snapshots=_expected_snapshots(options, trainer),
         )
         if options.when != "never" or options.dry_run:
-            self._plan = replace(
-                self._plan,
-                **self._cost(Target("the start of the fit", copy, coverage, parts, self._on_both_sides(None, names)), loss),
-            )
+            scales = self._attributor.on_both_sides(None, names, module.device)
+            target = Target("the start of the fit", copy, coverage, parts, scales)
+            self._plan = replace(self._plan, **self._cost(target, loss))
         rank_zero_info(self._plan.described(directory.path))
         self._plan.require_disk(directory.path)
         self._sinks = sinks_for(trainer.loggers) if trainer.is_global_zero else []
@@ -114,21 +116,31 @@ class Session:
         names = self._options.scored(self._module)
         return names if self._mask is None else self._mask.restricted(names)
 
+    def _settings(self) -> Settings:
+        """What the scores depend on, beside the fit itself."""
+        options = self._options
+        return Settings(
+            every_n_epochs=options.every_n_epochs,
+            every_n_train_steps=options.every_n_train_steps,
+            parameters=None if options.parameters is None else tuple(options.parameters),
+            dtype=options.dtype,
+            batch_size=options.batch_size,
+            method=options.method,
+            projection_dim=options.projection_dim,
+            preconditioner=options.preconditioner,
+            per_layer=options.per_layer,
+            mask=None if self._mask is None else self._mask.sha256,
+        )
+
     def _cost(self, target: Target, loss: SummedLoss) -> dict[str, Any]:
         """What one snapshot's pass will hold in memory, and how long it will take: by a few batches, before the fit."""
-        job = self._job(loss, self._memory_budget(target.model))
+        job = self._attributor.job(loss, self._attributor.memory_budget(target.model))
         held = 0
         if self._options.method == "exact":
             held = min(job.memory_budget, len(self.probes) * bytes_of_a_probe(target, job))
         elif self._options.method == "means":
             held = 2 * len(self.probes.table.counts()) * bytes_of_a_query(target.coverage)
         return {"held_bytes": held, "seconds": pass_seconds(target, job, self._options.method)}
-
-    def _memory_budget(self, model: nn.Module) -> int:
-        """Bytes that a pass may take, the same on all ranks."""
-        if self._options.memory_budget is not None:
-            return self._options.memory_budget
-        return int(self._trainer.strategy.broadcast(free_share(next(model.parameters()).device)))
 
     def start(self, run: str, step: int, resumed: bool) -> None:
         """Write what the run is, or find it as it was.
@@ -140,22 +152,10 @@ class Session:
         """
         self._trainer.strategy.barrier("tracin_checked")
         if self._trainer.is_global_zero:
-            options = self._options
             record = RunRecord(
                 run=run,
-                settings=Settings(
-                    every_n_epochs=options.every_n_epochs,
-                    every_n_train_steps=options.every_n_train_steps,
-                    parameters=None if options.parameters is None else tuple(options.parameters),
-                    dtype=options.dtype,
-                    batch_size=options.batch_size,
-                    method=options.method,
-                    projection_dim=options.projection_dim,
-                    preconditioner=options.preconditioner,
-                    per_layer=options.per_layer,
-                    mask=None if self._mask is None else self._mask.sha256,
-                ),
-                loss=self._loss,
+                settings=self._work.settings,
+                loss=self._work.loss,
                 train=known_samples(self.train.table),
                 probes=known_samples(self.probes.table),
                 parameters=self._plan.parameters,
@@ -183,8 +183,9 @@ class Session:
         self._trainer.strategy.barrier("tracin_ledger_written")
         if self._options.when == "snapshot":
             with untouched_process():
-                copy = isolated_copy(self._module, self._options.torch_dtype)
-                self._attribute(copy, self._directory.ledger.snapshots()[record.index], weights, scales)
+                added = self._directory.ledger.snapshots()[record.index]
+                self._attributor.attribute(self._copy(), added, weights, scales)
+                self._attributed(added)
 
     def _scales(self) -> dict[str, Tensor] | None:
         if self._options.preconditioner != "adam":
@@ -193,14 +194,6 @@ class Session:
         return adam_scales(
             self._trainer.optimizers, {name: tensor for name, tensor in self._module.named_parameters() if name in names}
         )
-
-    def _on_both_sides(self, scales: dict[str, Tensor] | None, names: frozenset[str]) -> dict[str, Tensor] | None:
-        """What the gradients of the named parameters are multiplied with: an optimizer's scales, the mask, both or neither."""
-        if self._mask is not None:
-            scales = self._mask.scales(names, scales)
-        if scales is None:
-            return None
-        return {name: scale.to(self._module.device, self._options.torch_dtype) for name, scale in scales.items()}
 
     def keep_unfrozen(self, step: int) -> None:
         """Write the values of parameters that begin to be trained, before their first step: earlier snapshots lack them."""
@@ -241,89 +234,31 @@ class Session:
         snapshots = self._directory.ledger.snapshots()
         if self._options.when == "never" or not snapshots:
             return
-        due = snapshots
-        if self._options.when == "snapshot":  # only what a killed process left undone
-            due = tuple(snapshot for snapshot in snapshots if not self._directory.stored(snapshot).is_complete())
-        self._trainer.strategy.barrier("tracin_due")
+        # live, only what a killed process left undone
+        due = self._attributor.unfinished(snapshots) if self._options.when == "snapshot" else snapshots
         if due:
             with untouched_process():
-                copy = isolated_copy(self._module, self._options.torch_dtype)
+                copy = self._copy()
                 for snapshot in due:
-                    scales = snapshot.scales() if self._options.preconditioner == "adam" else None
-                    self._attribute(copy, snapshot, snapshot.state_dict(), scales)
-        if self._trainer.is_global_zero:
-            run, view = TracInRun(self._directory), self._options.view
-            results = analyse(run, view, self._progress)
-            study = study_of(run, view, self._representations) if view.measure == "share" else None
-            write_results(self._directory.results, results, study)
+                    self._attributor.attribute_stored(copy, snapshot)
+                    self._attributed(snapshot)
+        results = self._attributor.write_results(self._options.view, self._copy)
+        if results is not None:
             for sink in self._sinks:
                 sink.finish(results)
-            rank_zero_info(f"TracIn: reliance at {len(snapshots)} snapshots is in {self._directory.results}.")
 
-    def _representations(self) -> tuple[Floats, Floats]:
-        """The fitted model's own representations of the train samples and of the probes."""
-        with untouched_process():
-            copy = isolated_copy(self._module, self._options.torch_dtype)
-            loss = loss_named(copy, self._loss)
-            train, probes = (
-                sentence_representations(copy, samples, loss, self._prepared, self._options.batch_size)
-                for samples in (self.train, self.probes)
-            )
-        stored = {"train": torch.from_numpy(train).float(), "probes": torch.from_numpy(probes).float()}
-        write_tensors(self._directory.representations, stored)
-        return train, probes
+    def _copy(self) -> LightningModule:
+        return isolated_copy(self._module, self._options.torch_dtype)
 
-    def _attribute(
-        self, copy: LightningModule, snapshot: Snapshot, weights: dict[str, Tensor], scales: dict[str, Tensor] | None
-    ) -> None:
-        """Compute one snapshot's ingredients and log its point."""
-        load_weights(copy, weights)
-        trainer, options = self._trainer, self._options
-        coverage = plan_coverage(copy, frozenset(snapshot.record.groups), self._decisions)
-        loss = loss_named(copy, self._loss)
-        if not self._checked:  # once more: at the start, a head of zeros may have hidden the gradients of all other layers
-            check_gradients(copy, coverage, loss, self.train, self._prepared, "train sample", f"at snapshot {snapshot.name}")
-            self._checked = True
-        job = self._job(loss, self._memory_budget(copy))
-        parts = parts_of(snapshot.record.groups, options.per_layer)
-        target = Target(snapshot.name, copy, coverage, parts, self._on_both_sides(scales, frozenset(parts.of)))
-        if options.projection_dim is not None:
-            store = self._directory.features(snapshot)
-            if trainer.is_global_zero:
-                prepare_sketch(target, job, store, options.projection_dim)
-            trainer.strategy.barrier("tracin_sketch")
-            project_snapshot(target, job, store)
-        else:
-            attribute = attribute_means if options.language_means else attribute_snapshot
-            attribute(target, job, self._directory.ingredients(snapshot))
-        trainer.strategy.barrier("tracin_attributed")
-        if not trainer.is_global_zero:
+    def _attributed(self, snapshot: Snapshot) -> None:
+        """Log a snapshot's point, and drop weights that are not to be kept."""
+        if not self._trainer.is_global_zero:
             return
-        reliance = point(TracInRun(self._directory), snapshot.index, options.view)
+        reliance = point(TracInRun(self._directory), snapshot.index, self._options.view)
         for sink in self._sinks:
             sink.point(reliance)
-        if not options.keep_snapshots:
+        if not self._options.keep_snapshots:
             snapshot.discard_weights()
-
-    def _job(self, loss: SummedLoss, memory_budget: int) -> Job:
-        return Job(
-            train=self.train,
-            probes=self.probes,
-            loss=loss,
-            prepare=self._prepared,
-            batch_size=self._options.batch_size,
-            memory_budget=memory_budget,
-            rank=self._trainer.global_rank,
-            ranks=self._trainer.world_size,
-            progress=self._progress,
-        )
-
-    def _prepared(self, batch: Any) -> Any:
-        """A batch as the fit gives it to a step, in the precision of the scores."""
-        dtype: torch.dtype = self._options.torch_dtype
-        batch = self._module._on_before_batch_transfer(batch)
-        batch = self._trainer.strategy.batch_to_device(batch)
-        return apply_to_collection(batch, Tensor, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
 
     def _weights_bytes(self) -> int:
         trainable = (tensor for tensor in self._module.parameters() if tensor.requires_grad)

@@ -1,0 +1,101 @@
+"""Where a pass runs: in a Trainer's fit, in one process, or in the processes of a Fabric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
+from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor
+
+_Value = TypeVar("_Value")
+
+
+class Environment(Protocol):
+    """What a pass asks of the processes that it runs in."""
+
+    @property
+    def rank(self) -> int:
+        """Number of this process."""
+
+    @property
+    def ranks(self) -> int:
+        """How many processes there are."""
+
+    def barrier(self, name: str) -> None:
+        """Wait until all processes are here."""
+
+    def broadcast(self, value: _Value) -> _Value:
+        """Rank 0's value, on all ranks."""
+
+    def to_device(self, batch: Any) -> Any:
+        """A batch as a fit gives it to a step: the module's own hooks around its way to the device."""
+
+
+@dataclass(frozen=True)
+class TrainerEnvironment:
+    """The processes of a fit."""
+
+    trainer: Trainer
+    module: LightningModule
+
+    @property
+    def rank(self) -> int:
+        """Number of this process."""
+        return self.trainer.global_rank
+
+    @property
+    def ranks(self) -> int:
+        """How many processes there are."""
+        return self.trainer.world_size
+
+    def barrier(self, name: str) -> None:
+        """Wait until all processes are here."""
+        self.trainer.strategy.barrier(name)
+
+    def broadcast(self, value: _Value) -> _Value:
+        """Rank 0's value, on all ranks."""
+        return self.trainer.strategy.broadcast(value)
+
+    def to_device(self, batch: Any) -> Any:
+        """A batch as the fit gives it to a step."""
+        return self.trainer.strategy.batch_to_device(self.module._on_before_batch_transfer(batch))
+
+
+@dataclass(frozen=True)
+class OneProcess:
+    """This process alone, on the module's device."""
+
+    module: LightningModule
+    rank: int = 0
+    ranks: int = 1
+
+    def barrier(self, name: str) -> None:
+        """Go on: nobody else is there."""
+
+    def broadcast(self, value: _Value) -> _Value:
+        """The value itself."""
+        return value
+
+    def to_device(self, batch: Any) -> Any:
+        """A batch as a fit would give it to a step."""
+        return to_device_of(self.module, batch)
+
+
+def to_device_of(module: LightningModule, batch: Any) -> Any:
+    """A batch on a module's device, by the module's own hooks."""
+    return module._apply_batch_transfer_handler(module._on_before_batch_transfer(batch), device=module.device)
+
+
+def preparation(environment: Environment, dtype: torch.dtype) -> Callable[[Any], Any]:
+    """A function that makes a batch what a step gets, in the precision of the scores."""
+
+    def prepared(batch: Any) -> Any:
+        return apply_to_collection(
+            environment.to_device(batch), Tensor, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        )
+
+    return prepared
