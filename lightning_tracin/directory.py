@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.features import FeatureStore
-from lightning_tracin.influence import Preconditioner
+from lightning_tracin.influence import Preconditioner, Similarity, Weighting
 from lightning_tracin.ingredients import IngredientStore
 from lightning_tracin.snapshots import Ledger, Snapshot
 from lightning_tracin.store import as_lines, read_lines, read_record, write_bytes, write_record
@@ -56,12 +56,30 @@ class Settings(_Record):
     mask: str | None = Field(default=None, description="sha256 of what the mask keeps; null = all elements count")
 
 
+class Choices(_Record):
+    """What else the callback was told: which samples, and what is shown. Settings are what scores depend on."""
+
+    language_column: str = "language"
+    item_column: str | None = None
+    text_columns: tuple[str, ...] | None = None
+    label_column: str | None = None
+    probe_languages: tuple[str, ...] | None = None
+    max_probes_per_language: int | None = 50
+    languages_given: bool = Field(default=False, description="whether the train samples' languages were given outright")
+    languages_of_probes_given: bool = Field(default=False, description="whether the probes' languages were given outright")
+    top_k: int = 100
+    similarity: Similarity = "cosine"
+    weighting: Weighting = "uniform"
+    memory_budget: int | None = None
+
+
 class RunRecord(_Record):
     """What `run.json` says."""
 
     format: Literal[2] = 2
     run: str = Field(description="identity of the fit")
     settings: Settings
+    choices: Choices = Choices()
     loss: str = Field(description="per_sample_loss, or training_step and its reduction")
     train: Samples
     probes: Samples
@@ -222,7 +240,13 @@ class RunDirectory:
         self.ledger.cut_back(step)
 
 
+def differing_settings(ours: Settings, theirs: Settings) -> list[tuple[str, Any, Any]]:
+    """Names of the settings that differ, with both values."""
+    pairs = [(name, getattr(ours, name), getattr(theirs, name)) for name in Settings.model_fields]
+    return [(name, a, b) for name, a, b in pairs if a != b]
+
+
 def _differences(ours: RunRecord, theirs: RunRecord) -> list[tuple[str, Any, Any]]:
-    pairs = [(name, getattr(ours.settings, name), getattr(theirs.settings, name)) for name in Settings.model_fields]
+    pairs = differing_settings(ours.settings, theirs.settings)
     pairs += [(name, getattr(ours, name), getattr(theirs, name)) for name in ("run", "loss", "train", "probes", "elements")]
     return [(name, a, b) for name, a, b in pairs if a != b]

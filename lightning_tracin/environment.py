@@ -85,6 +85,37 @@ class OneProcess:
         return to_device_of(self.module, batch)
 
 
+@dataclass(frozen=True)
+class FabricEnvironment:
+    """The processes of a launched `lightning.fabric.Fabric` (or `lightning_fabric.Fabric`)."""
+
+    fabric: Any
+    module: LightningModule
+
+    @property
+    def rank(self) -> int:
+        """Number of this process."""
+        return int(self.fabric.global_rank)
+
+    @property
+    def ranks(self) -> int:
+        """How many processes there are."""
+        return int(self.fabric.world_size)
+
+    def barrier(self, name: str) -> None:
+        """Wait until all processes are here."""
+        self.fabric.barrier(name)
+
+    def broadcast(self, value: _Value) -> _Value:
+        """Rank 0's value, on all ranks."""
+        received: _Value = self.fabric.broadcast(value)
+        return received
+
+    def to_device(self, batch: Any) -> Any:
+        """A batch as a fit would give it to a step."""
+        return to_device_of(self.module, batch)
+
+
 def to_device_of(module: LightningModule, batch: Any) -> Any:
     """A batch on a module's device, by the module's own hooks."""
     return module._apply_batch_transfer_handler(module._on_before_batch_transfer(batch), device=module.device)

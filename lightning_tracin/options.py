@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from lightning_tracin.directory import Method
+from lightning_tracin.directory import Choices, Method, Settings
 from lightning_tracin.errors import TracInError
 from lightning_tracin.influence import Preconditioner, check_choice
 from lightning_tracin.results import View
@@ -90,6 +90,44 @@ class Options:
     def method(self) -> Method:
         """How influence is computed."""
         return "means" if self.language_means else "projected" if self.projection_dim is not None else "exact"
+
+    def settings(self, mask: str | None) -> Settings:
+        """What the scores depend on, beside the fit itself.
+
+        Args:
+            mask: digest of the mask, if there is one.
+        """
+        return Settings(
+            every_n_epochs=self.every_n_epochs,
+            every_n_train_steps=self.every_n_train_steps,
+            parameters=None if self.parameters is None else tuple(self.parameters),
+            dtype=self.dtype,
+            batch_size=self.batch_size,
+            method=self.method,
+            projection_dim=self.projection_dim,
+            preconditioner=self.preconditioner,
+            per_layer=self.per_layer,
+            mask=mask,
+        )
+
+    @property
+    def choices(self) -> Choices:
+        """What else is needed to do the rest of a run's work later."""
+        columns, view = self.columns, self.view
+        return Choices(
+            language_column=columns.language,
+            item_column=columns.item,
+            text_columns=columns.text,
+            label_column=columns.label,
+            probe_languages=None if self.probe_languages is None else tuple(self.probe_languages),
+            max_probes_per_language=self.max_probes_per_language,
+            languages_given=self.languages is not None,
+            languages_of_probes_given=self.languages_of_probes is not None,
+            top_k=view.top_k,
+            similarity=view.similarity,
+            weighting=view.weighting,
+            memory_budget=self.memory_budget,
+        )
 
     @property
     def torch_dtype(self) -> torch.dtype:

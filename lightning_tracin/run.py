@@ -56,6 +56,11 @@ class TracInRun:
         return cls(RunDirectory(Path(path)))
 
     @property
+    def directory(self) -> RunDirectory:
+        """Where the parts of the run stand."""
+        return self._directory
+
+    @property
     def path(self) -> Path:
         """The run directory."""
         return self._directory.path

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_tracin.attributor import Attributor, Pass
 from lightning_tracin.checks import check_gradients, checked_loss
-from lightning_tracin.directory import RunDirectory, RunRecord, Settings, known_samples, package_versions
+from lightning_tracin.directory import RunDirectory, RunRecord, known_samples, package_versions
 from lightning_tracin.environment import TrainerEnvironment, preparation
 from lightning_tracin.errors import TracInError
 from lightning_tracin.estimate import pass_seconds
@@ -32,7 +32,7 @@ from lightning_tracin.probes import chosen_probes, probes_from_loaders
 from lightning_tracin.results import point
 from lightning_tracin.run import TracInRun
 from lightning_tracin.samples import from_loader
-from lightning_tracin.snapshots import Snapshot, SnapshotRecord, folder_name, trainable_names, weights_of
+from lightning_tracin.snapshots import Snapshot, SnapshotRecord, folder_name, frozen_digest, trainable_names, weights_of
 from lightning_tracin.work import Target, bytes_of_a_probe, bytes_of_a_query
 
 
@@ -81,7 +81,7 @@ class Session:
         self._work = Pass(
             train=self.train,
             probes=self.probes,
-            settings=self._settings(),
+            settings=options.settings(None if self._mask is None else self._mask.sha256),
             loss=loss.name,
             mask=self._mask,
             memory_budget=options.memory_budget,
@@ -116,22 +116,6 @@ class Session:
         names = self._options.scored(self._module)
         return names if self._mask is None else self._mask.restricted(names)
 
-    def _settings(self) -> Settings:
-        """What the scores depend on, beside the fit itself."""
-        options = self._options
-        return Settings(
-            every_n_epochs=options.every_n_epochs,
-            every_n_train_steps=options.every_n_train_steps,
-            parameters=None if options.parameters is None else tuple(options.parameters),
-            dtype=options.dtype,
-            batch_size=options.batch_size,
-            method=options.method,
-            projection_dim=options.projection_dim,
-            preconditioner=options.preconditioner,
-            per_layer=options.per_layer,
-            mask=None if self._mask is None else self._mask.sha256,
-        )
-
     def _cost(self, target: Target, loss: SummedLoss) -> dict[str, Any]:
         """What one snapshot's pass will hold in memory, and how long it will take: by a few batches, before the fit."""
         job = self._attributor.job(loss, self._attributor.memory_budget(target.model))
@@ -155,6 +139,7 @@ class Session:
             record = RunRecord(
                 run=run,
                 settings=self._work.settings,
+                choices=self._options.choices,
                 loss=self._work.loss,
                 train=known_samples(self.train.table),
                 probes=known_samples(self.probes.table),
@@ -221,6 +206,7 @@ class Session:
             last_learning_rates=interval.last + extra,
             groups=groups,
             elements=sum(parameter.numel() for parameter in scored.values()),
+            frozen=frozen_digest(self._module, trainable_names(self._module)),
         )
 
     def _groups(self, names: frozenset[str]) -> dict[str, int]:

@@ -11,20 +11,25 @@ first step, to `snapshots/unfrozen-step375.safetensors`; earlier snapshots take 
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from lightning_tracin.errors import TracInError
-from lightning_tracin.store import read_record, read_tensors, write_record, write_tensors
+from lightning_tracin.store import read_record, read_tensors, tensor_names, write_record, write_tensors
 
 _RECORD = "snapshot.json"
 _WEIGHTS = "weights.safetensors"
 _SCALES = "adam.safetensors"
+
+#: How many numbers of a frozen parameter go into its digest, roughly.
+_DIGESTED = 1024
 
 
 class SnapshotRecord(BaseModel):
@@ -41,6 +46,7 @@ class SnapshotRecord(BaseModel):
     last_learning_rates: tuple[float, ...] = Field(description="of each group, at the last of those steps")
     groups: dict[str, int] = Field(description="scored parameter -> its group")
     elements: int = Field(ge=1, description="number of elements of the scored parameters")
+    frozen: str | None = Field(default=None, description="digest of the parameters whose values are not kept; null = unknown")
 
 
 @dataclass(frozen=True)
@@ -90,14 +96,27 @@ class Snapshot:
         """Whether the weights are still there."""
         return (self.path / _WEIGHTS).exists()
 
+    @property
+    def own_names(self) -> frozenset[str]:
+        """What its own weights name: parameters that were trainable at its moment, and buffers.
+
+        Raises:
+            TracInError: the weights were discarded or are damaged.
+        """
+        self._require_kept()
+        return tensor_names(self.path / _WEIGHTS)
+
+    def _require_kept(self) -> None:
+        if not self.kept:
+            raise TracInError(f"The weights of snapshot {self.name} were not kept; use `keep_snapshots=True` to have them.")
+
     def state_dict(self) -> dict[str, Tensor]:
         """The weights: trainable parameters and all buffers, by name.
 
         Raises:
             TracInError: the weights were discarded or are damaged.
         """
-        if not self.kept:
-            raise TracInError(f"The weights of snapshot {self.name} were not kept; use `keep_snapshots=True` to have them.")
+        self._require_kept()
         weights = read_tensors(self.path / _WEIGHTS)
         for step, path in _unfrozen(self.path.parent):
             if step >= self.step:
@@ -133,6 +152,17 @@ def weights_of(model: nn.Module, trainable: Collection[str]) -> dict[str, Tensor
     tensors: dict[str, Tensor] = {name: parameter for name, parameter in model.named_parameters() if name in trainable}
     tensors.update(model.named_buffers())
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+
+def frozen_digest(model: nn.Module, kept: Collection[str]) -> str:
+    """What tells the values of all parameters but the named ones from others: names, shapes, and some numbers of each."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if name not in kept:
+            every = max(1, parameter.numel() // _DIGESTED)
+            some = parameter.detach().flatten()[::every].to("cpu", torch.float32)
+            digest.update(f"{name}\0{list(parameter.shape)}\0".encode() + some.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -80,6 +80,21 @@ def read_tensors(path: Path, remedy: str = "delete it to have it computed again"
         raise TracInError(f"{path} is damaged ({error}); {remedy}.") from error
 
 
+def tensor_names(path: Path) -> frozenset[str]:
+    """What a safetensors file holds, without reading the tensors.
+
+    Raises:
+        TracInError: the file is missing or damaged.
+    """
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return frozenset(file.keys())
+    except FileNotFoundError as error:
+        raise TracInError(f"{path} is missing.") from error
+    except safetensors.SafetensorError as error:
+        raise TracInError(f"{path} is damaged ({error}); restore it from a copy.") from error
+
+
 def as_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
     """Records as JSON lines."""
     return as_utf8("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
