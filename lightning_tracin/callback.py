@@ -129,6 +129,11 @@ class TracInCallback(CallbackBase):
         self._session: Session | None = None
 
     @property
+    def options(self) -> Options:
+        """What the callback was told."""
+        return self._options
+
+    @property
     def state_key(self) -> str:
         """Tells this callback's state from another's in a checkpoint."""
         options = self._options

@@ -1,9 +1,9 @@
-"""The command line: `lightning-tracin study CONFIG.yaml`."""
+"""The command line: a whole study from one file, and what is left to do or to read of a run."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; an error that a user can mend is one sentence and no traceback."""
     try:
         _run(list(sys.argv[1:] if arguments is None else arguments))
-    except TracInError as error:
-        raise SystemExit(f"Error: {error}") from error
+    except (TracInError, OSError) as error:
+        from lightning_tracin.commands import printable
+
+        raise SystemExit(f"Error: {printable(str(error))}") from error
 
 
 def settings_from(path: Path, *overrides: str) -> Settings:
@@ -43,15 +45,43 @@ def settings_from(path: Path, *overrides: str) -> Settings:
 
 
 def _run(arguments: list[str]) -> None:
-    study = _study_parser()
-    parser = ArgumentParser(prog="lightning-tracin", description="Which languages' training data a multilingual model relies on.")
-    commands = parser.add_subcommands(required=True)
-    commands.add_subcommand("study", study, help=f"a whole study from one file: {_USAGE}")
     if len(arguments) > 1 and arguments[0] == "study" and not arguments[1].startswith("-"):
         _study(settings_from(Path(arguments[1]), *arguments[2:]))
         return
+    parser = ArgumentParser(prog="lightning-tracin", description="Which languages' training data a multilingual model relies on.")
+    commands = parser.add_subcommands(required=True)
+    asked = next((argument for argument in arguments if not argument.startswith("-")), None)
+    study = _study_parser() if asked in (None, "study") else ArgumentParser()  # its settings take seconds to import
+    commands.add_subcommand("study", study, help=f"a whole study from one file: {_USAGE}")
+    functions = _functions()
+    for name, function in functions.items():
+        command = ArgumentParser(prog=f"lightning-tracin {name}", description=_first_line(function))
+        command.add_function_arguments(function, as_positional=False)
+        commands.add_subcommand(name, command, help=_first_line(function))
     parsed = parser.parse_args(arguments)
-    _study(_settings(study.instantiate(parsed.study)))
+    if parsed.subcommand == "study":
+        _study(_settings(study.instantiate(parsed.study)))
+    else:
+        said = functions[parsed.subcommand](**vars(parsed[parsed.subcommand]))
+        if said:
+            print(said)
+
+
+def _functions() -> dict[str, Callable[..., str]]:
+    """The commands on one run, by name."""
+    from lightning_tracin import commands
+
+    return {
+        "attribute": commands.attribute,
+        "status": commands.status,
+        "reliance": commands.reliance,
+        "top": commands.top,
+        "export": commands.export,
+    }
+
+
+def _first_line(function: Callable[..., str]) -> str:
+    return str(function.__doc__).partition("\n")[0]
 
 
 def _study_parser() -> ArgumentParser:

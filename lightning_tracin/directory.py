@@ -162,18 +162,21 @@ class RunDirectory:
             raise TracInError(f"{path} is damaged or of another run: it differs from what run.json says; restore the file.")
         return table
 
+    def folder_of(self, snapshot: Snapshot) -> Path:
+        """Where what the run's method computes of a snapshot stands."""
+        return self.path / ("features" if self.record().settings.method == "projected" else "ingredients") / snapshot.name
+
     def ingredients(self, snapshot: Snapshot) -> IngredientStore:
         """The shards of one snapshot."""
         record = self.record()
         columns = record.probes.count if record.settings.method == "exact" else 2 * len(self.samples("probes").counts())
-        return IngredientStore(self.path / "ingredients" / snapshot.name, record.train.count, columns)
+        return IngredientStore(self.folder_of(snapshot), record.train.count, columns)
 
     def features(self, snapshot: Snapshot) -> FeatureStore:
         """The projected features of one snapshot."""
         record = self.record()
         probes = record.probes.count + sum(added.count for added in record.added_probes)
-        folder = self.path / "features" / snapshot.name
-        return FeatureStore(folder, record.train.count, probes, len(record.added_probes))
+        return FeatureStore(self.folder_of(snapshot), record.train.count, probes, len(record.added_probes))
 
     def stored(self, snapshot: Snapshot) -> IngredientStore | FeatureStore:
         """What the run's method computes of a snapshot."""

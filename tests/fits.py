@@ -64,6 +64,20 @@ def loaders(train: int = 30, probes: int = 12, batch_size: int = 7) -> tuple[Dat
     )
 
 
+class Data(pl.LightningDataModule):
+    """The same loaders as a data module."""
+
+    def __init__(self, train: int = 30, probes: int = 12) -> None:
+        super().__init__()
+        self.train, self.probes = train, probes
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return loaders(train=self.train)[0]
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return loaders(probes=self.probes)[1]
+
+
 def trainer(root: Path, callbacks: list[Any], **settings: Any) -> pl.Trainer:
     return pl.Trainer(
         **{

@@ -1,0 +1,246 @@
+"""What the command line says of a run: tables as text, and all of them as files."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from lightning_tracin.influence import Sign, Similarity, Weighting
+from lightning_tracin.plan import in_words
+from lightning_tracin.reliance import Measure
+from lightning_tracin.results import View, analyse
+from lightning_tracin.run import TracInRun
+from lightning_tracin.snapshots import Snapshot
+from lightning_tracin.store import as_utf8, write_bytes
+from lightning_tracin.study import study_of
+from lightning_tracin.tables import SampleTable
+
+Output = Literal["table", "csv", "json"]
+Format = Literal["csv", "parquet"]
+
+#: Marks that reorder what stands around them on a terminal.
+_REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+#: Letters of a text that a table shows.
+_WIDTH = 60
+
+
+def attribute(
+    run: Path, config: Path, accelerator: str | None = None, devices: int | None = None, mask: Path | None = None
+) -> str:
+    """Compute what is missing of a run whose fit a LightningCLI file describes.
+
+    Args:
+        run: the run directory.
+        config: the LightningCLI's YAML file, with the class paths of model and data.
+        accelerator: in place of the file's.
+        devices: in place of the file's.
+        mask: file of the mask, in place of the file's.
+    """
+    from lightning_tracin.from_config import attribute_from_config  # reading a run needs neither Lightning nor a model
+
+    leads = attribute_from_config(run, config, accelerator, devices, mask)
+    return status(run) if leads else ""
+
+
+def status(run: Path) -> str:
+    """What a run holds, and what is missing of it.
+
+    Args:
+        run: the run directory.
+    """
+    opened = TracInRun.open(run)
+    record, directory = opened.record, opened.directory
+    table = pd.DataFrame([_about(opened, snapshot) for snapshot in opened.snapshots])
+    missing = [str(index) for index, state in zip(table["snapshot"], table["attributed"], strict=True) if state != "yes"]
+    lines = [
+        f"Run {record.run} in {directory.path}: {len(opened.train)} train samples ({_counted(opened.train)}) x "
+        f"{len(opened.probes)} probes ({_counted(opened.probes)}), {record.settings.method} influence by {record.loss}, "
+        f"{record.elements:,} elements of {record.parameters} parameters.",
+        "",
+        _as_table(table) if len(table) else "There are no snapshots: the fit ended before the first one was taken.",
+        "",
+    ]
+    if missing:
+        lines.append(f"Missing: the attribution of snapshot {', '.join(missing)} (`lightning-tracin attribute` computes it).")
+    elif len(table) and not (directory.results / "report.html").exists():
+        lines.append("Missing: the results (`lightning-tracin attribute` writes them).")
+    elif len(table):
+        lines.append(f"Nothing is missing; the results are in {directory.results}.")
+    return printable_lines("\n".join(lines))
+
+
+def reliance(
+    run: Path,
+    k: int | None = None,
+    sign: Sign = "positive",
+    cumulative: bool = False,
+    measure: Measure | None = None,
+    similarity: Similarity | None = None,
+    weighting: Weighting | None = None,
+    snapshots: list[int] | None = None,
+    by: Literal["layer"] | None = None,
+    output: Output = "table",
+) -> str:
+    """Reliance of every probe language on every train language.
+
+    Args:
+        run: the run directory.
+        k: how many of the strongest train samples of a probe count; default: as the run was made.
+        sign: proponents or opponents.
+        cumulative: use the influence summed up to each snapshot.
+        measure: share of the top k, mass (share of all influence of that sign), or mean influence of a sample.
+        similarity: of the scores; default: as the run was made.
+        weighting: of the scores; default: as the run was made.
+        snapshots: indices of those to show; default: all.
+        by: a table for each layer alone.
+        output: how it is printed.
+    """
+    opened = TracInRun.open(run)
+    choices = opened.record.choices
+    table = opened.reliance(
+        choices.top_k if k is None else k,
+        sign,
+        cumulative,
+        measure or _measure(opened),
+        similarity or choices.similarity,
+        weighting or choices.weighting,
+        snapshots,
+        by=by,
+    )
+    return _printed(table, output)
+
+
+def top(
+    run: Path,
+    probe: int,
+    k: int = 10,
+    sign: Sign = "positive",
+    similarity: Similarity | None = None,
+    weighting: Weighting | None = None,
+    snapshots: list[int] | None = None,
+    output: Output = "table",
+) -> str:
+    """The strongest train samples of one probe, with their texts.
+
+    Args:
+        run: the run directory.
+        probe: index of the probe (of its language in alphabetical order, where the run holds language means).
+        k: how many.
+        sign: proponents or opponents.
+        similarity: of the scores; default: as the run was made.
+        weighting: of the scores; default: as the run was made.
+        snapshots: indices of those to sum; default: all.
+        output: how it is printed.
+    """
+    opened = TracInRun.open(run)
+    choices = opened.record.choices
+    table = opened.top(probe, k, sign, similarity or choices.similarity, weighting or choices.weighting, snapshots)
+    said = _printed(table, output)
+    if output != "table":
+        return said
+    (about,) = opened.queries.take([probe]).rows()
+    return printable_lines(f"Probe {probe} ({about['language']}): {printable(str(about['text']))}\n\n") + said
+
+
+def export(run: Path, folder: Path, format: Format = "csv", k: int | None = None) -> str:
+    """Write all tables of a run into a folder.
+
+    Args:
+        run: the run directory.
+        folder: where the files go.
+        format: of the files.
+        k: how many of the strongest train samples of a probe count; default: as the run was made.
+    """
+    opened = TracInRun.open(run)
+    written = []
+    for name, table in _tables(opened, k):
+        path = folder / f"{name}.{format}"
+        if format == "csv":
+            content = as_utf8(table.to_csv(index=False))
+        else:
+            buffer = BytesIO()
+            table.to_parquet(buffer, index=False)
+            content = buffer.getvalue()
+        write_bytes(path, content)
+        written.append(path.name)
+    return printable_lines(f"Written to {folder}: {', '.join(written)}.")
+
+
+def _tables(run: TracInRun, k: int | None) -> Iterator[tuple[str, pd.DataFrame]]:
+    """All tables of a run by name."""
+    choices = run.record.choices
+    view = View(choices.top_k if k is None else k, choices.similarity, choices.weighting, _measure(run))
+    yield "snapshots", pd.DataFrame([_about(run, snapshot) for snapshot in run.snapshots])
+    yield "train", pd.DataFrame(run.train.rows())
+    yield "probes", pd.DataFrame(run.probes.rows())
+    results = analyse(run, view)
+    yield "reliance", results.reliance
+    yield "top", results.top
+    if view.measure == "share":
+        study = study_of(run, view, run.representations)
+        for name in ("compared", "changes", "reinforcement"):
+            table = getattr(study, name)
+            if table is not None:
+                yield name, table
+
+
+def _measure(run: TracInRun) -> Measure:
+    return "mean" if run.record.settings.method == "means" else "share"
+
+
+def _about(run: TracInRun, snapshot: Snapshot) -> dict[str, object]:
+    """One snapshot's line."""
+    computed = run.path / run.directory.folder_of(snapshot)
+    sizes = [path.stat().st_size for path in computed.glob("*.safetensors")]
+    weights = [path.stat().st_size for path in snapshot.path.glob("*.safetensors")]
+    complete = bool(sizes) and run.directory.stored(snapshot).is_complete()
+    return {
+        "snapshot": snapshot.index,
+        "epoch": snapshot.epoch,
+        "step": snapshot.step,
+        "steps": snapshot.steps,
+        "visits": snapshot.visits,
+        "learning_rates": " ".join(f"{rate:.3g}" for rate in snapshot.learning_rates),
+        "weights": in_words(sum(weights)) if snapshot.kept else "not kept",
+        "computed": in_words(sum(sizes)),
+        "attributed": "yes" if complete else "partly" if sizes else "no",
+    }
+
+
+def _counted(table: SampleTable) -> str:
+    return ", ".join(f"{language} {count}" for language, count in table.counts().items())
+
+
+def _printed(table: pd.DataFrame, output: Output) -> str:
+    """A table for a terminal or a pipe, without what would act on the terminal."""
+    plain = table.map(lambda value: printable(value) if isinstance(value, str) else value)
+    if output == "csv":
+        return str(plain.to_csv(index=False)).rstrip("\n")
+    if output == "json":
+        return str(plain.to_json(orient="records", force_ascii=False, indent=1))
+    return _as_table(plain)
+
+
+def _as_table(table: pd.DataFrame) -> str:
+    with pd.option_context("display.max_colwidth", _WIDTH):
+        return str(table.to_string(index=False, float_format="{:.4g}".format, na_rep="-"))
+
+
+def printable(text: str) -> str:
+    """A text of the data without what acts on a terminal: control characters, marks that reorder, and lone surrogates."""
+    return "".join(" " if letter in "\t\n\r" else letter for letter in text if letter in "\t\n\r" or not _acts(letter))
+
+
+def printable_lines(text: str) -> str:
+    """The same for a text whose line breaks are its own."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def _acts(letter: str) -> bool:
+    return unicodedata.category(letter) in ("Cc", "Cs") or letter in _REORDERING
