@@ -118,7 +118,7 @@ def test_top_shows_no_control_characters(tmp_path: Path, fits: dict[str, Path], 
     for output in ("table", "csv", "json"):
         shown = said(capsys, "top", "--run", run.path, "--probe", 2, "--k", 3, "--output", output)
         assert "red [31malert[0m gnp 2J end of line" in shown
-    assert said(capsys, "top", "--run", run.path, "--probe", 2, "--k", 3).startswith("Probe 2 (ru):")
+    assert said(capsys, "top", "--run", run.path, "--probe", 2, "--k", 3).startswith(f"Probe 2 ({run.probes.language[2]}):")
 
 
 def test_printable_keeps_the_scripts_of_the_world() -> None:
