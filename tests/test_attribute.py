@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -196,3 +201,60 @@ def test_frozen_parameters_must_be_those_of_the_fit(tmp_path: Path) -> None:
     with pytest.raises(TracInError, match=r"did not train \(such as 'model\.roberta\.\S+'\) are not those of the fit"):
         attribute(HeadOnly(seed=1), later, *loaders())
     assert_same_files(attribute(HeadOnly(), later, *loaders(), progress=False), at_once)
+
+
+_RANKS = """
+from pathlib import Path
+
+import lightning_tracin.work as engine
+from lightning_fabric import Fabric
+from lightning_tracin import attribute
+from lightning_tracin.ingredients import IngredientStore
+from tests.fits import Classifier, loaders
+
+engine._SHARD = 8
+fabric = Fabric(accelerator="cpu", devices=2)
+fabric.launch()
+write = IngredientStore.write
+
+
+def noted(store, shard, block):
+    write(store, shard, block)
+    with Path(f"rank{fabric.global_rank}").open("a") as file:
+        print(shard, file=file)
+
+
+IngredientStore.write = noted
+run = attribute(Classifier(), "exact", *loaders(), fabric=fabric)
+assert (run.path / "results" / "report.html").exists()
+attribute(Classifier(), "projected", *loaders(), fabric=fabric)
+"""
+
+
+def test_ranks_of_a_fabric_share_the_work(tmp_path: Path) -> None:
+    alone = {
+        name: fitted(tmp_path / "alone" / name, "fit_end", **settings, batch_size=4)
+        for name, settings in (("exact", {}), ("projected", {"projection_dim": 200}))
+    }
+    for name, run in alone.items():
+        folder = shutil.copytree(run.path, tmp_path / name)
+        for computed in ("ingredients", "features", "results"):
+            shutil.rmtree(folder / computed, ignore_errors=True)
+    (tmp_path / "script.py").write_text(_RANKS)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "script.py"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr
+    shards = [set((tmp_path / f"rank{rank}").read_text().split()) for rank in (0, 1)]
+    assert [len(mine) for mine in shards] == [2, 2]
+    assert not shards[0] & shards[1]
+    for name, run in alone.items():
+        shared = TracInRun.open(tmp_path / name)
+        np.testing.assert_allclose(shared.influence(), run.influence(), rtol=1e-6, atol=1e-6)
+        pd.testing.assert_frame_equal(shared.reliance(5), run.reliance(5))
