@@ -81,15 +81,19 @@ class MembersOnly(Sampler[list[int]]):
         for batch in batches:
             kept = [index for index in batch if self._members[index]]
             if not kept:
-                raise TracInError(
-                    f"All {len(batch)} samples of a batch are left out, so that this fit would have fewer steps than the others; "
-                    "use larger batches, or leave out fewer samples."
-                )
+                raise TracInError(_empty(len(batch)))
             yield kept
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the Trainer before each epoch."""
         self._epoch = epoch
+
+
+def _empty(size: int) -> str:
+    return (
+        f"All {size} samples of a batch are left out, so that this fit would have fewer steps than the others; use a batch size "
+        "that leaves no small rest, larger batches, or leave out fewer samples."
+    )
 
 
 class Refits:
@@ -128,6 +132,7 @@ class Refits:
             )
         if not members.any(1).all():
             raise TracInError("A fit should have at least one train sample; one of the members' lines is empty.")
+        first.require_members_in_every_batch(members, seed)
         paths = [self._folder / f"seed{seed}-{_digest(line.tobytes())[:16]}.safetensors" for line in members]
         todo = {path: line for path, line in zip(paths, members, strict=True) if not path.exists()}
         jobs = [(self._factory, line, seed, path) for path, line in todo.items()]
@@ -160,12 +165,29 @@ class _First:
     train: int
     probes: int
     weights: str  # a digest
+    batches: Any  # the loader's batch sampler
+    epochs: int
 
     @classmethod
     def of(cls, fit: Fit) -> _First:
         require_loader(fit.train, "train samples")
         require_loader(fit.probes, "probes")
-        return cls(len(fit.train.dataset), len(fit.probes.dataset), _weights_digest(fit.module))  # type: ignore[arg-type]
+        train, probes = fit.train.dataset, fit.probes.dataset
+        epochs = max(1, fit.trainer.max_epochs or 1)
+        return cls(len(train), len(probes), _weights_digest(fit.module), fit.train.batch_sampler, epochs)  # type: ignore[arg-type]
+
+    def require_members_in_every_batch(self, members: Members, seed: int) -> None:
+        """Say before the first fit what `MembersOnly` would say in the middle of a series.
+
+        Raises:
+            TracInError: a fit would have a batch without a sample.
+        """
+        order = MembersOnly(self.batches, np.ones(self.train, dtype=np.bool_), seed)
+        for epoch in range(self.epochs):
+            order.set_epoch(epoch)
+            for batch in order:
+                if not members[:, batch].any(1).all():
+                    raise TracInError(_empty(len(batch)))
 
 
 def _refit(factory: Factory, members: Members, seed: int, path: Path) -> None:
@@ -209,7 +231,7 @@ def probe_losses(fit: Fit) -> Tensor:
     Raises:
         TracInError: the module's loss is not made of its samples' own losses.
     """
-    copy = isolated_copy(fit.module, torch.float32)
+    copy = isolated_copy(fit.module, torch.float32).to(fit.trainer.strategy.root_device)  # the fit has moved it off its device
     dataset, collate, prepared = fit.probes.dataset, fit.probes.collate_fn, fit.trainer.strategy.batch_to_device
     count = len(dataset)  # type: ignore[arg-type]
 

@@ -153,6 +153,18 @@ def table_of(
     return table
 
 
+def by_unit(values: Floats, units: Sequence[str | None]) -> Floats:
+    """Means over the probes of a unit, such as the translations of one item, which do not vary independently: [units, columns].
+
+    Args:
+        values: of each probe, [probes, columns]; NaN does not count.
+        units: of each probe; one that has none is a unit of its own.
+    """
+    names = [f"probe {index}" if unit is None else f"unit {unit}" for index, unit in enumerate(units)]
+    means: Floats = pd.DataFrame(values).groupby(names, sort=False).mean().to_numpy()
+    return means
+
+
 def bootstrap_mean(values: Floats, settings: Interval) -> tuple[Floats, Floats]:
     """Percentile interval of the mean over probes: [languages] twice."""
     if len(values) < 2:

@@ -85,7 +85,7 @@ def build_corpus(
     rows, placeholders = _drop_where(rows, _is_placeholder(rows, drop_texts), "with a placeholder for a text")
     rows, unlabelled = _drop_where(rows, rows["label"] == "", "without a label")
     rows, unwanted = _merge(rows, merge_labels or {})
-    rows, untranslated = keep_parallel(rows, len(languages)) if parallel else (rows, ())
+    rows, untranslated = keep_parallel(rows, len(languages)) if parallel else (_told_apart(rows), ())
     _check_left(rows, languages, source)
     _check(rows, source)
     rows, disputed = _settle_labels(rows, differing_labels, source) if parallel else (rows, ())
@@ -99,6 +99,14 @@ def keep_parallel(rows: pd.DataFrame, languages: int) -> tuple[pd.DataFrame, tup
     """Keep the items that stand in so many languages."""
     missing = rows.groupby("item")["language"].transform("nunique") < languages
     return _drop_where(rows, missing, "missing in another language")
+
+
+def _told_apart(rows: pd.DataFrame) -> pd.DataFrame:
+    """Items that mean nothing across languages, with their language in front where another language has the same."""
+    if not (rows.groupby("item")["language"].nunique() > 1).any():
+        return rows
+    apart: pd.DataFrame = rows.assign(item=rows["language"] + ":" + rows["item"])
+    return apart
 
 
 def sorted_labels(labels: pd.Series[str]) -> list[str]:

@@ -109,9 +109,13 @@ def agreement_table(
     rows = []
     for name, table in tables.items():
         found = _grid(table, value, f"the table of {name!r}").reindex(index=change.index, columns=change.columns)
-        if found.isna().any(axis=None):
+        there = set(zip(table["probe_language"], table["train_language"], strict=True))
+        if any((own, train) not in there for own in change.index for train in change.columns):
             raise TracInError(f"The table of {name!r} has no {value} for some of the measured languages.")
         cells = found.to_numpy()
+        if not np.isfinite(cells).all():  # such as a lift over nothing: there is no agreement to speak of
+            rows.append((name, cells.size, *[np.nan] * (len(COLUMNS) - 2)))
+            continue
         centred = doubly_centred(cells)
         pearson = _pearson(centred, truth)
         shuffled = _permuted_pearson(cells, truth, permutations, generator)

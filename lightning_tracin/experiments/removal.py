@@ -14,9 +14,24 @@ from scipy import integrate, stats
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.influence import Scores, Sign, ranked
-from lightning_tracin.reliance import Floats, Interval, bootstrap_mean
+from lightning_tracin.reliance import Floats, Interval, bootstrap_mean, by_unit
 
-COLUMNS = ("k", "drop", "low", "high", "random_drop", "random_low", "random_high", "excess", "excess_low", "excess_high", "p")
+COLUMNS = (
+    "k",
+    "drop",
+    "low",
+    "high",
+    "random_drop",
+    "random_low",
+    "random_high",
+    "excess",
+    "excess_low",
+    "excess_high",
+    "p",
+    "random_lowest",
+    "random_highest",
+    "units",
+)
 
 Kept = npt.NDArray[np.bool_]  # [train]: what a refit is fitted on
 
@@ -59,6 +74,7 @@ def removal_table(
     removed: Mapping[int, npt.ArrayLike],
     at_random: Mapping[int, npt.ArrayLike],
     interval: Interval | None = None,
+    units: Sequence[str | None] | None = None,
 ) -> pd.DataFrame:
     """The removal curve.
 
@@ -66,12 +82,16 @@ def removal_table(
         base: the probability of the correct class under the model fitted on all train samples, [probes].
         removed: k -> the same under the model fitted without the k strongest, [probes].
         at_random: k -> the same under models fitted without k random samples, [draws, probes].
-        interval: the bootstrap over probes.
+        interval: the bootstrap over units.
+        units: what each probe is a version of, such as its item; None takes every probe for itself. Drops are averaged within a
+            unit first, because translations of one item do not vary independently.
 
     Returns:
-        Columns `COLUMNS`, a line for each k. `drop` is the mean over probes of (base - now) / base, so that 0.1 means a tenth of
-        the probability is gone; `random_drop` that of the random removals, `excess` the difference, each with its interval; `p`
-        is of Wilcoxon's signed-rank test of the excess against zero, one-sided (greater).
+        Columns `COLUMNS`, a line for each k. `drop` is the mean of (base - now) / base, so that 0.1 means a tenth of the
+        probability is gone; `random_drop` that of the random removals, `excess` the difference, each with its interval; `p` is
+        of Wilcoxon's signed-rank test of the excess against zero, two-sided; `random_lowest` and `random_highest` are the least
+        and the greatest drop of one random removal. All probes share a refit, so that its own chance is in no interval: a drop
+        within that range is not told from a random one.
 
     Raises:
         TracInError: the shapes do not fit, a probability is not positive, or a k has no random removals.
@@ -88,12 +108,15 @@ def removal_table(
         if now.shape != first.shape or draws.ndim != 2 or draws.shape[1:] != first.shape:
             raise TracInError(f"At k = {k} there are {now.shape} and {draws.shape} probabilities for {len(first)} probes.")
         drop, chance = 1 - now / first, 1 - draws.mean(0) / first
-        values = np.stack([drop, chance, drop - chance], 1)
+        each = 1 - draws / first
+        values = by_unit(np.stack([drop, chance, drop - chance], 1), units or [None] * len(first))
         low, high = bootstrap_mean(values, settings)
         excess = values[:, 2]
-        p = 1.0 if not excess.any() else float(stats.wilcoxon(excess, alternative="greater", zero_method="zsplit").pvalue)
+        p = 1.0 if not excess.any() else float(stats.wilcoxon(excess, zero_method="zsplit").pvalue)
         mean = values.mean(0)
-        rows.append((k, mean[0], low[0], high[0], mean[1], low[1], high[1], mean[2], low[2], high[2], p))
+        by_draw = [by_unit(one[:, None], units or [None] * len(first)).mean() for one in each]
+        found = zip(mean, low, high, strict=True)
+        rows.append((k, *(number for three in found for number in three), p, min(by_draw), max(by_draw), len(values)))
     table: pd.DataFrame = pd.DataFrame(rows, columns=list(COLUMNS))
     return table
 

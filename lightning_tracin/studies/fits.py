@@ -101,6 +101,7 @@ def build(recipe: Recipe) -> Fit:
     if recipe.patience is not None:
         callbacks.append(EarlyStopping("val_loss", patience=recipe.patience))
         validation = data.predict_dataloader()
+        validation.generator = torch.Generator()  # else it draws from the fit's own, and later fits without it have other dropout
     trainer = pl.Trainer(
         max_epochs=options.epochs,
         callbacks=callbacks,
@@ -108,6 +109,7 @@ def build(recipe: Recipe) -> Fit:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        devices=1,  # a study has its own processes
     )
     probes = data.probes if recipe.chosen is None else data.probes.select(recipe.chosen)
     loader = _loader(data, _train_samples(data, recipe), shuffle=True)

@@ -74,6 +74,11 @@ class Ground:
         return self.run(Wanted(0, SCORES[self.main].way)).probes
 
     @property
+    def units(self) -> list[str | None]:
+        """What each probe is a version of: its item, where translations share it."""
+        return list(self.probes.item)
+
+    @property
     def languages(self) -> list[str]:
         """The train languages, in alphabetical order."""
         return sorted(set(self.train.language))
@@ -128,6 +133,7 @@ class Ground:
         callback = settings_of(wanted.way, self.settings.projection_dim)
         if wanted.mask is not None:
             callback["mask"] = str(wanted.mask)
-        # products by layer are kept once: they take a multiple of the disk
+        # weights are kept where masks are made of them, products by layer once: both take a multiple of the disk
+        callback["keep_snapshots"] = wanted == self.of_main(wanted.seed, Variant())
         callback["per_layer"] = wanted == self.of_main(0, Variant())
         return recipe, wanted.seed, self._path(wanted), self.settings.top_k, callback

@@ -9,7 +9,7 @@ import pandas as pd
 
 from lightning_tracin import figures
 from lightning_tracin.counterfactual import Members, draw_subsets, lds, lds_difference, lds_within_class
-from lightning_tracin.reliance import Interval, bootstrap_mean
+from lightning_tracin.reliance import Interval, bootstrap_mean, by_unit
 from lightning_tracin.studies.ground import Ground
 from lightning_tracin.studies.sections import Section
 
@@ -31,8 +31,10 @@ def section(ground: Ground) -> Section:
     for name, one in scores.items():
         own, above = lds(one, halves, outputs), lds_difference(one, scores[ground.main], halves, outputs)
         within = lds_within_class(one, halves, outputs, ground.train.label, ground.probes.label)
-        within = within[np.isfinite(within)]
-        low, high = bootstrap_mean(within[:, None], Interval())
+        finite = np.isfinite(within)
+        units = [unit for unit, counts in zip(ground.units, finite, strict=True) if counts]
+        within = within[finite]
+        low, high = bootstrap_mean(by_unit(within[:, None], units), Interval())
         rows.append(
             {
                 "score": name,
@@ -55,7 +57,7 @@ def section(ground: Ground) -> Section:
         f"{len(halves)} refits on random halves of the {len(ground.train)} train samples, seed {_SEED}: for each of "
         f"{len(ground.probes)} probes Spearman's correlation over the halves of summed influence with minus the loss; the mean "
         "over probes, with 95 % intervals that draw halves and probes anew. `within_class` takes out what the number of "
-        "samples of the probe's class explains (interval over probes alone); `minus_main` is the difference from "
+        "samples of the probe's class explains (interval over items alone); `minus_main` is the difference from "
         f"{ground.main}.",
         tuple(_said(table, ground.main)),
         {"lds": table},
@@ -66,7 +68,7 @@ def section(ground: Ground) -> Section:
 def _said(table: pd.DataFrame, main: str) -> Iterator[str]:
     best, mine = table.iloc[0], table[table["score"] == main].iloc[0]
     yield f"The best prediction of refits is by {best['score']}: LDS {best['lds']:.3f} [{best['low']:.3f}, {best['high']:.3f}]."
-    inside = table.sort_values("within_class").iloc[-1]
+    inside = table.sort_values("within_class", na_position="first").iloc[-1]
     yield f"Within the probe's class it is by {inside['score']}: {inside['within_class']:.3f}."
     above = table.loc[table["minus_main_low"] > 0, "score"].tolist()
     below = table.loc[table["minus_main_high"] < 0, "score"].tolist()

@@ -126,6 +126,7 @@ def pretrain(texts: Sequence[str], options: Options, folder: Path, *, progress: 
             enable_checkpointing=False,
             enable_progress_bar=progress,
             enable_model_summary=False,
+            devices=1,
         )
         trainer.fit(module, loader)
     partial = folder.with_name(f"{folder.name}.partial")

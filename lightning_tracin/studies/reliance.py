@@ -40,7 +40,8 @@ def by_eye(ground: Ground) -> Section:
     return Section(
         "top",
         "E1: the strongest train samples, by eye",
-        f"{ground.main}, summed over {len(run.snapshots)} snapshots, seed 0; the top {_BY_EYE} of some probes of each language.",
+        f"{ground.main}, summed over {len(run.snapshots)} snapshots, seed 0; the top {_BY_EYE} of every probe; their texts "
+        f"for some of each language.",
         (said,),
         {"alike": alike, "texts": top},
     )
@@ -168,7 +169,8 @@ def _agreeing(table: pd.DataFrame) -> Iterator[str]:
     seeds = table["seed"].nunique()
     if seeds < 2:
         return
-    whole = table[(table["before"] == table["before"].min()) & (table["after"] == table["after"].max())]
+    last = table.groupby("seed")["after"].transform("max")  # seeds may stop at different epochs
+    whole = table[(table["before"] == table["before"].min()) & (table["after"] == last)]
     own = whole[whole["probe_language"] == whole["train_language"]]
     for language, lines in own.groupby("probe_language"):
         falls = int((lines["difference"] < 0).sum())

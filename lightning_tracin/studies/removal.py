@@ -16,7 +16,7 @@ from lightning_tracin import figures
 from lightning_tracin.counterfactual import Members
 from lightning_tracin.experiments.removal import area_by_deletion, removal_table, without_random, without_top
 from lightning_tracin.influence import Sign
-from lightning_tracin.reliance import Floats, Interval, bootstrap_mean
+from lightning_tracin.reliance import Floats, Interval, bootstrap_mean, by_unit
 from lightning_tracin.studies.ground import Ground
 from lightning_tracin.studies.sections import Section
 
@@ -91,7 +91,7 @@ def section(ground: Ground) -> Section:
     for removed, ks in _plan(ground):
         now = {k: np.mean([_asked(ground, removed, k, seed) for seed in seeds], axis=0) for k in ks}
         if len(ks) == len(settings.ks):
-            curves.append(removal_table(base, now, at_random).assign(removed=removed.name))
+            curves.append(removal_table(base, now, at_random, units=ground.units).assign(removed=removed.name))
         areas.append(_area(removed.name, ground, some, [now[k] - base for k in some]))
     areas.append(_area(RANDOM, ground, some, [at_random[k].mean(0) - base for k in some]))
     facts = {"probes": len(base), "seeds": settings.removal_seeds, "draws": settings.draws}
@@ -100,11 +100,13 @@ def section(ground: Ground) -> Section:
         "removal",
         "E2: removing what influence names",
         f"Fitted again without the k train samples (of {len(ground.train)}) that a score puts first for the probes of a label, "
-        f"summed; {len(base)} probes, whose mean probability of the correct class is {base.mean():.3f}; probabilities are means "
-        f"over {settings.removal_seeds} seed(s). `drop` is the mean relative loss of probability, `excess` what it is above that "
-        f"of {settings.draws} random removals of each size and seed, with 95 % intervals over probes; p is one-sided (Wilcoxon). "
-        f"AUC-DEL: area under the change of probability over the removed part of the train set, at k = {_listed(some)}; "
-        "negative where what was removed had supported the probes.",
+        f"summed; {len(base)} probes, whose mean probability of the correct class is {base.mean():.3f}; probabilities are "
+        f"means over {settings.removal_seeds} seed(s). `drop` is the mean relative loss of probability, `excess` what it is "
+        f"above that of {settings.draws} random removals of each size and seed, with 95 % intervals over items (translations "
+        "of a probe do not vary by themselves); p is of Wilcoxon's test, two-sided, uncorrected. All probes of a label share "
+        "a refit, so a removal is called different only where its drop is also beyond every single random removal's. AUC-DEL: "
+        f"area under the change of probability over the removed part of the train set, at k = {_listed(some)}; negative where "
+        "what was removed had supported the probes.",
         (*_of_curves(table), *_of_areas(area)),
         {"curve": table, "areas": area},
         {
@@ -130,14 +132,15 @@ def _asked(ground: Ground, removed: Removed, k: int, seed: int) -> Floats:
 
 def _area(name: str, ground: Ground, ks: Sequence[int], changes: Sequence[Floats]) -> dict[str, float | str | int]:
     values = area_by_deletion([k / len(ground.train) for k in ks], np.stack(changes))
-    low, high = bootstrap_mean(values[:, None], Interval())
-    return {"removed": name, "area": float(values.mean()), "low": low[0], "high": high[0], "probes": len(values)}
+    means = by_unit(values[:, None], ground.units)
+    low, high = bootstrap_mean(means, Interval())
+    return {"removed": name, "area": float(means.mean()), "low": low[0], "high": high[0], "probes": len(values)}
 
 
 def _of_curves(table: pd.DataFrame) -> Iterator[str]:
     for name, lines in table.groupby("removed", sort=False):
-        above = lines.loc[lines["excess_low"] > 0, "k"].tolist()
-        below = lines.loc[lines["excess_high"] < 0, "k"].tolist()
+        above = lines.loc[(lines["excess_low"] > 0) & (lines["drop"] > lines["random_highest"]), "k"].tolist()
+        below = lines.loc[(lines["excess_high"] < 0) & (lines["drop"] < lines["random_lowest"]), "k"].tolist()
         said = [f"lowers the probability more than random removals at {_at(above, lines)}"] if above else []
         said += [f"lowers it less at {_at(below, lines)}"] if below else []
         last = lines.iloc[-1]
@@ -150,6 +153,9 @@ def _of_curves(table: pd.DataFrame) -> Iterator[str]:
 def _of_areas(table: pd.DataFrame) -> Iterator[str]:
     order = table.sort_values("area")
     best = order.iloc[0]
+    if best["high"] >= 0:
+        yield "By AUC-DEL, no removal is shown to hurt: every interval reaches 0 or lies above it."
+        return
     yield (
         f"By AUC-DEL, removing {best['removed']} hurts most ({best['area']:.5f} [{best['low']:.5f}, {best['high']:.5f}]); in "
         f"order: {', '.join(f'{name} {area:.5f}' for name, area in zip(order['removed'], order['area'], strict=True))}."

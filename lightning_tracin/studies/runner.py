@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -38,6 +39,8 @@ from lightning_tracin.studies.work import First, first_fit, read_first
 
 #: Settings that change nothing of what is found, so that a study may be taken up with others.
 _FREE = ("output", "workers", "wandb_mode")
+#: Settings by which the probes are chosen.
+_CHOICE = {"candidates_per_language", "correct_probes", "fit.probes_per_language"}
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Outcome:
         account: the data, and the rows that were left out.
         accuracy: of the fits on all train samples, by language and part.
         sections: one an experiment.
+        missing: which could not be made, and why.
         run: of the first seed, for the study's own score.
         view: that score.
         summary: what was fitted, in a paragraph.
@@ -60,6 +64,7 @@ class Outcome:
     account: str
     accuracy: pd.DataFrame
     sections: tuple[Section, ...]
+    missing: tuple[str, ...]
     run: TracInRun
     view: View
     summary: str
@@ -73,8 +78,8 @@ def run_study(settings: Settings, progress: bool = True, say: Callable[[str], No
     """
     quiet()
     folder = Path(settings.output) / settings.name
-    take_up(settings, folder)
-    recipe, account = _material(settings, folder, progress, say)
+    record = take_up(settings, folder)
+    recipe, account = _material(settings, folder, record, progress, say)
     firsts = _first_fits(settings, folder, recipe, progress, say)
     recipe = replace(recipe, chosen=_probes(settings, recipe.options, folder, firsts), patience=None)
     ground = Ground(settings, folder, recipe, [first.epochs for first in firsts], progress)
@@ -82,9 +87,20 @@ def run_study(settings: Settings, progress: bool = True, say: Callable[[str], No
         say(description)
         step()
     say("Tables and figures")
-    sections = tuple(section for section in _sections(ground) if section is not None)
+    sections, missing = [], []
+    for title, section in _sections(ground):
+        try:
+            found = section(ground)
+        except TracInError as error:  # after hours of fits, one table that cannot be made does not cost the others
+            missing.append(f"{title}: {error}")
+            continue
+        if found is None:
+            missing.append(f"{title}: the data or the fit have nothing to compare")
+        else:
+            sections.append(found)
     accuracy, run = _accuracy(recipe, firsts), ground.main_run(0)
-    return Outcome(settings, folder, account, accuracy, sections, run, ground.view, _summary(settings, accuracy, run, firsts))
+    summary = _summary(settings, accuracy, run, firsts)
+    return Outcome(settings, folder, account, accuracy, tuple(sections), tuple(missing), run, ground.view, summary)
 
 
 def _summary(settings: Settings, accuracy: pd.DataFrame, run: TracInRun, firsts: list[First]) -> str:
@@ -94,19 +110,24 @@ def _summary(settings: Settings, accuracy: pd.DataFrame, run: TracInRun, firsts:
     model = f"{fit.layers} layer(s) of width {fit.hidden_size}" if fit.model == "small" else fit.model
     if fit.pretraining_epochs:
         model += f", pre-trained by masked language modelling for {fit.pretraining_epochs} epochs on the data's own texts,"
+    labels = ", ".join(f"{count} {label}" for label, count in sorted(Counter(map(str, run.probes.label)).items()))
+    stopped = " (on which early stopping looked)" if settings.patience is not None else ""
     mean, chance = (np.average(test[name], weights=test["samples"]) for name in ("accuracy", "majority"))
     kept = "that the fits of all seeds get right" if settings.correct_probes else "not chosen by what the fits say of them"
     return (
-        f"{len(run.train):,} train samples in {', '.join(run.train.counts())}; {len(run.probes):,} probes {kept}, in "
+        f"{len(run.train):,} train samples in {', '.join(run.train.counts())}; {len(run.probes):,} probes {kept} ({labels}), in "
         f"{', '.join(run.probes.counts())}. Model: {model} fine-tuned for {' or '.join(map(str, epochs))} epochs in batches of "
-        f"{fit.batch_size} at a learning rate of {fit.learning_rate:g}; {settings.seeds} seed(s). Accuracy on test samples: "
+        f"{fit.batch_size} at a learning rate of {fit.learning_rate:g}; {settings.seeds} seed(s). Accuracy on test "
+        f"samples{stopped}: "
         f"{mean:.3f}, where the most frequent label has {chance:.3f}. Influence: {settings.scores[0]}, summed over "
         f"{len(run.snapshots)} snapshots."
     )
 
 
-def take_up(settings: Settings, folder: Path) -> None:
-    """Begin a study, or go on with one of the same settings.
+def take_up(settings: Settings, folder: Path) -> bytes:
+    """Begin a study, or go on with one of the same settings; returns what `study.json` is to hold.
+
+    Until the probes are chosen, how they are chosen may change; what was fitted to choose them goes then.
 
     Raises:
         TracInError: the folder holds a study with other settings; the message names the first that differs.
@@ -118,6 +139,16 @@ def take_up(settings: Settings, folder: Path) -> None:
         theirs = json.loads(record.read_text())
         flat, other = _flat(json.loads(json.dumps(mine))), _flat(theirs)
         differing = sorted(name for name in flat.keys() | other.keys() if flat.get(name) != other.get(name))
+        if not (folder / "probes.json").exists() and set(differing) & _CHOICE:
+            for name in ("first", "encoder"):
+                shutil.rmtree(folder / name, ignore_errors=True)
+            (folder / "data.json").unlink(missing_ok=True)
+            differing = [name for name in differing if name not in _CHOICE]
+        if "scores" in differing and theirs["scores"][:1] != list(settings.scores[:1]):
+            raise TracInError(
+                f"{folder} holds a study by {theirs['scores'][0]!r}, which its tables by layer and its variants are of, but "
+                f"the first of scores is {settings.scores[0]!r}: put it first again, or give the study another name."
+            )
         differing = [name for name in differing if not _addable(name)]
         if differing:
             name = differing[0]
@@ -125,7 +156,7 @@ def take_up(settings: Settings, folder: Path) -> None:
                 f"{folder} holds a study with {name}={other.get(name)!r}, but {flat.get(name)!r} is asked for: give the study "
                 "another name, or delete the folder."
             )
-    write_bytes(record, json.dumps(mine, indent=1).encode())
+    return json.dumps(mine, indent=1).encode()
 
 
 def _flat(settings: dict[str, object]) -> dict[str, object]:
@@ -158,15 +189,16 @@ def _addable(name: str) -> bool:
     }
 
 
-def _material(settings: Settings, folder: Path, progress: bool, say: Callable[[str], None]) -> tuple[Recipe, str]:
+def _material(settings: Settings, folder: Path, record: bytes, progress: bool, say: Callable[[str], None]) -> tuple[Recipe, str]:
     """The recipe of all fits, with every candidate as a probe; pre-trains where that is asked for."""
-    candidates = settings.candidates_per_language or settings.fit.probes_per_language
-    options = replace(settings.fit, probes_per_language=candidates)
+    options = replace(settings.fit, probes_per_language=settings.candidates)
     extra = _extra(settings)
     split, account = load_split(options, extra=extra)
     say(f"Data: {account}")
     _require_enough(settings, split)
+    _require_languages(settings, split)
     _require_same_data(split, folder)
+    write_bytes(folder / "study.json", record)  # only now, so that what is refused may be corrected
     if options.pretraining_epochs:
         say("Encoder")
     options = with_encoder(options, split, folder / "encoder", progress=progress)
@@ -190,6 +222,27 @@ def _require_enough(settings: Settings, split: Split) -> None:
         raise TracInError(
             f"ks ends with {settings.ks[-1]}, but there are {sum(counts.values())} train samples; choose smaller ones."
         )
+
+
+def _require_languages(settings: Settings, split: Split) -> None:
+    """Refuse languages that an experiment cannot be made with.
+
+    Raises:
+        TracInError: there are too few, or one is not there.
+    """
+    trained, probed = (list(dict.fromkeys(part.with_format(None)["language"])) for part in (split.train, split.probes))
+    if "left_out" in settings.experiments and min(len(trained), len(probed)) < 3:
+        raise TracInError(
+            f"left_out compares tables of three languages or more, but {len(trained)} are trained on and {len(probed)} probed; "
+            "take it out of experiments."
+        )
+    for name in ("zero_shot", "imbalance"):
+        for language in (getattr(settings, name) or ()) if name in settings.experiments else ():
+            if language not in trained or language not in probed:
+                raise TracInError(
+                    f"{name} has {language!r}, which is not both trained on ({', '.join(trained)}) and probed "
+                    f"({', '.join(probed)})."
+                )
 
 
 def _require_same_data(split: Split, folder: Path) -> None:
@@ -268,12 +321,12 @@ def _refit(ground: Ground, seed: int) -> None:
         ground.refits(seed).losses(members, seed)
 
 
-def _sections(ground: Ground) -> Iterator[Section | None]:
-    wanted = ground.settings.experiments
-    yield reliance.by_eye(ground)
-    yield reliance.shares(ground)
-    yield reliance.reinforcement(ground)
-    yield reliance.changes(ground)
+def _sections(ground: Ground) -> Iterator[tuple[str, Callable[[Ground], Section | None]]]:
+    """Every part of the page that is asked for."""
+    yield "the strongest train samples (E1)", reliance.by_eye
+    yield "reliance (E3, E4)", reliance.shares
+    yield "reinforcing samples (E5)", reliance.reinforcement
+    yield "changes between snapshots (E6)", reliance.changes
     for name, section in (
         ("zero_shot", variants.zero_shot),
         ("imbalance", variants.imbalance),
@@ -282,8 +335,8 @@ def _sections(ground: Ground) -> Iterator[Section | None]:
         ("left_out", left_out.section),
         ("lds", lds.section),
     ):
-        if name in wanted:
-            yield section(ground)
+        if name in ground.settings.experiments:
+            yield name, section
 
 
 def _accuracy(recipe: Recipe, firsts: list[First]) -> pd.DataFrame:

@@ -31,7 +31,7 @@ class Settings:
         baselines: What needs no gradient, beside them.
         top_k: How many of a probe's strongest train samples count.
         correct_probes: Whether only probes that the fits of all seeds get right are kept, as in the study.
-        candidates_per_language: Among how many samples of a language these are looked for.
+        candidates_per_language: Among how many samples of a language these are looked for; None takes five times as many.
         patience: Epochs without a better loss on the test samples after which a fit stops; None lets it go on to its end.
         ks: How many samples ``removal`` takes away.
         draws: How many random removals of each size.
@@ -80,6 +80,13 @@ class Settings:
     wandb_mode: Literal["offline", "online", "disabled"] = "offline"
 
     @property
+    def candidates(self) -> int:
+        """Among how many samples of a language the probes are looked for."""
+        if self.candidates_per_language is not None:
+            return self.candidates_per_language
+        return self.fit.probes_per_language * (5 if self.correct_probes else 1)
+
+    @property
     def processes(self) -> int:
         """How many fits go on at the same time."""
         return os.cpu_count() or 1 if self.workers is None else self.workers
@@ -119,6 +126,15 @@ class Settings:
         for name in ("removal_seeds", "variant_seeds"):
             if getattr(self, name) > self.seeds:
                 raise TracInError(f"{name}={getattr(self, name)} is more than seeds={self.seeds}.")
+        if "lds" in self.experiments and self.subsets < 3:
+            raise TracInError(f"subsets should be 3 or more, so that there is a rank correlation, but is {self.subsets}.")
+        if "imbalance" in self.experiments and (not self.amounts or min(self.amounts) < 1):
+            raise TracInError(f"amounts should be some per cents from 1 on, but is {self.amounts}.")
+        for name in ("zero_shot", "imbalance"):
+            if getattr(self, name) == [] and name in self.experiments:
+                raise TracInError(f"{name} is empty: name languages, or leave it out to take every train language.")
+        if self.fit.test_per_language < 1:
+            raise TracInError("fit.test_per_language should be 1 or more: a study states the accuracy on test samples.")
         if not 0 < self.kept_heads < 1:
             raise TracInError(f"kept_heads should be between 0 and 1, but is {self.kept_heads}.")
         candidates, probes = self.candidates_per_language, self.fit.probes_per_language

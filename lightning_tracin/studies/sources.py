@@ -39,6 +39,7 @@ def load_split(options: Options, extra: int = 0) -> tuple[Split, str]:
     Raises:
         TracInError: The data cannot be had as asked for.
     """
+    _require_apart(options)
     trained, probed = _languages(options)
     probe_split = options.probe_split or PROBE_SPLITS.get(options.data)
     if options.probe_data is None and probe_split is None:
@@ -54,6 +55,35 @@ def load_split(options: Options, extra: int = 0) -> tuple[Split, str]:
     split = split_two(train.dataset, probes.dataset, plan)
     account = f"{options.data} (to train on)\n{train.summary()}\n{name} (to probe and test on)\n{probes.summary()}"
     return split, f"{account}\n{_account(split, plan)}"
+
+
+def _require_apart(options: Options) -> None:
+    """Refuse two names for the same samples: row numbers would make them different items, and probes would be trained on.
+
+    Raises:
+        TracInError: probes would be read from where the train samples are.
+    """
+    files = options.data == "cldr" or _is_file(options.data)
+    if files and options.probe_split is not None:
+        raise TracInError(
+            f"probe_split={options.probe_split!r} is for data sets of the hub, but data is {options.data!r}: name the probes' "
+            "files as probe_data, or leave both out to have probes taken out of data."
+        )
+    recipe = RECIPES.get(options.data)
+    if options.item_column is not None or (recipe is not None and recipe.columns.item is not None):
+        return  # items that stand in both are told by their names
+    same = (options.probe_data or options.data) == options.data
+    if same and options.probe_split is not None and options.probe_split.split("[")[0] == options.train_split.split("[")[0]:
+        raise TracInError(
+            f"probe_split={options.probe_split!r} and train_split={options.train_split!r} are of the same rows: leave "
+            "probe_split out to have probes taken out of these by whole items, or name another split."
+        )
+    if options.probe_data == options.data and options.probe_split is None:
+        raise TracInError(f"probe_data is data ({options.data!r}): leave it out to have probes taken out of data by whole items.")
+
+
+def _is_file(name: str) -> bool:
+    return PLACEHOLDER in name or Path(name).suffix in {".csv", ".tsv", ".jsonl"}
 
 
 def load(
@@ -73,7 +103,7 @@ def load(
     if name == "cldr":
         return load_cldr(languages or [])
     path = Path(options.data_dir) / name
-    if PLACEHOLDER in name or path.suffix in {".csv", ".tsv", ".jsonl"}:
+    if _is_file(name):
         return load_files(
             path,
             languages=languages,

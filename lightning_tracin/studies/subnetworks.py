@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,6 +15,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 from lightning_tracin import figures
+from lightning_tracin.errors import TracInError
 from lightning_tracin.experiments.masks import mask_overlap, mask_table
 from lightning_tracin.influence import Scores
 from lightning_tracin.isolation import isolated_copy
@@ -69,10 +72,36 @@ def _make_masks(ground: Ground, seed: int) -> None:
     shape = next(iter(importance.values())).shape
     count = max(1, round(ground.settings.kept_heads * int(np.prod(shape))))
     kept = {language: strongest_heads(one, count) for language, one in importance.items()}
-    kept |= {name: random_heads(shape, count, draw) for draw, name in enumerate(_random_names(ground))}
+    kept |= zip(
+        _random_names(ground), _others(shape, count, list(kept.values()), ground.settings.random_masks, seed), strict=True
+    )
     write_bytes(_heads(ground, seed), json.dumps({name: one.tolist() for name, one in kept.items()}).encode())
     for name, one in kept.items():
         write_mask(_path(ground, seed, name), head_mask(fit.module, one))
+
+
+def _others(shape: tuple[int, ...], count: int, own: list[Kept], wanted: int, seed: int) -> list[Kept]:
+    """Random masks of this size that are no language's own, all different.
+
+    Raises:
+        TracInError: there are not so many.
+    """
+    taken = {mask.tobytes() for mask in own}
+    if math.comb(int(np.prod(shape)), count) - len(taken) < wanted:
+        raise TracInError(
+            f"Of {int(np.prod(shape))} attention heads, {count} can be kept in {math.comb(int(np.prod(shape)), count)} ways, "
+            f"{len(taken)} of which are languages' own masks: too few for {wanted} random ones; take a model with more heads, or "
+            "fewer random_masks."
+        )
+    found: list[Kept] = []
+    for draw in itertools.count():
+        mask = random_heads(shape, count, int(np.random.SeedSequence([seed, draw]).generate_state(1)[0]))
+        if mask.tobytes() not in taken:
+            taken.add(mask.tobytes())
+            found.append(mask)
+        if len(found) == wanted:
+            return found
+    raise AssertionError  # the count has no end
 
 
 def _kept(ground: Ground, seed: int) -> Mapping[str, Kept]:
@@ -125,7 +154,7 @@ def _said(table: pd.DataFrame, overlap: pd.DataFrame) -> Iterator[str]:
             f"{line['probe_language']}: within its own heads, {line['share']:.2f} of the top are in its own language "
             f"({line['low']:.2f} to {line['high']:.2f}, chance {line['chance']:.2f}), within random heads "
             f"{line['random_share']:.2f} ({line['random_min']:.2f} to {line['random_max']:.2f} in {line['draws']} draws), over "
-            f"all parameters {line['whole_share']:.2f}: {'apart from' if outside else 'not apart from'} random masks."
+            f"all parameters {line['whole_share']:.2f}: {'outside' if outside else 'not outside'} the range of these draws."
         )
     yield (
         f"Two languages' masks share {overlap['jaccard'].mean():.2f} of their heads on average (Jaccard; chance "

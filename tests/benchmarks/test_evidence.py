@@ -23,7 +23,9 @@ def constructed(folder: Path) -> Outcome:
     )
     settings = evidence_settings("nusax", folder / "data", folder)
     accuracy = pd.DataFrame({"part": ["test"], "accuracy": [0.5]})
-    return Outcome(settings, folder / "nusax", "english: 3 samples", accuracy, sections, None, None, "A study.")  # type: ignore[arg-type]
+    return Outcome(
+        settings, folder / "nusax", "english: 3 samples", accuracy, sections, ("E9: no heads",), None, None, "A study."
+    )  # type: ignore[arg-type]
 
 
 def test_its_part_shows_chosen_figures_and_none_of_the_datas_texts(tmp_path: Path) -> None:
@@ -36,6 +38,7 @@ def test_its_part_shows_chosen_figures_and_none_of_the_datas_texts(tmp_path: Pat
     assert "the data's own" not in text
     assert "![LDS: lds](evidence/nusax/lds-lds.png)" in text
     assert "lds-more" not in text
+    assert "- E9: no heads" in text
     assert [path.name for path in (tmp_path / "docs" / "evidence" / "nusax").iterdir()] == ["lds-lds.png"]
     assert "the data&#39;s own" in (tmp_path / "nusax" / "results" / "report.html").read_text()
 

@@ -137,3 +137,12 @@ def test_a_language_that_loses_all_its_items_to_differing_labels_is_named() -> N
 def test_an_unknown_way_with_differing_labels_is_named() -> None:
     with pytest.raises(TracInError, match=r"differing_labels should be one of \['error', 'drop', 'keep'\], but got 'ask'"):
         build_corpus(disputed(), source="x", parallel=True, differing_labels="ask")  # type: ignore[arg-type]
+
+
+def test_items_of_data_that_are_not_parallel_mean_nothing_across_languages() -> None:
+    rows = pd.DataFrame(
+        {"text": ["a", "b", "c"], "label": ["x", "y", "x"], "language": ["en", "de", "de"], "item": ["0", "0", "1"]}
+    )
+    assert build_corpus(rows, source="s", parallel=False).dataset["item"][:] == ["en:0", "de:0", "de:1"]
+    apart = rows.assign(item=["0", "1", "2"])
+    assert build_corpus(apart, source="s", parallel=False).dataset["item"][:] == ["0", "1", "2"]

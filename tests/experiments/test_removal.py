@@ -39,9 +39,19 @@ def test_curve_by_hand() -> None:
     assert table.loc[2, "drop"] == pytest.approx((0.5 + 0.5 + 0.25) / 3)
     assert table.loc[2, "random_drop"] == pytest.approx(0.05)
     assert table.loc[2, "excess"] == pytest.approx((0.45 + 0.45 + 0.2) / 3)
-    assert table.loc[2, "p"] == pytest.approx(1 / 8)  # three differences, all positive
+    assert table.loc[2, "p"] == pytest.approx(2 / 8)  # three differences, all positive, either way
     assert (table.loc[1, ["drop", "random_drop", "excess"]] == 0).all()
     assert table.loc[1, "p"] == 1
+    assert (table.loc[2, "random_lowest"], table.loc[2, "random_highest"]) == (pytest.approx(0), pytest.approx(0.1))
+
+
+def test_translations_of_an_item_count_once() -> None:
+    base, now = np.full(6, 0.5), np.array([0.4, 0.4, 0.4, 0.4, 0.5, 0.3])
+    random = np.array([[0.5, 0.5, 0.5, 0.5, 0.5, 0.4]])
+    line = removal_table(base, {2: now}, {2: random}, units=["a", "a", "a", "b", None, None]).iloc[0]
+    assert line["units"] == 4
+    assert line["drop"] == pytest.approx((0.2 + 0.2 + 0.0 + 0.4) / 4)
+    assert line["random_highest"] == pytest.approx((0 + 0 + 0 + 0.2) / 4)
 
 
 def test_area_by_hand() -> None:

@@ -26,6 +26,10 @@ EVIDENCE = Path(__file__).parents[2] / "benchmarks" / "evidence_settings"
         ({"experiments": ["removal"], "ks": []}, r"ks should be some numbers from 1 on"),
         ({"seeds": 0}, r"seeds should be 1 or more, but is 0"),
         ({"removal_seeds": 2}, r"removal_seeds=2 is more than seeds=1"),
+        ({"experiments": ["lds"], "subsets": 2}, r"subsets should be 3 or more"),
+        ({"experiments": ["imbalance"], "amounts": [50, -1]}, r"amounts should be some per cents from 1 on, but is \[50, -1\]"),
+        ({"experiments": ["zero_shot"], "zero_shot": []}, r"zero_shot is empty"),
+        ({"fit": Options(test_per_language=0)}, r"fit\.test_per_language should be 1 or more"),
         ({"kept_heads": 1.0}, r"kept_heads should be between 0 and 1"),
         ({"experiments": ["masks"], "scores": ["Fisher-whitened cosine"]}, r"masks go with exact influence only"),
         (

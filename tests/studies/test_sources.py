@@ -153,3 +153,12 @@ def test_a_copy_of_a_well_known_data_set_is_told_from_its_name(tmp_path: Path, m
     split, _ = load_split(Options(data="./xnli", train_split="test", train_languages=["en"], **SIZES))  # type: ignore[arg-type]
     assert split.train.features["label"].names == ["entailment", "not-entailment"]
     assert all(row["text"].split()[1] == row["text_pair"].split()[1] for row in split.train)
+
+
+def test_probes_are_not_read_from_where_the_train_samples_are(folder: Path) -> None:
+    with pytest.raises(TracInError, match=r"probe_split='test' is for data sets of the hub"):
+        load_split(file_options(folder, probe_split="test"))
+    with pytest.raises(TracInError, match=r"probe_data is data \('train/\{language\}\.tsv'\)"):
+        load_split(file_options(folder, probe_data="train/{language}.tsv"))
+    with pytest.raises(TracInError, match=r"probe_split='train' and train_split='train\[:100\]' are of the same rows"):
+        load_split(Options(data="xnli", train_split="train[:100]", probe_split="train", **SIZES))  # type: ignore[arg-type]

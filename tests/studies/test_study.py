@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import stats
 
 from lightning_tracin import TracInRun
@@ -17,7 +18,7 @@ from lightning_tracin.datasets import Split, load_cldr
 from lightning_tracin.errors import TracInError
 from lightning_tracin.refits import Fit, fit_on, probe_losses, seeded
 from lightning_tracin.studies import ground as grounds
-from lightning_tracin.studies import runner, work
+from lightning_tracin.studies import reliance, runner, work
 from lightning_tracin.studies.fits import Recipe, Variant, build
 from lightning_tracin.studies.page import write_page
 from lightning_tracin.studies.runner import Outcome, run_study
@@ -108,8 +109,10 @@ def test_removal_takes_away_what_stands_first_for_the_probes_of_a_label(outcome:
         kept = np.ones(72, dtype=np.bool_)
         kept[np.argsort(-scores[:, labels == label].sum(1), kind="stable")[:4]] = False
         now[labels == label] = np.exp(-probe_losses(whole_fit(outcome, 0, kept)).numpy())[labels == label]
+    items = pd.Series(1 - now / base).groupby(list(run.probes.item)).mean()
     line = table(outcome, "removal-curve").query("removed == 'cosine, proponents' and k == 4").iloc[0]
-    assert line["drop"] == pytest.approx((1 - now / base).mean(), rel=1e-5)
+    assert line["drop"] == pytest.approx(items.mean(), rel=1e-5)
+    assert line["units"] == len(items) == 5
     assert set(table(outcome, "removal-curve")["removed"]) == {"cosine, proponents", "cosine, opponents"}
     areas = table(outcome, "removal-areas").set_index("removed")
     assert set(areas.index) == {"cosine, proponents", "cosine, opponents", "same label, proponents", "random samples"}
@@ -185,13 +188,20 @@ def test_a_study_is_not_taken_up_on_other_samples(outcome: Outcome) -> None:
     [
         ({"top_k": 73, "experiments": []}, r"top_k=73 is more than all train samples \(72\)"),
         ({"top_k": 49, "experiments": ["zero_shot"]}, r"top_k=49 is more than the train samples without 'de' \(48\)"),
+        ({"experiments": ["zero_shot"], "zero_shot": ["fr"]}, r"zero_shot has 'fr', which is not both trained on \(en, de, ru\)"),
+        (
+            {"experiments": ["left_out"], "fit": dataclasses.replace(FIT, train_languages=["en", "de"])},
+            r"left_out compares tables of three languages or more, but 2 are trained on and 2 probed",
+        ),
         ({"ks": [5, 72]}, r"ks ends with 72, but there are 72 train samples"),
     ],
 )
 def test_more_than_there_are_train_samples_is_said_before_a_fit(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    if "fit" in changes:
+        changes = {**changes, "fit": dataclasses.replace(changes["fit"], data_dir=str(tmp_path))}  # type: ignore[type-var]
     with pytest.raises(TracInError, match=message):
         quietly(settings(tmp_path, **changes))
-    assert not (tmp_path / "small" / "first").exists()
+    assert not (tmp_path / "small" / "study.json").exists()  # so that it may be corrected
 
 
 def test_too_few_right_probes_are_an_error(tmp_path: Path) -> None:
@@ -209,6 +219,40 @@ def test_a_fit_may_stop_after_some_epochs_of_its_schedule(outcome: Outcome) -> N
     assert fit.trainer.estimated_stepping_batches == 18  # three epochs of six batches
     rate = fit.trainer.optimizers[0].param_groups[0]["lr"]
     assert 0 < rate < 1e-2
+
+
+def test_validation_changes_nothing_of_a_fit(outcome: Outcome) -> None:
+    options = dataclasses.replace(recipe(outcome).options, dropout=0.3)
+    fitted = []
+    for patience in (None, 10):
+        with seeded(0):
+            fit = build(recipe(outcome, options=options, patience=patience))
+            fit_on(fit, np.ones(72, dtype=np.bool_), 0)
+        fitted.append(fit.module.state_dict())
+    for name, tensor in fitted[0].items():
+        assert torch.equal(tensor, fitted[1][name]), name
+
+
+def test_what_the_probes_are_chosen_by_may_change_until_they_are(tmp_path: Path) -> None:
+    fit = dataclasses.replace(FIT, data_dir=str(tmp_path), learning_rate=1e-9)
+    thin = settings(
+        tmp_path, seeds=1, candidates_per_language=5, experiments=[], baselines=["random"], scores=["cosine"], fit=fit
+    )
+    with pytest.raises(TracInError, match="set correct_probes to false"):
+        quietly(thin)
+    found = quietly(dataclasses.replace(thin, correct_probes=False, candidates_per_language=6))
+    assert found.run.probes.counts() == {"en": 5, "de": 5, "ru": 5}
+    with pytest.raises(TracInError, match="holds a study with candidates_per_language=6, but 7 is asked for"):
+        quietly(dataclasses.replace(thin, correct_probes=False, candidates_per_language=7))
+    with pytest.raises(TracInError, match="holds a study by 'cosine', which its tables by layer"):
+        quietly(dataclasses.replace(thin, correct_probes=False, candidates_per_language=6, scores=["relatif", "cosine"]))
+
+
+def test_seeds_that_stop_at_different_epochs_are_all_counted() -> None:
+    rows = [("en", "en", 0, after, -0.1, 0.01, seed) for seed, after in enumerate((2, 3, 4))]
+    columns = ["probe_language", "train_language", "before", "after", "difference", "p_adjusted", "seed"]
+    (said,) = reliance._agreeing(pd.DataFrame(rows, columns=columns))
+    assert said == "en: the own-language share falls in 3 of 3 seeds, in 3 significantly."
 
 
 def test_a_fit_stops_early_where_the_test_samples_say_so(outcome: Outcome) -> None:
