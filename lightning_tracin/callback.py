@@ -17,6 +17,7 @@ from lightning_tracin.errors import TracInError
 from lightning_tracin.influence import Preconditioner, Similarity, Weighting
 from lightning_tracin.isolation import untouched_process
 from lightning_tracin.learning_rates import Recorder, rates_of
+from lightning_tracin.lock import RunLock
 from lightning_tracin.options import Options, Precision, When
 from lightning_tracin.results import View
 from lightning_tracin.session import Session
@@ -127,6 +128,7 @@ class TracInCallback(CallbackBase):
         self._last_step = 0
         self._epoch = 1
         self._session: Session | None = None
+        self._lock: RunLock | None = None
 
     @property
     def options(self) -> Options:
@@ -178,6 +180,8 @@ class TracInCallback(CallbackBase):
         if trainer.global_step == 0:  # another fit than the one that this callback may have seen before
             self._run, self._recorder, self._last_step = "", Recorder(), 0
         directory = RunDirectory(self.dirpath)
+        if not self._options.dry_run:
+            self._take_lock(trainer, self.dirpath)
         resumed = directory.holds_run and directory.record().run == self._run
         if not resumed and not self._options.dry_run:
             directory.refuse_other_run()
@@ -230,7 +234,35 @@ class TracInCallback(CallbackBase):
                 "optimization, step the optimizers that `self.optimizers()` gives, not the torch optimizers within them."
             )
         self._session.finish()
+        self._end()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let other processes have the run directory: the fit has ended without `on_train_end`."""
+        self._end()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let other processes have the run directory, however the fit ended."""
+        self._end()
+
+    def _take_lock(self, trainer: Trainer, dirpath: Path) -> None:
+        """Keep other processes out of the run directory; all ranks refuse together."""
+        refusal = ""
+        if trainer.is_global_zero:
+            self._end()
+            self._lock = RunLock(dirpath)
+            try:
+                self._lock.acquire()
+            except TracInError as error:
+                refusal = str(error)
+        refusal = trainer.strategy.broadcast(refusal)
+        if refusal:
+            raise TracInError(refusal)
+
+    def _end(self) -> None:
         self._session = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def _snapshot(self, session: Session) -> None:
         """Take a snapshot, unless there is one of this step."""

@@ -14,6 +14,7 @@ from lightning_tracin.directory import RunDirectory
 from lightning_tracin.errors import TracInError
 from lightning_tracin.influence import Scores, Sign, Similarity, Weighting, ranked, require_k
 from lightning_tracin.ingredients import Ingredients
+from lightning_tracin.lock import RunLock
 from lightning_tracin.reliance import COLUMNS, Floats, Interval, Measure, reliance_table
 from lightning_tracin.scoring import Asked, Scorer, Scoring
 from lightning_tracin.snapshots import Snapshot
@@ -240,11 +241,13 @@ class TracInRun:
             The run as it is now; the new probes come behind those that it had.
 
         Raises:
-            TracInError: the run holds no features, a snapshot's weights were not kept, or the probes' languages are not found.
+            TracInError: the run holds no features, a snapshot's weights were not kept, the probes' languages are not found, or
+                another process works in the run directory.
         """
         from lightning_tracin.additions import add_probes  # reading a run needs neither Lightning nor a model
 
-        add_probes(self._directory, module, probes, Columns(language_column, item_column), languages)
+        with RunLock(self.path):
+            add_probes(self._directory, module, probes, Columns(language_column, item_column), languages)
         return TracInRun(self._directory)
 
     def _sum(self, scoring: Scoring, chosen: Sequence[int]) -> Scores:

@@ -7,9 +7,11 @@ replaces. Tensors are safetensors files, records are JSON, tables of text are JS
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,14 +26,40 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file whole or not at all.
+
+    Raises:
+        TracInError: it cannot be written; what stood there before stands there still.
+    """
     partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> TracInError:
+    """What to say where the system refuses to write."""
+    remedy = {
+        errno.ENOSPC: "free space on that disk",
+        errno.EDQUOT: "free space within your quota",
+        errno.EFBIG: "raise the limit on the size of files",
+    }.get(error.errno or 0, "make the folder writable, or choose another `dirpath`")
+    return TracInError(
+        f"{path} cannot be written ({error.strerror or error}); {remedy}. What stood there before is unchanged, and a fit can be "
+        "resumed with `ckpt_path`."
+    )
+
+
+def _unreadable(path: Path, error: OSError) -> TracInError:
+    return TracInError(f"{path} cannot be read ({error.strerror or error}); see to it that it is a file that you may read.")
 
 
 def write_record(path: Path, record: BaseModel) -> None:
