@@ -131,7 +131,7 @@ def agreement_table(
                 pearson,
                 low,
                 high,
-                float(np.quantile(shuffled, 0.95)),
+                float(np.nanquantile(shuffled, 0.95)) if np.isfinite(shuffled).any() else np.nan,
                 float(above),
                 beside,
                 *_fisher(beside, others.sum() - sum(change.shape) + 1),
