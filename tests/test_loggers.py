@@ -129,6 +129,7 @@ def test_without_a_logger_the_result_files_are_written(tmp_path: Path) -> None:
     tables, pictures = ("reliance", "top", "compared", "changes"), ("curves", "heat_map")  # no items, so no translations
     assert {path.name for path in results.iterdir()} == {
         "report.html",
+        "representations.safetensors",
         *(f"{name}.csv" for name in tables),
         *(f"{name}.png" for name in pictures),
     }

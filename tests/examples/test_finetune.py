@@ -102,7 +102,7 @@ def test_the_paths_it_prints_exist_and_the_upload_command_names_the_run(
     run_example(monkeypatch, tmp_path, data, *languages, *tiny(output=tmp_path / "out"))
     said = capsys.readouterr().out
     paths = re.findall(rf"{tmp_path}/out/results/\S+", said)
-    assert {Path(path).suffix for path in paths} == {".png", ".csv", ".html"}
+    assert {Path(path).suffix for path in paths} == {".png", ".csv", ".html", ".safetensors"}
     assert all(Path(path).is_file() for path in paths)
     folder = re.search(r"wandb sync (\S+)", said)
     assert folder is not None
