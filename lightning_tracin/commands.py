@@ -196,7 +196,7 @@ def _measure(run: TracInRun) -> Measure:
 
 def _about(run: TracInRun, snapshot: Snapshot) -> dict[str, object]:
     """One snapshot's line."""
-    computed = run.path / run.directory.folder_of(snapshot)
+    computed = run.directory.folder_of(snapshot)
     sizes = [path.stat().st_size for path in computed.glob("*.safetensors")]
     weights = [path.stat().st_size for path in snapshot.path.glob("*.safetensors")]
     complete = bool(sizes) and run.directory.stored(snapshot).is_complete()

@@ -79,8 +79,12 @@ def test_attribute_with_the_file_of_the_fit(tmp_path: Path, fits: dict[str, Path
     assert_same_files(run, TracInRun.open(fits["fit_end"] / "run"))
 
 
-def test_status_of_a_part(tmp_path: Path, fits: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    run = TracInRun.open(shutil.copytree(fits["fit_end"] / "run", tmp_path / "run"))
+def test_status_of_a_part(
+    tmp_path: Path, fits: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(fits["fit_end"] / "run", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    run = TracInRun.open("run")
     shutil.rmtree(run.path / "ingredients" / run.snapshots[1].name)
     run.snapshots[0].discard_weights()
     lines = said(capsys, "status", "--run", run.path).splitlines()
