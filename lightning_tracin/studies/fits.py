@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
-import warnings
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
-import datasets
 import pytorch_lightning as pl
 import torch
-import transformers
 from datasets import Dataset, concatenate_datasets
 from pytorch_lightning.callbacks import EarlyStopping
 from torch.utils.data import DataLoader
@@ -22,6 +18,7 @@ from lightning_tracin.errors import TracInError
 from lightning_tracin.refits import Fit
 from lightning_tracin.studies.classifier import Classifier, tokenizer_and_model
 from lightning_tracin.studies.options import Options
+from lightning_tracin.studies.quiet import silence_own_process
 from lightning_tracin.studies.sources import load_split
 from lightning_tracin.studies.text_data import TextDataModule
 
@@ -87,7 +84,7 @@ def build(recipe: Recipe) -> Fit:
     Raises:
         TracInError: data or model cannot be had, or the variant does not go with the data.
     """
-    quiet()
+    silence_own_process()
     options = recipe.options
     if options.threads or options.model == "small":  # whose steps are too short to be shared
         torch.set_num_threads(options.threads or 1)
@@ -150,13 +147,3 @@ def _prepared(options: str, extra: int) -> tuple[TextDataModule, Split]:
     with torch.random.fork_rng(devices=[]):
         tokenizer, _ = tokenizer_and_model(chosen, split)
     return TextDataModule(split, tokenizer, batch_size=chosen.batch_size, max_length=chosen.max_length), split
-
-
-def quiet() -> None:
-    """Nothing of the libraries' own on the terminal: a study shows bars of its own."""
-    datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "transformers"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")

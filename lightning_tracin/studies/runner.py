@@ -28,10 +28,11 @@ from lightning_tracin.run import TracInRun
 from lightning_tracin.store import write_bytes
 from lightning_tracin.studies import lds, left_out, reliance, removal, subnetworks, variants
 from lightning_tracin.studies.choice import choose_probes
-from lightning_tracin.studies.fits import Recipe, quiet
+from lightning_tracin.studies.fits import Recipe
 from lightning_tracin.studies.ground import Ground
 from lightning_tracin.studies.options import Options
 from lightning_tracin.studies.pretraining import with_encoder
+from lightning_tracin.studies.quiet import quietly
 from lightning_tracin.studies.sections import Section
 from lightning_tracin.studies.settings import Settings
 from lightning_tracin.studies.sources import load_split
@@ -70,13 +71,13 @@ class Outcome:
     summary: str
 
 
+@quietly()
 def run_study(settings: Settings, progress: bool = True, say: Callable[[str], None] = print) -> Outcome:
     """Run what is missing of a study, and analyse it.
 
     Raises:
         TracInError: the folder holds a study with other settings, or data, model or a setting are not as they should be.
     """
-    quiet()
     folder = Path(settings.output) / settings.name
     record = take_up(settings, folder)
     recipe, account = _material(settings, folder, record, progress, say)

@@ -1,0 +1,47 @@
+"""Nothing of the libraries' own on the terminal: a study shows bars of its own."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import datasets
+import transformers
+
+_LOGGERS = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "transformers")
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Libraries say nothing inside; afterwards they speak as before."""
+    levels = {name: logging.getLogger(name).level for name in _LOGGERS}
+    bars = datasets.are_progress_bars_disabled(), transformers.utils.logging.is_progress_bar_enabled()
+    with warnings.catch_warnings():
+        silence()
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+            if not bars[0]:
+                datasets.enable_progress_bars()
+            if bars[1]:
+                transformers.utils.logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def silence() -> None:
+    """Libraries say nothing from here on: for a process that does nothing else."""
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    for name in _LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+
+
+def silence_own_process() -> None:
+    """`silence`, in a process that another one started for its work; nothing in the process of the user."""
+    if multiprocessing.parent_process() is not None:
+        silence()
