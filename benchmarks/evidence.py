@@ -45,8 +45,10 @@ samples.
 
 - A small encoder on small data: what holds here is no finding about XLM-R base on XNLI. It shows what the scores are worth where
   every claim can be checked by fitting again, and how to check it for a model of one's own.
-- A section that one study has and the other lacks has not been fitted there (PAWS-X: removal, halves, leaving languages out).
-- Removal and halves are refits of one or two seeds; intervals are over probes (and halves), not over other data.
+- A section that one study has and the other lacks has not been fitted there (PAWS-X: zero-shot and masks).
+- Where the accuracy on test samples is no better than the most frequent label's, as on PAWS-X, the model has learnt its train
+  samples and not the task: influence and refits then agree, or not, about what it has memorised.
+- Removal and halves are refits of one or two seeds; intervals are over items (and halves), not over other data.
 - Probes are samples that the fits of all seeds get right, so any change of the train samples rather lowers their probability:
   compare with random removals, not with zero.
 - Scores are compared with baselines that look at no gradient. Where one of these wins, its line stands above influence's.

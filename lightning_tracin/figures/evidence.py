@@ -79,7 +79,7 @@ def removal_curve(table: pd.DataFrame) -> Figure:
     figure.supylabel("relative drop of the\ncorrect class's probability", fontsize=10)
     legend(figure, "removed", handles)
     title(
-        figure, "Removing what influence names", facts(table.drop(columns="k"), probes="probe{}"), f"bars: {INTERVAL} over probes"
+        figure, "Removing what influence names", facts(table.drop(columns="k"), probes="probe{}"), f"bars: {INTERVAL} over items"
     )
     return figure
 
@@ -122,7 +122,7 @@ def deletion_areas(rows: pd.DataFrame) -> Figure:
     panel.set_xlabel(
         "AUC-DEL: area under the change of the correct class's probability\n(negative: what was removed had supported)"
     )
-    title(figure, "Area by deletion", facts(rows, probes="probe{}"), f"bars: {INTERVAL} over probes")
+    title(figure, "Area by deletion", facts(rows, probes="probe{}"), f"bars: {INTERVAL} over items")
     return figure
 
 
