@@ -28,7 +28,6 @@ from lightning_tracin.results import Results, View, analyse
 from lightning_tracin.run import TracInRun
 from lightning_tracin.samples import SampleSet
 from lightning_tracin.snapshots import Snapshot, load_weights
-from lightning_tracin.store import write_tensors
 from lightning_tracin.study import study_of
 from lightning_tracin.work import Job, Target, free_share
 
@@ -185,6 +184,5 @@ class Attributor:
                 sentence_representations(copy, samples, loss, self._prepared, self._work.settings.batch_size)
                 for samples in (self._work.train, self._work.probes)
             )
-        stored = {"train": torch.from_numpy(train).float(), "probes": torch.from_numpy(probes).float()}
-        write_tensors(self._directory.representations, stored)
+        self._directory.write_representations(torch.from_numpy(train).float(), torch.from_numpy(probes).float())
         return train, probes

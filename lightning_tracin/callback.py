@@ -12,13 +12,13 @@ from pytorch_lightning.utilities.data import extract_batch_size
 from torch.utils.data import DataLoader
 
 from lightning_tracin._lightning import CallbackBase
-from lightning_tracin.directory import RunDirectory
+from lightning_tracin.directory import Precision, RunDirectory
 from lightning_tracin.errors import TracInError
 from lightning_tracin.influence import Preconditioner, Similarity, Weighting
 from lightning_tracin.isolation import untouched_process
 from lightning_tracin.learning_rates import Recorder, rates_of
 from lightning_tracin.lock import RunLock
-from lightning_tracin.options import Options, Precision, When
+from lightning_tracin.options import Options, When
 from lightning_tracin.results import View
 from lightning_tracin.session import Session
 from lightning_tracin.tables import Columns
@@ -233,6 +233,9 @@ class TracInCallback(CallbackBase):
                 "TracInCallback noticed no optimizer step, so there are no snapshots and no influence. Under manual "
                 "optimization, step the optimizers that `self.optimizers()` gives, not the torch optimizers within them."
             )
+        assert self.dirpath is not None
+        if trainer.is_global_zero:
+            RunDirectory(self.dirpath).end()
         self._session.finish()
         self._end()
 

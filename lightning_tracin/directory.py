@@ -14,20 +14,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.features import FeatureStore
 from lightning_tracin.influence import Preconditioner, Similarity, Weighting
 from lightning_tracin.ingredients import IngredientStore
 from lightning_tracin.snapshots import Ledger, Snapshot
-from lightning_tracin.store import as_lines, read_lines, read_record, write_bytes, write_record
+from lightning_tracin.store import (
+    as_lines,
+    read_lines,
+    read_record,
+    read_tensors,
+    unwritable,
+    write_bytes,
+    write_record,
+    write_tensors,
+)
 from lightning_tracin.tables import SampleTable
 
 _PACKAGES = ("lightning-tracin", "torch", "pytorch-lightning", "transformers", "datasets")
 
 
 Method = Literal["exact", "means", "projected"]
+Precision = Literal["float32", "float64", "bfloat16"]
 
 
 class _Record(BaseModel):
@@ -47,7 +58,7 @@ class Settings(_Record):
     every_n_epochs: int | None
     every_n_train_steps: int | None
     parameters: tuple[str, ...] | None = Field(description="patterns of the scored parameters' names; null = all trainable")
-    dtype: str
+    dtype: Precision
     batch_size: int
     method: Method = Field(description="what is stored: of every probe, of the languages' means, or projected features")
     projection_dim: int | None = Field(description="numbers stored of a sample; null = nothing is projected")
@@ -77,7 +88,7 @@ class RunRecord(_Record):
     """What `run.json` says."""
 
     format: Literal[2] = 2
-    run: str = Field(description="identity of the fit")
+    run: str = Field(pattern=r"^\w+$", description="identity of the fit")
     settings: Settings
     choices: Choices = Choices()
     loss: str = Field(description="per_sample_loss, or training_step and its reduction")
@@ -89,6 +100,7 @@ class RunRecord(_Record):
     kept_elements: int | None = Field(default=None, description="how many of these the mask leaves; null = no mask")
     coverage: dict[str, tuple[int, int]] = Field(description="rule -> parameters and elements that it covers")
     versions: dict[str, str]
+    snapshots: int | None = Field(default=None, description="how many there were when the fit ended; null = it has not ended")
 
 
 def package_versions() -> dict[str, str]:
@@ -111,7 +123,25 @@ class RunDirectory:
     @property
     def ledger(self) -> Ledger:
         """The run's snapshots."""
-        return Ledger(self.path / "snapshots")
+        record = self.record()
+        return Ledger(self._snapshots, record.run, record.snapshots)
+
+    @property
+    def _snapshots(self) -> Path:
+        return self.path / "snapshots"
+
+    @property
+    def _imported(self) -> Path:
+        return self.path / "snapshots.partial"
+
+    def import_ledger(self, run: str) -> Ledger:
+        """An empty ledger beside the run's own place, for snapshots that are there before the run; see `start_imported`.
+
+        Args:
+            run: identity of the run to be.
+        """
+        shutil.rmtree(self._imported, ignore_errors=True)  # what a killed import left
+        return Ledger(self._imported, run)
 
     @property
     def results(self) -> Path:
@@ -156,9 +186,12 @@ class RunDirectory:
         rows = read_lines(path)
         try:
             table = SampleTable(*(tuple(row[column] for row in rows) for column in ("language", "item", "text", "label")))
+            found = known_samples(table)
         except (KeyError, TypeError) as error:
             raise TracInError(f"{path} is damaged (no {error}); restore the file.") from error
-        if known_samples(table) != expected:
+        except ValidationError:  # no samples at all
+            found = None
+        if found != expected:
             raise TracInError(f"{path} is damaged or of another run: it differs from what run.json says; restore the file.")
         return table
 
@@ -170,13 +203,15 @@ class RunDirectory:
         """The shards of one snapshot."""
         record = self.record()
         columns = record.probes.count if record.settings.method == "exact" else 2 * len(self.samples("probes").counts())
-        return IngredientStore(self.folder_of(snapshot), record.train.count, columns)
+        owner = f"{record.run}/ingredients/{snapshot.name}"
+        return IngredientStore(self.folder_of(snapshot), record.train.count, columns, owner)
 
     def features(self, snapshot: Snapshot) -> FeatureStore:
         """The projected features of one snapshot."""
         record = self.record()
         probes = record.probes.count + sum(added.count for added in record.added_probes)
-        return FeatureStore(self.folder_of(snapshot), record.train.count, probes, len(record.added_probes))
+        owner = f"{record.run}/features/{snapshot.name}"
+        return FeatureStore(self.folder_of(snapshot), record.train.count, probes, len(record.added_probes), owner)
 
     def stored(self, snapshot: Snapshot) -> IngredientStore | FeatureStore:
         """What the run's method computes of a snapshot."""
@@ -207,16 +242,39 @@ class RunDirectory:
             TracInError: it holds a run already.
         """
         self.refuse_other_run()
+        self._write_samples(train, probes)
+        write_record(self._record, record)
+
+    def start_imported(self, record: RunRecord, train: SampleTable, probes: SampleTable) -> None:
+        """Make this the directory of a run whose snapshots all stand in `import_ledger`.
+
+        Raises:
+            TracInError: it holds a run already, or the snapshots cannot be moved to their place.
+        """
+        self.refuse_other_run()
+        count = len(Ledger(self._imported, record.run).snapshots())
+        self._write_samples(train, probes)
+        try:
+            self._imported.rename(self._snapshots)
+        except OSError as error:
+            raise unwritable(self._snapshots, error) from error
+        write_record(self._record, record.model_copy(update={"snapshots": count}))
+
+    def _write_samples(self, train: SampleTable, probes: SampleTable) -> None:
         write_bytes(self._table("train"), as_lines(train.rows()))
         write_bytes(self._table("probes"), as_lines(probes.rows()))
-        write_record(self._record, record)
 
     def refuse_other_run(self) -> None:
         """Refuse a directory that holds a run.
 
         Raises:
-            TracInError: it does.
+            TracInError: it does, or what is left of one.
         """
+        if not self.holds_run and self._snapshots.exists():
+            raise TracInError(
+                f"{self._record} is missing, but {self._snapshots} is there, so this was the directory of a run. Restore the "
+                "file, delete the folder, or choose another `dirpath`."
+            )
         if self.holds_run:
             held = self.record()
             raise TracInError(
@@ -237,10 +295,35 @@ class RunDirectory:
                 f"{self.path} holds a run with {name} {theirs}, but this fit has {ours}; scores of both cannot be mixed. "
                 "Use the settings and data of that run, or another `dirpath`."
             )
-        for snapshot in self.ledger.snapshots():
+        snapshots = self.ledger.snapshots()
+        write_record(self._record, held.model_copy(update={"snapshots": None}))
+        for snapshot in snapshots:
             if snapshot.step > step:  # first: what a kill leaves, a later snapshot could take for its own
                 self.discard(snapshot.name)
         self.ledger.cut_back(step)
+
+    def end(self) -> None:
+        """Note that the fit has ended, with as many snapshots as there are now."""
+        count = len(self.ledger.snapshots())
+        write_record(self._record, self.record().model_copy(update={"snapshots": count}))
+
+    def write_representations(self, train: Tensor, probes: Tensor) -> None:
+        """Write the fitted model's own sentence representations: [samples, width] each."""
+        write_tensors(self.representations, {"train": train, "probes": probes}, self._owner_of_results)
+
+    def read_representations(self) -> tuple[Tensor, Tensor]:
+        """The fitted model's own sentence representations, of the train samples and of the probes.
+
+        Raises:
+            TracInError: the run has none, or they are damaged.
+        """
+        remedy = "attribute the run again to have it computed, or do without this baseline"
+        stored = read_tensors(self.representations, remedy, self._owner_of_results)
+        return stored["train"], stored["probes"]
+
+    @property
+    def _owner_of_results(self) -> str:
+        return f"{self.record().run}/results"
 
 
 def differing_settings(ours: Settings, theirs: Settings) -> list[tuple[str, Any, Any]]:

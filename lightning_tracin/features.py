@@ -22,7 +22,7 @@ from lightning_tracin.gradients import Sketch
 from lightning_tracin.gradients.sketch import SCALE, to_half
 from lightning_tracin.ingredients import Ingredients
 from lightning_tracin.parts import Parts
-from lightning_tracin.store import read_tensors, write_tensors
+from lightning_tracin.store import read_tensor, read_tensors, write_tensors
 from lightning_tracin.whitening import Blocks, Whitener, whitener_of
 
 Side = Literal["train", "probes"]
@@ -54,10 +54,11 @@ class FeatureStore:
         train: number of train samples of the run.
         probes: number of probes of the run, added ones included.
         additions: how often probes were added.
+        owner: what the files belong to; see `store.write_tensors`.
     """
 
-    def __init__(self, folder: Path, train: int, probes: int, additions: int = 0) -> None:
-        self._folder, self._additions = folder, additions
+    def __init__(self, folder: Path, train: int, probes: int, additions: int = 0, owner: str = "") -> None:
+        self._folder, self._additions, self._owner = folder, additions, owner
         self._counts: dict[Side, int] = {"train": train, "probes": probes}
 
     @property
@@ -67,7 +68,7 @@ class FeatureStore:
 
     def write_sketch(self, sketch: Sketch) -> None:
         """Write the sketch, whole or not at all."""
-        write_tensors(self._sketch, sketch.state())
+        write_tensors(self._sketch, sketch.state(), self._owner)
 
     def sketch(self) -> Sketch:
         """The sketch that made the features.
@@ -75,7 +76,8 @@ class FeatureStore:
         Raises:
             TracInError: it is missing or damaged.
         """
-        return Sketch.from_state(read_tensors(self._sketch))
+        remedy = f"restore it from a copy, or delete {self._folder} to have all of it computed again"
+        return Sketch.from_state(read_tensors(self._sketch, remedy, self._owner))
 
     def has(self, side: Side, shard: str) -> bool:
         """Whether the shard of this name is there."""
@@ -106,6 +108,7 @@ class FeatureStore:
                 "features": block.features.cpu(),
                 "norm": block.norm.float().cpu(),
             },
+            self._owner,
         )
 
     def is_complete(self) -> bool:
@@ -127,16 +130,17 @@ class FeatureStore:
             TracInError: a shard is damaged or of another run.
         """
         for path in self._paths(side):
-            tensors = read_tensors(path)
+            tensors = read_tensors(path, owner=self._owner)
             if set(tensors) != {"index", "features", "norm"}:
                 raise TracInError(f"{path} is not a shard of features (it holds {sorted(tensors)}); delete it.")
             index, features, norm = tensors["index"], tensors["features"].float(), tensors["norm"]
-            inside = len(index) == 0 or (int(index.min()) >= 0 and int(index.max()) < self._counts[side])
             if (
-                features.shape[:1] != index.shape
+                features.ndim != 2
+                or features.shape[:1] != index.shape
                 or norm.shape != index.shape
-                or not inside
+                or not _are_indices(index, self._counts[side])
                 or not bool(torch.isfinite(features).all())
+                or not bool(torch.isfinite(norm).all())
             ):
                 raise TracInError(f"{path} does not belong to this run, or is damaged; delete it to have it computed again.")
             yield index, features * (norm / SCALE)[:, None]
@@ -189,8 +193,8 @@ class FeatureStore:
         for side, count in self._counts.items():
             seen = np.zeros(count, dtype=np.int64)
             for path in self._paths(side):
-                index = read_tensors(path).get("index")
-                if index is None or (len(index) and int(index.max()) >= count):
+                index = read_tensor(path, "index", owner=self._owner)
+                if index is None or not _are_indices(index, count):
                     raise TracInError(f"{path} does not belong to this run, or is damaged; delete it to have it computed again.")
                 np.add.at(seen, index.numpy(), 1)
             if not (seen == 1).all():
@@ -210,6 +214,11 @@ class FeatureStore:
     def _paths(self, side: Side) -> list[Path]:
         paths = sorted(self._folder.glob(f"{side}-*.safetensors"))
         return [path for path in paths if not path.name.startswith(_ADDED) or _number(path) < self._additions]
+
+
+def _are_indices(values: Tensor, bound: int) -> bool:
+    """Whether these are numbers from 0 up to the bound."""
+    return values.ndim == 1 and values.dtype == torch.int64 and bool(((values >= 0) & (values < bound)).all())
 
 
 def _number(path: Path) -> int:

@@ -78,7 +78,8 @@ def import_checkpoints(
     names = options.scored(module) if mask is None else mask.restricted(options.scored(module))
     places = found_checkpoints(checkpoints)
     ordered = _ordered(places, len(train_loader))
-    directory.ledger.cut_back(-1)  # what a killed import left: a folder without run.json holds no run
+    identity = uuid.uuid4().hex
+    ledger = directory.import_ledger(identity)
     with untouched_process():
         kept = isolated_copy(module, next(module.parameters()).dtype)
         copy = isolated_copy(module, options.torch_dtype)
@@ -109,11 +110,11 @@ def import_checkpoints(
                 elements=coverage.total,
                 frozen=frozen_digest(kept, everything),
             )
-            directory.ledger.append(record, weights)
+            ledger.append(record, weights)
             before = checkpoint
-    directory.start(
+    directory.start_imported(
         RunRecord(
-            run=uuid.uuid4().hex,
+            run=identity,
             settings=options.settings(None if mask is None else mask.sha256),
             choices=options.choices,
             loss=loss.name,

@@ -49,10 +49,11 @@ class IngredientStore:
         folder: the snapshot's folder under `ingredients`.
         train: number of train samples of the run.
         probes: number of probes of the run (of columns, where sums of probes stand in their place).
+        owner: what the shards belong to; see `store.write_tensors`.
     """
 
-    def __init__(self, folder: Path, train: int, probes: int) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, train: int, probes: int, owner: str = "") -> None:
+        self._folder, self._owner = folder, owner
         self._train, self._probes = train, probes
 
     def has(self, shard: str) -> bool:
@@ -85,6 +86,7 @@ class IngredientStore:
                 "train_norm": block.train_norm.float().cpu(),
                 "probe_norm": block.probe_norm.float().cpu(),
             },
+            self._owner,
         )
 
     def read(self, into: Sequence[int] | None = None) -> Ingredients:
@@ -98,11 +100,14 @@ class IngredientStore:
         """
         paths = sorted(self._folder.glob("*.safetensors")) if self._folder.exists() else []
         if not paths:
-            raise TracInError(f"{self._folder} holds no ingredients: the attribution of this snapshot has not been run.")
+            raise TracInError(
+                f"{self._folder} holds no ingredients: the attribution of this snapshot has not been run; run it, or restore the "
+                "files where they were deleted."
+            )
         whole: Ingredients | None = None
         covered = np.zeros((self._train, self._probes), dtype=np.int8)
         for path in paths:
-            tensors = {name: tensor.numpy() for name, tensor in read_tensors(path).items()}
+            tensors = {name: tensor.numpy() for name, tensor in read_tensors(path, owner=self._owner).items()}
             self._check(path, tensors, into)
             numbers = range(len(tensors["dot"])) if into is None else into
             if whole is None:
@@ -137,13 +142,21 @@ class IngredientStore:
         if set(tensors) != names:
             raise TracInError(f"{path} is not a shard of ingredients (it holds {sorted(tensors)}); delete it.")
         train, probes, dot = tensors["train"], tensors["probes"], tensors["dot"]
-        fits = dot.ndim == 3 and dot.shape[1:] == (len(train), len(probes)) and (into is None or len(dot) == len(into))
-        inside = all(
-            len(index) == 0 or (int(index.min()) >= 0 and int(index.max()) < bound)
-            for index, bound in ((train, self._train), (probes, self._probes))
-        )
-        if not fits or not inside or not np.isfinite(np.asarray(dot, dtype=np.float32)).all():
+        parts = len(dot) if dot.ndim == 3 and into is None else len(into or ())
+        shapes = {"dot": (parts, len(train), len(probes)), "train_norm": (parts, len(train)), "probe_norm": (parts, len(probes))}
+        fits = parts > 0 and all(tensors[name].shape == shape for name, shape in shapes.items())
+        inside = all(_are_indices(index, bound) for index, bound in ((train, self._train), (probes, self._probes)))
+        finite = all(np.isfinite(np.asarray(tensors[name], dtype=np.float32)).all() for name in shapes)
+        if not fits or not inside or not finite:
             raise TracInError(f"{path} does not belong to this run, or is damaged; delete it to have it computed again.")
+
+
+def _are_indices(values: npt.NDArray[np.generic], bound: int) -> bool:
+    """Whether these are different numbers from 0 up to the bound."""
+    if values.ndim != 1 or values.dtype != np.int64:
+        return False
+    numbers = set(values.tolist())
+    return len(numbers) == len(values) and numbers <= set(range(bound))
 
 
 def _sums(values: npt.NDArray[np.generic], into: Sequence[int]) -> FloatArray:

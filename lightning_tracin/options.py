@@ -10,14 +10,13 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from lightning_tracin.directory import Choices, Method, Settings
+from lightning_tracin.directory import Choices, Method, Precision, Settings
 from lightning_tracin.errors import TracInError
 from lightning_tracin.influence import Preconditioner, check_choice
 from lightning_tracin.results import View
 from lightning_tracin.tables import Columns
 
 When = Literal["fit_end", "snapshot", "never"]
-Precision = Literal["float32", "float64", "bfloat16"]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from lightning_tracin.lock import RunLock
 from lightning_tracin.reliance import COLUMNS, Floats, Interval, Measure, reliance_table
 from lightning_tracin.scoring import Asked, Scorer, Scoring
 from lightning_tracin.snapshots import Snapshot
-from lightning_tracin.store import read_tensors
 from lightning_tracin.tables import Columns, SampleTable
 from lightning_tracin.whitening import DAMPING, Blocks
 
@@ -217,8 +216,8 @@ class TracInRun:
         Raises:
             TracInError: the run has none: it was not attributed, or its module holds no model of transformers.
         """
-        stored = read_tensors(self._directory.representations)
-        return stored["train"].double().numpy(), stored["probes"].double().numpy()
+        train, probes = self._directory.read_representations()
+        return train.double().numpy(), probes.double().numpy()
 
     def add_probes(
         self,

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from lightning_tracin.errors import TracInError
@@ -47,6 +47,15 @@ class SnapshotRecord(BaseModel):
     groups: dict[str, int] = Field(description="scored parameter -> its group")
     elements: int = Field(ge=1, description="number of elements of the scored parameters")
     frozen: str | None = Field(default=None, description="digest of the parameters whose values are not kept; null = unknown")
+    run: str = Field(default="", description="identity of the fit")
+    unfrozen: tuple[int, ...] = Field(default=(), description="steps before which parameters had begun to be trained")
+
+    @model_validator(mode="after")
+    def _agrees(self) -> SnapshotRecord:
+        groups = len(self.learning_rates)
+        if len(self.last_learning_rates) != groups or not all(0 <= group < groups for group in self.groups.values()):
+            raise ValueError("groups and learning rates do not agree")
+        return self
 
 
 @dataclass(frozen=True)
@@ -104,11 +113,14 @@ class Snapshot:
             TracInError: the weights were discarded or are damaged.
         """
         self._require_kept()
-        return tensor_names(self.path / _WEIGHTS)
+        return tensor_names(self.path / _WEIGHTS, self._remedy, self._owner)
 
     def _require_kept(self) -> None:
         if not self.kept:
-            raise TracInError(f"The weights of snapshot {self.name} were not kept; use `keep_snapshots=True` to have them.")
+            raise TracInError(
+                f"The weights of snapshot {self.name} were not kept: {self.path / _WEIGHTS} is not there; use "
+                "`keep_snapshots=True` to have them, or restore the file where it was deleted."
+            )
 
     def state_dict(self) -> dict[str, Tensor]:
         """The weights: trainable parameters and all buffers, by name.
@@ -117,11 +129,19 @@ class Snapshot:
             TracInError: the weights were discarded or are damaged.
         """
         self._require_kept()
-        weights = read_tensors(self.path / _WEIGHTS)
+        weights = read_tensors(self.path / _WEIGHTS, self._remedy, self._owner)
         for step, path in _unfrozen(self.path.parent):
             if step >= self.step:
-                weights = {**read_tensors(path), **weights}
+                weights = {**read_tensors(path, self._remedy, _owner(self.record.run)), **weights}
         return weights
+
+    @property
+    def _owner(self) -> str:
+        return _owner(self.record.run, self.name)
+
+    @property
+    def _remedy(self) -> str:
+        return f"restore it from a copy, or resume the fit from a checkpoint of a step before {self.step}"
 
     def scales(self) -> dict[str, Tensor]:
         """What Adam's second moments scale gradients with, by parameter (`moments.adam_scales`).
@@ -129,12 +149,17 @@ class Snapshot:
         Raises:
             TracInError: they were not kept or are damaged.
         """
-        return read_tensors(self.path / _SCALES)
+        return read_tensors(self.path / _SCALES, self._remedy, self._owner)
 
     def discard_weights(self) -> None:
         """Delete the weights, and what belongs to them; the record stays."""
         for name in (_WEIGHTS, _SCALES):
             (self.path / name).unlink(missing_ok=True)
+
+
+def _owner(run: str, *parts: str) -> str:
+    """What files of snapshots belong to; nothing where the run wrote none of it down."""
+    return "/".join((run, "snapshots", *parts)) if run else ""
 
 
 def _unfrozen(folder: Path) -> list[tuple[int, Path]]:
@@ -187,16 +212,18 @@ class Ledger:
 
     Args:
         folder: the run's `snapshots` folder.
+        run: identity of the fit.
+        count: how many snapshots there have to be; None = the fit has not ended, so as many as there are.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, run: str = "", count: int | None = None) -> None:
+        self._folder, self._run, self._count = folder, run, count
 
     def snapshots(self) -> tuple[Snapshot, ...]:
         """All snapshots in order.
 
         Raises:
-            TracInError: a record is damaged, or one is missing in the middle.
+            TracInError: a record is damaged or of another run, or one is missing.
         """
         records = sorted(self._folder.glob(f"*/{_RECORD}")) if self._folder.exists() else []
         found = tuple(Snapshot(read_record(path, SnapshotRecord), path.parent) for path in records)
@@ -206,6 +233,20 @@ class Ledger:
                     f"{snapshot.path} stands at position {position} of the ledger but its record says index {snapshot.index}, "
                     f"step {snapshot.step}; a snapshot is missing or was moved. Restore the folder {self._folder} as it was."
                 )
+            if snapshot.record.run not in ("", self._run):
+                raise TracInError(
+                    f"{snapshot.path / _RECORD} belongs to another run ({snapshot.record.run}, not {self._run}); restore it from "
+                    "a copy, or start a new run."
+                )
+        if self._count not in (None, len(found)):
+            raise TracInError(
+                f"{self._folder} holds {len(found)} snapshots, but the fit ended with {self._count}: the last ones' {_RECORD} is "
+                "missing. Restore it from a copy, or start a new run."
+            )
+        known = {step for step, _ in _unfrozen(self._folder)}
+        for step in found[-1].record.unfrozen if found else ():
+            if step not in known:
+                raise TracInError(f"{self._folder / _unfrozen_name(step)} is missing; restore it from a copy.")
         return found
 
     def append(
@@ -213,17 +254,20 @@ class Ledger:
     ) -> Snapshot:
         """Add a snapshot; without weights, only its record is kept."""
         path = self._folder / folder_name(record)
+        unfrozen = tuple(step for step, _ in _unfrozen(self._folder))
+        record = record.model_copy(update={"run": self._run, "unfrozen": unfrozen})
+        owner = _owner(self._run, path.name)
         if weights is not None:
-            write_tensors(path / _WEIGHTS, weights)
+            write_tensors(path / _WEIGHTS, weights, owner)
             if scales is not None:
-                write_tensors(path / _SCALES, scales)
+                write_tensors(path / _SCALES, scales, owner)
         write_record(path / _RECORD, record)
         return Snapshot(record, path)
 
     def append_unfrozen(self, step: int, parameters: Mapping[str, Tensor]) -> None:
         """Keep the values of parameters that are trained after this step for the first time: the snapshots so far lack them."""
         weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in parameters.items()}
-        write_tensors(self._folder / f"unfrozen-step{step}.safetensors", weights)
+        write_tensors(self._folder / _unfrozen_name(step), weights, _owner(self._run))
 
     def cut_back(self, step: int) -> tuple[Snapshot, ...]:
         """Drop the snapshots after this step (a resumed fit takes them again); returns what was dropped."""
@@ -235,6 +279,10 @@ class Ledger:
             if unfrozen > step:
                 path.unlink()
         return dropped
+
+
+def _unfrozen_name(step: int) -> str:
+    return f"unfrozen-step{step}.safetensors"
 
 
 def folder_name(record: SnapshotRecord) -> str:

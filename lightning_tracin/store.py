@@ -8,21 +8,31 @@ replaces. Tensors are safetensors files, records are JSON, tables of text are JS
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
+import torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from lightning_tracin.errors import TracInError
 
 _Model = TypeVar("_Model", bound=BaseModel)
+
+#: How a record with a checksum begins, and under what name a file of tensors says what it is.
+_CHECKED = re.compile(rb'\{\n "checksum": "([0-9a-f]{64})",')
+_ABOUT = "lightning_tracin"
+
+_AGAIN = "delete it to have it computed again"
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -63,64 +73,123 @@ def _unreadable(path: Path, error: OSError) -> TracInError:
 
 
 def write_record(path: Path, record: BaseModel) -> None:
-    """Write a record as JSON."""
-    write_bytes(path, (record.model_dump_json(indent=1) + "\n").encode())
+    """Write a record as JSON; a checksum of the rest stands first."""
+    content = (record.model_dump_json(indent=1) + "\n").encode()
+    write_bytes(path, b'{\n "checksum": "%s",' % hashlib.sha256(content).hexdigest().encode() + content[1:])
 
 
 def read_record(path: Path, model: type[_Model]) -> _Model:
-    """Read a record and check it against its model.
+    """Read a record and check it against its model, and its checksum where it has one.
 
     Raises:
         TracInError: the file is missing or is not such a record.
     """
+    remedy = "restore it from a copy, or start a new run"
     try:
-        return model.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
     except FileNotFoundError as error:
-        raise TracInError(f"{path} is missing; is {path.parent} a run directory of lightning-tracin?") from error
+        raise TracInError(
+            f"{path} is missing; is {path.parent} a run directory of lightning-tracin? If so, restore the file from a copy."
+        ) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    checked = _CHECKED.match(content)
+    if checked is not None:
+        content = b"{" + content[checked.end() :]
+    try:
+        record = model.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise TracInError(
-            f"{path} is damaged or of another version ({where}: {first['msg']}); restore it from a copy, or start a new run."
-        ) from error
+        raise TracInError(f"{path} is damaged or of another version ({where}: {first['msg']}); {remedy}.") from error
+    if checked is not None and hashlib.sha256(content).hexdigest().encode() != checked[1]:
+        raise TracInError(f"{path} is damaged: its checksum does not fit; {remedy}.")
+    return record
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as a safetensors file."""
-    write_bytes(path, safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}))
-
-
-def read_tensors(path: Path, remedy: str = "delete it to have it computed again") -> dict[str, Tensor]:
-    """Read a safetensors file.
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], owner: str = "") -> None:
+    """Write tensors as a safetensors file, with a checksum of names, shapes, types and values in its header.
 
     Args:
         path: of the file.
-        remedy: what to do where it is damaged, for the message.
+        tensors: by name.
+        owner: what the file belongs to, such as a run's identity and a folder in it; it is no other's of the same name.
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    about = {"sha256": _digest(plain), "belongs_to": _named(path, owner)}
+    write_bytes(path, safetensors.torch.save(plain, {_ABOUT: json.dumps(about)}))  # one entry: their order is random
+
+
+def read_tensors(path: Path, remedy: str = _AGAIN, owner: str = "") -> dict[str, Tensor]:
+    """Read a safetensors file, and compare it with its checksum where it has one.
+
+    Args:
+        path: of the file.
+        remedy: what to do where it is missing or damaged, for the message.
+        owner: what the file has to belong to, where it says so; see `write_tensors`.
 
     Raises:
-        TracInError: the file is missing or damaged.
+        TracInError: the file is missing, damaged, or belongs to something else.
     """
+    with _opened(path, remedy, owner) as (file, checksum):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        intact = checksum in (None, _digest(tensors))
+    if not intact:
+        raise TracInError(f"{path} is damaged (its checksum does not fit); {remedy}.")
+    return tensors
+
+
+def read_tensor(path: Path, name: str, remedy: str = _AGAIN, owner: str = "") -> Tensor | None:
+    """One tensor of a file, as it stands there, if it does: the checksum is left to who reads the file whole.
+
+    Raises:
+        TracInError: as `read_tensors`, as far as it shows.
+    """
+    with _opened(path, remedy, owner) as (file, _):
+        return file.get_tensor(name) if name in file.keys() else None  # noqa: SIM118 - it is no mapping
+
+
+@contextmanager
+def _opened(path: Path, remedy: str, owner: str) -> Iterator[tuple[Any, str | None]]:
+    """A safetensors file, and the checksum of its tensors; None where it has none."""
     try:
-        return safetensors.torch.load_file(path)
+        with safetensors.safe_open(path, framework="pt") as file:
+            about = (file.metadata() or {}).get(_ABOUT)
+            checksum, found = (None, "") if about is None else itemgetter("sha256", "belongs_to")(json.loads(about))
+            if owner and about is not None and found != _named(path, owner):
+                raise TracInError(f"{path} belongs to another run or snapshot ({found}, not {_named(path, owner)}); {remedy}.")
+            yield file, checksum
+    except TracInError:
+        raise
     except FileNotFoundError as error:
-        raise TracInError(f"{path} is missing.") from error
-    except safetensors.SafetensorError as error:
+        raise TracInError(f"{path} is missing; {remedy.replace('delete it to have', 'run the attribution to have')}.") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except Exception as error:  # a damaged header can say anything
         raise TracInError(f"{path} is damaged ({error}); {remedy}.") from error
 
 
-def tensor_names(path: Path) -> frozenset[str]:
-    """What a safetensors file holds, without reading the tensors.
+def tensor_names(path: Path, remedy: str = _AGAIN, owner: str = "") -> frozenset[str]:
+    """What a safetensors file holds, without reading the tensors: the checksum is left to who reads the file whole.
 
     Raises:
-        TracInError: the file is missing or damaged.
+        TracInError: as `read_tensors`, as far as it shows.
     """
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            return frozenset(file.keys())
-    except FileNotFoundError as error:
-        raise TracInError(f"{path} is missing.") from error
-    except safetensors.SafetensorError as error:
-        raise TracInError(f"{path} is damaged ({error}); restore it from a copy.") from error
+    with _opened(path, remedy, owner) as (file, _):
+        return frozenset(file.keys())
+
+
+def _named(path: Path, owner: str) -> str:
+    return f"{owner}/{path.name}" if owner else ""
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """Of names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def as_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
@@ -133,7 +202,7 @@ def as_utf8(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[Any]:
     """Read JSON lines.
 
     Raises:
@@ -142,6 +211,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     try:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
     except FileNotFoundError as error:
-        raise TracInError(f"{path} is missing.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise TracInError(f"{path} is damaged ({error}).") from error
+        raise TracInError(f"{path} is missing; restore it from a copy.") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except (ValueError, RecursionError) as error:
+        raise TracInError(f"{path} is damaged ({error}); restore it from a copy.") from error
