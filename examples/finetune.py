@@ -28,6 +28,7 @@ from lightning_tracin.studies.options import Options
 from lightning_tracin.studies.pretraining import with_encoder
 from lightning_tracin.studies.sources import load_split
 from lightning_tracin.studies.text_data import TextDataModule
+from lightning_tracin.text import printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,7 @@ def finetune(options: Finetuning) -> None:
     if options.threads or options.model == "small":
         torch.set_num_threads(options.threads or 1)
     split, account = load_split(options)
-    print(f"Data: {account}")
+    print(printable(f"Data: {account}"))
     output = fresh_directory(Path(options.output or f"runs/{slug(options.data)}"))
     tokenizer, model = tokenizer_and_model(with_encoder(options, split, output / "encoder"), split)
     data = TextDataModule(split, tokenizer, batch_size=options.batch_size, max_length=options.max_length)
@@ -94,8 +95,8 @@ def finetune(options: Finetuning) -> None:
 
     predictions = torch.cat(trainer.predict(module, datamodule=data))  # type: ignore[arg-type]
     run = TracInRun.open(output)
-    print(f"\nAccuracy on the test samples\n{accuracies(split, predictions.tolist())}")
-    print(f"\nReliance, all {len(run.snapshots)} snapshots summed\n{reliance(run, options.top_k)}")
+    print(printable(f"\nAccuracy on the test samples\n{accuracies(split, predictions.tolist())}"))
+    print(printable(f"\nReliance, all {len(run.snapshots)} snapshots summed\n{reliance(run, options.top_k)}"))
     print(f"\nRun directory: {output}")
     for path in sorted((output / "results").iterdir()):
         print(f"  {path}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 from lightning_tracin.errors import TracInError
+from lightning_tracin.text import printable
 
 if TYPE_CHECKING:  # slow to import, and not needed to say how the command is used
     from lightning_tracin.studies.settings import Settings
@@ -111,7 +112,7 @@ def _study(settings: Settings) -> None:
     for section in outcome.sections:
         print(f"\n{section.title}")
         for finding in section.findings:
-            print(f"  {finding}")
+            print(printable(f"  {finding}"))
     print(f"\nPage: {page}")
     if settings.wandb_mode != "disabled":
         print(f"W&B run: {log_to_wandb(outcome)}")

@@ -141,11 +141,11 @@ class IngredientStore:
         names = {"train", "probes", "dot", "train_norm", "probe_norm"}
         if set(tensors) != names:
             raise TracInError(f"{path} is not a shard of ingredients (it holds {sorted(tensors)}); delete it.")
-        train, probes, dot = tensors["train"], tensors["probes"], tensors["dot"]
-        parts = len(dot) if dot.ndim == 3 and into is None else len(into or ())
-        shapes = {"dot": (parts, len(train), len(probes)), "train_norm": (parts, len(train)), "probe_norm": (parts, len(probes))}
+        dot, sizes = tensors["dot"], (tensors["train"].size, tensors["probes"].size)
+        parts = len(into) if into is not None else len(dot) if dot.ndim else 0
+        shapes = {"dot": (parts, *sizes), "train_norm": (parts, sizes[0]), "probe_norm": (parts, sizes[1])}
         fits = parts > 0 and all(tensors[name].shape == shape for name, shape in shapes.items())
-        inside = all(_are_indices(index, bound) for index, bound in ((train, self._train), (probes, self._probes)))
+        inside = _are_indices(tensors["train"], self._train) and _are_indices(tensors["probes"], self._probes)
         finite = all(np.isfinite(np.asarray(tensors[name], dtype=np.float32)).all() for name in shapes)
         if not fits or not inside or not finite:
             raise TracInError(f"{path} does not belong to this run, or is damaged; delete it to have it computed again.")

@@ -10,6 +10,7 @@ from pathlib import Path
 from lightning_tracin.errors import TracInError
 from lightning_tracin.estimate import in_words as duration
 from lightning_tracin.tables import SampleTable
+from lightning_tracin.text import printable
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,11 @@ class Plan:
         return (self.weights_bytes + self.ingredients_bytes) * (1 if self.snapshots is None else self.snapshots)
 
     def described(self, folder: Path) -> str:
-        """The plan in one paragraph."""
+        """The plan in one paragraph, for the terminal."""
         number = "an unknown number of" if self.snapshots is None else str(self.snapshots)
         by_rule = ", ".join(f"{rule} {elements:,}" for rule, (_, elements) in self.coverage.items())
         total = "each" if self.snapshots is None else f"in all, {in_words(_free(folder))} free"
-        return (
+        return printable(
             f"TracIn: {len(self.train)} train samples ({_counted(self.train)}) x {len(self.probes)} probes "
             f"({_counted(self.probes)}), scored over {self.elements:,} elements of {self.parameters} parameters (all that were "
             f"chosen: {by_rule}){self._described_mask()}; {number} snapshots in {folder}, weights "

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 from torch import Tensor, nn
 
 from lightning_tracin.errors import TracInError
@@ -41,9 +41,9 @@ class SnapshotRecord(BaseModel):
     epoch: int = Field(ge=1, description="number of the epoch it was taken in, from 1")
     step: int = Field(ge=0, description="optimizer steps made so far")
     steps: int = Field(ge=0, description="optimizer steps since the previous snapshot")
-    visits: float = Field(ge=0, description="how often a train sample was seen on average since the previous snapshot")
-    learning_rates: tuple[float, ...] = Field(description="of each group, mean over those steps")
-    last_learning_rates: tuple[float, ...] = Field(description="of each group, at the last of those steps")
+    visits: FiniteFloat = Field(ge=0, description="how often a train sample was seen on average since the previous snapshot")
+    learning_rates: tuple[FiniteFloat, ...] = Field(description="of each group, mean over those steps")
+    last_learning_rates: tuple[FiniteFloat, ...] = Field(description="of each group, at the last of those steps")
     groups: dict[str, int] = Field(description="scored parameter -> its group")
     elements: int = Field(ge=1, description="number of elements of the scored parameters")
     frozen: str | None = Field(default=None, description="digest of the parameters whose values are not kept; null = unknown")

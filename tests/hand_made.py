@@ -1,0 +1,70 @@
+"""Run directories that no fit made, for tests of what is read from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from lightning_tracin.directory import RunDirectory, RunRecord, Settings, known_samples
+from lightning_tracin.ingredients import Block
+from lightning_tracin.snapshots import SnapshotRecord
+from lightning_tracin.tables import SampleTable
+
+PARAMETERS = ("body.weight", "body.bias", "head.weight")
+
+
+def record_of(train: SampleTable, probes: SampleTable) -> RunRecord:
+    return RunRecord(
+        run="r",
+        settings=Settings(
+            every_n_epochs=1,
+            every_n_train_steps=None,
+            parameters=None,
+            dtype="float32",
+            batch_size=32,
+            method="exact",
+            projection_dim=None,
+            preconditioner=None,
+            per_layer=False,
+        ),
+        loss="per_sample_loss",
+        train=known_samples(train),
+        probes=known_samples(probes),
+        parameters=3,
+        elements=14,
+        coverage={"Linear": (3, 14)},
+        versions={},
+    )
+
+
+def run_directory(path: Path, train: SampleTable, probes: SampleTable, snapshots: int = 2) -> RunDirectory:
+    """A run with random products: two parameter groups, and one shard for each half of the train samples."""
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    directory = RunDirectory(path)
+    directory.start(record_of(train, probes), train, probes)
+    columns, half = list(range(len(probes))), len(train) // 2
+    for index in range(snapshots):
+        record = SnapshotRecord(
+            index=index,
+            epoch=index + 1,
+            step=3 * (index + 1),
+            steps=3,
+            visits=1.0,
+            learning_rates=(0.1, 0.01),
+            last_learning_rates=(0.05, 0.01),
+            groups=dict(zip(PARAMETERS, (0, 1, 0), strict=True)),
+            elements=14,
+        )
+        weights = {"body.weight": drawn(3, 2), "body.bias": drawn(2), "head.weight": drawn(2, 3)}
+        snapshot = directory.ledger.append(record, weights)
+        store, norms = directory.ingredients(snapshot), drawn(2, len(probes)).abs() + 1
+        for shard, rows in enumerate((range(half), range(half, len(train)))):
+            dot, train_norm = drawn(2, len(rows), len(probes)), drawn(2, len(rows)).abs() + 1
+            store.write(str(shard), Block(list(rows), columns, dot, train_norm, norms))
+    directory.end()
+    return directory
