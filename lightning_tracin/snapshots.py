@@ -231,23 +231,28 @@ class Ledger:
             if snapshot.index != position or snapshot.name != folder_name(snapshot.record):
                 raise TracInError(
                     f"{snapshot.path} stands at position {position} of the ledger but its record says index {snapshot.index}, "
-                    f"step {snapshot.step}; a snapshot is missing or was moved. Restore the folder {self._folder} as it was."
+                    f"step {snapshot.step}; {self._missing(position)} is missing or was moved. Restore {self._folder} as it was."
                 )
             if snapshot.record.run not in ("", self._run):
                 raise TracInError(
-                    f"{snapshot.path / _RECORD} belongs to another run ({snapshot.record.run}, not {self._run}); restore it from "
-                    "a copy, or start a new run."
+                    f"{snapshot.path / _RECORD} is of another run ({snapshot.record.run}) than "
+                    f"{self._folder.parent / 'run.json'} ({self._run}); restore the one that was replaced, or start a new run."
                 )
         if self._count not in (None, len(found)):
             raise TracInError(
-                f"{self._folder} holds {len(found)} snapshots, but the fit ended with {self._count}: the last ones' {_RECORD} is "
-                "missing. Restore it from a copy, or start a new run."
+                f"{self._folder} holds {len(found)} snapshots, but the fit ended with {self._count}: "
+                f"{self._missing(len(found))} is missing. Restore it from a copy, or start a new run."
             )
         known = {step for step, _ in _unfrozen(self._folder)}
         for step in found[-1].record.unfrozen if found else ():
             if step not in known:
                 raise TracInError(f"{self._folder / _unfrozen_name(step)} is missing; restore it from a copy.")
         return found
+
+    def _missing(self, position: int) -> str:
+        """What should stand at a position, where the rest of its folder is there."""
+        empty = [path / _RECORD for path in self._folder.glob(f"{position:04d}-step*") if not (path / _RECORD).exists()]
+        return str(empty[0]) if empty else "a snapshot"
 
     def append(
         self, record: SnapshotRecord, weights: Mapping[str, Tensor] | None, scales: Mapping[str, Tensor] | None = None
