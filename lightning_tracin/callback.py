@@ -129,6 +129,7 @@ class TracInCallback(CallbackBase):
         self._epoch = 1
         self._session: Session | None = None
         self._lock: RunLock | None = None
+        self._began = False
 
     @property
     def options(self) -> Options:
@@ -159,6 +160,7 @@ class TracInCallback(CallbackBase):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Resolve the run directory, and refuse what cannot work, before anything is loaded."""
+        self._began = False
         if stage != "fit" or _skipped(trainer):
             return
         strategies = {parent.__name__ for parent in type(trainer.strategy).__mro__}
@@ -172,7 +174,7 @@ class TracInCallback(CallbackBase):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Index the samples, verify loss and gradients on real batches, and start the run directory."""
-        self._session = None
+        self._session, self._began = None, True
         if _skipped(trainer):
             rank_zero_info("TracInCallback does nothing in a `fast_dev_run` or `barebones` fit.")
             return
@@ -238,6 +240,14 @@ class TracInCallback(CallbackBase):
             RunDirectory(self.dirpath).end()
         self._session.finish()
         self._end()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so where a resumed fit had nothing left to do, so that nothing was computed either."""
+        if not self._began:
+            rank_zero_warn(
+                f"The fit made no step, so TracInCallback did nothing in {self.dirpath}. To compute what an interrupted run "
+                "still lacks, resume with a `ckpt_path` from before the last step."
+            )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let other processes have the run directory: the fit has ended without `on_train_end`."""

@@ -48,11 +48,10 @@ def fit(folder: Path, workers: int = 0, **options: Any) -> None:
     for part in module.modules():
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.0
-    module.model.config.hidden_dropout_prob = 0.0
-    train = DataLoader(Samples(60, 1), batch_size=20, collate_fn=padded, num_workers=workers)
+    train = DataLoader(Samples(30, 1), batch_size=10, collate_fn=padded, num_workers=workers)
     probes = DataLoader(Samples(12, 2), batch_size=5, collate_fn=padded)
     saver = ModelCheckpoint(folder / "checkpoints", filename="{epoch}", save_top_k=-1)
-    watcher = TracInCallback(folder / "run", **{"top_k": 5, "batch_size": 8, **options})
+    watcher = TracInCallback(folder / "run", **{"top_k": 5, "batch_size": 8, "per_layer": False, **options})
     fitting = trainer(folder, [watcher, Waiting(folder), saver], enable_checkpointing=True, max_epochs=4)
     fitting.fit(module, train, probes, ckpt_path=last_checkpoint(folder))
 
