@@ -16,11 +16,11 @@ from lightning_tracin.directory import Precision, RunDirectory
 from lightning_tracin.errors import TracInError
 from lightning_tracin.influence import Preconditioner, Similarity, Weighting
 from lightning_tracin.isolation import untouched_process
-from lightning_tracin.learning_rates import Recorder, rates_of
+from lightning_tracin.learning_rates import Recorder, StepWatch, unwrapped
 from lightning_tracin.lock import RunLock
 from lightning_tracin.options import Options, When
 from lightning_tracin.results import View
-from lightning_tracin.session import Session
+from lightning_tracin.session import Session, averaging_callback
 from lightning_tracin.tables import Columns
 
 
@@ -129,6 +129,7 @@ class TracInCallback(CallbackBase):
         self._epoch = 1
         self._session: Session | None = None
         self._lock: RunLock | None = None
+        self._watch: StepWatch | None = None
         self._began = False
 
     @property
@@ -169,6 +170,13 @@ class TracInCallback(CallbackBase):
                 f"{type(trainer.strategy).__name__} shards the model, but TracInCallback needs whole weights on every rank; use "
                 "`strategy='ddp'` or a single device."
             )
+        callbacks: list[Any] = getattr(trainer, "callbacks", [self])
+        averaging = averaging_callback(callbacks[: callbacks.index(self)])
+        if averaging is not None:
+            raise TracInError(
+                f"Put TracInCallback before {averaging} in the Trainer's `callbacks`: at the end of the fit {averaging} replaces "
+                "the trained weights by their average, which the last snapshot would hold as if they had been trained."
+            )
         if self.dirpath is None:
             self.dirpath = Path(trainer.strategy.broadcast(str(_default_directory(trainer))))
 
@@ -196,6 +204,7 @@ class TracInCallback(CallbackBase):
         session.start(self._run, self._recorder.step, resumed)
         if resumed and any(snapshot.step == self._recorder.step for snapshot in directory.ledger.snapshots()):
             self._start_interval()  # that snapshot was taken after the checkpoint was saved
+        self._watch = StepWatch(trainer.optimizers, self._recorder)
         self._session = session
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -203,12 +212,10 @@ class TracInCallback(CallbackBase):
         self._epoch = trainer.current_epoch + 1
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        """Note the learning rates of the step that is about to be made."""
-        if self._session is not None:
+        """Expect a step; its learning rates count once the optimizer has made it, which a scaler of gradients may skip."""
+        if self._session is not None and self._watch is not None:
             self._session.keep_unfrozen(self._recorder.step)
-            plain = _unwrapped(optimizer)
-            number = next(i for i, other in enumerate(trainer.optimizers) if _unwrapped(other) is plain)
-            self._recorder.record(number, rates_of(plain))
+            self._watch.expect(unwrapped(optimizer))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the samples, and snapshot if optimizer steps are what is counted."""
@@ -273,6 +280,9 @@ class TracInCallback(CallbackBase):
 
     def _end(self) -> None:
         self._session = None
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -293,11 +303,6 @@ def _samples_in_batch(loader: Any, batch: Any, batch_idx: int) -> int:
     if loader.batch_size is None or not hasattr(loader.sampler, "__len__"):
         return extract_batch_size(batch)
     return int(min(loader.batch_size, len(loader.sampler) - batch_idx * loader.batch_size))
-
-
-def _unwrapped(optimizer: Any) -> Any:
-    """The torch optimizer within a LightningOptimizer."""
-    return getattr(optimizer, "optimizer", optimizer)
 
 
 def _skipped(trainer: Trainer) -> bool:

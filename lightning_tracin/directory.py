@@ -1,7 +1,9 @@
 """A run directory: where its parts stand, and the record that says what it holds.
 
-`run.json` is written when the fit starts, after the tables of samples; a folder without it holds no run. A fit only goes on
-in a directory whose record equals its own in everything that scores depend on.
+`run.json` is written when the fit starts, after the tables of samples and before the first snapshot: a folder without it, and
+without snapshots, holds no run. A fit only goes on in a directory whose record equals its own in everything that scores
+depend on. It is written again when the fit has ended, when it is resumed, and when probes are added. `results` is made from
+the rest, and made anew; only the representations in it are read. Whoever writes holds the lock (`lock`); readers need none.
 """
 
 from __future__ import annotations
@@ -100,6 +102,7 @@ class RunRecord(_Record):
     kept_elements: int | None = Field(default=None, description="how many of these the mask leaves; null = no mask")
     coverage: dict[str, tuple[int, int]] = Field(description="rule -> parameters and elements that it covers")
     versions: dict[str, str]
+    averaging: str | None = Field(default=None, description="callback that averages weights; snapshots hold the trained ones")
     snapshots: int | None = Field(default=None, description="how many there were when the fit ended; null = it has not ended")
 
 

@@ -88,6 +88,40 @@ class Recorder:
         )
 
 
+class StepWatch:
+    """Records the steps that optimizers make, out of those that a fit has announced: a scaler of gradients may skip one.
+
+    Args:
+        optimizers: of the fit, plain or wrapped.
+        recorder: what counts.
+    """
+
+    def __init__(self, optimizers: Sequence[Any], recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._numbers = {id(unwrapped(optimizer)): number for number, optimizer in enumerate(optimizers)}
+        self._expected: dict[int, list[float]] = {}  # optimizer -> rates of the step that is about to be made
+        self._hooks = [unwrapped(optimizer).register_step_post_hook(self._stepped) for optimizer in optimizers]
+
+    def expect(self, optimizer: Optimizer) -> None:
+        """Note that an optimizer is about to step, and with which rates."""
+        self._expected[self._numbers[id(optimizer)]] = rates_of(optimizer)
+
+    def _stepped(self, optimizer: Optimizer, *_: Any) -> None:
+        number = self._numbers[id(optimizer)]
+        if number in self._expected:
+            self._recorder.record(number, self._expected.pop(number))
+
+    def close(self) -> None:
+        """Leave the optimizers alone."""
+        for hook in self._hooks:
+            hook.remove()
+
+
+def unwrapped(optimizer: Any) -> Any:
+    """The torch optimizer within a LightningOptimizer."""
+    return getattr(optimizer, "optimizer", optimizer)
+
+
 def rates_of(optimizer: Optimizer) -> list[float]:
     """The learning rate of each of an optimizer's groups, now."""
     return [float(group["lr"]) for group in optimizer.param_groups]

@@ -5,6 +5,7 @@ The callback says when; here is what. A session lives from `on_train_start` to `
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -148,6 +149,7 @@ class Session:
                 kept_elements=self._plan.kept,
                 coverage=dict(self._plan.coverage),
                 versions=package_versions(),
+                averaging=averaging_callback(getattr(self._trainer, "callbacks", ())),
             )
             if resumed:
                 self._directory.resume(record, step)
@@ -263,6 +265,13 @@ def _validation_loaders(trainer: Trainer) -> Any:
         return trainer.val_dataloaders
     source = trainer.fit_loop.epoch_loop.val_loop._data_source
     return source.dataloader() if source.is_defined() else None
+
+
+def averaging_callback(callbacks: Sequence[Any]) -> str | None:
+    """The first callback that averages weights over the fit: Lightning's own kinds, and what is derived from them."""
+    kinds = {"StochasticWeightAveraging", "WeightAveraging"}  # by name: there are those of two packages
+    found = (one for one in callbacks if kinds & {parent.__name__ for parent in type(one).__mro__})
+    return next((type(one).__name__ for one in found), None)
 
 
 def _expected_snapshots(options: Options, trainer: Trainer) -> int | None:

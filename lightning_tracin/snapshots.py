@@ -1,12 +1,27 @@
 """Snapshots of a fit, and the ledger that orders them.
 
 A snapshot is a folder `snapshots/0003-step375/` with the weights, for `preconditioner="adam"` the scales of its second moments,
-and a record. The record is written last, each atomically: a folder without a record is what a killed process left, it is not in
-the ledger and the next snapshot of that index replaces it. Discarding a snapshot's weights leaves its record, so the ledger stays
-whole.
+and a record. It is in one of these states:
+
+    absent --append--> begun --append--> taken --discard_weights--> light
+       ^                 |                 |                          |
+       +----- next append of that index / cut_back (a resumed fit) ---+
+
+- *begun*: weights without a record, which a killed process leaves. It is not in the ledger; the next snapshot of that name
+  replaces the folder.
+- *taken*: the record, written last, is there. From here on ingredients may be computed of it; those that a killed fit left
+  under that name are deleted before the record is written (`Session.snapshot`).
+- *light*: the weights are deleted, once the ingredients are complete (`keep_snapshots=False`); the record stays, so that the
+  ledger stays whole.
+- `cut_back` takes a snapshot back in the opposite order: ingredients first (`RunDirectory.resume`), then its record, then the
+  rest, the last snapshot first, so that the ledger is whole at every moment.
+
+The ledger is the taken and light snapshots. Their indices count from 0 without a gap. `run.json` holds their number from the
+end of the fit (`RunDirectory.end`) until it is resumed; while a fit goes on, a last snapshot whose record is lost cannot be
+told from one that was only begun.
 
 A snapshot holds what is trainable at its moment. The values of parameters that are unfrozen later are written once, before their
-first step, to `snapshots/unfrozen-step375.safetensors`; earlier snapshots take them from there.
+first step, to `snapshots/unfrozen-step375.safetensors`; earlier snapshots take them from there, and every later record names it.
 """
 
 from __future__ import annotations
@@ -262,6 +277,7 @@ class Ledger:
         unfrozen = tuple(step for step, _ in _unfrozen(self._folder))
         record = record.model_copy(update={"run": self._run, "unfrozen": unfrozen})
         owner = _owner(self._run, path.name)
+        shutil.rmtree(path, ignore_errors=True)  # what a killed fit left
         if weights is not None:
             write_tensors(path / _WEIGHTS, weights, owner)
             if scales is not None:

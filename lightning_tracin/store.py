@@ -1,8 +1,21 @@
-"""Files of a run directory: written whole or not at all, read without pickle.
+"""Files of a run directory: written whole or not at all, read without pickle, and compared with their checksums.
 
-Every file is written under a temporary name beside its place and then renamed, so under its own name a file is either
-complete or absent; what a killed process leaves behind is a `.partial` file, which nobody reads and the next writer
-replaces. Tensors are safetensors files, records are JSON, tables of text are JSON lines.
+A file is in one of these states:
+
+    absent ----> partial ----> complete ----> damaged
+
+- *absent*: nothing of that name; also what a reader sees of a partial one.
+- *partial*: `NAME.partial`, which `write_bytes` fills and flushes to the disk. A killed process leaves it so, nobody reads
+  it, and the next writer of that name begins it anew. Where the system refuses to write (a full disk), it is deleted again.
+- *complete*: `NAME`, to which the partial file was renamed in one step. A complete file is never changed in place: it is
+  replaced whole by the same way, or deleted. A rename that had not reached the disk is lost with the machine's power, whole.
+- *damaged*: changed by something else than this module. Tensors are safetensors files whose header holds a sha256 of names,
+  types, shapes and values, and what run and place they belong to; records are JSON with a sha256 of the rest in front; tables
+  of samples are JSON lines whose sha256 stands in `run.json`. Reading compares, so that damage is an error that names the
+  file, never data; it changes nothing. Files without checksums, of older versions, are checked for what they say only.
+
+What the files together say is told where they are put together: `directory` (a run), `snapshots` (its snapshots),
+`ingredients` and `features` (what was computed of one).
 """
 
 from __future__ import annotations
