@@ -18,7 +18,9 @@ from lightning_tracin.environment import Environment, FabricEnvironment, OneProc
 from lightning_tracin.errors import TracInError
 from lightning_tracin.influence import Similarity, Weighting
 from lightning_tracin.isolation import isolated_copy, untouched_process
+from lightning_tracin.lock import working_in
 from lightning_tracin.masks import Mask, read_mask
+from lightning_tracin.places import Place, place
 from lightning_tracin.probes import chosen_probes, probes_from_loaders
 from lightning_tracin.results import View
 from lightning_tracin.run import TracInRun
@@ -29,7 +31,7 @@ from lightning_tracin.tables import Columns, SampleTable
 
 def attribute(
     module: LightningModule,
-    run: str | Path | TracInRun,
+    run: Place | TracInRun,
     train_loader: DataLoader[Any],
     probes: Any,
     *,
@@ -70,43 +72,47 @@ def attribute(
         TracInError: samples, mask or module differ from the run's, a snapshot has no weights, or gradients cannot be taken;
             the message names the difference.
     """
-    directory = run.directory if isinstance(run, TracInRun) else RunDirectory(Path(run))
-    record, snapshots = directory.record(), directory.ledger.snapshots()
-    if not snapshots:
-        raise TracInError(f"{directory.path} has no snapshots, so there is nothing to attribute; its fit ended before the first.")
-    view = _view(record, top_k, similarity, weighting)
-    progress = progress and (fabric is None or fabric.global_rank == 0)
-    train, probe_set = _samples(directory, record, train_loader, probes, languages, languages_of_probes)
-    chosen_mask = _mask(directory, record, mask)
-    _require_frozen_alike(module, snapshots)
-    with untouched_process():
-        copy = isolated_copy(module, getattr(torch, record.settings.dtype))
-        environment: Environment = OneProcess(copy)
-        if fabric is not None:
-            copy.to(fabric.device)
-            environment = FabricEnvironment(fabric, copy)
-        work = Pass(
-            train=replace(train, progress=progress),
-            probes=probe_set,
-            settings=record.settings,
-            loss=record.loss,
-            mask=chosen_mask,
-            memory_budget=record.choices.memory_budget if memory_budget is None else memory_budget,
-            progress=progress,
-        )
-        attributor = Attributor(directory, environment, work)
-        for number, snapshot in enumerate(attributor.unfinished(snapshots)):
-            if number == 0:
-                _require_same_loss(copy, snapshot, environment, work)
-            attributor.attribute_stored(copy, snapshot)
+    directory = run.directory if isinstance(run, TracInRun) else RunDirectory(place(run))
+    directory.record()  # a folder without a run is not to be locked
+    with working_in(directory.path, OneProcess(module) if fabric is None else FabricEnvironment(fabric, module)):
+        record, snapshots = directory.record(), directory.ledger.snapshots()
+        if not snapshots:
+            raise TracInError(
+                f"{directory.path} has no snapshots, so there is nothing to attribute; its fit ended before the first."
+            )
+        view = _view(record, top_k, similarity, weighting)
+        progress = progress and (fabric is None or fabric.global_rank == 0)
+        train, probe_set = _samples(directory, record, train_loader, probes, languages, languages_of_probes)
+        chosen_mask = _mask(directory, record, mask)
+        _require_frozen_alike(module, snapshots)
+        with untouched_process():
+            copy = isolated_copy(module, getattr(torch, record.settings.dtype))
+            environment: Environment = OneProcess(copy)
+            if fabric is not None:
+                copy.to(fabric.device)
+                environment = FabricEnvironment(fabric, copy)
+            work = Pass(
+                train=replace(train, progress=progress),
+                probes=probe_set,
+                settings=record.settings,
+                loss=record.loss,
+                mask=chosen_mask,
+                memory_budget=record.choices.memory_budget if memory_budget is None else memory_budget,
+                progress=progress,
+            )
+            attributor = Attributor(directory, environment, work)
+            for number, snapshot in enumerate(attributor.unfinished(snapshots)):
+                if number == 0:
+                    _require_same_loss(copy, snapshot, environment, work)
+                attributor.attribute_stored(copy, snapshot)
 
-    def fitted() -> LightningModule:
-        load_weights(copy, snapshots[-1].state_dict())
-        return copy
+        def fitted() -> LightningModule:
+            load_weights(copy, snapshots[-1].state_dict())
+            return copy
 
-    attributor.write_results(view, fitted)
-    environment.barrier("tracin_results")
-    return TracInRun(directory)
+        attributor.write_results(view, fitted)
+        environment.barrier("tracin_results")
+        return TracInRun(directory)
 
 
 def _view(record: RunRecord, top_k: int | None, similarity: Similarity | None, weighting: Weighting | None) -> View:

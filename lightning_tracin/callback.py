@@ -13,12 +13,14 @@ from torch.utils.data import DataLoader
 
 from lightning_tracin._lightning import CallbackBase
 from lightning_tracin.directory import Precision, RunDirectory
+from lightning_tracin.environment import TrainerEnvironment
 from lightning_tracin.errors import TracInError
 from lightning_tracin.influence import Preconditioner, Similarity, Weighting
 from lightning_tracin.isolation import untouched_process
 from lightning_tracin.learning_rates import Recorder, StepWatch, unwrapped
-from lightning_tracin.lock import RunLock
+from lightning_tracin.lock import RunLock, acquired
 from lightning_tracin.options import Options, When
+from lightning_tracin.places import Place, place
 from lightning_tracin.results import View
 from lightning_tracin.session import Session, averaging_callback
 from lightning_tracin.tables import Columns
@@ -69,7 +71,7 @@ class TracInCallback(CallbackBase):
 
     def __init__(
         self,
-        dirpath: str | Path | None = None,
+        dirpath: Place | None = None,
         probes: DataLoader[Any] | list[DataLoader[Any]] | None = None,
         probe_languages: list[str] | None = None,
         max_probes_per_language: int | None = 50,
@@ -122,7 +124,7 @@ class TracInCallback(CallbackBase):
             mask=None if mask is None else Path(mask),
             dry_run=dry_run,
         )
-        self.dirpath = None if dirpath is None else Path(dirpath)
+        self.dirpath = None if dirpath is None else place(dirpath)
         self._run = ""
         self._recorder = Recorder()
         self._last_step = 0
@@ -178,7 +180,7 @@ class TracInCallback(CallbackBase):
                 "the trained weights by their average, which the last snapshot would hold as if they had been trained."
             )
         if self.dirpath is None:
-            self.dirpath = Path(trainer.strategy.broadcast(str(_default_directory(trainer))))
+            self.dirpath = place(trainer.strategy.broadcast(str(_default_directory(trainer))))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Index the samples, verify loss and gradients on real batches, and start the run directory."""
@@ -265,18 +267,9 @@ class TracInCallback(CallbackBase):
         self._end()
 
     def _take_lock(self, trainer: Trainer, dirpath: Path) -> None:
-        """Keep other processes out of the run directory; all ranks refuse together."""
-        refusal = ""
-        if trainer.is_global_zero:
-            self._end()
-            self._lock = RunLock(dirpath)
-            try:
-                self._lock.acquire()
-            except TracInError as error:
-                refusal = str(error)
-        refusal = trainer.strategy.broadcast(refusal)
-        if refusal:
-            raise TracInError(refusal)
+        """Keep other processes out of the run directory."""
+        self._end()
+        self._lock = acquired(dirpath, TrainerEnvironment(trainer, trainer.lightning_module))
 
     def _end(self) -> None:
         self._session = None
@@ -312,7 +305,7 @@ def _skipped(trainer: Trainer) -> bool:
 def _default_directory(trainer: Trainer) -> Path:
     """Beside the files of the first logger, else under `default_root_dir`."""
     if not trainer.loggers:
-        return Path(trainer.default_root_dir) / "tracin"
+        return place(trainer.default_root_dir) / "tracin"
     logger = trainer.loggers[0]
     version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
-    return Path(logger.save_dir or trainer.default_root_dir) / str(logger.name) / version / "tracin"
+    return place(logger.save_dir or trainer.default_root_dir) / str(logger.name) / version / "tracin"

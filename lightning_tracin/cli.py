@@ -23,8 +23,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         _run(list(sys.argv[1:] if arguments is None else arguments))
     except (TracInError, OSError) as error:
-        from lightning_tracin.commands import printable
-
         raise SystemExit(f"Error: {printable(str(error))}") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Literal
 import pandas as pd
 
 from lightning_tracin.influence import Sign, Similarity, Weighting
+from lightning_tracin.places import place
 from lightning_tracin.plan import in_words
 from lightning_tracin.reliance import Measure
 from lightning_tracin.results import View, analyse
@@ -19,19 +19,17 @@ from lightning_tracin.snapshots import Snapshot
 from lightning_tracin.store import as_utf8, write_bytes
 from lightning_tracin.study import study_of
 from lightning_tracin.tables import SampleTable
+from lightning_tracin.text import one_line, printable
 
 Output = Literal["table", "csv", "json"]
 Format = Literal["csv", "parquet"]
-
-#: Marks that reorder what stands around them on a terminal.
-_REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 #: Letters of a text that a table shows.
 _WIDTH = 60
 
 
 def attribute(
-    run: Path, config: Path, accelerator: str | None = None, devices: int | None = None, mask: Path | None = None
+    run: str, config: Path, accelerator: str | None = None, devices: int | None = None, mask: Path | None = None
 ) -> str:
     """Compute what is missing of a run whose fit a LightningCLI file describes.
 
@@ -48,7 +46,7 @@ def attribute(
     return status(run) if leads else ""
 
 
-def status(run: Path) -> str:
+def status(run: str) -> str:
     """What a run holds, and what is missing of it.
 
     Args:
@@ -72,11 +70,11 @@ def status(run: Path) -> str:
         lines.append("Missing: the results (`lightning-tracin attribute` writes them).")
     elif len(table):
         lines.append(f"Nothing is missing; the results are in {directory.results}.")
-    return printable_lines("\n".join(lines))
+    return printable("\n".join(lines))
 
 
 def reliance(
-    run: Path,
+    run: str,
     k: int | None = None,
     sign: Sign = "positive",
     cumulative: bool = False,
@@ -117,7 +115,7 @@ def reliance(
 
 
 def top(
-    run: Path,
+    run: str,
     probe: int,
     k: int = 10,
     sign: Sign = "positive",
@@ -145,10 +143,10 @@ def top(
     if output != "table":
         return said
     (about,) = opened.queries.take([probe]).rows()
-    return printable_lines(f"Probe {probe} ({about['language']}): {printable(str(about['text']))}\n\n") + said
+    return printable(f"Probe {probe} ({about['language']}): {one_line(str(about['text']))}\n\n") + said
 
 
-def export(run: Path, folder: Path, format: Format = "csv", k: int | None = None) -> str:
+def export(run: str, folder: str, format: Format = "csv", k: int | None = None) -> str:
     """Write all tables of a run into a folder.
 
     Args:
@@ -160,7 +158,7 @@ def export(run: Path, folder: Path, format: Format = "csv", k: int | None = None
     opened = TracInRun.open(run)
     written = []
     for name, table in _tables(opened, k):
-        path = folder / f"{name}.{format}"
+        path = place(folder) / f"{name}.{format}"
         if format == "csv":
             content = as_utf8(table.to_csv(index=False))
         else:
@@ -169,7 +167,7 @@ def export(run: Path, folder: Path, format: Format = "csv", k: int | None = None
             content = buffer.getvalue()
         write_bytes(path, content)
         written.append(path.name)
-    return printable_lines(f"Written to {folder}: {', '.join(written)}.")
+    return printable(f"Written to {folder}: {', '.join(written)}.")
 
 
 def _tables(run: TracInRun, k: int | None) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -219,7 +217,7 @@ def _counted(table: SampleTable) -> str:
 
 def _printed(table: pd.DataFrame, output: Output) -> str:
     """A table for a terminal or a pipe, without what would act on the terminal."""
-    plain = table.map(lambda value: printable(value) if isinstance(value, str) else value)
+    plain = table.map(lambda value: one_line(value) if isinstance(value, str) else value)
     if output == "csv":
         return str(plain.to_csv(index=False)).rstrip("\n")
     if output == "json":
@@ -230,17 +228,3 @@ def _printed(table: pd.DataFrame, output: Output) -> str:
 def _as_table(table: pd.DataFrame) -> str:
     with pd.option_context("display.max_colwidth", _WIDTH):
         return str(table.to_string(index=False, float_format="{:.4g}".format, na_rep="-"))
-
-
-def printable(text: str) -> str:
-    """A text of the data without what acts on a terminal: control characters, marks that reorder, and lone surrogates."""
-    return "".join(" " if letter in "\t\n\r" else letter for letter in text if letter in "\t\n\r" or not _acts(letter))
-
-
-def printable_lines(text: str) -> str:
-    """The same for a text whose line breaks are its own."""
-    return "\n".join(map(printable, text.split("\n")))
-
-
-def _acts(letter: str) -> bool:
-    return unicodedata.category(letter) in ("Cc", "Cs") or letter in _REORDERING

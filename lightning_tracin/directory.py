@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +22,7 @@ from lightning_tracin.errors import TracInError
 from lightning_tracin.features import FeatureStore
 from lightning_tracin.influence import Preconditioner, Similarity, Weighting
 from lightning_tracin.ingredients import IngredientStore
+from lightning_tracin.places import move_tree, remove_tree
 from lightning_tracin.snapshots import Ledger, Snapshot
 from lightning_tracin.store import (
     as_lines,
@@ -143,7 +143,7 @@ class RunDirectory:
         Args:
             run: identity of the run to be.
         """
-        shutil.rmtree(self._imported, ignore_errors=True)  # what a killed import left
+        remove_tree(self._imported)  # what a killed import left
         return Ledger(self._imported, run)
 
     @property
@@ -223,7 +223,7 @@ class RunDirectory:
     def discard(self, name: str) -> None:
         """Delete what was computed of the snapshot of this name."""
         for kind in ("ingredients", "features"):
-            shutil.rmtree(self.path / kind / name, ignore_errors=True)
+            remove_tree(self.path / kind / name)
 
     def _table(self, role: str) -> Path:
         return self.path / "samples" / f"{role}.jsonl"
@@ -258,7 +258,7 @@ class RunDirectory:
         count = len(Ledger(self._imported, record.run).snapshots())
         self._write_samples(train, probes)
         try:
-            self._imported.rename(self._snapshots)
+            move_tree(self._imported, self._snapshots)
         except OSError as error:
             raise unwritable(self._snapshots, error) from error
         write_record(self._record, record.model_copy(update={"snapshots": count}))

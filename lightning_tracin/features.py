@@ -7,7 +7,6 @@ their norm, with the norm beside them.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from lightning_tracin.gradients import Sketch
 from lightning_tracin.gradients.sketch import SCALE, to_half
 from lightning_tracin.ingredients import Ingredients
 from lightning_tracin.parts import Parts
+from lightning_tracin.places import remove_tree
 from lightning_tracin.store import read_tensor, read_tensors, write_tensors
 from lightning_tracin.whitening import Blocks, Whitener, whitener_of
 
@@ -121,7 +121,7 @@ class FeatureStore:
 
     def discard(self) -> None:
         """Delete all of it."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        remove_tree(self._folder)
 
     def blocks(self, side: Side) -> Iterator[tuple[Tensor, Tensor]]:
         """The samples' indices, and their features in single precision and at their own norm, shard by shard.

@@ -23,6 +23,7 @@ from lightning_tracin.callback import TracInCallback
 from lightning_tracin.directory import RunDirectory, differing_settings
 from lightning_tracin.errors import TracInError
 from lightning_tracin.options import Options
+from lightning_tracin.places import place
 
 #: How a Trainer's `precision` keeps the weights; under any other they are as the module has them.
 _WEIGHTS = {"16-true": torch.float16, "bf16-true": torch.bfloat16, "64-true": torch.float64}
@@ -53,7 +54,7 @@ class Config:
 
 
 def attribute_from_config(
-    run: Path, config: Path, accelerator: str | None = None, devices: int | None = None, mask: Path | None = None
+    run: str, config: Path, accelerator: str | None = None, devices: int | None = None, mask: Path | None = None
 ) -> bool:
     """Compute what is missing of a run whose fit a LightningCLI file describes.
 
@@ -73,7 +74,7 @@ def attribute_from_config(
             `attribute`.
     """
     read = _read(config)
-    directory = RunDirectory(run)
+    directory = RunDirectory(place(run))
     record = directory.record()
     if str(Path.cwd()) not in sys.path:  # a user's classes stand beside the file, as with a script of their own
         sys.path.insert(0, str(Path.cwd()))

@@ -21,7 +21,9 @@ from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import plan_coverage
 from lightning_tracin.isolation import isolated_copy, untouched_process
 from lightning_tracin.learning_rates import group_of_parameters
+from lightning_tracin.lock import RunLock
 from lightning_tracin.masks import read_mask
+from lightning_tracin.places import Place, place
 from lightning_tracin.probes import chosen_probes, probes_from_loaders
 from lightning_tracin.run import TracInRun
 from lightning_tracin.samples import from_loader
@@ -29,7 +31,7 @@ from lightning_tracin.snapshots import SnapshotRecord, frozen_digest, load_weigh
 
 
 def import_checkpoints(
-    dirpath: str | Path,
+    dirpath: Place,
     checkpoints: str | Path | Iterable[str | Path],
     module: LightningModule,
     train_loader: DataLoader[Any],
@@ -64,72 +66,73 @@ def import_checkpoints(
     options = TracInCallback(dirpath, probes=probes, **{**settings, "when": "never"}).options
     if options.preconditioner == "adam":
         raise TracInError("preconditioner='adam' needs second moments at each snapshot, which are not taken from checkpoints.")
-    directory = RunDirectory(Path(dirpath))
-    directory.refuse_other_run()
-    train = from_loader(train_loader, options.columns, "train samples", options.languages)
-    chosen = chosen_probes(
-        probes_from_loaders(probes, options.columns, options.languages_of_probes),
-        options.probe_languages,
-        options.max_probes_per_language,
-    )
-    mask = None if options.mask is None else read_mask(options.mask)
-    if mask is not None:
-        mask.require_fits(module)
-    names = options.scored(module) if mask is None else mask.restricted(options.scored(module))
-    places = found_checkpoints(checkpoints)
-    ordered = _ordered(places, len(train_loader))
-    identity = uuid.uuid4().hex
-    ledger = directory.import_ledger(identity)
-    with untouched_process():
-        kept = isolated_copy(module, next(module.parameters()).dtype)
-        copy = isolated_copy(module, options.torch_dtype)
-        prepared = preparation(OneProcess(copy), options.torch_dtype)
-        everything = frozenset(name for name, _ in kept.named_parameters())
-        before: Checkpoint | None = None
-        for index, (path, step) in enumerate(ordered):
-            checkpoint = read_checkpoint(path, len(train_loader))
-            load_weights(kept, _named(kept, checkpoint))
-            weights = weights_of(kept, everything)
-            load_weights(copy, weights)
-            if index == 0:
-                coverage = plan_coverage(copy, names)
-                loss = checked_loss(copy, train, chosen, prepared)
-                check_gradients(copy, coverage, loss, train, prepared, "train sample", f"at {path}")
-                check_gradients(copy, coverage, loss, chosen, prepared, "probe", f"at {path}")
-            groups, idle = _groups(module, names, checkpoint, optimizers)
-            extra = (0.0,) if idle in groups.values() else ()
-            record = SnapshotRecord(
-                index=index,
-                epoch=checkpoint.epoch,
-                step=step,
-                steps=step - (0 if before is None else before.step),
-                visits=max(0.0, checkpoint.passed - (0 if before is None else before.passed)),
-                learning_rates=checkpoint.mean_rates(before) + extra,
-                last_learning_rates=checkpoint.rates + extra,
-                groups=groups,
+    directory = RunDirectory(place(dirpath))
+    with RunLock(directory.path):
+        directory.refuse_other_run()
+        train = from_loader(train_loader, options.columns, "train samples", options.languages)
+        chosen = chosen_probes(
+            probes_from_loaders(probes, options.columns, options.languages_of_probes),
+            options.probe_languages,
+            options.max_probes_per_language,
+        )
+        mask = None if options.mask is None else read_mask(options.mask)
+        if mask is not None:
+            mask.require_fits(module)
+        names = options.scored(module) if mask is None else mask.restricted(options.scored(module))
+        places = found_checkpoints(checkpoints)
+        ordered = _ordered(places, len(train_loader))
+        identity = uuid.uuid4().hex
+        ledger = directory.import_ledger(identity)
+        with untouched_process():
+            kept = isolated_copy(module, next(module.parameters()).dtype)
+            copy = isolated_copy(module, options.torch_dtype)
+            prepared = preparation(OneProcess(copy), options.torch_dtype)
+            everything = frozenset(name for name, _ in kept.named_parameters())
+            before: Checkpoint | None = None
+            for index, (path, step) in enumerate(ordered):
+                checkpoint = read_checkpoint(path, len(train_loader))
+                load_weights(kept, _named(kept, checkpoint))
+                weights = weights_of(kept, everything)
+                load_weights(copy, weights)
+                if index == 0:
+                    coverage = plan_coverage(copy, names)
+                    loss = checked_loss(copy, train, chosen, prepared)
+                    check_gradients(copy, coverage, loss, train, prepared, "train sample", f"at {path}")
+                    check_gradients(copy, coverage, loss, chosen, prepared, "probe", f"at {path}")
+                groups, idle = _groups(module, names, checkpoint, optimizers)
+                extra = (0.0,) if idle in groups.values() else ()
+                record = SnapshotRecord(
+                    index=index,
+                    epoch=checkpoint.epoch,
+                    step=step,
+                    steps=step - (0 if before is None else before.step),
+                    visits=max(0.0, checkpoint.passed - (0 if before is None else before.passed)),
+                    learning_rates=checkpoint.mean_rates(before) + extra,
+                    last_learning_rates=checkpoint.rates + extra,
+                    groups=groups,
+                    elements=coverage.total,
+                    frozen=frozen_digest(kept, everything),
+                )
+                ledger.append(record, weights)
+                before = checkpoint
+        directory.start_imported(
+            RunRecord(
+                run=identity,
+                settings=options.settings(None if mask is None else mask.sha256),
+                choices=options.choices,
+                loss=loss.name,
+                train=known_samples(train.table),
+                probes=known_samples(chosen.table),
+                parameters=len(coverage.elements),
                 elements=coverage.total,
-                frozen=frozen_digest(kept, everything),
-            )
-            ledger.append(record, weights)
-            before = checkpoint
-    directory.start_imported(
-        RunRecord(
-            run=identity,
-            settings=options.settings(None if mask is None else mask.sha256),
-            choices=options.choices,
-            loss=loss.name,
-            train=known_samples(train.table),
-            probes=known_samples(chosen.table),
-            parameters=len(coverage.elements),
-            elements=coverage.total,
-            kept_elements=None if mask is None else mask.elements(names),
-            coverage=dict(coverage.by_rule),
-            versions=package_versions(),
-        ),
-        train.table,
-        chosen.table,
-    )
-    return TracInRun(directory)
+                kept_elements=None if mask is None else mask.elements(names),
+                coverage=dict(coverage.by_rule),
+                versions=package_versions(),
+            ),
+            train.table,
+            chosen.table,
+        )
+        return TracInRun(directory)
 
 
 def _ordered(paths: Sequence[Path], batches: int) -> list[tuple[Path, int]]:

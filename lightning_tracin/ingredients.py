@@ -6,7 +6,6 @@ complete or absent. The folder is complete when the blocks cover every pair once
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lightning_tracin.errors import TracInError
+from lightning_tracin.places import remove_tree
 from lightning_tracin.store import read_tensors, write_tensors
 
 FloatArray = npt.NDArray[np.float32]
@@ -132,7 +132,7 @@ class IngredientStore:
 
     def discard(self) -> None:
         """Delete all shards."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        remove_tree(self._folder)
 
     def _path(self, shard: str) -> Path:
         return self._folder / f"{shard}.safetensors"

@@ -3,23 +3,32 @@
 `lock` is locked by the operating system for the process that works there, and free again as soon as that process has ended, in
 whatever way: no lock is left to clean up. `lock.json` says whose it is, for the message to others; what a killed process leaves
 of it means nothing and is overwritten by the next. Readers take no lock: every file is complete or absent.
+
+Where a directory is not on this machine's file system, `lock.json` itself is the lock: it is made if it is not there. What a
+killed process leaves of it is taken over on the machine where that process ran; elsewhere it has to be deleted by hand.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import psutil
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from lightning_tracin.errors import TracInError
-from lightning_tracin.store import read_record, unwritable, write_record
+from lightning_tracin.places import is_local, write_first
+from lightning_tracin.store import as_record, read_record, unwritable, write_record
+
+if TYPE_CHECKING:
+    from lightning_tracin.environment import Environment
 
 #: Seconds in which processes that a killed one had started (workers of data loaders) notice that it is gone.
 _PATIENCE = 15
@@ -52,7 +61,8 @@ class RunLock:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._holder = folder, folder / "lock.json"
-        self._lock = FileLock(folder / "lock", thread_local=False)
+        self._system = FileLock(folder / "lock", thread_local=False) if is_local(folder) else None
+        self._mine = False
 
     def acquire(self) -> None:
         """Take it.
@@ -61,29 +71,48 @@ class RunLock:
             TracInError: another process has it, or the directory cannot be written to.
         """
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._take()
+            if self._system is None:
+                self._make()
+            else:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._take(self._system)
         except OSError as error:
             raise unwritable(self._folder, error) from error
-        write_record(self._holder, Holder.here())
+        self._mine = True
+        if self._system is not None:
+            write_record(self._holder, Holder.here())
 
-    def _take(self) -> None:
+    def _take(self, lock: FileLock) -> None:
         try:
-            self._lock.acquire(timeout=0)
+            lock.acquire(timeout=0)
         except Timeout:
             holder = self._read()
             if holder is not None and holder.has_ended:
                 try:
-                    self._lock.acquire(timeout=_PATIENCE)
+                    lock.acquire(timeout=_PATIENCE)
                     return
                 except Timeout:
                     holder = self._read()
             raise TracInError(self._refusal(holder)) from None
 
+    def _make(self) -> None:
+        """Write whose it is, where nothing says so yet or only a process that has ended."""
+        mine = as_record(Holder.here())
+        if write_first(self._holder, mine):
+            return
+        holder = self._read()
+        if holder is None or holder.has_ended:
+            self._holder.unlink(missing_ok=True)
+            if write_first(self._holder, mine):
+                return
+            holder = self._read()
+        by_hand = f" If that process was killed, delete {self._holder}: nobody else can tell from here."
+        raise TracInError(self._refusal(holder) + by_hand)
+
     def _read(self) -> Holder | None:
         try:
             return read_record(self._holder, Holder)
-        except TracInError:  # it is written right after the lock is taken
+        except TracInError:  # it is written right after the system's lock is taken
             return None
 
     def _refusal(self, holder: Holder | None) -> str:
@@ -96,14 +125,16 @@ class RunLock:
 
     def release(self) -> None:
         """Give it back, if it is held; a directory that nothing was written to is removed."""
-        if not self._lock.is_locked:
+        if not self._mine:
             return
-        with suppress(OSError):  # the lock counts, and the system gives that back
+        self._mine = False
+        with suppress(OSError):  # the system gives its own lock back in any case
             self._holder.unlink(missing_ok=True)
-            if [path.name for path in self._folder.iterdir()] == ["lock"]:
+            if self._system is not None and [path.name for path in self._folder.iterdir()] == ["lock"]:
                 (self._folder / "lock").unlink()
                 self._folder.rmdir()
-        self._lock.release()
+        if self._system is not None:
+            self._system.release()
 
     def __enter__(self) -> RunLock:
         self.acquire()
@@ -111,3 +142,33 @@ class RunLock:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.release()
+
+
+def acquired(folder: Path, environment: Environment) -> RunLock | None:
+    """The lock of a run directory, taken by rank 0 for all ranks; None on the others.
+
+    Raises:
+        TracInError: another process has it, or the directory cannot be written to; on all ranks.
+    """
+    lock, refusal = None, ""
+    if environment.rank == 0:
+        lock = RunLock(folder)
+        try:
+            lock.acquire()
+        except TracInError as error:
+            refusal = str(error)
+    refusal = environment.broadcast(refusal)
+    if refusal:
+        raise TracInError(refusal)
+    return lock
+
+
+@contextmanager
+def working_in(folder: Path, environment: Environment) -> Iterator[None]:
+    """A context in which other processes are kept out of a run directory; see `acquired`."""
+    lock = acquired(folder, environment)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.estimate import in_words as duration
+from lightning_tracin.places import free_bytes
 from lightning_tracin.tables import SampleTable
 from lightning_tracin.text import printable
 
@@ -38,7 +38,8 @@ class Plan:
         """The plan in one paragraph, for the terminal."""
         number = "an unknown number of" if self.snapshots is None else str(self.snapshots)
         by_rule = ", ".join(f"{rule} {elements:,}" for rule, (_, elements) in self.coverage.items())
-        total = "each" if self.snapshots is None else f"in all, {in_words(_free(folder))} free"
+        free = free_bytes(folder)
+        total = "each" if self.snapshots is None else "in all" if free is None else f"in all, {in_words(free)} free"
         return printable(
             f"TracIn: {len(self.train)} train samples ({_counted(self.train)}) x {len(self.probes)} probes "
             f"({_counted(self.probes)}), scored over {self.elements:,} elements of {self.parameters} parameters (all that were "
@@ -63,19 +64,13 @@ class Plan:
         Raises:
             TracInError: it cannot.
         """
-        free = _free(folder)
-        if self.bytes_needed > free:
+        free = free_bytes(folder)
+        if free is not None and self.bytes_needed > free:
             raise TracInError(
                 f"The disk of {folder} has {in_words(free)} free, but {self.snapshots or 1} snapshots need "
                 f"{in_words(self.bytes_needed)}; take fewer of them (`every_n_epochs=...`), drop their weights "
                 "(`when='snapshot', keep_snapshots=False`), or choose another `dirpath`."
             )
-
-
-def _free(folder: Path) -> int:
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
 
 
 def _counted(table: SampleTable) -> str:

@@ -15,6 +15,7 @@ from lightning_tracin.errors import TracInError
 from lightning_tracin.influence import Scores, Sign, Similarity, Weighting, ranked, require_k
 from lightning_tracin.ingredients import Ingredients
 from lightning_tracin.lock import RunLock
+from lightning_tracin.places import Place, place
 from lightning_tracin.reliance import COLUMNS, Floats, Interval, Measure, reliance_table
 from lightning_tracin.scoring import Asked, Scorer, Scoring
 from lightning_tracin.snapshots import Snapshot
@@ -47,13 +48,13 @@ class TracInRun:
         self._scorer = Scorer(directory, self.record, self.snapshots)
 
     @classmethod
-    def open(cls, path: str | Path) -> TracInRun:
+    def open(cls, path: Place) -> TracInRun:
         """Open a run directory.
 
         Raises:
             TracInError: there is no run, or a file of it is missing or damaged.
         """
-        return cls(RunDirectory(Path(path)))
+        return cls(RunDirectory(place(path)))
 
     @property
     def directory(self) -> RunDirectory:

@@ -27,7 +27,6 @@ first step, to `snapshots/unfrozen-step375.safetensors`; earlier snapshots take 
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +36,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 from torch import Tensor, nn
 
 from lightning_tracin.errors import TracInError
+from lightning_tracin.places import remove_tree
 from lightning_tracin.store import read_record, read_tensors, tensor_names, write_record, write_tensors
 
 _RECORD = "snapshot.json"
@@ -277,7 +277,7 @@ class Ledger:
         unfrozen = tuple(step for step, _ in _unfrozen(self._folder))
         record = record.model_copy(update={"run": self._run, "unfrozen": unfrozen})
         owner = _owner(self._run, path.name)
-        shutil.rmtree(path, ignore_errors=True)  # what a killed fit left
+        remove_tree(path)  # what a killed fit left
         if weights is not None:
             write_tensors(path / _WEIGHTS, weights, owner)
             if scales is not None:
@@ -295,7 +295,7 @@ class Ledger:
         dropped = tuple(snapshot for snapshot in self.snapshots() if snapshot.step > step)
         for snapshot in reversed(dropped):
             (snapshot.path / _RECORD).unlink()
-            shutil.rmtree(snapshot.path)
+            remove_tree(snapshot.path)
         for unfrozen, path in _unfrozen(self._folder):
             if unfrozen > step:
                 path.unlink()

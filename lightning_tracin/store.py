@@ -23,10 +23,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,6 +37,7 @@ from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from lightning_tracin.errors import TracInError
+from lightning_tracin.places import local_copy, read_whole, write_whole
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -54,17 +54,9 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         TracInError: it cannot be written; what stood there before stands there still.
     """
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        write_whole(path, content)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
         raise unwritable(path, error) from error
 
 
@@ -87,8 +79,13 @@ def _unreadable(path: Path, error: OSError) -> TracInError:
 
 def write_record(path: Path, record: BaseModel) -> None:
     """Write a record as JSON; a checksum of the rest stands first."""
+    write_bytes(path, as_record(record))
+
+
+def as_record(record: BaseModel) -> bytes:
+    """A record as it stands in its file."""
     content = (record.model_dump_json(indent=1) + "\n").encode()
-    write_bytes(path, b'{\n "checksum": "%s",' % hashlib.sha256(content).hexdigest().encode() + content[1:])
+    return b'{\n "checksum": "%s",' % hashlib.sha256(content).hexdigest().encode() + content[1:]
 
 
 def read_record(path: Path, model: type[_Model]) -> _Model:
@@ -99,7 +96,7 @@ def read_record(path: Path, model: type[_Model]) -> _Model:
     """
     remedy = "restore it from a copy, or start a new run"
     try:
-        content = path.read_bytes()
+        content = read_whole(path)
     except FileNotFoundError as error:
         raise TracInError(
             f"{path} is missing; is {path.parent} a run directory of lightning-tracin? If so, restore the file from a copy."
@@ -166,7 +163,7 @@ def read_tensor(path: Path, name: str, remedy: str = _AGAIN, owner: str = "") ->
 def _opened(path: Path, remedy: str, owner: str) -> Iterator[tuple[Any, str | None]]:
     """A safetensors file, and the checksum of its tensors; None where it has none."""
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
+        with local_copy(path) as here, safetensors.safe_open(here, framework="pt") as file:
             about = (file.metadata() or {}).get(_ABOUT)
             checksum, found = (None, "") if about is None else itemgetter("sha256", "belongs_to")(json.loads(about))
             if owner and about is not None and found != _named(path, owner):
@@ -222,7 +219,7 @@ def read_lines(path: Path) -> list[Any]:
         TracInError: the file is missing or damaged.
     """
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        return [json.loads(line) for line in read_whole(path).decode().split("\n") if line]
     except FileNotFoundError as error:
         raise TracInError(f"{path} is missing; restore it from a copy.") from error
     except OSError as error:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Subset
 
 from lightning_tracin import TracInCallback, TracInError, TracInRun, attribute
 from lightning_tracin.masks import write_mask
+from lightning_tracin.store import write_record
 from tests.fits import Classifier, Samples, loaders, trainer
 from tests.models import padded
 
@@ -30,9 +31,11 @@ def fitted(folder: Path, when: str, module: pl.LightningModule | None = None, **
 
 
 def files(run: TracInRun) -> dict[str, bytes]:
-    """Everything that was computed, by its place in the run directory."""
+    """Everything that was computed, by its place in the run directory; every run has another identity."""
+    identity = run.record.run.encode()
     folders = [run.path / name for name in ("ingredients", "features", "results")]
-    return {str(path.relative_to(run.path)): path.read_bytes() for folder in folders for path in folder.rglob("*.*")}
+    paths = [path for folder in folders for path in folder.rglob("*.*")]
+    return {str(path.relative_to(run.path)): path.read_bytes().replace(identity, b"identity") for path in paths}
 
 
 def assert_same_files(ours: TracInRun, theirs: TracInRun) -> None:
@@ -174,6 +177,9 @@ def test_no_run_and_no_snapshots(tmp_path: Path, never: TracInRun) -> None:
         attribute(Classifier(), tmp_path, *loaders())
     empty = shutil.copytree(never.path, tmp_path / "empty")
     shutil.rmtree(empty / "snapshots")
+    with pytest.raises(TracInError, match="holds 0 snapshots, but the fit ended with 2"):
+        attribute(Classifier(), empty, *loaders())
+    write_record(empty / "run.json", never.record.model_copy(update={"snapshots": None}))  # killed before the first
     with pytest.raises(TracInError, match="has no snapshots, so there is nothing to attribute"):
         attribute(Classifier(), empty, *loaders())
 

@@ -12,7 +12,7 @@ from lightning_tracin import TracInCallback, TracInError, TracInRun
 from lightning_tracin.report import write_results
 from lightning_tracin.results import View, analyse
 from lightning_tracin.tables import SampleTable
-from lightning_tracin.text import printable
+from lightning_tracin.text import one_line, printable
 from tests.fits import Classifier, Samples, loaders, trainer
 from tests.hand_made import run_directory
 from tests.models import padded
@@ -64,6 +64,13 @@ def test_text_language_label_and_item_are_escaped_in_the_page(tmp_path: Path) ->
 def test_control_characters_are_left_out(text: str, want: str) -> None:
     assert printable(text) == want
     assert str(TracInError(text)) == want
+
+
+def test_the_scripts_of_the_world_are_kept() -> None:
+    for text in ("Привет, мир", "你好", "שלום", "नमस्ते", "👩\u200d🔬", "می\u200cخواهم"):
+        assert printable(text) == one_line(text) == text
+    assert printable("half \ud800 a letter, \u202egnp\u202c") == "half  a letter, gnp"
+    assert one_line("two\nlines,\ta tabulator\r") == "two lines, a tabulator "
 
 
 def test_languages_are_printed_without_control_characters(
