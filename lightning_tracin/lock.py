@@ -1,4 +1,4 @@
-"""One process at a time works in a run directory.
+"""One process at a time works in a run directory, or in the folder of a study.
 
 `lock` is locked by the operating system for the process that works there, and free again as soon as that process has ended, in
 whatever way: no lock is left to clean up. `lock.json` says whose it is, for the message to others; what a killed process leaves
@@ -53,14 +53,15 @@ class Holder(BaseModel):
 
 
 class RunLock:
-    """The right to write into a run directory; a context, or taken and given back by hand.
+    """The right to write into a directory; a context, or taken and given back by hand.
 
     Args:
-        folder: the run directory; it is made where there is none.
+        folder: the directory; it is made where there is none.
+        otherwise: what else a second process can do than wait, for the message.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._holder = folder, folder / "lock.json"
+    def __init__(self, folder: Path, otherwise: str = "choose another `dirpath`") -> None:
+        self._folder, self._holder, self._otherwise = folder, folder / "lock.json", otherwise
         self._system = FileLock(folder / "lock", thread_local=False) if is_local(folder) else None
         self._mine = False
 
@@ -119,8 +120,8 @@ class RunLock:
         who = "another process" if holder is None else f"process {holder.pid} on {holder.host}"
         since = "" if holder is None else f" since {holder.since}"
         return (
-            f"{self._folder} is in use: {who} has been working there{since}. Wait until it has ended, or choose another "
-            "`dirpath`; two fits in one directory would overwrite each other."
+            f"{self._folder} is in use: {who} has been working there{since}. Wait until it has ended, or "
+            f"{self._otherwise}; two in one directory would overwrite each other."
         )
 
     def release(self) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from lightning_tracin import figures
 from lightning_tracin.counterfactual import Members
@@ -96,6 +97,7 @@ def section(ground: Ground) -> Section:
     areas.append(_area(RANDOM, ground, some, [at_random[k].mean(0) - base for k in some]))
     facts = {"probes": len(base), "seeds": settings.removal_seeds, "draws": settings.draws}
     table, area = pd.concat(curves, ignore_index=True), pd.DataFrame(areas)
+    table.insert(list(table).index("p") + 1, "p_adjusted", stats.false_discovery_control(table["p"].to_numpy()))
     return Section(
         "removal",
         "E2: removing what influence names",
@@ -103,7 +105,8 @@ def section(ground: Ground) -> Section:
         f"summed; {len(base)} probes, whose mean probability of the correct class is {base.mean():.3f}; probabilities are "
         f"means over {settings.removal_seeds} seed(s). `drop` is the mean relative loss of probability, `excess` what it is "
         f"above that of {settings.draws} random removals of each size and seed, with 95 % intervals over items (translations "
-        "of a probe do not vary by themselves); p is of Wilcoxon's test, two-sided, uncorrected. All probes of a label share "
+        "of a probe do not vary by themselves); p is of Wilcoxon's test, two-sided, `p_adjusted` corrected for all "
+        f"{len(table)} tests (Benjamini and Hochberg). All probes of a label share "
         "a refit, so a removal is called different only where its drop is also beyond every single random removal's. AUC-DEL: "
         f"area under the change of probability over the removed part of the train set, at k = {_listed(some)}; negative where "
         "what was removed had supported the probes.",
@@ -146,7 +149,8 @@ def _of_curves(table: pd.DataFrame) -> Iterator[str]:
         last = lines.iloc[-1]
         yield (
             f"Removing {name}: {'; '.join(said) or 'at no k different from random removals'} (k = {last['k']}: excess "
-            f"{last['excess']:+.3f} [{last['excess_low']:+.3f}, {last['excess_high']:+.3f}], p = {last['p']:.2g})."
+            f"{last['excess']:+.3f} [{last['excess_low']:+.3f}, {last['excess_high']:+.3f}], p = "
+            f"{last['p_adjusted']:.2g} corrected for {len(table)} tests)."
         )
 
 

@@ -22,6 +22,7 @@ import pandas as pd
 
 from lightning_tracin.datasets import Split
 from lightning_tracin.errors import TracInError
+from lightning_tracin.lock import RunLock
 from lightning_tracin.parallel import run_all
 from lightning_tracin.results import View
 from lightning_tracin.run import TracInRun
@@ -76,9 +77,16 @@ def run_study(settings: Settings, progress: bool = True, say: Callable[[str], No
     """Run what is missing of a study, and analyse it.
 
     Raises:
-        TracInError: the folder holds a study with other settings, or data, model or a setting are not as they should be.
+        TracInError: the folder holds a study with other settings, another process works there, or data, model or a setting
+            are not as they should be.
     """
     folder = Path(settings.output) / settings.name
+    with RunLock(folder, "choose another `output` or `name`"):
+        return _run(settings, folder, progress, say)
+
+
+def _run(settings: Settings, folder: Path, progress: bool, say: Callable[[str], None]) -> Outcome:
+    """`run_study`, in a folder where nobody else writes."""
     record = take_up(settings, folder)
     recipe, account = _material(settings, folder, record, progress, say)
     firsts = _first_fits(settings, folder, recipe, progress, say)

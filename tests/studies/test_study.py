@@ -16,6 +16,7 @@ from scipy import stats
 from lightning_tracin import TracInRun
 from lightning_tracin.datasets import Split, load_cldr
 from lightning_tracin.errors import TracInError
+from lightning_tracin.lock import RunLock
 from lightning_tracin.refits import Fit, fit_on, probe_losses, seeded
 from lightning_tracin.studies import ground as grounds
 from lightning_tracin.studies import reliance, runner, work
@@ -114,6 +115,9 @@ def test_removal_takes_away_what_stands_first_for_the_probes_of_a_label(outcome:
     assert line["drop"] == pytest.approx(items.mean(), rel=1e-5)
     assert line["units"] == len(items) == 5
     assert set(table(outcome, "removal-curve")["removed"]) == {"cosine, proponents", "cosine, opponents"}
+    tests = table(outcome, "removal-curve").sort_values("p", ignore_index=True)
+    steps = tests["p"] * len(tests) / np.arange(1, len(tests) + 1)  # Benjamini and Hochberg's, written out
+    np.testing.assert_allclose(tests["p_adjusted"], np.minimum.accumulate(steps[::-1])[::-1].clip(upper=1))
     areas = table(outcome, "removal-areas").set_index("removed")
     assert set(areas.index) == {"cosine, proponents", "cosine, opponents", "same label, proponents", "random samples"}
     assert areas.loc["cosine, proponents", "area"] == pytest.approx(0.5 * 4 / 72 * (now - base).mean(), rel=1e-4)
@@ -176,6 +180,11 @@ def test_a_study_with_other_settings_is_not_mixed_with_it(outcome: Outcome) -> N
         quietly(settings(Path(output), seeds=1))
     with pytest.raises(TracInError, match=r"holds a study with fit\.epochs=3, but 4 is asked for"):
         quietly(settings(Path(output), fit=dataclasses.replace(outcome.settings.fit, epochs=4)))
+
+
+def test_two_processes_do_not_run_one_study(outcome: Outcome) -> None:
+    with RunLock(outcome.folder), pytest.raises(TracInError, match=r"small is in use: .* choose another `output` or `name`"):
+        quietly(outcome.settings)
 
 
 def test_a_study_is_not_taken_up_on_other_samples(outcome: Outcome) -> None:
