@@ -23,11 +23,12 @@ from benchmarks.report import Report, Result
 from lightning_tracin.attribution import attribute_snapshot
 from lightning_tracin.features import FeatureStore
 from lightning_tracin.influence import Scores, snapshot_scores
-from lightning_tracin.ingredients import Ingredients, IngredientStore
+from lightning_tracin.ingredients import IngredientStore
 from lightning_tracin.isolation import isolated_copy
 from lightning_tracin.losses import loss_named
 from lightning_tracin.projection import prepare_sketch, project_snapshot
 from lightning_tracin.samples import from_loader
+from lightning_tracin.shards import Ingredients
 from lightning_tracin.studies.classifier import Classifier, tokenizer_and_model
 from lightning_tracin.studies.options import Options
 from lightning_tracin.studies.sources import load_split

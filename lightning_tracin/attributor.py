@@ -170,7 +170,14 @@ class Attributor:
             return None
         run = TracInRun(self._directory)
         results = analyse(run, view, self._work.progress)
-        study = study_of(run, view, lambda: self._representations(fitted)) if view.measure == "share" else None
+        study = None
+        if run.is_streamed:
+            rank_zero_info(
+                f"TracIn: influence of {len(run.train):,} train samples on {len(run.queries):,} probes is made shard by shard; "
+                "experiments and baselines, which need all of it at once, are left out of the results."
+            )
+        elif view.measure == "share":
+            study = study_of(run, view, lambda: self._representations(fitted))
         write_results(self._directory.results, results, study)
         rank_zero_info(f"TracIn: reliance at {len(run.snapshots)} snapshots is in {self._directory.results}.")
         return results

@@ -7,7 +7,7 @@ their norm, with the norm beside them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_tracin.ahead import Ahead
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import Sketch
 from lightning_tracin.gradients.sketch import SCALE, to_half
-from lightning_tracin.ingredients import Ingredients
 from lightning_tracin.parts import Parts
 from lightning_tracin.places import remove_tree
+from lightning_tracin.shards import FloatArray, Indices, Ingredients
 from lightning_tracin.store import read_tensor, read_tensors, write_tensors
 from lightning_tracin.whitening import Blocks, Whitener, whitener_of
 
@@ -40,6 +41,35 @@ class FeatureBlock:
 def packed(index: Sequence[int], features: Tensor) -> FeatureBlock:
     """Features as they are stored: [samples, features]."""
     return FeatureBlock(index, *to_half(features))
+
+
+@dataclass(frozen=True)
+class FeatureShards:
+    """Ingredients of a snapshot's features, computed shard by shard; see `shards.Shards`."""
+
+    train: Sequence[Indices]  # the train samples of each shard
+    features: Callable[[int], tuple[Tensor, Tensor]]  # reads a shard: the train samples, and their features
+    right: Tensor  # what features are multiplied with: [probes, features]
+    norms: Callable[[Tensor], FloatArray]  # of features [samples, features]: [groups, samples]
+    probe_norm: FloatArray  # [groups, probes]
+    columns: Sequence[Tensor]  # of each group: the features that belong to it
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are held between reads."""
+        return self.right.nbytes + sum(index.nbytes for index in self.train)
+
+    def read(self, shard: int) -> Ingredients:
+        """The ingredients of a shard's train samples, in the order of `train`, with all probes.
+
+        Raises:
+            TracInError: the shard is damaged, or was written anew meanwhile.
+        """
+        index, features = self.features(shard)
+        if not np.array_equal(index.numpy(), self.train[shard]):
+            raise TracInError(f"A shard of {len(index)} train samples was written anew while it was read; open the run again.")
+        dot = np.stack([(_taken(features, chosen) @ _taken(self.right, chosen).T).numpy() for chosen in self.columns])
+        return Ingredients(dot, self.norms(features), self.probe_norm)
 
 
 #: What the shards of added probes begin with.
@@ -129,21 +159,30 @@ class FeatureStore:
         Raises:
             TracInError: a shard is damaged or of another run.
         """
-        for path in self._paths(side):
-            tensors = read_tensors(path, owner=self._owner)
-            if set(tensors) != {"index", "features", "norm"}:
-                raise TracInError(f"{path} is not a shard of features (it holds {sorted(tensors)}); delete it.")
-            index, features, norm = tensors["index"], tensors["features"].float(), tensors["norm"]
-            if (
-                features.ndim != 2
-                or features.shape[:1] != index.shape
-                or norm.shape != index.shape
-                or not _are_indices(index, self._counts[side])
-                or not bool(torch.isfinite(features).all())
-                or not bool(torch.isfinite(norm).all())
-            ):
-                raise TracInError(f"{path} does not belong to this run, or is damaged; delete it to have it computed again.")
-            yield index, features * (norm / SCALE)[:, None]
+        paths = self._paths(side)
+        stored = self._stored(paths)
+        for number, path in enumerate(paths):
+            yield self._checked(side, path, stored[number])
+
+    def _stored(self, paths: Sequence[Path]) -> Ahead[Path, dict[str, Tensor]]:
+        """Files of features as they stand there."""
+        return Ahead(lambda path: read_tensors(path, owner=self._owner), paths)
+
+    def _checked(self, side: Side, path: Path, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """A shard's indices, and its features in single precision and at their own norm."""
+        if set(tensors) != {"index", "features", "norm"}:
+            raise TracInError(f"{path} is not a shard of features (it holds {sorted(tensors)}); delete it.")
+        index, features, norm = tensors["index"], tensors["features"].float(), tensors["norm"]
+        if (
+            features.ndim != 2
+            or features.shape[:1] != index.shape
+            or norm.shape != index.shape
+            or not _are_indices(index, self._counts[side])
+            or not bool(torch.isfinite(features.sum(1)).all())
+            or not bool(torch.isfinite(norm).all())
+        ):
+            raise TracInError(f"{path} does not belong to this run, or is damaged; delete it to have it computed again.")
+        return index, features * (norm / SCALE)[:, None]
 
     def ingredients(self, parts: Parts, into: Sequence[int] | None, fisher: tuple[float, Blocks] | None = None) -> Ingredients:
         """Inner products and norms of the features, estimates of those of the gradients.
@@ -156,20 +195,42 @@ class FeatureStore:
         Raises:
             TracInError: features are missing or damaged.
         """
-        self._require_complete()
+        shards = self.shards(parts, into, fisher)
+        groups, count, probes = len(shards.probe_norm), self._counts["train"], self._counts["probes"]
+        whole = Ingredients(
+            np.zeros((groups, count, probes), np.float32), np.zeros((groups, count), np.float32), shards.probe_norm
+        )
+        for number, index in enumerate(shards.train):
+            part = shards.read(number)
+            whole.dot[:, index], whole.train_norm[:, index] = part.dot, part.train_norm
+        return whole
+
+    def shards(self, parts: Parts, into: Sequence[int] | None, fisher: tuple[float, Blocks] | None = None) -> FeatureShards:
+        """The same, shard by shard of the train samples, each computed when it is read.
+
+        Args:
+            parts: see `ingredients`.
+            into: see `ingredients`.
+            fisher: see `ingredients`.
+
+        Raises:
+            TracInError: features are missing or damaged.
+        """
+        train = self._require_complete()
         into = range(len(parts)) if into is None else into
         columns = _columns(self.sketch(), parts, into)
         whitener, norms_into = self._whitener(parts, columns, into, fisher)
         probes = _gathered(self.blocks("probes"), self._counts["probes"])
-        right = probes if whitener is None else whitener.dual(probes)
-        groups, count = max(into) + 1, self._counts["train"]
-        dot = np.zeros((groups, count, len(probes)), np.float32)
-        norm = np.zeros((groups, count), np.float32)
-        for index, features in self.blocks("train"):
-            for group, chosen in enumerate(columns):
-                dot[group, index] = (features[:, chosen] @ right[:, chosen].T).numpy()
-            norm[:, index] = _norms(features, whitener, columns, norms_into).numpy()
-        return Ingredients(dot, norm, _norms(probes, whitener, columns, norms_into).numpy())
+        paths = self._paths("train")
+        stored = self._stored(paths)
+        return FeatureShards(
+            train=train,
+            features=lambda shard: self._checked("train", paths[shard], stored[shard]),
+            right=probes if whitener is None else whitener.dual(probes),
+            norms=lambda features: _norms(features, whitener, columns, norms_into).numpy(),
+            probe_norm=_norms(probes, whitener, columns, norms_into).numpy(),
+            columns=columns,
+        )
 
     def _whitener(
         self, parts: Parts, columns: Sequence[Tensor], into: Sequence[int], fisher: tuple[float, Blocks] | None
@@ -189,20 +250,24 @@ class FeatureStore:
             blocks, norms_into = layers, [into[parts.layers.index(layer)] for layer in parts.depths]
         return whitener_of((features for _, features in self.blocks("train")), blocks, damping), norms_into
 
-    def _require_complete(self) -> None:
+    def _require_complete(self) -> list[Indices]:
+        """The train samples of each shard."""
+        found: dict[Side, list[Indices]] = {"train": [], "probes": []}
         for side, count in self._counts.items():
-            seen = np.zeros(count, dtype=np.int64)
+            seen = np.zeros(count, dtype=np.int32)
             for path in self._paths(side):
                 index = read_tensor(path, "index", owner=self._owner)
                 if index is None or not _are_indices(index, count):
                     raise TracInError(f"{path} does not belong to this run, or is damaged; delete it to have it computed again.")
-                np.add.at(seen, index.numpy(), 1)
+                found[side].append(index.numpy().copy())
+                np.add.at(seen, found[side][-1], 1)
             if not (seen == 1).all():
                 what = "train samples" if side == "train" else "probes"
                 raise TracInError(
                     f"{self._folder} is incomplete: of {count} {what} {int((seen == 0).sum())} are missing and "
                     f"{int((seen > 1).sum())} stand in more than one file; run the attribution again."
                 )
+        return found["train"]
 
     @property
     def _sketch(self) -> Path:
@@ -234,12 +299,18 @@ def _columns(sketch: Sketch, parts: Parts, into: Sequence[int]) -> list[Tensor]:
     return [torch.cat(chosen) if chosen else torch.zeros(0, dtype=torch.int64) for chosen in found]
 
 
+def _taken(features: Tensor, chosen: Tensor) -> Tensor:
+    """Some of the features; without a copy where these are all."""
+    whole = len(chosen) == features.shape[1] and bool((chosen == torch.arange(len(chosen))).all())
+    return features if whole else features[:, chosen]
+
+
 def _norms(features: Tensor, whitener: Whitener | None, columns: Sequence[Tensor], norms_into: Sequence[int]) -> Tensor:
     """Norms by group: [groups, samples]."""
     squared = torch.zeros(len(columns), len(features))
     if whitener is None:
         for group, chosen in enumerate(columns):
-            squared[group] = features[:, chosen].square().sum(1)
+            squared[group] = _taken(features, chosen).square().sum(1)
     else:
         squared.index_add_(0, torch.tensor(norms_into), whitener.squared_norms(features))
     return squared.sqrt()

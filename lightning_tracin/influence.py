@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_tracin.errors import TracInError
-from lightning_tracin.ingredients import Ingredients
+from lightning_tracin.shards import Ingredients
 
 Similarity = Literal["cosine", "dot", "relatif"]
 Weighting = Literal["uniform", "learning_rate"]

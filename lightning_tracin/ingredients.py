@@ -9,26 +9,18 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lightning_tracin.ahead import Ahead
 from lightning_tracin.errors import TracInError
 from lightning_tracin.places import remove_tree
-from lightning_tracin.store import read_tensors, write_tensors
-
-FloatArray = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Ingredients:
-    """Products and norms by parameter group (or by part, or layer)."""
-
-    dot: FloatArray  # [groups, train, probes]
-    train_norm: FloatArray  # [groups, train]
-    probe_norm: FloatArray  # [groups, probes]
+from lightning_tracin.shards import FloatArray, Indices, Ingredients, OneShard, Shards
+from lightning_tracin.store import read_tensor, read_tensors, write_tensors
 
 
 @dataclass(frozen=True)
@@ -107,21 +99,13 @@ class IngredientStore:
         whole: Ingredients | None = None
         covered = np.zeros((self._train, self._probes), dtype=np.int8)
         for path in paths:
-            tensors = {name: tensor.numpy() for name, tensor in read_tensors(path, owner=self._owner).items()}
-            self._check(path, tensors, into)
+            tensors = self._tensors(path, into)
             numbers = range(len(tensors["dot"])) if into is None else into
             if whole is None:
-                groups = max(numbers) + 1
-                whole = Ingredients(
-                    np.zeros((groups, self._train, self._probes), np.float32),
-                    np.zeros((groups, self._train), np.float32),
-                    np.zeros((groups, self._probes), np.float32),
-                )
+                whole = _empty(max(numbers) + 1, self._train, self._probes)
             cells = np.ix_(tensors["train"], tensors["probes"])
             covered[cells] += 1
-            whole.dot[:, cells[0], cells[1]] = _sums(tensors["dot"], numbers)
-            whole.train_norm[:, tensors["train"]] = np.sqrt(_sums(np.square(tensors["train_norm"]), numbers))
-            whole.probe_norm[:, tensors["probes"]] = np.sqrt(_sums(np.square(tensors["probe_norm"]), numbers))
+            _fill(whole, cells, tensors, numbers)
         if whole is None or not (covered == 1).all():
             missing, double = int((covered == 0).sum()), int((covered > 1).sum())
             raise TracInError(
@@ -129,6 +113,45 @@ class IngredientStore:
                 f"{double} stand in more than one file; run the attribution again."
             )
         return whole
+
+    def shards(self, into: Sequence[int] | None = None) -> Shards:
+        """The same, shard by shard of the train samples, each with all probes and read when it is asked for.
+
+        Args:
+            into: see `read`.
+
+        Raises:
+            TracInError: see `read`.
+        """
+        files: dict[bytes, list[Path]] = {}
+        probes: dict[bytes, list[int]] = {}
+        for path in sorted(self._folder.glob("*.safetensors")):
+            rows, columns = (read_tensor(path, name, owner=self._owner) for name in ("train", "probes"))
+            if rows is None or columns is None:
+                raise TracInError(f"{path} is not a shard of ingredients; delete it.")
+            key = rows.numpy().tobytes()
+            files.setdefault(key, []).append(path)
+            probes.setdefault(key, []).extend(columns.tolist())
+        train = [np.frombuffer(key, np.int64) for key in files]
+        every = np.concatenate([np.zeros(0, np.int64), *train])
+        complete = np.array_equal(np.sort(every), np.arange(self._train))
+        if not complete or any(sorted(columns) != list(range(self._probes)) for columns in probes.values()):
+            return OneShard(self.read(into))  # cut in another way, or what it lacks is said there
+
+        def read(paths: list[Path]) -> list[dict[str, npt.NDArray[Any]]]:
+            return [self._tensors(path, into) for path in paths]
+
+        return _FileShards(train, Ahead(read, list(files.values())), self._probes, into)
+
+    def _tensors(self, path: Path, into: Sequence[int] | None) -> dict[str, npt.NDArray[Any]]:
+        """What a shard's file holds.
+
+        Raises:
+            TracInError: it is damaged, or no such file.
+        """
+        tensors = {name: tensor.numpy() for name, tensor in read_tensors(path, owner=self._owner).items()}
+        self._check(path, tensors, into)
+        return tensors
 
     def discard(self) -> None:
         """Delete all shards."""
@@ -149,6 +172,51 @@ class IngredientStore:
         finite = all(np.isfinite(np.asarray(tensors[name], dtype=np.float32)).all() for name in shapes)
         if not fits or not inside or not finite:
             raise TracInError(f"{path} does not belong to this run, or is damaged; delete it to have it computed again.")
+
+
+@dataclass(frozen=True)
+class _FileShards:
+    """Ingredients of a snapshot, of which each shard is read when it is asked for; see `shards.Shards`."""
+
+    train: Sequence[Indices]  # the train samples of each shard
+    files: Ahead[list[Path], list[dict[str, npt.NDArray[Any]]]]  # what the files of each shard hold
+    probes: int  # number of all probes
+    into: Sequence[int] | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are held between reads."""
+        return sum(index.nbytes for index in self.train)
+
+    def read(self, shard: int) -> Ingredients:
+        """The ingredients of a shard's train samples, in the order of `train`, with all probes.
+
+        Raises:
+            TracInError: a file is missing or damaged.
+        """
+        files = self.files[shard]
+        numbers = range(len(files[0]["dot"])) if self.into is None else self.into
+        count = len(self.train[shard])
+        whole = _empty(max(numbers) + 1, count, self.probes)
+        for tensors in files:
+            if not np.array_equal(tensors["train"], self.train[shard]):
+                raise TracInError(f"A shard of {count} train samples was written anew while it was read; open the run again.")
+            _fill(whole, np.ix_(np.arange(count), tensors["probes"]), tensors, numbers)
+        return whole
+
+
+def _empty(groups: int, train: int, probes: int) -> Ingredients:
+    """Ingredients to be filled."""
+    dot = np.zeros((groups, train, probes), np.float32)
+    return Ingredients(dot, np.zeros((groups, train), np.float32), np.zeros((groups, probes), np.float32))
+
+
+def _fill(whole: Ingredients, cells: tuple[Any, ...], tensors: dict[str, npt.NDArray[Any]], into: Sequence[int]) -> None:
+    """Put what a file holds at its rows and columns, parts added up to groups."""
+    rows, columns = cells[0][:, 0], cells[1][0]
+    whole.dot[:, cells[0], cells[1]] = _sums(tensors["dot"], into)
+    whole.train_norm[:, rows] = np.sqrt(_sums(np.square(tensors["train_norm"]), into))
+    whole.probe_norm[:, columns] = np.sqrt(_sums(np.square(tensors["probe_norm"]), into))
 
 
 def _are_indices(values: npt.NDArray[np.generic], bound: int) -> bool:

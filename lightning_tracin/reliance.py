@@ -16,7 +16,8 @@ import pandas as pd
 from scipy import stats
 
 from lightning_tracin.errors import TracInError
-from lightning_tracin.influence import Scores, Sign, check_choice, ranked, require_k
+from lightning_tracin.influence import Scores, Sign, check_choice, require_k
+from lightning_tracin.strongest import Strongest
 
 Measure = Literal["share", "mass", "mean"]
 Floats = npt.NDArray[np.float64]
@@ -53,35 +54,85 @@ def per_probe(
     Raises:
         TracInError: `k` is not between 1 and the number of train samples, or a choice is unknown.
     """
-    check_choice("measure", measure, Measure)
-    check_choice("sign", sign, Sign)
-    if measure == "share":
-        require_k(k, len(scores))
-    languages, codes = np.unique(np.asarray(train_languages), return_inverse=True)
-    member = np.eye(len(languages))[codes]  # [train, languages]
-    if measure == "share":
-        top = ranked(scores, sign)[:k]
-        values = np.where((scores != 0).any(0)[:, None], member[top].mean(0), np.nan)
-    elif measure == "mass":
-        part = np.clip(scores if sign == "positive" else -scores, 0, None)
-        whole = part.sum(0)[:, None]
-        values = np.divide(part.T @ member, whole, out=np.full((scores.shape[1], len(languages)), np.nan), where=whole > 0)
-    else:
-        if sign == "negative":
-            raise TracInError("measure='mean' averages all influence of a language, so it has no sign; leave `sign` out.")
-        values = scores.T @ (member / member.sum(0))
-    return [str(language) for language in languages], values
+    tally = tally_of(scores, train_languages, k, sign, measure)
+    return tally.languages, tally.values()
 
 
-def chance(scores: Scores, train_languages: Sequence[str], measure: Measure) -> Floats:
-    """What random ranks would give each train language: its part of the samples (or the overall mean): [probes, languages].
+def tally_of(
+    scores: Scores, train_languages: Sequence[str], k: int, sign: Sign = "positive", measure: Measure = "share"
+) -> Tally:
+    """The same with what is expected by chance; see `per_probe`."""
+    tally = Tally(train_languages, k, sign, measure)
+    tally.add(np.arange(len(scores)), scores)
+    return tally
 
-    For `"share"` and `"mass"` that is n(language) / N; for `"mean"` the probe's mean over all train samples.
+
+class Tally:
+    """Each probe's value for each train language, from scores that come block by block.
+
+    What is held does not grow with the train samples, but for the number of each one's language. Ranks do not depend on the
+    blocks; sums (`"mass"`, `"mean"`) are taken in their order, so that other blocks can differ in the last digits of float64.
+
+    Args:
+        train_languages: see `per_probe`.
+        k: see `per_probe`.
+        sign: see `per_probe`.
+        measure: see `per_probe`.
+
+    Raises:
+        TracInError: see `per_probe`.
     """
-    languages, counts = np.unique(np.asarray(train_languages), return_counts=True)
-    if measure == "mean":
-        return np.repeat(scores.mean(0)[:, None], len(languages), axis=1)
-    return np.repeat((counts / counts.sum())[None, :], scores.shape[1], axis=0)
+
+    def __init__(self, train_languages: Sequence[str], k: int, sign: Sign = "positive", measure: Measure = "share") -> None:
+        check_choice("measure", measure, Measure)
+        check_choice("sign", sign, Sign)
+        if measure == "share":
+            require_k(k, len(train_languages))
+        elif measure == "mean" and sign == "negative":
+            raise TracInError("measure='mean' averages all influence of a language, so it has no sign; leave `sign` out.")
+        names, self._codes, self._counts = np.unique(np.asarray(train_languages), return_inverse=True, return_counts=True)
+        self.languages = [str(name) for name in names]
+        self._sign, self._measure = sign, measure
+        self._strongest = Strongest(k, sign)
+        self._felt: npt.NDArray[np.bool_] | bool = False  # whether a probe has any influence: [probes]
+        self._sums: Floats | float = 0.0  # of a probe's influence, or that of the sign, by train language: [probes, languages]
+
+    def add(self, train: npt.NDArray[np.int64], scores: Scores) -> None:
+        """Take a block: the scores of some train samples, [len(train), probes]."""
+        if self._measure == "share":
+            self._strongest.add(train, scores)
+            self._felt = self._felt | (scores != 0).any(0)
+        else:
+            part = scores
+            if self._measure == "mass":
+                part = np.clip(scores if self._sign == "positive" else -scores, 0, None)
+            self._sums = self._sums + part.T @ np.eye(len(self.languages))[self._codes[train]]
+
+    def values(self) -> Floats:
+        """Each probe's value for each train language: [probes, languages]; NaN where a probe has no influence of that sign."""
+        if self._measure == "share":
+            top, _ = self._strongest.found()
+            return np.where(np.asarray(self._felt)[:, None], np.eye(len(self.languages))[self._codes[top]].mean(0), np.nan)
+        sums: Floats = np.asarray(self._sums)
+        if self._measure == "mean":
+            return sums / self._counts
+        whole: Floats = sums.sum(1, keepdims=True)
+        return np.divide(sums, whole, out=np.full_like(sums, np.nan), where=whole > 0)
+
+    def chance(self) -> Floats:
+        """What random ranks would give each train language: its part of the samples (or the overall mean): [probes, languages].
+
+        For `"share"` and `"mass"` that is n(language) / N; for `"mean"` the probe's mean over all train samples.
+        """
+        size = int(self._counts.sum())
+        if self._measure == "mean":
+            return np.repeat(np.asarray(self._sums).sum(1, keepdims=True) / size, len(self.languages), axis=1)
+        probes = np.shape(self._felt if self._measure == "share" else self._sums)[0]
+        return np.repeat((self._counts / size)[None, :], probes, axis=0)
+
+    def table(self, probe_languages: Sequence[str], interval: Interval | None = None) -> pd.DataFrame:
+        """Reliance of every probe language on every train language; see `reliance_table`."""
+        return table_of(self.languages, self.values(), self.chance(), probe_languages, interval)
 
 
 def reliance_table(
@@ -109,8 +160,7 @@ def reliance_table(
         fewer than two probes), `lift` the share over the train language's mean share over the probe languages (NaN where
         that mean is not positive), `probes` how many probes counted.
     """
-    languages, values = per_probe(scores, train_languages, k, sign, measure)
-    return table_of(languages, values, chance(scores, train_languages, measure), probe_languages, interval)
+    return tally_of(scores, train_languages, k, sign, measure).table(probe_languages, interval)
 
 
 def table_of(

@@ -11,7 +11,8 @@ from tqdm.auto import tqdm
 from lightning_tracin.errors import TracInError
 from lightning_tracin.influence import Sign, Similarity, Weighting, check_choice
 from lightning_tracin.reliance import Measure, cross_lingual, mean_cross_lingual
-from lightning_tracin.run import TracInRun, top_table
+from lightning_tracin.run import TracInRun
+from lightning_tracin.scoring import Scoring
 
 #: Proponents and opponents shown of each probe, and probes shown of each language.
 _SHOWN, _PROBES_SHOWN = 3, 3
@@ -118,14 +119,13 @@ _SIGNS: tuple[Sign, Sign] = ("positive", "negative")
 
 
 def _top(run: TracInRun, view: View) -> pd.DataFrame:
-    influence = run.influence(view.similarity, view.weighting).to_numpy()
     shown: list[int] = []
     for language in sorted(set(run.queries.language)):
         shown += [index for index, other in enumerate(run.queries.language) if other == language][:_PROBES_SHOWN]
     k = min(_SHOWN, len(run.train))
     parts = []
     for sign in _SIGNS:
-        for probe, table in zip(shown, top_table(influence[:, shown], run.train, k, sign), strict=True):
+        for probe, table in zip(shown, run.tops(shown, k, sign, Scoring(view.similarity, view.weighting)), strict=True):
             facts = run.queries.take([probe])
             about: dict[str, Any] = {
                 "probe": probe,

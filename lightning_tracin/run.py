@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,13 +12,14 @@ import xarray as xr
 
 from lightning_tracin.directory import RunDirectory
 from lightning_tracin.errors import TracInError
-from lightning_tracin.influence import Scores, Sign, Similarity, Weighting, ranked, require_k
-from lightning_tracin.ingredients import Ingredients
+from lightning_tracin.influence import Scores, Sign, Similarity, Weighting, require_k
 from lightning_tracin.lock import RunLock
 from lightning_tracin.places import Place, place
-from lightning_tracin.reliance import COLUMNS, Floats, Interval, Measure, reliance_table
+from lightning_tracin.reliance import COLUMNS, Floats, Interval, Measure, Tally
 from lightning_tracin.scoring import Asked, Scorer, Scoring
+from lightning_tracin.shards import Indices, Ingredients
 from lightning_tracin.snapshots import Snapshot
+from lightning_tracin.strongest import Strongest
 from lightning_tracin.tables import Columns, SampleTable
 from lightning_tracin.whitening import DAMPING, Blocks
 
@@ -60,6 +61,11 @@ class TracInRun:
     def directory(self) -> RunDirectory:
         """Where the parts of the run stand."""
         return self._directory
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the products of all snapshots are too many to be held, so that tables are made of them shard by shard."""
+        return self._scorer.is_streamed(range(len(self.snapshots)))
 
     @property
     def path(self) -> Path:
@@ -104,7 +110,9 @@ class TracInRun:
             TracInError: a snapshot has no ingredients, or a choice is unknown.
         """
         scoring = Scoring(similarity, weighting, preconditioner, damping, blocks)
-        total = self._sum(scoring, self._chosen(snapshots))
+        total: Scores = np.zeros((len(self.train), len(self.queries)))
+        for train, scores in self._summed(scoring, self._chosen(snapshots)):
+            total[train] = scores
         return xr.DataArray(
             total,
             dims=("train", "probe"),
@@ -172,16 +180,25 @@ class TracInRun:
             raise TracInError(f"by should be 'layer' or None, but is {by!r}.")
         scoring = Scoring(similarity, weighting, preconditioner, damping, blocks)
         chosen = self._chosen(snapshots)
+        tallies: dict[tuple[int, str], Tally] = {}
+
+        def add(index: int, layer: str, train: Indices, scores: Scores) -> None:
+            if (index, layer) not in tallies:
+                tallies[index, layer] = Tally(self.train.language, k, sign, measure)
+            tallies[index, layer].add(train, scores)
+
+        for together in [range(max(chosen) + 1)] if cumulative else [[index] for index in chosen]:
+            for train, each in self._scorer.blocks(together, scoring, by_layer=by == "layer"):
+                total: dict[str, Scores] = {}
+                for index, scores in zip(together, each, strict=True):
+                    total = {layer: one + total[layer] if layer in total else one for layer, one in scores.items()}
+                    for layer, one in total.items() if index in chosen else ():
+                        add(index, layer, train, one)
         tables = []
-        total: dict[str, Scores] = {}
-        for index in range(max(chosen) + 1) if cumulative else chosen:
-            snapshot = self.snapshots[index]
-            scores = {"": self.scores(index, scoring)} if by is None else self._scorer.layers(index, scoring)
-            if cumulative:
-                total = scores = {layer: one + total[layer] if layer in total else one for layer, one in scores.items()}
-            for layer, one in scores.items() if index in chosen else ():
-                table = reliance_table(one, self.train.language, self.queries.language, k, sign, measure, interval)
-                tables.append(table.assign(snapshot=snapshot.index, epoch=snapshot.epoch, step=snapshot.step, layer=layer))
+        for (index, layer), tally in tallies.items():
+            about = self.snapshots[index].record
+            table = tally.table(self.queries.language, interval)
+            tables.append(table.assign(snapshot=about.index, epoch=about.epoch, step=about.step, layer=layer))
         columns = [*RELIANCE_COLUMNS[:3], *([] if by is None else ["layer"]), *RELIANCE_COLUMNS[3:]]
         whole: pd.DataFrame = pd.concat(tables, ignore_index=True)[columns]
         if self.record.settings.method == "means":
@@ -208,8 +225,23 @@ class TracInRun:
         """
         if not 0 <= probe < len(self.queries):
             raise TracInError(f"There is no probe {probe}; the run has probes 0 to {len(self.queries) - 1}.")
-        scores = self._sum(Scoring(similarity, weighting, preconditioner), self._chosen(snapshots))
-        return top_table(scores[:, [probe]], self.train, k, sign)[0]
+        (table,) = self.tops([probe], k, sign, Scoring(similarity, weighting, preconditioner), snapshots)
+        return table
+
+    def tops(
+        self, probes: Sequence[int], k: int, sign: Sign, scoring: Scoring, snapshots: Sequence[int] | None = None
+    ) -> list[pd.DataFrame]:
+        """The strongest train samples of some probes, one table a probe; see `top`.
+
+        Raises:
+            TracInError: see `top`.
+        """
+        require_k(k, len(self.train))
+        strongest = Strongest(k, sign)
+        for train, total in self._summed(scoring, self._chosen(snapshots)):
+            strongest.add(train, total[:, list(probes)])
+        found, scores = strongest.found()
+        return [top_table(found[:, i], scores[:, i], self.train) for i in range(len(probes))]
 
     def representations(self) -> tuple[Floats, Floats]:
         """The fitted model's own sentence representations, of the train samples and of the probes: [samples, width] each.
@@ -250,11 +282,13 @@ class TracInRun:
             add_probes(self._directory, module, probes, Columns(language_column, item_column), languages)
         return TracInRun(self._directory)
 
-    def _sum(self, scoring: Scoring, chosen: Sequence[int]) -> Scores:
-        total = self.scores(chosen[0], scoring)
-        for index in chosen[1:]:
-            total += self.scores(index, scoring)
-        return total
+    def _summed(self, scoring: Scoring, chosen: Sequence[int]) -> Iterator[tuple[Indices, Scores]]:
+        """Train samples, block by block, with their influence summed over snapshots."""
+        for train, (first, *others) in self._scorer.blocks(chosen, scoring):
+            total = first[""]
+            for one in others:
+                total += one[""]
+            yield train, total
 
     def _chosen(self, snapshots: Sequence[int] | None) -> list[int]:
         chosen = list(range(len(self.snapshots))) if snapshots is None else sorted(set(snapshots))
@@ -274,34 +308,15 @@ def _languages(probes: SampleTable) -> SampleTable:
     return SampleTable(names, nothing, tuple(f"mean of {counts[name]} probes" for name in names), nothing)
 
 
-def top_table(scores: Scores, train: SampleTable, k: int, sign: Sign) -> list[pd.DataFrame]:
-    """The k strongest train samples of each probe, one table a probe.
+def top_table(indices: Indices, scores: Scores, train: SampleTable) -> pd.DataFrame:
+    """The strongest train samples of one probe, as `TracInRun.top` shows them.
 
     Args:
-        scores: influence [train, probes].
+        indices: of the train samples, strongest first.
+        scores: of these.
         train: table of the train samples.
-        k: how many.
-        sign: proponents or opponents.
-
-    Raises:
-        TracInError: k is out of range.
     """
-    require_k(k, len(scores))
-    order = ranked(scores, sign)[:k]
-    tables = []
-    for probe in range(scores.shape[1]):
-        indices = order[:, probe]
-        chosen = train.take(indices.tolist())
-        tables.append(
-            pd.DataFrame(
-                {
-                    "train": indices,
-                    "item": chosen.item,
-                    "language": chosen.language,
-                    "label": chosen.label,
-                    "score": scores[indices, probe],
-                    "text": chosen.text,
-                }
-            )
-        )
-    return tables
+    chosen = train.take(indices.tolist())
+    columns = {"train": indices, "item": chosen.item, "language": chosen.language, "label": chosen.label}
+    table: pd.DataFrame = pd.DataFrame({**columns, "score": scores, "text": chosen.text})
+    return table

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,8 +22,8 @@ from lightning_tracin.influence import (
     mean_scores,
     snapshot_scores,
 )
-from lightning_tracin.ingredients import Ingredients
 from lightning_tracin.parts import Parts, parts_of
+from lightning_tracin.shards import Indices, Ingredients, OneShard, Shards, side_by_side
 from lightning_tracin.snapshots import Snapshot
 from lightning_tracin.whitening import DAMPING, Blocks
 
@@ -55,7 +55,8 @@ class Scoring:
             raise TracInError(f"damping should be above 0, but is {self.damping}.")
 
 
-#: Bytes of products that are kept: tables ask for every snapshot several times, and whitening takes seconds each time.
+#: Bytes of products that are kept: tables ask for every snapshot several times, and whitening takes seconds each time. Where
+#: the products of all snapshots that are asked for take more, scores come shard by shard, and no more than these are in memory.
 _KEPT = 1 << 30
 
 
@@ -70,8 +71,14 @@ class Scorer:
 
     def __init__(self, directory: RunDirectory, record: RunRecord, snapshots: Sequence[Snapshot]) -> None:
         self._directory, self._settings, self._snapshots = directory, record.settings, snapshots
+        self._train = record.train.count
+        if self._settings.method == "means":
+            self._columns = 2 * len(directory.samples("probes").counts())
+        else:
+            self._columns = record.probes.count + sum(added.count for added in record.added_probes)
         kept: LRUCache[Any, Ingredients] = LRUCache(_KEPT, getsizeof=lambda one: one.dot.nbytes)
-        self._ingredients = cached(kept)(self._read)
+        begun: LRUCache[Any, Shards] = LRUCache(_KEPT, getsizeof=lambda one: one.nbytes)
+        self._ingredients, self._shards = cached(kept)(self._read), cached(begun)(self._begin)
 
     def ingredients(self, snapshot: int, scoring: Scoring, per_layer: bool = False) -> Ingredients:
         """Inner products and norms by optimizer group (or by part: group and layer).
@@ -79,16 +86,64 @@ class Scorer:
         Raises:
             TracInError: they were not computed, or not completely; or the run has nothing for this preconditioner.
         """
-        preconditioner = self.preconditioner(scoring)
-        fisher = scoring if preconditioner == "fisher" else None
-        return self._ingredients(snapshot, per_layer, None if fisher is None else (fisher.damping, fisher.blocks))
+        return self._ingredients(snapshot, per_layer, self._fisher(scoring))
+
+    def _fisher(self, scoring: Scoring) -> tuple[float, Blocks] | None:
+        """Damping and blocks of whitening, where there is any."""
+        return (scoring.damping, scoring.blocks) if self.preconditioner(scoring) == "fisher" else None
 
     def _read(self, snapshot: int, per_layer: bool, fisher: tuple[float, Blocks] | None) -> Ingredients:
-        chosen = self._snapshots[snapshot]
-        into = None if per_layer else self.parts(snapshot).groups
+        chosen, into = self._snapshots[snapshot], self._into(snapshot, per_layer)
         if self._settings.method == "projected":
             return self._directory.features(chosen).ingredients(self.parts(snapshot), into, fisher)
         return self._directory.ingredients(chosen).read(into)
+
+    def _begin(self, snapshot: int, per_layer: bool, fisher: tuple[float, Blocks] | None) -> Shards:
+        chosen, into = self._snapshots[snapshot], self._into(snapshot, per_layer)
+        if self._settings.method == "projected":
+            return self._directory.features(chosen).shards(self.parts(snapshot), into, fisher)
+        return self._directory.ingredients(chosen).shards(into)
+
+    def _into(self, snapshot: int, per_layer: bool) -> tuple[int, ...] | None:
+        """The group that each part is added to; None keeps the parts."""
+        return None if per_layer else self.parts(snapshot).groups
+
+    def is_streamed(self, snapshots: Sequence[int], per_layer: bool = False) -> bool:
+        """Whether the products of these snapshots are too many to be held, so that scores come shard by shard."""
+        numbers = 0
+        for snapshot in snapshots:
+            groups = self.parts(snapshot).groups
+            numbers += len(groups) if per_layer else max(groups) + 1
+        return 4 * numbers * self._train * self._columns > _KEPT
+
+    def blocks(
+        self, snapshots: Sequence[int], scoring: Scoring, by_layer: bool = False
+    ) -> Iterator[tuple[Indices, list[dict[str, Scores]]]]:
+        """Train samples, block by block, with their influence at each snapshot: layer -> [block, queries].
+
+        Every train sample comes once: all in one block, in order, where the products of all these snapshots can be held; else
+        as they stand in the shards.
+
+        Args:
+            snapshots: positions of the snapshots, side by side.
+            scoring: which score.
+            by_layer: for each layer alone, else under the name "".
+
+        Raises:
+            TracInError: see `ingredients` and `layers`.
+        """
+        if by_layer:
+            self._require_layers(scoring)
+        if self.is_streamed(snapshots, by_layer):
+            each = [self._shards(snapshot, by_layer, self._fisher(scoring)) for snapshot in snapshots]
+        else:
+            each = [OneShard(self.ingredients(snapshot, scoring, by_layer)) for snapshot in snapshots]
+        for train, found in side_by_side(each):
+            named = self._layered if by_layer else self._whole
+            yield train, [named(snapshot, one, scoring) for snapshot, one in zip(snapshots, found, strict=True)]
+
+    def _whole(self, snapshot: int, ingredients: Ingredients, scoring: Scoring) -> dict[str, Scores]:
+        return {"": self._scores(ingredients, scoring.similarity, self._weights(snapshot, scoring))}
 
     def parts(self, snapshot: int) -> Parts:
         """What the ingredients of a snapshot are kept by."""
@@ -130,6 +185,10 @@ class Scorer:
         Raises:
             TracInError: products were not kept by layer, or not so that this score follows from them.
         """
+        self._require_layers(scoring)
+        return self._layered(snapshot, self.ingredients(snapshot, scoring, per_layer=True), scoring)
+
+    def _require_layers(self, scoring: Scoring) -> None:
         if not self._settings.per_layer:
             raise TracInError(
                 f"{self._directory.path} keeps no products by layer; run the fit with `TracInCallback(per_layer=True)`."
@@ -141,7 +200,9 @@ class Scorer:
             )
         if self.preconditioner(scoring) == "fisher" and scoring.blocks != "layer":
             raise TracInError("Whitening as a whole mixes the layers; take blocks='layer' for scores by layer.")
-        parts, whole = self.parts(snapshot), self.ingredients(snapshot, scoring, per_layer=True)
+
+    def _layered(self, snapshot: int, whole: Ingredients, scoring: Scoring) -> dict[str, Scores]:
+        parts = self.parts(snapshot)
         weights = self._weights(snapshot, scoring)[list(parts.groups)]
         scores = {}
         for layer in parts.depths:

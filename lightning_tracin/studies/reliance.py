@@ -12,7 +12,7 @@ from lightning_tracin import figures
 from lightning_tracin.experiments.dynamics import change_table
 from lightning_tracin.experiments.reinforcement import reinforcement_table
 from lightning_tracin.influence import Scores, Sign, ranked
-from lightning_tracin.reliance import Interval, chance, per_probe, reliance_table, table_of
+from lightning_tracin.reliance import Interval, reliance_table, table_of, tally_of
 from lightning_tracin.results import analyse
 from lightning_tracin.studies.ground import Ground
 from lightning_tracin.studies.sections import Section
@@ -112,9 +112,9 @@ def _layers(ground: Ground) -> pd.DataFrame:
 def over_seeds(scores: Sequence[Scores], ground: Ground, sign: Sign) -> pd.DataFrame:
     """A reliance table of several seeds: each probe's value is averaged over them first; `error` is over seeds."""
     languages = ground.train.language
-    each = [per_probe(one, languages, ground.settings.top_k, sign) for one in scores]
-    names, values = each[0][0], np.mean([value for _, value in each], axis=0)
-    table = table_of(names, values, chance(scores[0], languages, "share"), ground.probes.language)
+    tallies = [tally_of(one, languages, ground.settings.top_k, sign) for one in scores]
+    values = np.mean([tally.values() for tally in tallies], axis=0)
+    table = table_of(tallies[0].languages, values, tallies[0].chance(), ground.probes.language)
     few = Interval(resamples=2)
     alone = [reliance_table(one, languages, ground.probes.language, ground.settings.top_k, sign, interval=few) for one in scores]
     spread = np.stack([one["share"].to_numpy() for one in alone])
