@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from lightning_tracin.gradients import Capture, HeldBlock, ProbeBank, ProbeNorms, QueryBank
 from lightning_tracin.ingredients import Block, IngredientStore
-from lightning_tracin.work import Job, Target, batches_of, probe_chunks, require_finite, run_batch, shards_of
+from lightning_tracin.work import Job, Target, batches_of, probe_chunks, require_finite, run_batch, shards_of, shards_of_rank
 
 
 def attribute_snapshot(target: Target, job: Job, store: IngredientStore) -> None:
@@ -35,7 +35,7 @@ def attribute_snapshot(target: Target, job: Job, store: IngredientStore) -> None
     chunks = probe_chunks(target, job)
     names = {(chunk, shard): _shard_name(chunks, chunk, shard) for chunk in range(len(chunks)) for shard in range(len(shards))}
     store.keep_only(names.values())
-    mine = range(job.rank, len(shards), job.ranks)
+    mine = shards_of_rank(len(shards), job)
     todo = [(chunk, shard) for chunk, shard in names if shard in mine and not store.has(names[chunk, shard])]
     probes = sum(len(batch) for chunk in {chunk for chunk, _ in todo} for batch in chunks[chunk])
     with (
@@ -67,7 +67,7 @@ def attribute_means(target: Target, job: Job, store: IngredientStore) -> None:
     shards = shards_of(batches_of(job.train, job.batch_size))
     names = [f"means-{shard:05d}" for shard in range(len(shards))]
     store.keep_only(names)
-    todo = [shard for shard in range(job.rank, len(shards), job.ranks) if not store.has(names[shard])]
+    todo = [shard for shard in shards_of_rank(len(shards), job) if not store.has(names[shard])]
     if not todo:
         return
     total = 2 * len(job.probes) + sum(len(batch) for shard in todo for batch in shards[shard])

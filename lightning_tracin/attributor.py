@@ -171,7 +171,7 @@ class Attributor:
         run = TracInRun(self._directory)
         results = analyse(run, view, self._work.progress)
         study = None
-        if run.is_streamed:
+        if run.is_large:
             rank_zero_info(
                 f"TracIn: influence of {len(run.train):,} train samples on {len(run.queries):,} probes is made shard by shard; "
                 "experiments and baselines, which need all of it at once, are left out of the results."

@@ -180,7 +180,7 @@ def _tables(run: TracInRun, k: int | None) -> Iterator[tuple[str, pd.DataFrame]]
     results = analyse(run, view)
     yield "reliance", results.reliance
     yield "top", results.top
-    if view.measure == "share" and not run.is_streamed:  # the experiments need all influence at once
+    if view.measure == "share" and not run.is_large:  # the experiments need all influence at once
         study = study_of(run, view, run.representations)
         for name in ("compared", "changes", "reinforcement"):
             table = getattr(study, name)

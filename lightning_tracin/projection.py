@@ -14,7 +14,7 @@ from lightning_tracin.gradients import Capture, Sketch, energy_shares
 from lightning_tracin.gradients.forms import Form
 from lightning_tracin.gradients.products import squared_norms
 from lightning_tracin.samples import SampleSet
-from lightning_tracin.work import Job, Target, batches_of, require_finite, run_batch, shards_of
+from lightning_tracin.work import Job, Target, batches_of, require_finite, run_batch, shards_of, shards_of_rank
 
 #: Train samples by which features are shared out among the parameters.
 _CALIBRATION = 128
@@ -39,7 +39,7 @@ def prepare_sketch(target: Target, job: Job, store: FeatureStore, dim: int, seed
     every = max(1, sum(map(len, batches)) // _CALIBRATION)
     squared: dict[str, list[Tensor]] = {name: [] for name in target.coverage.elements}
     with Capture(target.model, target.coverage) as capture:
-        for batch in (batch[::every] for batch in batches):
+        for batch in (batch[::every] for batch in batches[:: max(1, every // job.batch_size)]):
             here: dict[str, Tensor] = {}
             run_batch(
                 capture,
@@ -73,10 +73,7 @@ def project_snapshot(target: Target, job: Job, store: FeatureStore, sides: Seque
     for side in sides:
         store.keep_only(side, [_name(shard) for shard in range(len(shards[side]))])
     todo = [
-        (side, shard)
-        for side in sides
-        for shard in range(job.rank, len(shards[side]), job.ranks)
-        if not store.has(side, _name(shard))
+        (side, shard) for side in sides for shard in shards_of_rank(len(shards[side]), job) if not store.has(side, _name(shard))
     ]
     if not todo:
         return

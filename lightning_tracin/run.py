@@ -63,9 +63,9 @@ class TracInRun:
         return self._directory
 
     @property
-    def is_streamed(self) -> bool:
-        """Whether the products of all snapshots are too many to be held, so that tables are made of them shard by shard."""
-        return self._scorer.is_streamed(range(len(self.snapshots)))
+    def is_large(self) -> bool:
+        """Whether a matrix of influence takes more than 512 MiB; tables are then made shard by shard."""
+        return self._scorer.is_large
 
     @property
     def path(self) -> Path:
@@ -284,9 +284,9 @@ class TracInRun:
 
     def _summed(self, scoring: Scoring, chosen: Sequence[int]) -> Iterator[tuple[Indices, Scores]]:
         """Train samples, block by block, with their influence summed over snapshots."""
-        for train, (first, *others) in self._scorer.blocks(chosen, scoring):
-            total = first[""]
-            for one in others:
+        for train, each in self._scorer.blocks(chosen, scoring):
+            total = next(each)[""]
+            for one in each:
                 total += one[""]
             yield train, total
 

@@ -55,9 +55,11 @@ class Scoring:
             raise TracInError(f"damping should be above 0, but is {self.damping}.")
 
 
-#: Bytes of products that are kept: tables ask for every snapshot several times, and whitening takes seconds each time. Where
-#: the products of all snapshots that are asked for take more, scores come shard by shard, and no more than these are in memory.
+#: Bytes of products that are kept: tables ask for every snapshot several times, and whitening takes seconds each time.
 _KEPT = 1 << 30
+
+#: Bytes of one matrix of scores, of which ranking and summing make several at once.
+_MATRIX = 1 << 29
 
 
 class Scorer:
@@ -108,21 +110,26 @@ class Scorer:
         """The group that each part is added to; None keeps the parts."""
         return None if per_layer else self.parts(snapshot).groups
 
-    def is_streamed(self, snapshots: Sequence[int], per_layer: bool = False) -> bool:
-        """Whether the products of these snapshots are too many to be held, so that scores come shard by shard."""
+    @property
+    def is_large(self) -> bool:
+        """Whether the matrix of one snapshot's scores is too large to work with as a whole."""
+        return 8 * self._train * self._columns > _MATRIX
+
+    def _fits(self, snapshots: Sequence[int], per_layer: bool) -> bool:
+        """Whether the products of all these snapshots can be held, and scores be made of them at once."""
         numbers = 0
         for snapshot in snapshots:
             groups = self.parts(snapshot).groups
             numbers += len(groups) if per_layer else max(groups) + 1
-        return 4 * numbers * self._train * self._columns > _KEPT
+        return not self.is_large and 4 * numbers * self._train * self._columns <= _KEPT
 
     def blocks(
         self, snapshots: Sequence[int], scoring: Scoring, by_layer: bool = False
-    ) -> Iterator[tuple[Indices, list[dict[str, Scores]]]]:
-        """Train samples, block by block, with their influence at each snapshot: layer -> [block, queries].
+    ) -> Iterator[tuple[Indices, Iterator[dict[str, Scores]]]]:
+        """Train samples, block by block, with their influence at each snapshot in turn: layer -> [block, queries].
 
         Every train sample comes once: all in one block, in order, where the products of all these snapshots can be held; else
-        as they stand in the shards.
+        as they stand in the shards, of which one of each snapshot is in memory, and those that are read ahead.
 
         Args:
             snapshots: positions of the snapshots, side by side.
@@ -134,13 +141,14 @@ class Scorer:
         """
         if by_layer:
             self._require_layers(scoring)
-        if self.is_streamed(snapshots, by_layer):
-            each = [self._shards(snapshot, by_layer, self._fisher(scoring)) for snapshot in snapshots]
-        else:
+        each: list[Shards]
+        if self._fits(snapshots, by_layer):
             each = [OneShard(self.ingredients(snapshot, scoring, by_layer)) for snapshot in snapshots]
+        else:
+            each = [self._shards(snapshot, by_layer, self._fisher(scoring)) for snapshot in snapshots]
         for train, found in side_by_side(each):
             named = self._layered if by_layer else self._whole
-            yield train, [named(snapshot, one, scoring) for snapshot, one in zip(snapshots, found, strict=True)]
+            yield train, (named(snapshot, one, scoring) for snapshot, one in zip(snapshots, found, strict=True))
 
     def _whole(self, snapshot: int, ingredients: Ingredients, scoring: Scoring) -> dict[str, Scores]:
         return {"": self._scores(ingredients, scoring.similarity, self._weights(snapshot, scoring))}

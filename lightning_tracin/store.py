@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -212,17 +213,25 @@ def as_utf8(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def read_lines(path: Path) -> list[Any]:
-    """Read JSON lines.
+def read_lines(path: Path) -> tuple[str, Iterator[Any]]:
+    """The sha256 of a file of JSON lines, and what the lines say, each read when it is asked for.
 
     Raises:
-        TracInError: the file is missing or damaged.
+        TracInError: the file is missing or, once the lines are read, damaged.
     """
     try:
-        return [json.loads(line) for line in read_whole(path).decode().split("\n") if line]
+        content = read_whole(path)
     except FileNotFoundError as error:
         raise TracInError(f"{path} is missing; restore it from a copy.") from error
     except OSError as error:
         raise _unreadable(path, error) from error
+    return hashlib.sha256(content).hexdigest(), _lines(path, content)
+
+
+def _lines(path: Path, content: bytes) -> Iterator[Any]:
+    try:
+        for line in io.TextIOWrapper(io.BytesIO(content), "utf-8", newline="\n"):
+            if line != "\n":
+                yield json.loads(line)
     except (ValueError, RecursionError) as error:
         raise TracInError(f"{path} is damaged ({error}); restore it from a copy.") from error

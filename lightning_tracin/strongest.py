@@ -30,12 +30,14 @@ class Strongest:
 
     def add(self, train: _Indices, scores: Scores) -> None:
         """Take a block of scores: [len(train), probes]."""
-        keys = -scores if self._sign == "positive" else scores
+        positive = self._sign == "positive"
         if self._keys is None or len(self._keys) < self._k:
-            self._begin(train, keys)
+            self._begin(train, -scores if positive else scores)
             return
-        rows, probes = np.nonzero(keys <= self._keys[-1])
-        found, samples = keys[rows, probes], train[rows]
+        rows, probes = np.nonzero(scores >= -self._keys[-1] if positive else scores <= self._keys[-1])
+        found, samples = scores[rows, probes], train[rows]
+        if positive:
+            found = -found
         kept = (found < self._keys[-1, probes]) | (samples < self._train[-1, probes])
         self._waiting.append((probes[kept], found[kept], samples[kept]))
         if sum(len(waiting) for waiting, _, _ in self._waiting) > self._keys.size:

@@ -85,6 +85,16 @@ def shards_of(batches: Sequence[list[int]]) -> list[list[list[int]]]:
     return shards
 
 
+def shards_of_rank(count: int, job: Job) -> list[int]:
+    """The shards that this rank computes, of so many in all.
+
+    Shards ascend in length, so ranks take turns there and back: each gets as many long ones as the others.
+    """
+    rounds = ([*range(at, min(at + job.ranks, count))] for at in range(0, count, job.ranks))
+    turns = ((row, job.rank if number % 2 == 0 else job.ranks - 1 - job.rank) for number, row in enumerate(rounds))
+    return [row[turn] for row, turn in turns if turn < len(row)]
+
+
 def probe_chunks(target: Target, job: Job) -> list[list[list[int]]]:
     """The probes in chunks whose gradients fit into the budget, in batches, longest first (the bank's forms go by the first)."""
     batches = batches_of(job.probes, job.batch_size)[::-1]

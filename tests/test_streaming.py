@@ -141,13 +141,13 @@ def said(run: TracInRun, by_layer: bool) -> dict[str, Any]:
 
 def assert_streams_alike(path: Path, monkeypatch: pytest.MonkeyPatch, by_layer: bool = True) -> None:
     held = TracInRun.open(path)
-    assert not held.is_streamed
+    assert not held.is_large
     whole = said(held, by_layer)
-    monkeypatch.setattr("lightning_tracin.scoring._KEPT", 0)
+    monkeypatch.setattr("lightning_tracin.scoring._MATRIX", 0)
     monkeypatch.setattr(FeatureStore, "ingredients", None)
     monkeypatch.setattr(IngredientStore, "read", None)
     streamed = TracInRun.open(path)
-    assert streamed.is_streamed
+    assert streamed.is_large
     for name, found in said(streamed, by_layer).items():
         if isinstance(found, np.ndarray):
             np.testing.assert_array_equal(found, whole[name], err_msg=name)
@@ -210,7 +210,7 @@ def test_streaming_never_holds_the_matrix(tmp_path: Path, monkeypatch: pytest.Mo
     }.items():
         held = TracInRun.open(tmp_path / "run")
         assert peak(lambda: work(held)) > 2 * matrix, name
-    monkeypatch.setattr("lightning_tracin.scoring._KEPT", 0)
+    monkeypatch.setattr("lightning_tracin.scoring._MATRIX", 0)
     monkeypatch.setattr(FeatureStore, "ingredients", None)
     streamed = TracInRun.open(tmp_path / "run")
     for work in (
@@ -223,7 +223,7 @@ def test_streaming_never_holds_the_matrix(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_torch_has_no_matrix_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_index(tmp_path / "run", 1000, 10, 8, shards=(64,))
-    monkeypatch.setattr("lightning_tracin.scoring._KEPT", 0)
+    monkeypatch.setattr("lightning_tracin.scoring._MATRIX", 0)
     sizes = []
     product = torch.Tensor.__matmul__
     monkeypatch.setattr(torch.Tensor, "__matmul__", lambda one, other: sizes.append(len(one)) or product(one, other))
