@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 PEERS := .venv-peers
 PEERS_READY := $(PEERS)/.ready
 
-.PHONY: demo test lint lock bench clean
+.PHONY: demo test lint lock bench audit clean
 .DEFAULT_GOAL := test
 
 $(READY): requirements.lock pyproject.toml
@@ -43,10 +43,16 @@ lint: $(READY)
 bench: $(PEERS_READY)
 	$(PEERS)/bin/python -m benchmarks $(BENCH)
 
+# Needs a network: the advisories come from PyPI. What is not known there is listed as skipped, and is not audited.
+audit:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet pip-audit
+	.venv-audit/bin/pip-audit --no-deps --disable-pip --requirement requirements.lock
+
 # The CUDA packages that torch's own metadata names are left out: a CPU build of torch is enough, and pip adds them where it is not.
 lock:
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 --no-annotate --no-header \
 		--constraint requirements.in | grep -vE '^(nvidia|cuda|triton)' > requirements.lock
 
 clean:
-	rm -rf $(VENV) $(PEERS) runs
+	rm -rf $(VENV) $(PEERS) .venv-audit runs

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from lightning_tracin.attributor import Attributor, Pass
 from lightning_tracin.checks import checked_loss
 from lightning_tracin.directory import RunDirectory, RunRecord, known_samples
-from lightning_tracin.environment import Environment, FabricEnvironment, OneProcess, preparation
+from lightning_tracin.environment import Environment, FabricEnvironment, OneProcess, preparation, refuse_sharded
 from lightning_tracin.errors import TracInError
 from lightning_tracin.influence import Similarity, Weighting
 from lightning_tracin.isolation import isolated_copy, untouched_process
@@ -69,9 +69,11 @@ def attribute(
         The run as it is now.
 
     Raises:
-        TracInError: samples, mask or module differ from the run's, a snapshot has no weights, or gradients cannot be taken;
-            the message names the difference.
+        TracInError: samples, mask or module differ from the run's, a snapshot has no weights, gradients cannot be taken, or
+            the Fabric shards the model; the message names the difference.
     """
+    if fabric is not None:
+        refuse_sharded(fabric.strategy, "attribute", "give a Fabric with `strategy='ddp'` or a single device, or none")
     directory = run.directory if isinstance(run, TracInRun) else RunDirectory(place(run))
     directory.record()  # a folder without a run is not to be locked
     with working_in(directory.path, OneProcess(module) if fabric is None else FabricEnvironment(fabric, module)):

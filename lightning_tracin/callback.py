@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from lightning_tracin._lightning import CallbackBase
 from lightning_tracin.directory import Precision, RunDirectory
-from lightning_tracin.environment import TrainerEnvironment
+from lightning_tracin.environment import TrainerEnvironment, refuse_sharded
 from lightning_tracin.errors import TracInError
 from lightning_tracin.influence import Preconditioner, Similarity, Weighting
 from lightning_tracin.isolation import untouched_process
@@ -166,12 +166,7 @@ class TracInCallback(CallbackBase):
         self._began = False
         if stage != "fit" or _skipped(trainer):
             return
-        strategies = {parent.__name__ for parent in type(trainer.strategy).__mro__}
-        if not strategies & {"SingleDeviceStrategy", "DDPStrategy"} or "DeepSpeedStrategy" in strategies:
-            raise TracInError(
-                f"{type(trainer.strategy).__name__} shards the model, but TracInCallback needs whole weights on every rank; use "
-                "`strategy='ddp'` or a single device."
-            )
+        refuse_sharded(trainer.strategy, "TracInCallback", "use `strategy='ddp'` or a single device")
         callbacks: list[Any] = getattr(trainer, "callbacks", [self])
         averaging = averaging_callback(callbacks[: callbacks.index(self)])
         if averaging is not None:

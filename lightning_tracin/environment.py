@@ -11,6 +11,8 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
+from lightning_tracin.errors import TracInError
+
 _Value = TypeVar("_Value")
 
 
@@ -114,6 +116,22 @@ class FabricEnvironment:
     def to_device(self, batch: Any) -> Any:
         """A batch as a fit would give it to a step."""
         return to_device_of(self.module, batch)
+
+
+def refuse_sharded(strategy: object, what: str, remedy: str) -> None:
+    """Refuse a strategy under which ranks do not all have the whole model; known by its name, for it may not be installed.
+
+    Args:
+        strategy: a Trainer's or a Fabric's.
+        what: asks for whole weights.
+        remedy: the supported way.
+
+    Raises:
+        TracInError: it is not one device's, nor DDP.
+    """
+    strategies = {parent.__name__ for parent in type(strategy).__mro__}
+    if not strategies & {"SingleDeviceStrategy", "DDPStrategy"} or "DeepSpeedStrategy" in strategies:
+        raise TracInError(f"{type(strategy).__name__} shards the model, but {what} needs whole weights on every rank; {remedy}.")
 
 
 def to_device_of(module: LightningModule, batch: Any) -> Any:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -16,7 +19,7 @@ from captum.influence import TracInCP
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from lightning_tracin import TracInCallback, TracInRun
+from lightning_tracin import TracInCallback, TracInRun, attribute
 from lightning_tracin.snapshots import load_weights
 from tests.fits import Classifier, Samples, loaders, trainer
 from tests.models import padded
@@ -150,28 +153,82 @@ def test_probes_may_be_scored_in_float64(tmp_path: Path) -> None:
     assert_scores_equal_the_loop(module, TracInRun.open(tmp_path / "run"))
 
 
-_TWO_PROCESSES = """
+_PROCESSES = """
+import json
+import sys
 from pathlib import Path
+
 import pytorch_lightning as pl
+
+import lightning_tracin.attribution as engine
+import lightning_tracin.work as work
 from lightning_tracin import TracInCallback
+from lightning_tracin.ingredients import IngredientStore
 from tests.fits import Classifier, loaders, trainer
+
+work._SHARD = int(sys.argv[2])
+noted = {"went through the model": [], "written": []}
+run_batch, write = engine.run_batch, IngredientStore.write
+
+
+def noted_run(capture, job, samples, batch, consumer, kind, name):
+    if kind == "train sample":
+        noted["went through the model"] += batch
+    run_batch(capture, job, samples, batch, consumer, kind, name)
+
+
+def noted_write(store, shard, block):
+    noted["written"] += block.train
+    write(store, shard, block)
+
+
+engine.run_batch, IngredientStore.write = noted_run, noted_write
 
 if __name__ == "__main__":
     pl.seed_everything(7)
     callback = TracInCallback("run", top_k=5, batch_size=4)
-    trainer(Path("."), [callback], strategy="ddp", devices=2, max_epochs=2).fit(Classifier(), *loaders())
+    fitting = trainer(Path("."), [callback], strategy="ddp", devices=int(sys.argv[1]), max_epochs=2)
+    fitting.fit(Classifier(), *loaders(batch_size=5))
+    Path(f"rank{fitting.global_rank}").write_text(json.dumps(noted))
 """
 
 
-def test_two_processes_share_the_work_and_give_the_same_scores(tmp_path: Path) -> None:
-    script = "import lightning_tracin.work as engine\nengine._SHARD = 8\n" + _TWO_PROCESSES
-    (tmp_path / "script.py").write_text(script)
+@pytest.mark.parametrize(
+    ("ranks", "shard", "shares"),
+    [(2, 8, [14, 16]), (3, 8, [8, 8, 14]), (3, 100, [0, 0, 30])],
+    ids=["two", "three, uneven", "fewer shards than ranks"],
+)
+def test_processes_share_the_work_and_give_the_same_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranks: int, shard: int, shares: list[int]
+) -> None:
+    (tmp_path / "script.py").write_text(_PROCESSES)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run(
-        [sys.executable, "script.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
-    )
+    command = [sys.executable, "script.py", str(ranks), str(shard)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     run = TracInRun.open(tmp_path / "run")
-    assert len(list((run.path / "ingredients" / run.snapshots[0].name).iterdir())) == 4
+    assert len(run.snapshots) == 2
     assert [snapshot.visits for snapshot in run.snapshots] == pytest.approx([1.0, 1.0], abs=0.1)
     assert_scores_equal_the_loop(Classifier(), run)
+
+    noted = [json.loads((tmp_path / f"rank{rank}").read_text()) for rank in range(ranks)]
+    for what in ("went through the model", "written"):
+        each = [one[what] for one in noted]
+        assert sorted(len(mine) // 2 for mine in each) == shares, what  # of two snapshots
+        assert sorted(index for mine in each for index in set(mine)) == list(range(30)), what  # nothing twice, by no two ranks
+        assert all(sorted(mine) == sorted([*set(mine)] * 2) for mine in each), what
+
+    monkeypatch.setattr("lightning_tracin.work._SHARD", shard)
+    alone = attributed_alone(tmp_path)
+    for ours, theirs in zip(run.snapshots, alone.snapshots, strict=True):
+        np.testing.assert_array_equal(run.scores(ours.index), alone.scores(theirs.index))
+    assert {path.name for path in (run.path / "results").iterdir()} >= {"reliance.csv", "top.csv", "report.html"}
+    pd.testing.assert_frame_equal(run.reliance(5), alone.reliance(5), check_exact=True)
+
+
+def attributed_alone(folder: Path) -> TracInRun:
+    """The same snapshots, attributed by one process."""
+    shutil.copytree(folder / "run", folder / "alone")
+    for computed in ("ingredients", "results"):
+        shutil.rmtree(folder / "alone" / computed)
+    return attribute(Classifier(), folder / "alone", *loaders(batch_size=5), progress=False)
