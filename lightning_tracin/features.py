@@ -7,7 +7,7 @@ their norm, with the norm beside them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -48,16 +48,14 @@ class FeatureShards:
     """Ingredients of a snapshot's features, computed shard by shard; see `shards.Shards`."""
 
     train: Sequence[Indices]  # the train samples of each shard
-    features: Callable[[int], tuple[Tensor, Tensor]]  # reads a shard: the train samples, and their features
-    right: Tensor  # what features are multiplied with: [probes, features]
-    norms: Callable[[Tensor], FloatArray]  # of features [samples, features]: [groups, samples]
+    found: Ahead[int, Ingredients]  # computes a shard
     probe_norm: FloatArray  # [groups, probes]
-    columns: Sequence[Tensor]  # of each group: the features that belong to it
+    held: int  # bytes of what shards are computed with
 
     @property
     def nbytes(self) -> int:
         """Bytes that are held between reads."""
-        return self.right.nbytes + sum(index.nbytes for index in self.train)
+        return self.held + sum(index.nbytes for index in self.train)
 
     def read(self, shard: int) -> Ingredients:
         """The ingredients of a shard's train samples, in the order of `train`, with all probes.
@@ -65,11 +63,7 @@ class FeatureShards:
         Raises:
             TracInError: the shard is damaged, or was written anew meanwhile.
         """
-        index, features = self.features(shard)
-        if not np.array_equal(index.numpy(), self.train[shard]):
-            raise TracInError(f"A shard of {len(index)} train samples was written anew while it was read; open the run again.")
-        dot = np.stack([(_taken(features, chosen) @ _taken(self.right, chosen).T).numpy() for chosen in self.columns])
-        return Ingredients(dot, self.norms(features), self.probe_norm)
+        return self.found[shard]
 
 
 #: What the shards of added probes begin with.
@@ -160,16 +154,13 @@ class FeatureStore:
             TracInError: a shard is damaged or of another run.
         """
         paths = self._paths(side)
-        stored = self._stored(paths)
-        for number, path in enumerate(paths):
-            yield self._checked(side, path, stored[number])
+        found = Ahead(lambda path: self._read(side, path), paths)
+        for number in range(len(paths)):
+            yield found[number]
 
-    def _stored(self, paths: Sequence[Path]) -> Ahead[Path, dict[str, Tensor]]:
-        """Files of features as they stand there."""
-        return Ahead(lambda path: read_tensors(path, owner=self._owner), paths)
-
-    def _checked(self, side: Side, path: Path, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _read(self, side: Side, path: Path) -> tuple[Tensor, Tensor]:
         """A shard's indices, and its features in single precision and at their own norm."""
+        tensors = read_tensors(path, owner=self._owner)
         if set(tensors) != {"index", "features", "norm"}:
             raise TracInError(f"{path} is not a shard of features (it holds {sorted(tensors)}); delete it.")
         index, features, norm = tensors["index"], tensors["features"].float(), tensors["norm"]
@@ -221,16 +212,18 @@ class FeatureStore:
         columns = _columns(self.sketch(), parts, into)
         whitener, norms_into = self._whitener(parts, columns, into, fisher)
         probes = _gathered(self.blocks("probes"), self._counts["probes"])
+        right = probes if whitener is None else whitener.dual(probes)
         paths = self._paths("train")
-        stored = self._stored(paths)
-        return FeatureShards(
-            train=train,
-            features=lambda shard: self._checked("train", paths[shard], stored[shard]),
-            right=probes if whitener is None else whitener.dual(probes),
-            norms=lambda features: _norms(features, whitener, columns, norms_into).numpy(),
-            probe_norm=_norms(probes, whitener, columns, norms_into).numpy(),
-            columns=columns,
-        )
+        probe_norm = _norms(probes, whitener, columns, norms_into).numpy()
+
+        def computed(shard: int) -> Ingredients:
+            index, features = self._read("train", paths[shard])
+            if not np.array_equal(index.numpy(), train[shard]):
+                raise TracInError(f"{paths[shard]} was written anew while it was read; open the run again.")
+            dot = np.stack([(_taken(features, chosen) @ _taken(right, chosen).T).numpy() for chosen in columns])
+            return Ingredients(dot, _norms(features, whitener, columns, norms_into).numpy(), probe_norm)
+
+        return FeatureShards(train, Ahead(computed, range(len(paths))), probe_norm, right.nbytes)
 
     def _whitener(
         self, parts: Parts, columns: Sequence[Tensor], into: Sequence[int], fisher: tuple[float, Blocks] | None

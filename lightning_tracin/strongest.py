@@ -34,7 +34,8 @@ class Strongest:
         if self._keys is None or len(self._keys) < self._k:
             self._begin(train, -scores if positive else scores)
             return
-        rows, probes = np.nonzero(scores >= -self._keys[-1] if positive else scores <= self._keys[-1])
+        strong = scores >= -self._keys[-1] if positive else scores <= self._keys[-1]
+        rows, probes = np.divmod(np.flatnonzero(strong), strong.shape[1])
         found, samples = scores[rows, probes], train[rows]
         if positive:
             found = -found
