@@ -40,7 +40,7 @@ HERE = Path(__file__).parent
 FIGURES, PAGE = HERE / "scale.json", HERE.parent / "docs" / "scale.md"
 
 #: Train samples, and how often each number is measured.
-SIZES = {1_000: 3, 10_000: 1, 100_000: 1}
+SIZES = {1_000: 5, 10_000: 3, 100_000: 1}
 
 PROBES, DIM = 50, 512
 
