@@ -42,7 +42,7 @@ FIGURES, PAGE = HERE / "scale.json", HERE.parent / "docs" / "scale.md"
 #: Train samples, and how often each number is measured.
 SIZES = {1_000: 5, 10_000: 3, 100_000: 1}
 
-PROBES, DIM = 50, 512
+PROBES, DIM, BATCH = 50, 512, 256
 
 #: The index that is read: train samples, probes, numbers of a sample.
 INDEX = (1_000_000, 250, 512)
@@ -78,8 +78,8 @@ def _passes(folder: Path) -> dict[str, Any]:
     """Each method's pass over more and more train samples of a tiny model."""
     found: dict[str, Any] = {}
     for count, runs in SIZES.items():
-        workload = xlm_r("tiny", count, PROBES, layers=2, width=32, heads=2, inner=64, vocabulary=1000)
-        job = ours.job_of(workload)
+        workload = xlm_r("tiny", count, PROBES, layers=1, width=16, heads=2, inner=32, vocabulary=500)
+        job = ours.job_of(workload, BATCH)
         languages = tuple(LANGUAGES[index % len(LANGUAGES)] for index in range(PROBES))
         job = replace(job, probes=replace(job.probes, table=replace(job.probes.table, language=languages)))
         target = ours.target_of(workload.model)

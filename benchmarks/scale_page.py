@@ -24,8 +24,7 @@ def page(figures: Figures) -> str:
         "",
         "What attribution takes for each train sample, how fast what it stored is read again, and what follows for ten million "
         "samples. Written by `python -m benchmarks.scale`; do not edit. Medians, with lowest and highest where there is more "
-        "than "
-        "one run.",
+        "than one run.",
     ]
     for name, part in parts.items():
         if name in figures:
@@ -46,11 +45,10 @@ def _passes(found: Figures) -> Iterator[str]:
     yield "## One snapshot, by the number of train samples"
     yield ""
     yield (
-        f"A tiny model ({found['elements']:,} elements, {found['parts']} parts: its layers by the optimizer's group), "
-        "50 probes in 5 languages, 512 numbers for projected features; 2 threads. The pass includes the probes, and all files "
-        "with "
-        "their checksums. A model that is worth attributing takes longer by what its own forward and backward take "
-        "([benchmarks.md](benchmarks.md) has the ratios); the bytes are what they are here."
+        f"A tiny model ({found['elements']:,} elements, {found['parts']} parts: its layers by the optimizer's group), 50 probes "
+        "in 5 languages, texts of 8 to 48 tokens in batches of 256, 512 numbers for projected features; 2 threads. The pass "
+        "includes the probes, and all files with their checksums. A model that is worth attributing takes longer by what its "
+        "own forward and backward take ([benchmarks.md](benchmarks.md) has the ratios); the bytes are what they are here."
     )
     yield ""
     yield "| method | train samples | seconds | milliseconds a sample | bytes a sample | runs |"
@@ -74,8 +72,7 @@ def _reading(found: Figures) -> Iterator[str]:
     yield (
         f"{found['train']:,} train samples x {found['probes']} probes, {found['features']} numbers each: {size / 1e9:.2f} GB in "
         f"{found['files']:,} files, written through `FeatureStore`. The top {found['k']} of every probe, by cosine, from the "
-        f"disk: in each round "
-        "the system is asked to forget the files before each line of the table, and the lines come in turn."
+        "disk: in each round the system is asked to forget the files before each line of the table, and the lines come in turn."
     )
     yield ""
     yield "| | seconds | MB/s |"
@@ -92,33 +89,28 @@ def _reading(found: Figures) -> Iterator[str]:
     yield ""
     yield (
         f"Scoring takes {_ratio(spread(ratio))} times as long as reading alone, and {_ratio(spread(without))} times as long as "
-        f"without "
-        f"checksums. Beside reading it is {operations / 1e9:.0f} GFLOP of products, and one sha256 of everything, which runs "
-        f"in other "
-        "threads while products are made: where hashing and products take less than the disk, the disk is what is waited for; on "
-        "these two cores they take longer. A processor with instructions for SHA hashes several times faster than this one, if "
-        "it has none."
+        f"without checksums. Beside reading it is {operations / 1e9:.0f} GFLOP of products, and one sha256 of everything, which "
+        "runs in other threads while products are made: where hashing and products take less than the disk, the disk is what "
+        "is waited for; on these two cores they take longer. A processor with instructions for SHA hashes several times faster "
+        "than this one, if it has none."
     )
     yield ""
     matrix = 4 * found["train"] * found["probes"]
     yield (
         f"**Memory**: {found['peak'] / 2**20:.0f} MiB at the most beyond the opened run, where one matrix of scores in double "
-        f"precision "
-        f"would be {2 * matrix / 2**20:,.0f} MiB. The bound: for each thread and one more, a shard ({_SHARD} samples and up to a "
-        "batch more) as it stands there, twice in single precision, and its products with the probes (4 bytes for each group); "
-        "for one shard 25 bytes a pair for scores, ranks and a comparison; 32 bytes for each of k entries a probe and table, 8 "
-        "bytes a train sample and snapshot, 8 more where snapshots are summed, and the probes' features; whitening adds 8 bytes "
-        "for each pair of features. None of these but the "
-        "numbers by train sample grows with their number, as `tests/test_streaming.py` asserts. "
-        f"Opening the run takes {found['opened']['seconds']:.0f} s and holds {found['opened']['held'] / found['train']:.0f} "
-        f"bytes a train "
-        f"sample ({found['opened']['peak'] / found['train']:.0f} while it reads), with texts of 13 characters."
+        f"precision would be {2 * matrix / 2**20:,.0f} MiB. The bound: for each thread and one more, a shard ({_SHARD} samples "
+        "and up to a batch more) as it stands there, twice in single precision, and its products with the probes (4 bytes for "
+        "each group); for one shard 25 bytes a pair for scores, ranks and a comparison; 32 bytes for each of k entries a probe "
+        "and table, 8 bytes a train sample and snapshot, 8 more where snapshots are summed, and the probes' features; "
+        "whitening adds 8 bytes for each pair of features. None of these but the numbers by train sample grows with their "
+        f"number, as `tests/test_streaming.py` asserts. Opening the run takes {found['opened']['seconds']:.0f} s and holds "
+        f"{found['opened']['held'] / found['train']:.0f} bytes a train sample ({found['opened']['peak'] / found['train']:.0f} "
+        "while it reads), with texts of 13 characters."
     )
     yield ""
     yield (
         "A run is read this way where a matrix of its scores takes more than 512 MiB (67 million pairs of train sample and "
-        "probe), or "
-        "the products of the snapshots that are asked for more than 1 GiB. Rankings are the same either way."
+        "probe), or the products of the snapshots that are asked for more than 1 GiB. Rankings are the same either way."
     )
 
 
@@ -129,10 +121,9 @@ def _ranks(found: Figures) -> Iterator[str]:
     yield ""
     yield (
         "8,192 train samples x 50 probes, exact, by `attribute(..., fabric=...)` with one thread a rank: from the snapshot's "
-        "weights to "
-        f"its last file {_seconds(one)} s with one rank, {_seconds(two)} s with two; **{_ratio(ratio)} times as fast** "
-        f"({ratio.runs} pairs of runs in turn). Each rank computes the probes' gradients, and every second shard of the train "
-        f"samples."
+        f"weights to its last file {_seconds(one)} s with one rank, {_seconds(two)} s with two; **{_ratio(ratio)} times as "
+        f"fast** ({ratio.runs} pairs of runs in turn). Each rank computes the probes' gradients, and every second shard of the "
+        "train samples."
     )
 
 
@@ -143,10 +134,8 @@ def _computed(passes: Figures, reading: Figures) -> Iterator[str]:
     yield ""
     yield (
         f"**Computed, not measured: no GPU and no {RANKS} processes were at hand.** Assumed: {PROBES} probes in {LANGUAGES} "
-        f"languages, "
-        f"{PARTS} parts (twelve layers, embeddings and head, by two groups of the optimizer), `projection_dim={DIM}`, texts of "
-        f"{TEXT} bytes, "
-        f"shards of {_SHARD} samples. A snapshot's bytes for a train sample:"
+        f"languages, {PARTS} parts (twelve layers, embeddings and head, by two groups of the optimizer), "
+        f"`projection_dim={DIM}`, texts of {TEXT} bytes, shards of {_SHARD} samples. A snapshot's bytes for a train sample:"
     )
     yield ""
     yield "| method | formula | bytes a sample | a snapshot |"
@@ -171,26 +160,18 @@ def _computed(passes: Figures, reading: Figures) -> Iterator[str]:
     yield (
         f"- **Files**: {shards:,} a snapshot (for exact, times the chunks that the probes are taken in), {shards // RANKS} or "
         f"{shards // RANKS + 1} of them by each rank. A file is written whole and flushed: what is lost with a killed rank is "
-        f"one shard.\n"
-        f"- **Time**: a rank does samples / {RANKS} = {SAMPLES // RANKS:,} samples and all the probes. With t the time that "
-        "your GPU takes for a sample's plain forward and backward, and r the ratio of [benchmarks.md](benchmarks.md) (measured "
-        "on a CPU: the "
-        f"ratio on a GPU is not known here), a snapshot takes {SAMPLES // RANKS:,} x t x r. With t = 2 ms, which is an "
-        f"assumption, and r = 1, "
-        f"that is {SAMPLES / RANKS * 0.002 / 60:.1f} minutes.\n"
-        f"- **Disk while it is written**: projected features of {RANKS} ranks at that pace come at "
-        f"{projected * RANKS / 0.002 / 1e6:,.0f} MB/s in all.\n"
-        f"- **Reading**: one process reads {projected * SAMPLES / 1e9:,.0f} GB of a snapshot. At the "
-        f"{_rate(reading) / 1e6:.0f} MB/s "
-        f"measured above that is {projected * SAMPLES / _rate(reading) / 3600:.1f} hours; it is products and hashes that take "
-        f"it, so more cores "
-        "help. With `projection_dim=512` it is a sixteenth.\n"
-        f"- **Memory of each rank**: the model twice, `memory_budget`, and the table of train samples: "
-        f"{(reading['opened']['held'] / reading['train'] + TEXT - 13) * SAMPLES / 1e9:.1f} GB here, "
-        "on every rank, besides what the data set itself takes. That is what grows first: with several ranks on a host, leave "
-        "the texts out "
-        "(`text_columns=[]`).\n"
-        "- **Reading's memory**: as above; 8 to 16 bytes a train sample and snapshot beside the shards, "
+        f"one shard.\n- **Time**: a rank does samples / {RANKS} = {SAMPLES // RANKS:,} samples and all the probes. With t the "
+        "time that your GPU takes for a sample's plain forward and backward, and r the ratio of [benchmarks.md](benchmarks.md) "
+        f"(measured on a CPU: the ratio on a GPU is not known here), a snapshot takes {SAMPLES // RANKS:,} x t x r. With t = 2 "
+        f"ms, which is an assumption, and r = 1, that is {SAMPLES / RANKS * 0.002 / 60:.1f} minutes.\n- **Disk while it is "
+        f"written**: projected features of {RANKS} ranks at that pace come at {projected * RANKS / 0.002 / 1e6:,.0f} MB/s in "
+        f"all.\n- **Reading**: one process reads {projected * SAMPLES / 1e9:,.0f} GB of a snapshot. At the "
+        f"{_rate(reading) / 1e6:.0f} MB/s measured above that is {projected * SAMPLES / _rate(reading) / 3600:.1f} hours; it is "
+        "products and hashes that take it, so more cores help. With `projection_dim=512` it is a sixteenth.\n- **Memory of "
+        "each rank**: the model twice, `memory_budget`, and the table of train samples: "
+        f"{(reading['opened']['held'] / reading['train'] + TEXT - 13) * SAMPLES / 1e9:.1f} GB here, on every rank, besides what "
+        "the data set itself takes. That is what grows first: with several ranks on a host, leave the texts out "
+        "(`text_columns=[]`).\n- **Reading's memory**: as above; 8 to 16 bytes a train sample and snapshot beside the shards, "
         f"{16 * SAMPLES / 1e6:.0f} MB for each snapshot."
     )
 

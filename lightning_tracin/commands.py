@@ -24,6 +24,9 @@ from lightning_tracin.text import one_line, printable
 Output = Literal["table", "csv", "json"]
 Format = Literal["csv", "parquet"]
 
+#: What is said where a run is read shard by shard.
+_LEFT_OUT = " The run is too large for its experiments (compared, changes, reinforcement), which need all influence at once."
+
 #: Letters of a text that a table shows.
 _WIDTH = 60
 
@@ -167,7 +170,8 @@ def export(run: str, folder: str, format: Format = "csv", k: int | None = None) 
             content = buffer.getvalue()
         write_bytes(path, content)
         written.append(path.name)
-    return printable(f"Written to {folder}: {', '.join(written)}.")
+    left_out = _LEFT_OUT if opened.is_large else ""
+    return printable(f"Written to {folder}: {', '.join(written)}.{left_out}")
 
 
 def _tables(run: TracInRun, k: int | None) -> Iterator[tuple[str, pd.DataFrame]]:

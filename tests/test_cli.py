@@ -124,6 +124,16 @@ def test_top_shows_no_control_characters(tmp_path: Path, fits: dict[str, Path], 
     assert said(capsys, "top", "--run", run.path, "--probe", 2, "--k", 3).startswith(f"Probe 2 ({run.probes.language[2]}):")
 
 
+def test_export_says_what_it_leaves_out_of_a_large_run(
+    tmp_path: Path, fits: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_tracin.scoring._MATRIX", 0)
+    shown = said(capsys, "export", "--run", fits["fit_end"] / "run", "--folder", tmp_path / "tables")
+    assert "too large for its experiments (compared, changes, reinforcement)" in shown
+    written = {path.stem for path in (tmp_path / "tables").iterdir()}
+    assert written == {"snapshots", "train", "probes", "reliance", "top"}
+
+
 @pytest.mark.parametrize(("kind", "read"), [("csv", pd.read_csv), ("parquet", pd.read_parquet)])
 def test_export_writes_every_table(
     tmp_path: Path, fits: dict[str, Path], capsys: pytest.CaptureFixture[str], kind: str, read: Any
