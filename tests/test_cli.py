@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -77,6 +81,65 @@ def test_attribute_with_the_file_of_the_fit(tmp_path: Path, fits: dict[str, Path
     after = said(capsys, "attribute", "--run", run.path, "--config", fits["never"] / "config.yaml")
     assert f"Nothing is missing; the results are in {run.path}/results." in after
     assert_same_files(run, TracInRun.open(fits["fit_end"] / "run"))
+
+
+@pytest.mark.parametrize(
+    ("starter", "devices"),
+    [(["-m"], ["--devices", "2"]), (["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "--"], [])],
+    ids=["two devices", "torchrun"],
+)
+def test_ranks_share_the_command(tmp_path: Path, fits: dict[str, Path], starter: list[str], devices: list[str]) -> None:
+    run = TracInRun.open(shutil.copytree(fits["never"] / "run", tmp_path / "run"))
+    command = [*starter, "lightning_tracin", "attribute", "--run", str(run.path), "--config", "fit.yaml", *devices]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    arguments = {"cwd": fits["never"], "env": environment, "capture_output": True, "text": True, "timeout": 500}
+    done = subprocess.run([sys.executable, *command], **arguments)
+    assert done.returncode == 0, done.stderr
+    assert "2 processes" in done.stderr
+    assert done.stdout.count("Nothing is missing; the results are in") == 1  # rank 0 alone tells
+    alone = TracInRun.open(fits["fit_end"] / "run")
+    np.testing.assert_allclose(run.influence(), alone.influence(), rtol=1e-6, atol=1e-6)
+    pd.testing.assert_frame_equal(run.reliance(5), alone.reliance(5))
+
+
+def test_tasks_of_slurm_share_the_command(tmp_path: Path, fits: dict[str, Path]) -> None:
+    """By what srun would tell each of two tasks."""
+    run = TracInRun.open(shutil.copytree(fits["never"] / "run", tmp_path / "run"))
+    command = [
+        sys.executable,
+        "-m",
+        "lightning_tracin",
+        "attribute",
+        "--run",
+        str(run.path),
+        "--config",
+        "fit.yaml",
+        "--devices",
+        "2",
+    ]
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NAME": "tracin", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
+    place = {"SLURM_NODEID": "0", "SLURM_NODELIST": "127.0.0.1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    tasks = [
+        subprocess.Popen(
+            command,
+            cwd=fits["never"],
+            env={**os.environ, **job, **place, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        told = [task.communicate(timeout=300) for task in tasks]
+    finally:
+        for task in tasks:
+            task.kill()
+    assert [task.returncode for task in tasks] == [0, 0], told
+    assert ["Nothing is missing" in out for out, _ in told] == [True, False]
+    assert "2 processes" in told[0][1]
+    alone = TracInRun.open(fits["fit_end"] / "run")
+    np.testing.assert_allclose(run.influence(), alone.influence(), rtol=1e-6, atol=1e-6)
 
 
 def test_status_of_a_part(
