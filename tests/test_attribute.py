@@ -16,7 +16,8 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Subset
 
-from lightning_tracin import TracInCallback, TracInError, TracInRun, attribute
+from lightning_tracin import TracInCallback, TracInError, TracInRun, attribute, import_checkpoints
+from lightning_tracin.lock import RunLock
 from lightning_tracin.masks import write_mask
 from lightning_tracin.store import write_record
 from tests.fits import Classifier, Samples, loaders, trainer
@@ -182,6 +183,20 @@ def test_no_run_and_no_snapshots(tmp_path: Path, never: TracInRun) -> None:
     write_record(empty / "run.json", never.record.model_copy(update={"snapshots": None}))  # killed before the first
     with pytest.raises(TracInError, match="has no snapshots, so there is nothing to attribute"):
         attribute(Classifier(), empty, *loaders())
+
+
+def test_one_process_at_a_time(tmp_path: Path, never: TracInRun) -> None:
+    run = TracInRun.open(shutil.copytree(never.path, tmp_path / "run"))
+    before = files(run)
+    with RunLock(run.path):
+        with pytest.raises(TracInError, match="is in use: process"):
+            attribute(Classifier(), run, *loaders())
+        with pytest.raises(TracInError, match="is in use: process"):
+            import_checkpoints(run.path, tmp_path, Classifier(), *loaders())
+        assert files(run) == before
+    with pytest.raises(TracInError, match=r"run\.json is missing"):
+        attribute(Classifier(), tmp_path / "nowhere", *loaders())
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_discarded_weights_are_named(tmp_path: Path, never: TracInRun) -> None:
