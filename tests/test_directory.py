@@ -7,35 +7,15 @@ from pathlib import Path
 import pytest
 
 from lightning_tracin import TracInError
-from lightning_tracin.directory import RunDirectory, RunRecord, Settings, known_samples
+from lightning_tracin.directory import RunDirectory, RunRecord
 from lightning_tracin.tables import SampleTable
+from tests.hand_made import record_of
 
 _ODD = ('two\nlines, "quoted"', "separators \u2028 \x85 \x0c", "lone surrogate \ud800", "", "tab\tand \x1b[31mred", "한국어")
 
 
 def record(table: SampleTable, **changes: object) -> RunRecord:
-    settings = Settings(
-        every_n_epochs=1,
-        every_n_train_steps=None,
-        parameters=None,
-        dtype="float32",
-        batch_size=32,
-        method="exact",
-        projection_dim=None,
-        preconditioner=None,
-        per_layer=True,
-    )
-    known = known_samples(table)
-    facts = {
-        "run": "r",
-        "loss": "per_sample_loss",
-        "train": known,
-        "probes": known,
-        "parameters": 1,
-        "elements": 1,
-        "coverage": {"Linear": (1, 1)},
-    }
-    return RunRecord(**{**facts, "settings": settings, "versions": {}, **changes})  # type: ignore[arg-type]
+    return record_of(table, table).model_copy(update=changes)
 
 
 def test_text_of_every_kind_comes_back(tmp_path: Path) -> None:
