@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from threading import Barrier
 from typing import Generic, TypeVar
 
@@ -26,7 +28,7 @@ class Ahead(Generic[_Item, _Found]):
     def __init__(self, find: Callable[[_Item], _Found], items: Sequence[_Item]) -> None:
         self._find, self._items = find, items
         self._workers = torch.get_num_threads()
-        self._pool = _pool(self._workers)
+        self._pool = _pool(self._workers, os.getpid())
         self._begun: dict[int, Future[_Found]] = {}
 
     def __getitem__(self, position: int) -> _Found:
@@ -39,12 +41,21 @@ class Ahead(Generic[_Item, _Found]):
         return len(self._items)
 
 
-def _pool(workers: int) -> ThreadPoolExecutor:
-    """Threads of which each has one thread of torch: they work on different items, not all on the same."""
+@lru_cache(maxsize=4)
+def _pool(workers: int, process: int) -> ThreadPoolExecutor:
+    """Threads of which each has one thread of torch: they work on different items, not all on the same.
+
+    All that is read in a process shares them; a process that was forked from it has its own.
+    """
+    del process
     here, ready = torch.get_num_threads(), Barrier(workers + 1)
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
-    for _ in range(workers):
-        pool.submit(ready.wait)
+    try:
+        for _ in range(workers):
+            pool.submit(ready.wait)
+    except RuntimeError:  # no more threads may be started: let go those that wait
+        ready.abort()
+        raise
     ready.wait()
     torch.set_num_threads(here)  # what a thread sets counts for threads that come later too
     return pool

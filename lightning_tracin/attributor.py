@@ -155,9 +155,11 @@ class Attributor:
 
     def unfinished(self, snapshots: Sequence[Snapshot]) -> tuple[Snapshot, ...]:
         """Those of which something is missing; the same on all ranks, before any of them goes on."""
-        missing = tuple(snapshot for snapshot in snapshots if not self._directory.stored(snapshot).is_complete())
-        self._environment.barrier("tracin_due")
-        return missing
+        missing: list[str] = []
+        if self._environment.rank == 0:  # which reads all of it, and decides for all
+            missing = [snapshot.name for snapshot in snapshots if not self._directory.stored(snapshot).is_complete()]
+        missing = self._environment.broadcast(missing)
+        return tuple(snapshot for snapshot in snapshots if snapshot.name in missing)
 
     def write_results(self, view: View, fitted: Callable[[], LightningModule]) -> Results | None:
         """Write the run's results; None on other ranks than 0.

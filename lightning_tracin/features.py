@@ -112,12 +112,12 @@ class FeatureStore:
         names = {self._path(side, shard).name for shard in shards}
         for path in self._paths(side):
             if path.name not in names and not path.name.startswith(_ADDED):
-                path.unlink()
+                path.unlink(missing_ok=True)
 
     def start_addition(self) -> None:
         """Delete what a killed process left of the next addition of probes."""
         for path in self._folder.glob(f"{_ADDED}{self._additions:04d}-*"):
-            path.unlink()
+            path.unlink(missing_ok=True)
 
     def write_addition(self, shard: int, block: FeatureBlock) -> None:
         """Write one shard of the next addition of probes; it counts once the run's record says so."""

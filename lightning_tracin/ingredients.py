@@ -57,12 +57,16 @@ class IngredientStore:
         names = {self._path(shard).name for shard in shards}
         for path in self._folder.glob("*.safetensors") if self._folder.exists() else ():
             if path.name not in names:
-                path.unlink()
+                path.unlink(missing_ok=True)  # ranks clean up side by side
 
     def is_complete(self) -> bool:
-        """Whether every pair of train sample and probe is there."""
+        """Whether every pair of train sample and probe is there, undamaged; one file at a time is in memory."""
         try:
-            self.read()
+            files = self._rows_of_files()
+            if files is None:
+                self.read()
+            for path in [path for paths in (files or {}).values() for path in paths]:
+                self._tensors(path, None)
         except TracInError:
             return False
         return True
@@ -123,6 +127,22 @@ class IngredientStore:
         Raises:
             TracInError: see `read`.
         """
+        files = self._rows_of_files()
+        if files is None:
+            return OneShard(self.read(into))  # cut in another way, or what it lacks is said there
+        train = [np.frombuffer(key, np.int64) for key in files]
+
+        def read(paths: list[Path]) -> list[dict[str, npt.NDArray[Any]]]:
+            return [self._tensors(path, into) for path in paths]
+
+        return _FileShards(train, Ahead(read, list(files.values())), self._probes, into)
+
+    def _rows_of_files(self) -> dict[bytes, list[Path]] | None:
+        """The files of each shard of train samples (as bytes of their indices), which together have all pairs once; else None.
+
+        Raises:
+            TracInError: a file is no shard.
+        """
         files: dict[bytes, list[Path]] = {}
         probes: dict[bytes, list[int]] = {}
         for path in sorted(self._folder.glob("*.safetensors")):
@@ -136,12 +156,8 @@ class IngredientStore:
         every = np.concatenate([np.zeros(0, np.int64), *train])
         complete = np.array_equal(np.sort(every), np.arange(self._train))
         if not complete or any(sorted(columns) != list(range(self._probes)) for columns in probes.values()):
-            return OneShard(self.read(into))  # cut in another way, or what it lacks is said there
-
-        def read(paths: list[Path]) -> list[dict[str, npt.NDArray[Any]]]:
-            return [self._tensors(path, into) for path in paths]
-
-        return _FileShards(train, Ahead(read, list(files.values())), self._probes, into)
+            return None
+        return files
 
     def _tensors(self, path: Path, into: Sequence[int] | None) -> dict[str, npt.NDArray[Any]]:
         """What a shard's file holds.
@@ -223,8 +239,8 @@ def _are_indices(values: npt.NDArray[np.generic], bound: int) -> bool:
     """Whether these are different numbers from 0 up to the bound."""
     if values.ndim != 1 or values.dtype != np.int64:
         return False
-    numbers = set(values.tolist())
-    return len(numbers) == len(values) and numbers <= set(range(bound))
+    numbers = values.astype(np.int64, copy=False)
+    return bool(((numbers >= 0) & (numbers < bound)).all()) and len(np.unique(numbers)) == len(numbers)
 
 
 def _sums(values: npt.NDArray[np.generic], into: Sequence[int]) -> FloatArray:

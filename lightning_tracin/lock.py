@@ -81,7 +81,11 @@ class RunLock:
             raise unwritable(self._folder, error) from error
         self._mine = True
         if self._system is not None:
-            write_record(self._holder, Holder.here())
+            try:
+                write_record(self._holder, Holder.here())
+            except BaseException:
+                self.release()
+                raise
 
     def _take(self, lock: FileLock) -> None:
         try:
@@ -102,8 +106,9 @@ class RunLock:
         if write_first(self._holder, mine):
             return
         holder = self._read()
-        if holder is None or holder.has_ended:
-            self._holder.unlink(missing_ok=True)
+        if holder is not None and holder.has_ended:
+            if self._read() == holder:  # nobody else took it over meanwhile
+                self._holder.unlink(missing_ok=True)
             if write_first(self._holder, mine):
                 return
             holder = self._read()
@@ -156,8 +161,8 @@ def acquired(folder: Path, environment: Environment) -> RunLock | None:
         lock = RunLock(folder)
         try:
             lock.acquire()
-        except TracInError as error:
-            refusal = str(error)
+        except Exception as error:  # whatever it is, the others wait for an answer
+            refusal = str(error) or repr(error)
     refusal = environment.broadcast(refusal)
     if refusal:
         raise TracInError(refusal)

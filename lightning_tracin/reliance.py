@@ -112,7 +112,10 @@ class Tally:
         """Each probe's value for each train language: [probes, languages]; NaN where a probe has no influence of that sign."""
         if self._measure == "share":
             top, _ = self._strongest.found()
-            return np.where(np.asarray(self._felt)[:, None], np.eye(len(self.languages))[self._codes[top]].mean(0), np.nan)
+            (k, probes), languages = top.shape, len(self.languages)
+            cells = np.arange(probes) * languages + self._codes[top]
+            counted = np.bincount(cells.ravel(), minlength=probes * languages).reshape(probes, languages)
+            return np.where(np.asarray(self._felt)[:, None], counted / k, np.nan)
         sums: Floats = np.asarray(self._sums)
         if self._measure == "mean":
             return sums / self._counts

@@ -170,7 +170,7 @@ def _opened(path: Path, remedy: str, owner: str) -> Iterator[tuple[Any, str | No
             if owner and about is not None and found != _named(path, owner):
                 raise TracInError(f"{path} belongs to another run or snapshot ({found}, not {_named(path, owner)}); {remedy}.")
             yield file, checksum
-    except TracInError:
+    except (TracInError, MemoryError):
         raise
     except FileNotFoundError as error:
         raise TracInError(f"{path} is missing; {remedy.replace('delete it to have', 'run the attribution to have')}.") from error

@@ -91,3 +91,16 @@ def test_dry_run_takes_no_lock(tmp_path: Path) -> None:
         fitting.fit(Classifier(), *loaders())
         assert fitting.global_step == 5
         assert sorted(files(tmp_path / "run")) == ["lock", "lock.json"]
+
+
+def test_lock_that_cannot_name_its_holder_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise TracInError("the disk is full")
+
+    lock = RunLock(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("lightning_tracin.lock.write_record", full)
+        with pytest.raises(TracInError, match="the disk is full"):
+            lock.acquire()
+    with RunLock(tmp_path / "run"):
+        assert (tmp_path / "run" / "lock.json").exists()

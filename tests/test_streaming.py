@@ -16,7 +16,7 @@ from benchmarks.projected_index import write_index
 from lightning_tracin import TracInCallback, TracInRun
 from lightning_tracin.ahead import Ahead
 from lightning_tracin.features import FeatureStore
-from lightning_tracin.ingredients import IngredientStore
+from lightning_tracin.ingredients import Block, IngredientStore
 from lightning_tracin.reliance import Tally
 from lightning_tracin.shards import Ingredients, OneShard, side_by_side
 from lightning_tracin.strongest import Strongest
@@ -229,3 +229,25 @@ def test_torch_has_no_matrix_either(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.Tensor, "__matmul__", lambda one, other: sizes.append(len(one)) or product(one, other))
     TracInRun.open(tmp_path / "run").top(0, 5)
     assert sizes == [64] * 15 + [40]
+
+
+def test_completeness_is_found_without_the_matrix(tmp_path: Path) -> None:
+    """Of products that are cut by train samples and probes; a damaged file counts as missing."""
+    store = IngredientStore(tmp_path, 4000, 400)
+    for row in range(0, 4000, 100):
+        for column in range(0, 400, 200):
+            rows, columns = range(row, row + 100), range(column, column + 200)
+            block = Block(list(rows), list(columns), torch.ones(1, 100, 200), torch.ones(1, 100), torch.ones(1, 200))
+            store.write(f"{row:04d}-{column:04d}", block)
+    tracemalloc.start()
+    assert store.is_complete()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * 4000 * 400 / 4
+    path = tmp_path / "0100-0200.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert not store.is_complete()
+    path.unlink()
+    assert not store.is_complete()
