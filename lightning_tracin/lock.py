@@ -63,7 +63,7 @@ class RunLock:
     def __init__(self, folder: Path, otherwise: str = "choose another `dirpath`") -> None:
         self._folder, self._holder, self._otherwise = folder, folder / "lock.json", otherwise
         self._system = FileLock(folder / "lock", thread_local=False) if is_local(folder) else None
-        self._mine = False
+        self._mine: Holder | None = None  # while it is held
 
     def acquire(self) -> None:
         """Take it.
@@ -71,18 +71,19 @@ class RunLock:
         Raises:
             TracInError: another process has it, or the directory cannot be written to.
         """
+        mine = Holder.here()
         try:
             if self._system is None:
-                self._make()
+                self._make(mine)
             else:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 self._take(self._system)
         except OSError as error:
             raise unwritable(self._folder, error) from error
-        self._mine = True
+        self._mine = mine
         if self._system is not None:
             try:
-                write_record(self._holder, Holder.here())
+                write_record(self._holder, mine)
             except BaseException:
                 self.release()
                 raise
@@ -100,16 +101,15 @@ class RunLock:
                     holder = self._read()
             raise TracInError(self._refusal(holder)) from None
 
-    def _make(self) -> None:
+    def _make(self, mine: Holder) -> None:
         """Write whose it is, where nothing says so yet or only a process that has ended."""
-        mine = as_record(Holder.here())
-        if write_first(self._holder, mine):
+        if write_first(self._holder, as_record(mine)):
             return
         holder = self._read()
         if holder is not None and holder.has_ended:
             if self._read() == holder:  # nobody else took it over meanwhile
                 self._holder.unlink(missing_ok=True)
-            if write_first(self._holder, mine):
+            if write_first(self._holder, as_record(mine)):
                 return
             holder = self._read()
         by_hand = f" If that process was killed, delete {self._holder}: nobody else can tell from here."
@@ -131,11 +131,12 @@ class RunLock:
 
     def release(self) -> None:
         """Give it back, if it is held; a directory that nothing was written to is removed."""
-        if not self._mine:
+        if self._mine is None:
             return
-        self._mine = False
+        mine, self._mine = self._mine, None
         with suppress(OSError):  # the system gives its own lock back in any case
-            self._holder.unlink(missing_ok=True)
+            if self._system is not None or self._read() == mine:  # elsewhere somebody may have deleted it by hand and gone on
+                self._holder.unlink(missing_ok=True)
             if self._system is not None and [path.name for path in self._folder.iterdir()] == ["lock"]:
                 (self._folder / "lock").unlink()
                 self._folder.rmdir()

@@ -1,7 +1,7 @@
 """Where files stand: on this machine, or on any file system that fsspec reaches.
 
 A place is a `pathlib.Path`, or for a URL such as `s3://bucket/run` an object with the same methods (universal_pathlib). What
-the two do differently is here; nothing else asks which of them it has.
+the two do differently is here; but for `lock`, nothing else asks which of them it has.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@ A file is in one of these states:
     absent ----> partial ----> complete ----> damaged
 
 - *absent*: nothing of that name; also what a reader sees of a partial one.
-- *partial*: `NAME.partial`, which `write_bytes` fills and flushes to the disk. A killed process leaves it so, nobody reads
-  it, and the next writer of that name begins it anew. Where the system refuses to write (a full disk), it is deleted again.
+- *partial*: `NAME.partial`, which `places.write_whole` fills and flushes to the disk. A killed process leaves it so, nobody
+  reads it, and the next writer of that name begins it anew. Where the system refuses to write (a full disk), it is deleted
+  again. Off this machine's disks there is no such state: a store takes a file in one request, or not at all.
 - *complete*: `NAME`, to which the partial file was renamed in one step. A complete file is never changed in place: it is
   replaced whole by the same way, or deleted. A rename that had not reached the disk is lost with the machine's power, whole.
 - *damaged*: changed by something else than this module. Tensors are safetensors files whose header holds a sha256 of names,

@@ -127,6 +127,10 @@ def test_one_process_at_a_time(folder: str) -> None:
     write_record(path / "lock.json", elsewhere)  # of a machine whose processes are not seen from here
     with pytest.raises(TracInError, match="on another has been working there since yesterday"), RunLock(path):
         pass
+    (path / "lock.json").unlink()
+    with RunLock(path):
+        write_whole(path / "lock.json", as_record(elsewhere))  # deleted by hand, and taken by another
+    assert b"yesterday" in (path / "lock.json").read_bytes()
     ended = Holder(pid=2**22 + 1, host=socket.gethostname(), since="yesterday")
     write_whole(path / "lock.json", as_record(ended))
     with RunLock(path):
