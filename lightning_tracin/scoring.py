@@ -137,7 +137,7 @@ class Scorer:
             by_layer: for each layer alone, else under the name "".
 
         Raises:
-            TracInError: see `ingredients` and `layers`.
+            TracInError: see `ingredients`; there are no scores by layer.
         """
         if by_layer:
             self._require_layers(scoring)
@@ -185,18 +185,12 @@ class Scorer:
         chosen = self._snapshots[snapshot]
         return group_weights(scoring.weighting, chosen.learning_rates, chosen.visits)
 
-    def layers(self, snapshot: int, scoring: Scoring) -> dict[str, Scores]:
-        """Influence by each layer's parameters alone: layer -> [train, queries], from the embeddings to the head.
-
-        A layer's cosine is that of the two gradients with respect to the layer's own parameters.
+    def _require_layers(self, scoring: Scoring) -> None:
+        """Refuse what has no scores by layer.
 
         Raises:
             TracInError: products were not kept by layer, or not so that this score follows from them.
         """
-        self._require_layers(scoring)
-        return self._layered(snapshot, self.ingredients(snapshot, scoring, per_layer=True), scoring)
-
-    def _require_layers(self, scoring: Scoring) -> None:
         if not self._settings.per_layer:
             raise TracInError(
                 f"{self._directory.path} keeps no products by layer; run the fit with `TracInCallback(per_layer=True)`."
@@ -210,6 +204,10 @@ class Scorer:
             raise TracInError("Whitening as a whole mixes the layers; take blocks='layer' for scores by layer.")
 
     def _layered(self, snapshot: int, whole: Ingredients, scoring: Scoring) -> dict[str, Scores]:
+        """Influence by each layer's parameters alone, from the embeddings to the head.
+
+        A layer's cosine is that of the two gradients with respect to the layer's own parameters.
+        """
         parts = self.parts(snapshot)
         weights = self._weights(snapshot, scoring)[list(parts.groups)]
         scores = {}
