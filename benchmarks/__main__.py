@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import logging
 import os
 import sys
 import time
@@ -25,12 +24,14 @@ from benchmarks import render
 from benchmarks.contenders import version_of
 from benchmarks.registry import Context, Measurement, chosen, names
 from benchmarks.report import Machine, Report, joined, read, write
+from lightning_tracin.studies.quiet import quietly
 
 _HERE = Path(__file__).parent
 _PAGE = _HERE.parent / "docs" / "benchmarks.md"
 _VERSIONS = ("lightning-tracin", "torch", "transformers", "pytorch-lightning", "captum", "dattri-llm", "kronfluence", "bergson")
 
 
+@quietly()
 def main() -> None:
     settings = _settings()
     console = Console() if sys.stdout.isatty() else Console(width=160)
@@ -41,7 +42,6 @@ def main() -> None:
         _PAGE.write_text(render.page(read(_HERE)))
         return
     torch.set_num_threads(settings.threads)
-    logging.disable(logging.INFO)
     context = Context(settings.repetitions, settings.patience, settings.scale)
     folder = settings.output or (None if settings.only else _HERE)
     reports: list[Report] = []

@@ -22,6 +22,7 @@ from lightning_tracin import TracInRun
 from lightning_tracin.counterfactual import Members, Outputs, lds, lds_difference, repeatability
 from lightning_tracin.reliance import Interval
 from lightning_tracin.store import read_tensors, write_bytes
+from lightning_tracin.studies.quiet import silence
 from lightning_tracin.whitening import DAMPING
 
 DAMPINGS = (0.000025, 0.00025, DAMPING, 0.025)
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--fits_only", action="store_true", help="fit, and stop before the scores")
     parser.add_argument("--stability", type=float, metavar="LEARNING_RATE", help="only print how stable refits are")
     settings = parser.parse_args()
+    silence()
     if settings.stability is not None:
         with tempfile.TemporaryDirectory() as folder:
             made = trial(settings.data, settings.data_dir, Path(folder), learning_rate=settings.stability)

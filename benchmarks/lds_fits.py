@@ -27,7 +27,6 @@ from lightning_tracin.counterfactual import Members, Outputs, draw_subsets
 from lightning_tracin.store import read_tensors, write_bytes, write_tensors
 from lightning_tracin.studies.classifier import Classifier, tokenizer_and_model
 from lightning_tracin.studies.options import Options
-from lightning_tracin.studies.quiet import silence
 from lightning_tracin.studies.sources import load_split
 from lightning_tracin.studies.text_data import TextDataModule
 
@@ -140,7 +139,6 @@ def trial(name: str, data_dir: Path, root: Path, **changes: Any) -> Trial:
     if record.exists() and record.read_text() != settings:
         raise TracInError(f"{folder} holds fits of other settings; compare {record}, then name another --output or delete it.")
     write_bytes(record, settings.encode())
-    silence()
     torch.set_num_threads(options.threads or 1)
     pl.seed_everything(options.seed)
     split, _ = load_split(options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import tempfile
 import time
 import warnings
@@ -20,6 +19,7 @@ from benchmarks.report import Report, ratio_result
 from benchmarks.timing import seconds, spread
 from benchmarks.workloads import Workload, reference
 from lightning_tracin import TracInCallback
+from lightning_tracin.studies.quiet import quietly
 
 _EPOCHS, _SAMPLES, _BATCH_SIZE = 4, 1024, 32
 
@@ -84,9 +84,8 @@ def fit_overhead(context: Context) -> Report:
 def _fit(workload: Workload, callback: TracInCallback | None) -> float:
     """Seconds of one fit."""
     loaders = [DataLoader(side, batch_size=_BATCH_SIZE) for side in (workload.train, workload.probes)]
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     module = _Module(workload)
-    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+    with quietly(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
         trainer = pl.Trainer(
             max_epochs=_EPOCHS,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -30,3 +32,16 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture(autouse=True)
+def _lightning_still_speaks() -> Iterator[None]:
+    """A test that leaves Lightning silent takes what it says from every test after it in the same process."""
+    before = _voice()
+    yield
+    if before[0] != logging.NOTSET:  # else Lightning was first imported by this test
+        assert _voice() == before
+
+
+def _voice() -> tuple[int, int]:
+    return logging.getLogger("pytorch_lightning").level, logging.root.manager.disable
