@@ -14,7 +14,14 @@ from torch.utils.data import DataLoader
 from lightning_tracin.attributor import Attributor, Pass
 from lightning_tracin.checks import checked_loss
 from lightning_tracin.directory import RunDirectory, RunRecord, known_samples
-from lightning_tracin.environment import Environment, FabricEnvironment, OneProcess, preparation, refuse_sharded
+from lightning_tracin.environment import (
+    Environment,
+    FabricEnvironment,
+    OneProcess,
+    done_by_first,
+    preparation,
+    refuse_sharded,
+)
 from lightning_tracin.errors import TracInError
 from lightning_tracin.influence import Similarity, Weighting
 from lightning_tracin.isolation import isolated_copy, untouched_process
@@ -24,7 +31,7 @@ from lightning_tracin.places import Place, place
 from lightning_tracin.probes import chosen_probes, probes_from_loaders
 from lightning_tracin.results import View
 from lightning_tracin.run import TracInRun
-from lightning_tracin.samples import SampleSet, from_loader
+from lightning_tracin.samples import SampleSet, from_loader, measured
 from lightning_tracin.snapshots import Snapshot, frozen_digest, load_weights
 from lightning_tracin.tables import Columns, SampleTable
 
@@ -76,7 +83,8 @@ def attribute(
         refuse_sharded(fabric.strategy, "attribute", "give a Fabric with `strategy='ddp'` or a single device, or none")
     directory = run.directory if isinstance(run, TracInRun) else RunDirectory(place(run))
     directory.record()  # a folder without a run is not to be locked
-    with working_in(directory.path, OneProcess(module) if fabric is None else FabricEnvironment(fabric, module)):
+    here: Environment = OneProcess(module) if fabric is None else FabricEnvironment(fabric, module)
+    with working_in(directory.path, here):
         record, snapshots = directory.record(), directory.ledger.snapshots()
         if not snapshots:
             raise TracInError(
@@ -84,7 +92,7 @@ def attribute(
             )
         view = _view(record, top_k, similarity, weighting)
         progress = progress and (fabric is None or fabric.global_rank == 0)
-        train, probe_set = _samples(directory, record, train_loader, probes, languages, languages_of_probes)
+        train, probe_set = _samples(directory, record, train_loader, probes, languages, languages_of_probes, here)
         chosen_mask = _mask(directory, record, mask)
         _require_frozen_alike(module, snapshots)
         with untouched_process():
@@ -94,7 +102,7 @@ def attribute(
                 copy.to(fabric.device)
                 environment = FabricEnvironment(fabric, copy)
             work = Pass(
-                train=replace(train, progress=progress),
+                train=measured(replace(train, progress=progress), here),
                 probes=probe_set,
                 settings=record.settings,
                 loss=record.loss,
@@ -139,6 +147,7 @@ def _samples(
     probes: Any,
     languages: Sequence[str] | None,
     languages_of_probes: Sequence[str] | None,
+    environment: Environment,
 ) -> tuple[SampleSet, SampleSet]:
     """Train samples and probes, which are those of the run."""
     choices = record.choices
@@ -149,13 +158,19 @@ def _samples(
         if given and now is None:
             raise TracInError(f"The fit of {directory.path} was given its `{name}` outright; give them again: `{name}=[...]`.")
     columns = Columns(choices.language_column, choices.item_column, choices.text_columns, choices.label_column)
-    train = from_loader(train_loader, columns, "train samples", languages)
-    require_same_samples(train.table, directory.samples("train"), "train sample", directory.path)
+    train = from_loader(train_loader, columns, "train samples", languages, environment)
     chosen = chosen_probes(
-        probes_from_loaders(probes, columns, languages_of_probes), choices.probe_languages, choices.max_probes_per_language
+        probes_from_loaders(probes, columns, languages_of_probes, environment),
+        choices.probe_languages,
+        choices.max_probes_per_language,
     )
-    held = directory.samples("probes").take(range(record.probes.count))  # without those that were added
-    require_same_samples(chosen.table, held, "probe", directory.path)
+
+    def require_those_of_the_run() -> None:
+        require_same_samples(train.table, directory.samples("train"), "train sample", directory.path)
+        held = directory.samples("probes").take(range(record.probes.count))  # without those that were added
+        require_same_samples(chosen.table, held, "probe", directory.path)
+
+    done_by_first(environment, require_those_of_the_run)
     return train, chosen
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_tracin.attribution import attribute_means, attribute_snapshot
 from lightning_tracin.checks import check_gradients
 from lightning_tracin.directory import RunDirectory, Settings
-from lightning_tracin.environment import Environment, preparation
+from lightning_tracin.environment import Environment, done_by_first, preparation
 from lightning_tracin.gradients import plan_coverage
 from lightning_tracin.gradients.layouts import Decisions
 from lightning_tracin.isolation import untouched_process
@@ -155,11 +155,12 @@ class Attributor:
 
     def unfinished(self, snapshots: Sequence[Snapshot]) -> tuple[Snapshot, ...]:
         """Those of which something is missing; the same on all ranks, before any of them goes on."""
-        missing: list[str] = []
-        if self._environment.rank == 0:  # which reads all of it, and decides for all
-            missing = [snapshot.name for snapshot in snapshots if not self._directory.stored(snapshot).is_complete()]
-        missing = self._environment.broadcast(missing)
-        return tuple(snapshot for snapshot in snapshots if snapshot.name in missing)
+
+        def missing() -> list[str]:
+            return [snapshot.name for snapshot in snapshots if not self._directory.stored(snapshot).is_complete()]
+
+        names = done_by_first(self._environment, missing)
+        return tuple(snapshot for snapshot in snapshots if snapshot.name in names)
 
     def write_results(self, view: View, fitted: Callable[[], LightningModule]) -> Results | None:
         """Write the run's results; None on other ranks than 0.

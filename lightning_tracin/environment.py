@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
@@ -32,6 +32,9 @@ class Environment(Protocol):
 
     def broadcast(self, value: _Value) -> _Value:
         """Rank 0's value, on all ranks."""
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Every rank's values, which have one shape and are on the CPU: [ranks, *shape]."""
 
     def to_device(self, batch: Any) -> Any:
         """A batch as a fit gives it to a step: the module's own hooks around its way to the device."""
@@ -62,6 +65,11 @@ class TrainerEnvironment:
         """Rank 0's value, on all ranks."""
         return self.trainer.strategy.broadcast(value)
 
+    def gather(self, values: Tensor) -> Tensor:
+        """Every rank's values."""
+        strategy = self.trainer.strategy
+        return strategy.all_gather(values.to(strategy.root_device)).cpu().view(self.ranks, *values.shape)
+
     def to_device(self, batch: Any) -> Any:
         """A batch as the fit gives it to a step."""
         return self.trainer.strategy.batch_to_device(self.module._on_before_batch_transfer(batch))
@@ -81,6 +89,10 @@ class OneProcess:
     def broadcast(self, value: _Value) -> _Value:
         """The value itself."""
         return value
+
+    def gather(self, values: Tensor) -> Tensor:
+        """The values themselves: [1, *shape]."""
+        return values[None]
 
     def to_device(self, batch: Any) -> Any:
         """A batch as a fit would give it to a step."""
@@ -113,9 +125,34 @@ class FabricEnvironment:
         received: _Value = self.fabric.broadcast(value)
         return received
 
+    def gather(self, values: Tensor) -> Tensor:
+        """Every rank's values."""
+        gathered: Tensor = self.fabric.all_gather(values)
+        return gathered.cpu().view(self.ranks, *values.shape)
+
     def to_device(self, batch: Any) -> Any:
         """A batch as a fit would give it to a step."""
         return to_device_of(self.module, batch)
+
+
+def done_by_first(environment: Environment, work: Callable[[], _Value]) -> _Value:
+    """What rank 0 finds, on all ranks, which do not look for themselves.
+
+    Raises:
+        TracInError: rank 0 met an error; on all ranks, so that none waits for the others.
+    """
+    if environment.ranks == 1:
+        return work()
+    found: tuple[_Value | None, str] = None, ""
+    if environment.rank == 0:
+        try:
+            found = work(), ""
+        except Exception as error:  # whatever it is, the others wait for an answer
+            found = None, str(error) or repr(error)
+    value, refusal = environment.broadcast(found)
+    if refusal:
+        raise TracInError(refusal)
+    return cast("_Value", value)
 
 
 def refuse_sharded(strategy: object, what: str, remedy: str) -> None:

@@ -17,18 +17,15 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 import psutil
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
+from lightning_tracin.environment import Environment, done_by_first
 from lightning_tracin.errors import TracInError
 from lightning_tracin.places import is_local, write_first
 from lightning_tracin.store import as_record, read_record, unwritable, write_record
-
-if TYPE_CHECKING:
-    from lightning_tracin.environment import Environment
 
 #: Seconds in which processes that a killed one had started (workers of data loaders) notice that it is gone.
 _PATIENCE = 15
@@ -157,17 +154,9 @@ def acquired(folder: Path, environment: Environment) -> RunLock | None:
     Raises:
         TracInError: another process has it, or the directory cannot be written to; on all ranks.
     """
-    lock, refusal = None, ""
-    if environment.rank == 0:
-        lock = RunLock(folder)
-        try:
-            lock.acquire()
-        except Exception as error:  # whatever it is, the others wait for an answer
-            refusal = str(error) or repr(error)
-    refusal = environment.broadcast(refusal)
-    if refusal:
-        raise TracInError(refusal)
-    return lock
+    lock = RunLock(folder)
+    done_by_first(environment, lock.acquire)
+    return lock if environment.rank == 0 else None
 
 
 @contextmanager

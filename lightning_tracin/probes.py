@@ -6,18 +6,22 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lightning_tracin.environment import Environment
 from lightning_tracin.errors import TracInError
 from lightning_tracin.samples import SampleSet, from_loader, joined, require_loader
 from lightning_tracin.tables import Columns, SampleTable
 
 
-def probes_from_loaders(loaders: Any, columns: Columns, languages: Sequence[str] | None = None) -> SampleSet:
+def probes_from_loaders(
+    loaders: Any, columns: Columns, languages: Sequence[str] | None = None, environment: Environment | None = None
+) -> SampleSet:
     """The samples behind one probe loader or several.
 
     Args:
         loaders: a DataLoader, or a list or mapping of them.
         columns: where the facts stand.
         languages: each probe's language through all loaders, given outright.
+        environment: see `from_loader`.
 
     Raises:
         TracInError: there are none, or see `from_loader`.
@@ -31,7 +35,7 @@ def probes_from_loaders(loaders: Any, columns: Columns, languages: Sequence[str]
             "samples whose influences you want, as `probes=DataLoader(...)` or as the fit's validation loader."
         )
     if languages is None:
-        return joined([from_loader(loader, columns, "probes") for loader in several])
+        return joined([from_loader(loader, columns, "probes", None, environment) for loader in several])
     for loader in several:
         require_loader(loader, "probes")
     counts = [len(loader.dataset) for loader in several]
@@ -40,7 +44,7 @@ def probes_from_loaders(loaders: Any, columns: Columns, languages: Sequence[str]
     starts = [sum(counts[:position]) for position in range(len(counts))]
     return joined(
         [
-            from_loader(loader, columns, "probes", languages[start : start + count])
+            from_loader(loader, columns, "probes", languages[start : start + count], environment)
             for loader, start, count in zip(several, starts, counts, strict=True)
         ]
     )

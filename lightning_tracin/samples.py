@@ -1,20 +1,23 @@
 """Which samples: a data loader becomes indexed samples with language, item, text and label.
 
 Samples are known by their position in the dataset behind the loader, so shuffling, `drop_last` and distributed samplers do
-not matter; the loader's own collate function turns any of them into a batch.
+not matter; the loader's own collate function turns any of them into a batch. Where ranks share the work, rank 0 reads the facts
+about samples for all of them, and each rank looks through its own part for the lengths.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler
 from tqdm.auto import tqdm
 
+from lightning_tracin.environment import Environment, done_by_first
 from lightning_tracin.errors import TracInError
 from lightning_tracin.tables import Columns, SampleTable, read_table
 
@@ -27,6 +30,7 @@ class SampleSet:
     datasets: tuple[Any, ...]
     collates: tuple[Callable[[list[Any]], Any], ...]
     places: tuple[tuple[int, int], ...]  # of each sample: (dataset, position in it)
+    lengths: tuple[int, ...] | None = None  # where these are known already; see `sizes`
     progress: bool = False  # whether a long look through the samples shows a bar
 
     def __len__(self) -> int:
@@ -34,7 +38,8 @@ class SampleSet:
 
     def take(self, indices: Sequence[int]) -> SampleSet:
         """The samples at these indices, renumbered from 0."""
-        return replace(self, table=self.table.take(indices), places=tuple(self.places[i] for i in indices))
+        lengths = None if self.lengths is None else tuple(self.lengths[i] for i in indices)
+        return replace(self, table=self.table.take(indices), places=tuple(self.places[i] for i in indices), lengths=lengths)
 
     def source(self, index: int) -> int:
         """Which dataset a sample comes from; a batch holds samples of one only."""
@@ -58,6 +63,8 @@ class SampleSet:
     @cached_property
     def sizes(self) -> tuple[int, ...]:
         """A measure of each sample's length, by which batches of similar length are made: its number of elements."""
+        if self.lengths is not None:
+            return self.lengths
         sizes = [0] * len(self)
         by_source: dict[int, list[int]] = {}
         for index, (source, _) in enumerate(self.places):
@@ -98,7 +105,20 @@ def joined(sets: Sequence[SampleSet]) -> SampleSet:
     return SampleSet(table, tuple(datasets), tuple(collates), tuple(places))
 
 
-def from_loader(loader: Any, columns: Columns, role: str, languages: Sequence[str] | None = None) -> SampleSet:
+def measured(samples: SampleSet, environment: Environment) -> SampleSet:
+    """The samples with their lengths, of which each rank has read its part."""
+    ranks, count = environment.ranks, len(samples)
+    if ranks == 1:
+        return samples
+    mine = samples.take(range(environment.rank, count, ranks)).sizes
+    filled = torch.zeros(-(-count // ranks), dtype=torch.int64)
+    filled[: len(mine)] = torch.tensor(mine, dtype=torch.int64)
+    return replace(samples, lengths=tuple(environment.gather(filled).T.flatten()[:count].tolist()))
+
+
+def from_loader(
+    loader: Any, columns: Columns, role: str, languages: Sequence[str] | None = None, environment: Environment | None = None
+) -> SampleSet:
     """The samples behind a data loader.
 
     Args:
@@ -106,6 +126,7 @@ def from_loader(loader: Any, columns: Columns, role: str, languages: Sequence[st
         columns: where the facts stand.
         role: "train samples" or "probes", for messages.
         languages: each sample's language, given outright.
+        environment: the processes that ask for the same samples, of which rank 0 reads the facts; None = this one alone.
 
     Raises:
         TracInError: the loader or its dataset cannot be indexed, or languages are missing; the message says what to do.
@@ -130,7 +151,8 @@ def from_loader(loader: Any, columns: Columns, role: str, languages: Sequence[st
     count = len(dataset)
     if count == 0:
         raise TracInError(f"The dataset of the {role} is empty.")
-    table = read_table(dataset, columns, role, languages)
+    read = partial(read_table, dataset, columns, role, languages)
+    table = read() if environment is None else done_by_first(environment, read)
     places = tuple((0, position) for position in range(count))
     return SampleSet(table, (dataset,), (loader.collate_fn,), places)
 

@@ -32,7 +32,7 @@ from lightning_tracin.plan import Plan
 from lightning_tracin.probes import chosen_probes, probes_from_loaders
 from lightning_tracin.results import point
 from lightning_tracin.run import TracInRun
-from lightning_tracin.samples import from_loader
+from lightning_tracin.samples import from_loader, measured
 from lightning_tracin.snapshots import Snapshot, SnapshotRecord, folder_name, frozen_digest, trainable_names, weights_of
 from lightning_tracin.work import Target, bytes_of_a_probe, bytes_of_a_query
 
@@ -53,11 +53,12 @@ class Session:
     def __init__(self, options: Options, directory: RunDirectory, trainer: Trainer, module: LightningModule) -> None:
         self._options, self._directory, self._trainer, self._module = options, directory, trainer, module
         self._progress = trainer.is_global_zero and trainer.progress_bar_callback is not None
-        train = from_loader(trainer.train_dataloader, options.columns, "train samples", options.languages)
-        self.train = replace(train, progress=self._progress)
+        environment = TrainerEnvironment(trainer, module)
+        train = from_loader(trainer.train_dataloader, options.columns, "train samples", options.languages, environment)
+        self.train = measured(replace(train, progress=self._progress), environment)
         loaders = options.probes if options.probes is not None else _validation_loaders(trainer)
         self.probes = chosen_probes(
-            probes_from_loaders(loaders, options.columns, options.languages_of_probes),
+            probes_from_loaders(loaders, options.columns, options.languages_of_probes, environment),
             options.probe_languages,
             options.max_probes_per_language,
         )
@@ -74,7 +75,6 @@ class Session:
         self._trainable = trainable_names(module)
         copy = self._copy()
         coverage = plan_coverage(copy, names)
-        environment = TrainerEnvironment(trainer, module)
         prepared = preparation(environment, options.torch_dtype)
         loss = checked_loss(copy, self.train, self.probes, prepared)
         check_gradients(copy, coverage, loss, self.train, prepared, "train sample", "before the fit")

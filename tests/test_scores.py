@@ -161,14 +161,15 @@ from pathlib import Path
 import pytorch_lightning as pl
 
 import lightning_tracin.attribution as engine
+import lightning_tracin.samples as samples
 import lightning_tracin.work as work
 from lightning_tracin import TracInCallback
 from lightning_tracin.ingredients import IngredientStore
 from tests.fits import Classifier, loaders, trainer
 
 work._SHARD = int(sys.argv[2])
-noted = {"went through the model": [], "written": []}
-run_batch, write = engine.run_batch, IngredientStore.write
+noted = {"facts": [], "measured": [], "went through the model": [], "written": []}
+run_batch, write, read_table, size = engine.run_batch, IngredientStore.write, samples.read_table, samples._size
 
 
 def noted_run(capture, job, samples, batch, consumer, kind, name):
@@ -182,7 +183,19 @@ def noted_write(store, shard, block):
     write(store, shard, block)
 
 
+def noted_facts(dataset, columns, role, languages):
+    noted["facts"].append(role)
+    return read_table(dataset, columns, role, languages)
+
+
+def noted_size(value):
+    if isinstance(value, dict):
+        noted["measured"].append(value["input_ids"])
+    return size(value)
+
+
 engine.run_batch, IngredientStore.write = noted_run, noted_write
+samples.read_table, samples._size = noted_facts, noted_size
 
 if __name__ == "__main__":
     pl.seed_everything(7)
@@ -217,6 +230,11 @@ def test_processes_share_the_work_and_give_the_same_scores(
         assert sorted(len(mine) // 2 for mine in each) == shares, what  # of two snapshots
         assert sorted(index for mine in each for index in set(mine)) == list(range(30)), what  # nothing twice, by no two ranks
         assert all(sorted(mine) == sorted([*set(mine)] * 2) for mine in each), what
+
+    assert [one["facts"] for one in noted] == [["train samples", "probes"]] + [[]] * (ranks - 1)
+    texts = [sample["input_ids"] for sample in Samples(30, 1)]
+    for rank, one in enumerate(noted):  # lengths of its own part, and of all probes
+        assert [text for text in one["measured"] if text in texts] == texts[rank::ranks]
 
     monkeypatch.setattr("lightning_tracin.work._SHARD", shard)
     alone = attributed_alone(tmp_path)
