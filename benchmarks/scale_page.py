@@ -79,7 +79,7 @@ def _reading(found: Figures) -> Iterator[str]:
     yield "|---|---:|---:|"
     names = {
         "read": "files read, one thread",
-        "hashed": "files read and hashed (sha256), one thread",
+        "hashed": "files read and hashed (XXH3), one thread",
         "scored": "**scored**, checksums compared",
         "unchecked": "scored without checksums (not offered)",
     }
@@ -89,10 +89,9 @@ def _reading(found: Figures) -> Iterator[str]:
     yield ""
     yield (
         f"Scoring takes {_ratio(spread(ratio))} times as long as reading alone, and {_ratio(spread(without))} times as long as "
-        f"without checksums. Beside reading it is {operations / 1e9:.0f} GFLOP of products, and one sha256 of everything, which "
-        "runs in other threads while products are made: where hashing and products take less than the disk, the disk is what "
-        "is waited for; on these two cores they take longer. A processor with instructions for SHA hashes several times faster "
-        "than this one, if it has none."
+        f"without checksums. Beside reading it is {operations / 1e9:.0f} GFLOP of products, which run in other "
+        "threads than what ranks them: where these take less than the disk, the disk is what is waited for; on these two cores "
+        "they take longer."
     )
     yield ""
     matrix = 4 * found["train"] * found["probes"]
@@ -167,11 +166,12 @@ def _computed(passes: Figures, reading: Figures) -> Iterator[str]:
         f"written**: projected features of {RANKS} ranks at that pace come at {projected * RANKS / 0.002 / 1e6:,.0f} MB/s in "
         f"all.\n- **Reading**: one process reads {projected * SAMPLES / 1e9:,.0f} GB of a snapshot. At the "
         f"{_rate(reading) / 1e6:.0f} MB/s measured above that is {projected * SAMPLES / _rate(reading) / 3600:.1f} hours; it is "
-        "products and hashes that take it, so more cores help. With `projection_dim=512` it is a sixteenth.\n- **Memory of "
-        "each rank**: the model twice, `memory_budget`, and the table of train samples: "
-        f"{(reading['opened']['held'] / reading['train'] + TEXT - 13) * SAMPLES / 1e9:.1f} GB here, on every rank, besides what "
-        "the data set itself takes. That is what grows first: with several ranks on a host, leave the texts out "
-        "(`text_columns=[]`).\n- **Reading's memory**: as above; 8 to 16 bytes a train sample and snapshot beside the shards, "
+        "mostly products that take it, so more cores help. With `projection_dim=512` it is a sixteenth.\n- **Memory of each "
+        "rank**: the model twice, `memory_budget`, and what the data set itself takes. Rank 0 has the table of train samples "
+        "besides, which is what grows first: "
+        f"{(reading['opened']['held'] / reading['train'] + TEXT - 13) * SAMPLES / 1e9:.1f} GB here, most of it texts, which can "
+        "be left out (`text_columns=[]`); the other ranks get it without the texts.\n- **Reading's memory**: as above; 8 to "
+        "16 bytes a train sample and snapshot beside the shards, "
         f"{16 * SAMPLES / 1e6:.0f} MB for each snapshot."
     )
 

@@ -173,7 +173,7 @@ class FeatureStore:
             or not bool(torch.isfinite(norm).all())
         ):
             raise TracInError(f"{path} does not belong to this run, or is damaged; delete it to have it computed again.")
-        return index, features * (norm / SCALE)[:, None]
+        return index, features.mul_((norm / SCALE)[:, None])  # its own copy: features are stored in half precision
 
     def ingredients(self, parts: Parts, into: Sequence[int] | None, fisher: tuple[float, Blocks] | None = None) -> Ingredients:
         """Inner products and norms of the features, estimates of those of the gradients.

@@ -126,7 +126,8 @@ def from_loader(
         columns: where the facts stand.
         role: "train samples" or "probes", for messages.
         languages: each sample's language, given outright.
-        environment: the processes that ask for the same samples, of which rank 0 reads the facts; None = this one alone.
+        environment: the processes that ask for the same samples, of which rank 0 reads the facts and alone has the texts;
+            None = this process alone.
 
     Raises:
         TracInError: the loader or its dataset cannot be indexed, or languages are missing; the message says what to do.
@@ -152,9 +153,21 @@ def from_loader(
     if count == 0:
         raise TracInError(f"The dataset of the {role} is empty.")
     read = partial(read_table, dataset, columns, role, languages)
-    table = read() if environment is None else done_by_first(environment, read)
+    table = read() if environment is None else _shared(read, environment)
     places = tuple((0, position) for position in range(count))
     return SampleSet(table, (dataset,), (loader.collate_fn,), places)
+
+
+def _shared(read: Callable[[], SampleTable], environment: Environment) -> SampleTable:
+    """What rank 0 reads, for all ranks; only rank 0, which writes them, keeps the texts."""
+    own: list[SampleTable] = []
+
+    def facts() -> SampleTable:
+        own.append(read())
+        return own[0] if environment.ranks == 1 else replace(own[0], text=("",) * len(own[0]))
+
+    received = done_by_first(environment, facts)
+    return own[0] if own else received
 
 
 def require_loader(loader: Any, role: str) -> None:

@@ -10,10 +10,12 @@ A file is in one of these states:
   again. Off this machine's disks there is no such state: a store takes a file in one request, or not at all.
 - *complete*: `NAME`, to which the partial file was renamed in one step. A complete file is never changed in place: it is
   replaced whole by the same way, or deleted. A rename that had not reached the disk is lost with the machine's power, whole.
-- *damaged*: changed by something else than this module. Tensors are safetensors files whose header holds a sha256 of names,
+- *damaged*: changed by something else than this module. Tensors are safetensors files whose header holds a checksum of names,
   types, shapes and values, and what run and place they belong to; records are JSON with a sha256 of the rest in front; tables
   of samples are JSON lines whose sha256 stands in `run.json`. Reading compares, so that damage is an error that names the
   file, never data; it changes nothing. Files without checksums, of older versions, are checked for what they say only.
+  Checksums find what went wrong, not what somebody made look right: who can write a file can write its checksum too. So
+  tensors, which are large, have the 128 bits of XXH3, which reads them as fast as memory does (sha256 in older files).
 
 What the files together say is told where they are put together: `directory` (a run), `snapshots` (its snapshots),
 `ingredients` and `features` (what was computed of one).
@@ -26,15 +28,15 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from operator import itemgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import safetensors
 import safetensors.torch
 import torch
+import xxhash
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
@@ -46,6 +48,9 @@ _Model = TypeVar("_Model", bound=BaseModel)
 #: How a record with a checksum begins, and under what name a file of tensors says what it is.
 _CHECKED = re.compile(rb'\{\n "checksum": "([0-9a-f]{64})",')
 _ABOUT = "lightning_tracin"
+
+#: Checksums of tensors by their names in a file's header; the first is written.
+_CHECKSUMS: Mapping[str, Callable[[], Any]] = {"xxh3_128": xxhash.xxh3_128, "sha256": hashlib.sha256}
 
 _AGAIN = "delete it to have it computed again"
 
@@ -128,7 +133,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], owner: str = "") ->
         owner: what the file belongs to, such as a run's identity and a folder in it; it is no other's of the same name.
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    about = {"sha256": _digest(plain), "belongs_to": _named(path, owner)}
+    kind = next(iter(_CHECKSUMS))
+    about = {kind: _digest(plain, kind), "belongs_to": _named(path, owner)}
     write_bytes(path, safetensors.torch.save(plain, {_ABOUT: json.dumps(about)}))  # one entry: their order is random
 
 
@@ -145,7 +151,7 @@ def read_tensors(path: Path, remedy: str = _AGAIN, owner: str = "") -> dict[str,
     """
     with _opened(path, remedy, owner) as (file, checksum):
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-        intact = checksum in (None, _digest(tensors))
+        intact = checksum is None or _digest(tensors, checksum.kind) == checksum.value
     if not intact:
         raise TracInError(f"{path} is damaged (its checksum does not fit); {remedy}.")
     return tensors
@@ -161,15 +167,28 @@ def read_tensor(path: Path, name: str, remedy: str = _AGAIN, owner: str = "") ->
         return file.get_tensor(name) if name in file.keys() else None  # noqa: SIM118 - it is no mapping
 
 
+class _Checksum(NamedTuple):
+    kind: str  # of `_CHECKSUMS`
+    value: str
+
+
 @contextmanager
-def _opened(path: Path, remedy: str, owner: str) -> Iterator[tuple[Any, str | None]]:
+def _opened(path: Path, remedy: str, owner: str) -> Iterator[tuple[Any, _Checksum | None]]:
     """A safetensors file, and the checksum of its tensors; None where it has none."""
     try:
         with local_copy(path) as here, safetensors.safe_open(here, framework="pt") as file:
-            about = (file.metadata() or {}).get(_ABOUT)
-            checksum, found = (None, "") if about is None else itemgetter("sha256", "belongs_to")(json.loads(about))
-            if owner and about is not None and found != _named(path, owner):
-                raise TracInError(f"{path} belongs to another run or snapshot ({found}, not {_named(path, owner)}); {remedy}.")
+            said = (file.metadata() or {}).get(_ABOUT)
+            checksum = None
+            if said is not None:
+                about = json.loads(said)
+                kind, found = next((kind for kind in _CHECKSUMS if kind in about), None), about["belongs_to"]
+                if kind is None:
+                    raise ValueError(f"its checksum is none of {', '.join(_CHECKSUMS)}")
+                checksum = _Checksum(kind, about[kind])
+                if owner and found != _named(path, owner):
+                    raise TracInError(
+                        f"{path} belongs to another run or snapshot ({found}, not {_named(path, owner)}); {remedy}."
+                    )
             yield file, checksum
     except (TracInError, MemoryError):
         raise
@@ -195,13 +214,13 @@ def _named(path: Path, owner: str) -> str:
     return f"{owner}/{path.name}" if owner else ""
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def _digest(tensors: Mapping[str, Tensor], kind: str) -> str:
     """Of names, types, shapes and values."""
-    digest = hashlib.sha256()
+    digest = _CHECKSUMS[kind]()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return str(digest.hexdigest())
 
 
 def as_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:

@@ -64,6 +64,14 @@ def loaders(train: int = 30, probes: int = 12, batch_size: int = 7) -> tuple[Dat
     )
 
 
+def with_texts(*several: DataLoader[Any]) -> tuple[DataLoader[Any], ...]:
+    """Loaders whose samples have texts: an attribute of their datasets."""
+    for loader in several:
+        dataset: Any = loader.dataset
+        dataset.text = [f"text {index}" for index in range(len(dataset))]
+    return several
+
+
 class Data(pl.LightningDataModule):
     """The same loaders as a data module."""
 

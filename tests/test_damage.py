@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import random
 import re
@@ -203,6 +205,27 @@ def test_files_without_checksums_are_read(tmp_path: Path) -> None:
     ):
         assert read.keys() == tensors.keys()
         assert all(torch.equal(read[name], tensor) and read[name].dtype == tensor.dtype for name, tensor in tensors.items())
+
+
+def test_files_with_checksums_of_older_versions_are_read_and_compared(tmp_path: Path) -> None:
+    tensor, path = torch.arange(6.0).reshape(2, 3), tmp_path / "old.safetensors"
+    hashed = hashlib.sha256(b"a\0torch.float32\0[2, 3]\0" + tensor.numpy().tobytes()).hexdigest()
+
+    def write(about: dict[str, str]) -> None:
+        path.write_bytes(safetensors.torch.save({"a": tensor}, {"lightning_tracin": json.dumps(about)}))
+
+    write({"sha256": hashed, "belongs_to": "run/old.safetensors"})
+    assert torch.equal(read_tensors(path, owner="run")["a"], tensor)
+    with pytest.raises(
+        TracInError, match=r"old\.safetensors belongs to another run or snapshot \(run/old\.safetensors, not other"
+    ):
+        read_tensors(path, owner="other")
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    with pytest.raises(TracInError, match=r"old\.safetensors is damaged \(its checksum does not fit\)"):
+        read_tensors(path, owner="run")
+    write({"crc": hashed, "belongs_to": "run/old.safetensors"})
+    with pytest.raises(TracInError, match=r"old\.safetensors is damaged \(its checksum is none of xxh3_128, sha256\)"):
+        read_tensors(path, owner="run")
 
 
 @contextmanager

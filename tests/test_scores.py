@@ -21,7 +21,7 @@ from torch.utils.data import TensorDataset
 
 from lightning_tracin import TracInCallback, TracInRun, attribute
 from lightning_tracin.snapshots import load_weights
-from tests.fits import Classifier, Samples, loaders, trainer
+from tests.fits import Classifier, Samples, loaders, trainer, with_texts
 from tests.models import padded
 from tests.oracles import gradient_loop, ingredients_loop
 from tests.test_attribute import assert_same_files, files
@@ -162,14 +162,16 @@ import pytorch_lightning as pl
 
 import lightning_tracin.attribution as engine
 import lightning_tracin.samples as samples
+import lightning_tracin.session as session
 import lightning_tracin.work as work
 from lightning_tracin import TracInCallback
 from lightning_tracin.ingredients import IngredientStore
-from tests.fits import Classifier, loaders, trainer
+from tests.fits import Classifier, loaders, trainer, with_texts
 
 work._SHARD = int(sys.argv[2])
-noted = {"facts": [], "measured": [], "went through the model": [], "written": []}
+noted = {"facts": [], "texts": 0, "measured": [], "went through the model": [], "written": []}
 run_batch, write, read_table, size = engine.run_batch, IngredientStore.write, samples.read_table, samples._size
+measured = session.measured
 
 
 def noted_run(capture, job, samples, batch, consumer, kind, name):
@@ -188,6 +190,11 @@ def noted_facts(dataset, columns, role, languages):
     return read_table(dataset, columns, role, languages)
 
 
+def noted_set(train, environment):
+    noted["texts"] = sum(1 for text in train.table.text if text)
+    return measured(train, environment)
+
+
 def noted_size(value):
     if isinstance(value, dict):
         noted["measured"].append(value["input_ids"])
@@ -195,13 +202,13 @@ def noted_size(value):
 
 
 engine.run_batch, IngredientStore.write = noted_run, noted_write
-samples.read_table, samples._size = noted_facts, noted_size
+samples.read_table, samples._size, session.measured = noted_facts, noted_size, noted_set
 
 if __name__ == "__main__":
     pl.seed_everything(7)
-    callback = TracInCallback("run", top_k=5, batch_size=4)
+    callback = TracInCallback("run", top_k=5, batch_size=4, text_columns=["text"])
     fitting = trainer(Path("."), [callback], strategy="ddp", devices=int(sys.argv[1]), max_epochs=2)
-    fitting.fit(Classifier(), *loaders(batch_size=5))
+    fitting.fit(Classifier(), *with_texts(*loaders(batch_size=5)))
     Path(f"rank{fitting.global_rank}").write_text(json.dumps(noted))
 """
 
@@ -232,6 +239,7 @@ def test_processes_share_the_work_and_give_the_same_scores(
         assert all(sorted(mine) == sorted([*set(mine)] * 2) for mine in each), what
 
     assert [one["facts"] for one in noted] == [["train samples", "probes"]] + [[]] * (ranks - 1)
+    assert [one["texts"] for one in noted] == [30] + [0] * (ranks - 1)
     texts = [sample["input_ids"] for sample in Samples(30, 1)]
     for rank, one in enumerate(noted):  # lengths of its own part, and of all probes
         assert [text for text in one["measured"] if text in texts] == texts[rank::ranks]
@@ -249,4 +257,4 @@ def attributed_alone(folder: Path) -> TracInRun:
     shutil.copytree(folder / "run", folder / "alone")
     for computed in ("ingredients", "results"):
         shutil.rmtree(folder / "alone" / computed)
-    return attribute(Classifier(), folder / "alone", *loaders(batch_size=5), progress=False)
+    return attribute(Classifier(), folder / "alone", *with_texts(*loaders(batch_size=5)), progress=False)
