@@ -300,13 +300,10 @@ def _taken(features: Tensor, chosen: Tensor) -> Tensor:
 
 def _norms(features: Tensor, whitener: Whitener | None, columns: Sequence[Tensor], norms_into: Sequence[int]) -> Tensor:
     """Norms by group: [groups, samples]."""
-    squared = torch.zeros(len(columns), len(features))
     if whitener is None:
-        for group, chosen in enumerate(columns):
-            squared[group] = _taken(features, chosen).square().sum(1)
-    else:
-        squared.index_add_(0, torch.tensor(norms_into), whitener.squared_norms(features))
-    return squared.sqrt()
+        return torch.stack([torch.linalg.vector_norm(_taken(features, chosen), dim=1) for chosen in columns])
+    squared = torch.zeros(len(columns), len(features))
+    return squared.index_add_(0, torch.tensor(norms_into), whitener.squared_norms(features)).sqrt()
 
 
 def _gathered(blocks: Iterator[tuple[Tensor, Tensor]], count: int) -> Tensor:
