@@ -22,7 +22,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from lightning_tracin import TracInCallback
+from lightning_tracin import TracInCallback, attribute
 from tests.fits import Classifier, Samples, trainer
 from tests.models import padded
 
@@ -42,6 +42,20 @@ class Waiting(pl.Callback):
 
 def fit(folder: Path, workers: int = 0, **options: Any) -> None:
     """Fit four epochs, from the last checkpoint where there is one."""
+    module, train, probes = _job(workers)
+    saver = ModelCheckpoint(folder / "checkpoints", filename="{epoch}", save_top_k=-1)
+    watcher = TracInCallback(folder / "run", **{"top_k": 5, "batch_size": 8, "per_layer": False, **options})
+    fitting = trainer(folder, [watcher, Waiting(folder), saver], enable_checkpointing=True, max_epochs=4)
+    fitting.fit(module, train, probes, ckpt_path=last_checkpoint(folder))
+
+
+def attributed(folder: Path) -> None:
+    """Compute what is missing of a fit."""
+    module, train, probes = _job()
+    attribute(module, folder / "run", train, probes, progress=False)
+
+
+def _job(workers: int = 0) -> tuple[Classifier, DataLoader[Any], DataLoader[Any]]:
     torch.set_num_threads(1)
     pl.seed_everything(5)
     module = Classifier()
@@ -49,11 +63,7 @@ def fit(folder: Path, workers: int = 0, **options: Any) -> None:
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.0
     train = DataLoader(Samples(30, 1), batch_size=10, collate_fn=padded, num_workers=workers)
-    probes = DataLoader(Samples(12, 2), batch_size=5, collate_fn=padded)
-    saver = ModelCheckpoint(folder / "checkpoints", filename="{epoch}", save_top_k=-1)
-    watcher = TracInCallback(folder / "run", **{"top_k": 5, "batch_size": 8, "per_layer": False, **options})
-    fitting = trainer(folder, [watcher, Waiting(folder), saver], enable_checkpointing=True, max_epochs=4)
-    fitting.fit(module, train, probes, ckpt_path=last_checkpoint(folder))
+    return module, train, DataLoader(Samples(12, 2), batch_size=5, collate_fn=padded)
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -1,7 +1,7 @@
-"""A fit that is killed at any moment and resumed ends with the bytes of one that was not interrupted.
+"""A fit, or an attribution after it, that is killed at any moment and resumed ends with the bytes of one that was not.
 
 Every second kill strikes between two operations on files of the run directory, the others after a certain time of work. `make
-test` makes four kills; `TRACIN_KILLS=30 python -m pytest tests/test_kill.py` makes thirty.
+test` kills four fits and two attributions; `TRACIN_KILLS=30 python -m pytest tests/test_kill.py` thirty and fifteen.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ import psutil
 import pytest
 
 from lightning_tracin.directory import RunDirectory
-from tests.processes import fit, last_checkpoint
+from tests.processes import attributed, fit, last_checkpoint
 
 KILLS = int(os.environ.get("TRACIN_KILLS", "4"))
 
@@ -32,12 +34,19 @@ WAYS: tuple[dict[str, Any], ...] = (
     {"projection_dim": 64, "every_n_epochs": 2},
 )
 
+#: Attribution in a process of its own: products and features.
+WAYS_LATER: tuple[dict[str, Any], ...] = ({}, {"projection_dim": 64, "every_n_epochs": 2})
+
 #: What changes files, as Python announces it before it is done.
 _CHANGES = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir")
 
 
-def watched(folder: Path, options: dict[str, Any], die_at: int) -> None:
-    """Fit, counting the changes to the run directory; the process kills itself before the one with this number."""
+#: What a process does in a folder.
+Work = Callable[[Path], None]
+
+
+def watched(folder: Path, work: Work, die_at: int) -> None:
+    """Work, counting the changes to the run directory; the process kills itself before the one with this number."""
     log, seen = (folder / "changes").open("w"), [0]
 
     def count(event: str, arguments: tuple[Any, ...]) -> None:
@@ -51,22 +60,22 @@ def watched(folder: Path, options: dict[str, Any], die_at: int) -> None:
             seen[0] += 1
 
     sys.addaudithook(count)
-    fit(folder, **options)
+    work(folder)
 
 
-def run_process(folder: Path, options: dict[str, Any], die_at: int = -1, die_after: float = float("inf")) -> tuple[int, float]:
-    """Fit in a process of its own, killed at a change or after so many seconds of work: how it ended, and its work."""
-    process = multiprocessing.get_context("fork").Process(target=watched, args=(folder, options, die_at))
+def run_process(folder: Path, work: Work, die_at: int = -1, die_after: float = float("inf")) -> tuple[int, float]:
+    """Work in a process of its own, killed at a change or after so many seconds: how it ended, and its seconds of work."""
+    process = multiprocessing.get_context("fork").Process(target=watched, args=(folder, work, die_at))
     process.start()
     assert process.pid is not None
-    work = 0.0
+    seconds = 0.0
     try:
         while process.is_alive():
             try:
-                work = max(work, sum(psutil.Process(process.pid).cpu_times()[:2]))
+                seconds = max(seconds, sum(psutil.Process(process.pid).cpu_times()[:2]))
             except psutil.Error:
                 break
-            if work >= die_after:
+            if seconds >= die_after:
                 process.kill()
             time.sleep(0.002)
         process.join()
@@ -74,7 +83,7 @@ def run_process(folder: Path, options: dict[str, Any], die_at: int = -1, die_aft
         process.kill()
         process.join()
     assert process.exitcode is not None
-    return process.exitcode, work
+    return process.exitcode, seconds
 
 
 def said(path: Path) -> dict[str, bytes]:
@@ -89,45 +98,79 @@ def said(path: Path) -> dict[str, bytes]:
 
 
 class Whole:
-    """A fit that is not interrupted."""
+    """Work that is not interrupted."""
 
-    def __init__(self, folder: Path, options: dict[str, Any]) -> None:
-        folder.mkdir()
-        code, self.work = run_process(folder, options)
+    def __init__(self, folder: Path, work: Work) -> None:
+        code, self.seconds = run_process(folder, work)
         assert code == 0
         self.contents = said(folder / "run")
         self.changes = len((folder / "changes").read_text().splitlines())
 
+    def killed(self, folder: Path, work: Work, number: int, kills: int) -> int:
+        """The same work, killed at a moment of its own; moments of both kinds are spread over the whole of it."""
+        generator = random.Random(number)
+        share = (number // 2 + generator.random()) / (-(-kills // 2))
+        if number % 2 == 0:
+            code, seconds = run_process(folder, work, die_at=int(share * self.changes))
+        else:
+            code, seconds = run_process(folder, work, die_after=share * self.seconds)
+        changes = (folder / "changes").read_text().splitlines()
+        print(
+            f"kill {number}, after {seconds:.2f} s of {self.seconds:.2f} and {len(changes)} of {self.changes} changes, ", end=""
+        )
+        print(f"last {changes[-1] if changes else 'none'}")
+        assert code == -signal.SIGKILL or number % 2, "the work ended before it was killed"
+        return code
+
+    def require_same(self, path: Path) -> None:
+        """A run directory says what that of the uninterrupted work says."""
+        ended = said(path)
+        assert ended.keys() == self.contents.keys()
+        assert not [name for name, content in ended.items() if content != self.contents[name]]
+
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The uninterrupted fit of each way, made when it is asked for."""
-    made: dict[int, Whole] = {}
-    folder = tmp_path_factory.mktemp("whole")
-    return lambda way: made.get(way) or made.setdefault(way, Whole(folder / str(way), WAYS[way]))
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], tuple[Whole, Work]]:
+    """The uninterrupted fit of each way, made when it is asked for, and the fit."""
+
+    @lru_cache
+    def made(way: int) -> tuple[Whole, Work]:
+        work = partial(fit, **WAYS[way])
+        return Whole(tmp_path_factory.mktemp("whole"), work), work
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def whole_later(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], tuple[Whole, Work, Path]]:
+    """The uninterrupted attribution of each way, the attribution, and the fit's folder as it found it."""
+
+    @lru_cache
+    def made(way: int) -> tuple[Whole, Work, Path]:
+        fitted, folder = tmp_path_factory.mktemp("fitted"), tmp_path_factory.mktemp("whole")
+        fit(fitted, when="never", **WAYS_LATER[way])
+        shutil.copytree(fitted, folder, dirs_exist_ok=True)
+        return Whole(folder, attributed), attributed, fitted
+
+    return made
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are started by fork")
 @pytest.mark.parametrize("number", range(KILLS))
 def test_killed_fit_ends_with_the_same_bytes(tmp_path: Path, whole: Any, number: int) -> None:
-    way = number % len(WAYS)
-    reference, generator = whole(way), random.Random(number)
-    share = (number // 2 + generator.random()) / (-(-KILLS // 2))  # moments of both kinds are spread over the whole fit
-    if number % 2 == 0:
-        code, work = run_process(tmp_path, WAYS[way], die_at=int(share * reference.changes))
-    else:
-        code, work = run_process(tmp_path, WAYS[way], die_after=share * reference.work)
-    changes = (tmp_path / "changes").read_text().splitlines()
-    print(
-        f"kill {number}: {WAYS[way]}, after {work:.2f} s of {reference.work:.2f} and {len(changes)} of {reference.changes}",
-        end="",
-    )
-    print(f" changes, last {changes[-1] if changes else 'none'}")
-    assert code == -signal.SIGKILL or number % 2, "the fit ended before it was killed"
-    if code != 0:
+    reference, work = whole(number % len(WAYS))
+    if reference.killed(tmp_path, work, number, KILLS) != 0:
         if last_checkpoint(tmp_path) is None:  # there is nothing to resume, so the user deletes what there is
             shutil.rmtree(tmp_path / "run", ignore_errors=True)
-        assert run_process(tmp_path, WAYS[way])[0] == 0
-    ended = said(tmp_path / "run")
-    assert ended.keys() == reference.contents.keys()
-    assert not [name for name, content in ended.items() if content != reference.contents[name]]
+        assert run_process(tmp_path, work)[0] == 0
+    reference.require_same(tmp_path / "run")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are started by fork")
+@pytest.mark.parametrize("number", range(KILLS // 2))
+def test_killed_attribution_ends_with_the_same_bytes(tmp_path: Path, whole_later: Any, number: int) -> None:
+    reference, work, fitted = whole_later(number // 2 % len(WAYS_LATER))
+    shutil.copytree(fitted, tmp_path, dirs_exist_ok=True)
+    if reference.killed(tmp_path, work, number, KILLS // 2) != 0:
+        assert run_process(tmp_path, work)[0] == 0
+    reference.require_same(tmp_path / "run")
