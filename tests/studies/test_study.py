@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
+import os
+import time
 from functools import partial
 from pathlib import Path
 
@@ -172,6 +175,29 @@ def test_what_is_missing_is_done_again_with_the_same_outcome(outcome: Outcome) -
     write_page(quietly(outcome.settings))
     assert {path: path.read_bytes() for path in (outcome.folder / "results").glob("*.csv")} == before
     assert refit.read_bytes() == stored
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are started by fork")
+def test_a_study_killed_in_its_fits_ends_with_the_same_tables(tmp_path: Path) -> None:
+    part = {"experiments": ["left_out"], "scores": ["cosine"], "baselines": ["random"], "area_scores": []}
+    whole, killed = (tmp_path / name for name in ("whole", "killed"))
+    for folder in (whole, killed):
+        folder.mkdir()
+    write_page(quietly(settings(whole, **part)))
+    for left, count in (("runs/*/snapshots/*/snapshot.json", 2), ("refits/*", 1), ("refits/*", 3)):
+        process = multiprocessing.get_context("fork").Process(target=quietly, args=(settings(killed, **part),))
+        process.start()
+        while process.is_alive() and len(list((killed / "small").glob(left))) < count:
+            time.sleep(0.01)
+        assert process.is_alive(), f"it ended before there were {count} of {left}"
+        process.kill()
+        process.join()
+    write_page(quietly(settings(killed, **part)))
+    ended, uninterrupted = (
+        {path.name: path.read_bytes() for path in (folder / "small" / "results").glob("*.csv")} for folder in (killed, whole)
+    )
+    assert len(uninterrupted) > 5
+    assert ended == uninterrupted
 
 
 def test_a_study_with_other_settings_is_not_mixed_with_it(outcome: Outcome) -> None:
