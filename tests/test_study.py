@@ -15,7 +15,7 @@ from lightning_tracin import TracInCallback, TracInError, TracInRun
 from lightning_tracin.baselines import representation_similarity, without_ties
 from lightning_tracin.reliance import reliance_table
 from lightning_tracin.results import View
-from lightning_tracin.study import study_of
+from lightning_tracin.study import findings_of_reliance, study_of
 from lightning_tracin.tables import SampleTable
 from tests.fits import Classifier, loaders, trainer
 
@@ -61,6 +61,23 @@ def test_findings_of_a_constructed_run() -> None:
     assert set(study.compared["score"]) == {"influence", "random", "BM25", "same label", "BM25 x same label"}
     assert (study.compared.groupby(["score", "probe_language"])["share"].sum().round(9) == 1).all()
     assert study.reinforcement is not None
+
+
+def test_a_language_is_drawn_on_only_where_the_whole_interval_says_so() -> None:
+    columns = ["probe_language", "train_language", "share", "chance", "lift", "low", "high", "probes"]
+    lines = [
+        ("fr", "fr", 0.30, 0.2, 1.50, 0.25, 0.35, 9),
+        ("fr", "de", 0.40, 0.2, 1.30, 0.36, 0.44, 9),  # other probe languages: 0.40 / 1.30 = 0.31
+        ("fr", "en", 0.30, 0.2, 1.02, 0.28, 0.32, 9),  # above chance, but others draw on it as much: 0.29
+        ("fr", "ru", 0.24, 0.2, 1.60, 0.18, 0.30, 9),  # more than the others, but chance may do it
+    ]
+    named = [
+        said for said in findings_of_reliance(pd.DataFrame(lines, columns=columns), 10) if "above chance and more than" in said
+    ]
+    assert named == [
+        "fr: above chance and more than the mean of all probe languages, it draws on de (0.40, 95 % interval 0.36 to 0.44, "
+        "chance 0.20, lift 1.30). Intervals are of one cell each, not corrected for the 3 that were looked at."
+    ]
 
 
 def test_translations_are_a_majority_only_where_the_interval_says_so() -> None:
