@@ -14,12 +14,76 @@ import numpy.typing as npt
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.influence import Scores
+from lightning_tracin.tables import SampleTable
 
 #: Words, and single characters of scripts that are written without spaces (kana, Han, Thai, Lao, Burmese, Khmer).
 _TOKENS = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
     "|[^\\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+"
 )
+
+_SAME_LABEL, _REPRESENTATIONS = "same label", "representations"
+
+#: The baselines by their names; a product of two is theirs, sample by sample.
+BASELINES = (
+    "random",
+    _SAME_LABEL,
+    "BM25",
+    f"BM25 x {_SAME_LABEL}",
+    _REPRESENTATIONS,
+    f"{_REPRESENTATIONS} x {_SAME_LABEL}",
+)
+
+
+def baselines_of(
+    names: Sequence[str],
+    train: SampleTable,
+    probes: SampleTable,
+    representations: Callable[[], tuple[npt.ArrayLike, npt.ArrayLike]] | None,
+    seed: int = 0,
+    missing: list[str] | None = None,
+) -> dict[str, Scores]:
+    """Baselines by their names, equal scores in random order: arrays [train, probes].
+
+    Args:
+        names: some of `BASELINES`.
+        train: the train samples.
+        probes: the probes.
+        representations: gives the fitted model's own, of the train samples and of the probes, each [samples, width]; called
+            only if asked for. None leaves out what needs them.
+        seed: of the random scores.
+        missing: takes up which cannot be made and why, and they are left out; None makes that an error.
+
+    Raises:
+        TracInError: the samples have no texts or labels where these are needed, or there are no representations.
+    """
+    ways: dict[str, Callable[[], Scores]] = {
+        "random": lambda: random_scores(len(train), len(probes), seed),
+        _SAME_LABEL: lambda: same_label(train.label, probes.label),
+        "BM25": lambda: lexical(train.text, probes.text),
+    }
+    if representations is not None:
+        ways[_REPRESENTATIONS] = lambda: representation_similarity(*representations())
+    parts = {name: name.split(" x ") for name in names}
+    needed = dict.fromkeys(part for of in parts.values() for part in of if part in ways)
+    tried = {part: _tried(part, ways[part], missing) for part in needed}
+    made = {part: scores for part, scores in tried.items() if scores is not None}
+    return {
+        name: without_ties(np.prod([made[part] for part in of], axis=0), seed)
+        for name, of in parts.items()
+        if made.keys() >= {*of}
+    }
+
+
+def _tried(name: str, make: Callable[[], Scores], missing: list[str] | None) -> Scores | None:
+    """A baseline; None where it cannot be made and that is no error."""
+    try:
+        return make()
+    except TracInError as error:
+        if missing is None:
+            raise
+        missing.append(f"{name}: {error}")
+        return None
 
 
 def random_scores(train: int, probes: int, seed: int = 0) -> Scores:

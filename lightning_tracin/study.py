@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lightning_tracin.baselines import lexical, random_scores, representation_similarity, same_label, without_ties
+from lightning_tracin.baselines import BASELINES, baselines_of
 from lightning_tracin.errors import TracInError
 from lightning_tracin.experiments.dynamics import SIGNIFICANT, change_table
 from lightning_tracin.experiments.reinforcement import ALL, reinforcement_table
@@ -67,10 +67,11 @@ def study_of(run: TracInRun, view: View, representations: Callable[[], tuple[Flo
     }
     scores: Scores = np.sum(list(each.values()), axis=0)
     missing: list[str] = []
+    baselines = baselines_of(BASELINES, run.train, run.probes, representations, missing=missing)
     compared = pd.concat(
         [
             reliance_table(one, run.train.language, run.probes.language, view.top_k).assign(score=name)
-            for name, one in {INFLUENCE: scores, **_baselines(run, representations, missing)}.items()
+            for name, one in {INFLUENCE: scores, **baselines}.items()
         ],
         ignore_index=True,
     )
@@ -93,30 +94,6 @@ def study_of(run: TracInRun, view: View, representations: Callable[[], tuple[Flo
         *findings_of_baselines(compared, INFLUENCE),
     )
     return Study(compared, changes, reinforcement, findings, tuple(missing))
-
-
-def _baselines(
-    run: TracInRun, representations: Callable[[], tuple[Floats, Floats]] | None, missing: list[str]
-) -> dict[str, Scores]:
-    """The baselines that the run's facts allow; for the others, why not."""
-    train, probes = run.train, run.probes
-    found: dict[str, Scores] = {"random": random_scores(len(train), len(probes))}
-    try:
-        found["BM25"] = lexical(train.text, probes.text)
-    except TracInError as error:
-        missing.append(f"BM25: {error}")
-    try:
-        if representations is not None:
-            found["representations"] = representation_similarity(*representations())
-    except TracInError as error:
-        missing.append(f"representations: {error}")
-    try:
-        signs = same_label(train.label, probes.label)
-        similar = [name for name in found if name != "random"]
-        found |= {"same label": signs, **{f"{name} x same label": found[name] * signs for name in similar}}
-    except TracInError as error:
-        missing.append(f"same label: {error}")
-    return {name: without_ties(score) for name, score in found.items()}
 
 
 def findings_of_reliance(table: pd.DataFrame, k: int) -> Iterator[str]:

@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from lightning_tracin import TracInError
-from lightning_tracin.baselines import lexical, random_scores, representation_similarity, same_label, without_ties, words
+from lightning_tracin.baselines import (
+    BASELINES,
+    baselines_of,
+    lexical,
+    random_scores,
+    representation_similarity,
+    same_label,
+    without_ties,
+    words,
+)
+from lightning_tracin.tables import SampleTable
 
 
 def test_random_scores_are_reproducible_and_differ_by_seed() -> None:
@@ -75,3 +85,27 @@ def test_equal_scores_come_in_random_order_and_others_stay_apart() -> None:
     assert 400 < order[:100].mean() < 600  # of the whole table, not of its beginning
     assert not np.array_equal(order, np.argsort(-scores[:, 0], kind="stable"))
     np.testing.assert_allclose(without_ties(scores), scores, atol=1e-8)
+
+
+def test_baselines_by_name_are_products_of_their_parts_without_ties() -> None:
+    train = SampleTable(("en",) * 3, (None,) * 3, ("red fox", "blue fox", "red sun"), ("0", "1", "0"))
+    probes = SampleTable(("en",), (None,), ("red",), ("1",))
+    near = np.eye(3), np.array([[1.0, 1.0, 0.0]])
+    found = baselines_of(BASELINES, train, probes, lambda: near, seed=3)
+    assert tuple(found) == BASELINES
+    signs = np.array([[-1.0], [1.0], [-1.0]])
+    np.testing.assert_allclose(found["same label"], signs, atol=1e-8)
+    np.testing.assert_allclose(found["BM25 x same label"], lexical(train.text, probes.text) * signs, atol=1e-8)
+    np.testing.assert_allclose(found["representations x same label"], np.array([[-1], [1], [0]]) / np.sqrt(2), atol=1e-8)
+    assert all(len(np.unique(scores)) == 3 for scores in found.values())
+    assert tuple(baselines_of(["same label", "representations"], train, probes, None)) == ("same label",)
+
+
+def test_baselines_that_cannot_be_made_are_said_or_an_error() -> None:
+    train = SampleTable(("en",) * 2, (None,) * 2, ("", ""), (None, "1"))
+    probes = SampleTable(("en",), (None,), ("red",), ("1",))
+    missing: list[str] = []
+    assert tuple(baselines_of(BASELINES, train, probes, None, missing=missing)) == ("random",)
+    assert [one.partition(":")[0] for one in missing] == ["same label", "BM25"]
+    with pytest.raises(TracInError, match=r"The train samples have no labels to compare \(sample 0 has none\)"):
+        baselines_of(BASELINES, train, probes, None)

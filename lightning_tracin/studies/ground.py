@@ -8,13 +8,14 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from lightning_tracin.baselines import baselines_of
 from lightning_tracin.influence import Scores
 from lightning_tracin.parallel import run_all
 from lightning_tracin.refits import Refits
 from lightning_tracin.results import View
 from lightning_tracin.run import TracInRun
 from lightning_tracin.studies.fits import Recipe, Variant, build
-from lightning_tracin.studies.scores import SCORES, Way, baselines_of, influence_of, settings_of, ways_of
+from lightning_tracin.studies.scores import SCORES, Way, influence_of, settings_of, ways_of
 from lightning_tracin.studies.settings import Settings
 from lightning_tracin.studies.work import done, influence_run
 from lightning_tracin.tables import SampleTable
@@ -115,7 +116,7 @@ class Ground:
         if seed not in self._scores:
             found = {name: influence_of(name, self.run(Wanted(seed, SCORES[name].way))) for name in self.settings.scores}
             run = self.main_run(seed)
-            found |= baselines_of(self.settings.baselines, run, run.representations, seed)
+            found |= baselines_of(self.settings.baselines, run.train, run.probes, run.representations, seed)
             self._scores[seed] = found
         return self._scores[seed]
 

@@ -6,9 +6,10 @@ import dataclasses
 import os
 from typing import Literal, get_args
 
+from lightning_tracin.baselines import BASELINES
 from lightning_tracin.errors import TracInError
 from lightning_tracin.studies.options import Options
-from lightning_tracin.studies.scores import BASELINES, SCORES
+from lightning_tracin.studies.scores import SCORES
 
 Experiment = Literal["removal", "left_out", "lds", "zero_shot", "imbalance", "masks"]
 
