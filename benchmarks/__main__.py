@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import logging
 import os
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ.setdefault("TQDM_DISABLE", "1")  # before anything imports it: peers show bars
@@ -24,14 +27,24 @@ from benchmarks import render
 from benchmarks.contenders import version_of
 from benchmarks.registry import Context, Measurement, chosen, names
 from benchmarks.report import Machine, Report, joined, read, write
-from lightning_tracin.studies.quiet import quietly
 
 _HERE = Path(__file__).parent
 _PAGE = _HERE.parent / "docs" / "benchmarks.md"
 _VERSIONS = ("lightning-tracin", "torch", "transformers", "pytorch-lightning", "captum", "dattri-llm", "kronfluence", "bergson")
 
 
-@quietly()
+@contextmanager
+def _without_information() -> Iterator[None]:
+    """No library says what it is doing: peers set their own loggers' levels."""
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+@_without_information()
 def main() -> None:
     settings = _settings()
     console = Console() if sys.stdout.isatty() else Console(width=160)
