@@ -49,7 +49,7 @@ def write_index(
     generator = torch.Generator().manual_seed(0)
     directory = RunDirectory(path)
     tables = table_of(train), table_of(probes)
-    directory.start(_record(*tables, sketch.dim), *tables)
+    directory.start(record_of(*tables, sketch.dim, 2, method="projected", projection_dim=sketch.dim), *tables)
     for index, size in enumerate(shards):
         record = SnapshotRecord(
             index=index,
@@ -83,25 +83,27 @@ def _drawn(count: int, features: int, repeats: int, generator: torch.Generator) 
     return (different * (1 + torch.rand(len(different), 1, generator=generator))).repeat_interleave(repeats, 0)[:count]
 
 
-def _record(train: SampleTable, probes: SampleTable, features: int) -> RunRecord:
+def record_of(train: SampleTable, probes: SampleTable, elements: int, parameters: int, **settings: object) -> RunRecord:
+    """What a run of these samples says of itself, with the settings that most runs have but for these."""
+    usual: dict[str, object] = {
+        "every_n_epochs": 1,
+        "every_n_train_steps": None,
+        "parameters": None,
+        "dtype": "float32",
+        "batch_size": 32,
+        "method": "exact",
+        "projection_dim": None,
+        "preconditioner": None,
+        "per_layer": True,
+    }
     return RunRecord(
         run="drawn",
-        settings=Settings(
-            every_n_epochs=1,
-            every_n_train_steps=None,
-            parameters=None,
-            dtype="float32",
-            batch_size=32,
-            method="projected",
-            projection_dim=features,
-            preconditioner=None,
-            per_layer=True,
-        ),
+        settings=Settings.model_validate({**usual, **settings}),
         loss="per_sample_loss",
         train=known_samples(train),
         probes=known_samples(probes),
-        parameters=2,
-        elements=features,
-        coverage={"Linear": (2, features)},
+        parameters=parameters,
+        elements=elements,
+        coverage={"Linear": (parameters, elements)},
         versions={},
     )

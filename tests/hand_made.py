@@ -6,36 +6,13 @@ from pathlib import Path
 
 import torch
 
-from lightning_tracin.directory import RunDirectory, RunRecord, Settings, known_samples
+from benchmarks.projected_index import record_of
+from lightning_tracin.directory import RunDirectory
 from lightning_tracin.ingredients import Block
 from lightning_tracin.snapshots import SnapshotRecord
 from lightning_tracin.tables import SampleTable
 
 PARAMETERS = ("body.weight", "body.bias", "head.weight")
-
-
-def record_of(train: SampleTable, probes: SampleTable) -> RunRecord:
-    return RunRecord(
-        run="r",
-        settings=Settings(
-            every_n_epochs=1,
-            every_n_train_steps=None,
-            parameters=None,
-            dtype="float32",
-            batch_size=32,
-            method="exact",
-            projection_dim=None,
-            preconditioner=None,
-            per_layer=False,
-        ),
-        loss="per_sample_loss",
-        train=known_samples(train),
-        probes=known_samples(probes),
-        parameters=3,
-        elements=14,
-        coverage={"Linear": (3, 14)},
-        versions={},
-    )
 
 
 def run_directory(path: Path, train: SampleTable, probes: SampleTable, snapshots: int = 2) -> RunDirectory:
@@ -46,7 +23,7 @@ def run_directory(path: Path, train: SampleTable, probes: SampleTable, snapshots
         return torch.randn(*shape, generator=generator)
 
     directory = RunDirectory(path)
-    directory.start(record_of(train, probes), train, probes)
+    directory.start(record_of(train, probes, 14, 3, per_layer=False), train, probes)
     columns, half = list(range(len(probes))), len(train) // 2
     for index in range(snapshots):
         record = SnapshotRecord(

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.projected_index import record_of
 from lightning_tracin import TracInError
 from lightning_tracin.directory import RunDirectory, RunRecord
 from lightning_tracin.tables import SampleTable
-from tests.hand_made import record_of
 
 _ODD = ('two\nlines, "quoted"', "separators \u2028 \x85 \x0c", "lone surrogate \ud800", "", "tab\tand \x1b[31mred", "한국어")
 
 
 def record(table: SampleTable, **changes: object) -> RunRecord:
-    return record_of(table, table).model_copy(update=changes)
+    return record_of(table, table, 14, 3).model_copy(update=changes)
 
 
 def test_text_of_every_kind_comes_back(tmp_path: Path) -> None:

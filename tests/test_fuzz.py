@@ -170,7 +170,7 @@ def test_names_cannot_lead_out_of_the_directory(path: Path) -> None:
         with pytest.raises(TracInError, match=r"run\.json is damaged or of another version \(run: String should match"):
             TracInRun.open(path)
     file.write_text(json.dumps(record))
-    assert TracInRun.open(path).record.run == "r"
+    assert TracInRun.open(path).record.run == "drawn"
 
 
 def test_nothing_is_unpickled(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
