@@ -19,7 +19,6 @@ from benchmarks.report import Report, ratio_result
 from benchmarks.timing import seconds, spread
 from benchmarks.workloads import Workload, reference
 from lightning_tracin import TracInCallback
-from lightning_tracin.studies.quiet import quietly
 
 _EPOCHS, _SAMPLES, _BATCH_SIZE = 4, 1024, 32
 
@@ -85,7 +84,7 @@ def _fit(workload: Workload, callback: TracInCallback | None) -> float:
     """Seconds of one fit."""
     loaders = [DataLoader(side, batch_size=_BATCH_SIZE) for side in (workload.train, workload.probes)]
     module = _Module(workload)
-    with quietly(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
         trainer = pl.Trainer(
             max_epochs=_EPOCHS,

@@ -1,7 +1,7 @@
 """What attribution costs as train samples grow, and how fast what it stored is read again: `docs/scale.md`.
 
 `python -m benchmarks.scale` measures all of it on this machine (`--only passes reading ranks`: a part), keeps the figures in
-`scale.json` and writes the page. It needs two cores, 3 GB of free disk and about half an hour.
+`scale.json` and writes the page. It needs two cores, 3 GB of free disk and about ten minutes.
 """
 
 from __future__ import annotations

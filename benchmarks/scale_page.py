@@ -98,8 +98,8 @@ def _reading(found: Figures) -> Iterator[str]:
     yield (
         f"**Memory**: {found['peak'] / 2**20:.0f} MiB at the most beyond the opened run, where one matrix of scores in double "
         f"precision would be {2 * matrix / 2**20:,.0f} MiB. The bound: for each thread and one more (and each snapshot that is "
-        f"summed), a shard ({_SHARD} samples and up to a batch more) as it stands there, twice in single precision, and its "
-        "products with the probes (4 bytes for each group); for one shard 25 bytes a pair for scores, ranks and a comparison; "
+        f"summed), a shard ({_SHARD} samples and up to a batch more) as it stands there and in single precision (twice "
+        "where there are several groups), and its products with the probes (4 bytes for each group); for one shard 25 bytes a pair for scores, ranks and a comparison; "
         "32 bytes for each of k entries a probe and table, 8 bytes a train sample and snapshot, 8 more where snapshots are "
         "summed, and the probes' features; whitening adds 8 bytes for each pair of features. None of these but the numbers by "
         "train sample grows with their number, as `tests/test_streaming.py` asserts. Opening the run takes "

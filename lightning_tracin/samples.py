@@ -108,8 +108,6 @@ def joined(sets: Sequence[SampleSet]) -> SampleSet:
 def measured(samples: SampleSet, environment: Environment) -> SampleSet:
     """The samples with their lengths, of which each rank has read its part."""
     ranks, count = environment.ranks, len(samples)
-    if ranks == 1:
-        return samples
     mine = samples.take(range(environment.rank, count, ranks)).sizes
     filled = torch.zeros(-(-count // ranks), dtype=torch.int64)
     filled[: len(mine)] = torch.tensor(mine, dtype=torch.int64)
@@ -164,7 +162,7 @@ def _shared(read: Callable[[], SampleTable], environment: Environment) -> Sample
 
     def facts() -> SampleTable:
         own.append(read())
-        return own[0] if environment.ranks == 1 else replace(own[0], text=("",) * len(own[0]))
+        return replace(own[0], text=("",) * len(own[0]))
 
     received = done_by_first(environment, facts)
     return own[0] if own else received

@@ -15,7 +15,7 @@ A file is in one of these states:
   of samples are JSON lines whose sha256 stands in `run.json`. Reading compares, so that damage is an error that names the
   file, never data; it changes nothing. Files without checksums, of older versions, are checked for what they say only.
   Checksums find what went wrong, not what somebody made look right: who can write a file can write its checksum too. So
-  tensors, which are large, have the 128 bits of XXH3, which reads them as fast as memory does (sha256 in older files).
+  tensors, which are large, have the 128 bits of XXH3, which costs little beside reading them (sha256 in older files).
 
 What the files together say is told where they are put together: `directory` (a run), `snapshots` (its snapshots),
 `ingredients` and `features` (what was computed of one).
