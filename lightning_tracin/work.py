@@ -96,7 +96,7 @@ def shards_of_rank(count: int, job: Job) -> list[int]:
 
 
 def probe_chunks(target: Target, job: Job) -> list[list[list[int]]]:
-    """The probes in chunks whose gradients fit into the budget, in batches, longest first (the bank's forms go by the first)."""
+    """The probes in chunks whose gradients fit into the budget, in batches, longest first."""
     batches = batches_of(job.probes, job.batch_size)[::-1]
     most = max(1, (job.memory_budget - job.held_bytes) // max(1, bytes_of_a_probe(target, job)))
     return list(_chunks(batches, most))
@@ -116,14 +116,17 @@ def _chunks(batches: Sequence[list[int]], most: int) -> Iterator[list[list[int]]
 
 
 def bytes_of_a_probe(target: Target, job: Job) -> int:
-    """What a bank holds of one probe at the most: counted on the longest."""
-    longest = batches_of(job.probes, job.batch_size)[-1][-1]
+    """What a bank holds of one probe at the most: counted on the longest batch, as if all probes were as long.
+
+    A whole batch is looked at, because a layer may see other positions of one sample than of another (the last token's).
+    """
+    longest = max(batches_of(job.probes, job.batch_size), key=lambda batch: max(job.probes.sizes[index] for index in batch))
     gradients: dict[str, tuple[Form, ...]] = {}
     with Capture(target.model, target.coverage) as capture:
-        run_batch(capture, job, job.probes, [longest], gradients.__setitem__, "probe", target.name)
+        run_batch(capture, job, job.probes, longest, gradients.__setitem__, "probe", target.name)
     held = ProbeBank(len(job.probes), target.parts.of, len(target.parts), target.scales).bytes_held(gradients)
     unreached = sum(count for name, count in target.coverage.elements.items() if name not in gradients)
-    return held + unreached * _element_size(target.coverage)
+    return -(-held // len(longest)) + unreached * _element_size(target.coverage)
 
 
 def bytes_of_a_query(coverage: Coverage) -> int:

@@ -46,6 +46,9 @@ class Rows:
 
 Form: TypeAlias = Dense | Outer | Rows
 
+#: Gradients of some samples among others: the first of these, and the form.
+Placed: TypeAlias = tuple[int, Form]
+
 
 def coalesced(sample: Tensor, row: Tensor, values: Tensor, samples: int, table: int) -> Rows:
     """Rows in which values of equal (sample, row) are added up.
@@ -72,6 +75,12 @@ def side_by_side(pieces: Sequence[tuple[int, Rows]], samples: int) -> Rows:
         samples,
         pieces[0][1].table,
     )
+
+
+def some_rows(rows: Rows, start: int, stop: int) -> Rows:
+    """The rows of the samples from `start` up to `stop`."""
+    chosen = (rows.sample >= start) & (rows.sample < stop)
+    return Rows(rows.sample[chosen] - start, rows.row[chosen], rows.values[chosen], stop - start, rows.table)
 
 
 def joined_outer(pieces: Sequence[tuple[int, Outer]], samples: int) -> Outer:
@@ -185,6 +194,11 @@ def merged(forms: list[Form]) -> tuple[Form, ...]:
     else:
         out.extend(rows)
     return tuple(out)
+
+
+def split(forms: Sequence[Form]) -> tuple[list[Dense | Outer], list[Rows]]:
+    """The forms that can be written out tile by tile, and the rows of a table."""
+    return [form for form in forms if not isinstance(form, Rows)], [form for form in forms if isinstance(form, Rows)]
 
 
 def samples_of(form: Form) -> int:

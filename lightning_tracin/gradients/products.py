@@ -21,8 +21,17 @@ _SHARED_ENOUGH = 0.1
 _BLOCK = 16_000_000
 
 
+#: Elements of a line that are added up without a break.
+_LINE = 16_384
+
+
+def wide_type(dtype: torch.dtype) -> torch.dtype:
+    """The type in which products are added up: single precision at least, where half precision would lose the small ones."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def dots(left: tuple[Form, ...], right: tuple[Form, ...]) -> Tensor:
-    """All inner products of two sets of gradients of one parameter: [samples, probes]."""
+    """All inner products of two sets of gradients of one parameter: [samples, probes], in `wide_type`."""
     total: Tensor | None = None
     for a in left:
         for b in right:
@@ -33,8 +42,27 @@ def dots(left: tuple[Form, ...], right: tuple[Form, ...]) -> Tensor:
     return total
 
 
+def squares(lines: Tensor) -> Tensor:
+    """The squared norm of each line, without a squared copy of them: [lines], in `wide_type`.
+
+    torch adds up a line with few accumulators, so a norm over a million elements in single precision has four digits only.
+    """
+    total = lines.new_zeros(len(lines), dtype=wide_type(lines.dtype))
+    for block in torch.split(lines, _LINE, dim=1):
+        total += torch.linalg.vector_norm(block, dim=1, dtype=total.dtype).square_()
+    return total
+
+
+def add_product(out: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add a matrix product to `out`, which has the factors' type or its `wide_type`."""
+    if out.dtype == left.dtype:
+        out.addmm_(left, right)
+    else:
+        out += left @ right
+
+
 def squared_norms(forms: tuple[Form, ...]) -> Tensor:
-    """The squared norm of each sample's gradient: [samples]."""
+    """The squared norm of each sample's gradient: [samples], in `wide_type`."""
     total: Tensor | None = None
     for i, a in enumerate(forms):
         for b in forms[i:]:
@@ -54,7 +82,24 @@ def _pair(a: Form, b: Form) -> Tensor:
         return _rows_outer(a, b)
     if isinstance(a, Outer) and isinstance(b, Rows):
         return _rows_outer(b, a).T.contiguous()
-    return to_dense(a) @ to_dense(b).T
+    if isinstance(a, Dense):
+        return (a.values @ b.values.T).to(wide_type(a.values.dtype)) if isinstance(b, Dense) else _dense_other(a, b)
+    assert isinstance(b, Dense)
+    return _dense_other(b, a).T.contiguous()
+
+
+def _dense_other(a: Dense, b: Outer | Rows) -> Tensor:
+    """Products with gradients that are not written out, one sample of `a` at a time: [samples of a, of b]."""
+    lines = []
+    for values in a.values:
+        if isinstance(b, Rows):
+            table = values.view(b.table, -1)
+            products = (table[b.row] * b.values).sum(1, dtype=wide_type(values.dtype))
+            lines.append(products.new_zeros(b.samples).index_add_(0, b.sample, products))
+        else:
+            matrix = values.view(b.left.shape[2], b.right.shape[2])
+            lines.append(((b.left @ matrix) * b.right).sum((1, 2), dtype=wide_type(values.dtype)))
+    return torch.stack(lines)
 
 
 def _outer_outer(a: Outer, b: Outer) -> Tensor:
@@ -62,15 +107,15 @@ def _outer_outer(a: Outer, b: Outer) -> Tensor:
     samples, positions, _ = a.left.shape
     probes, others, _ = b.left.shape
     if positions == 0 or others == 0:  # no sample's loss depends on this layer
-        return a.left.new_zeros(samples, probes)
+        return a.left.new_zeros(samples, probes, dtype=wide_type(a.left.dtype))
     left, right = b.left.flatten(0, 1).T, b.right.flatten(0, 1).T
     if positions == 1 and others == 1:
-        return (a.left[:, 0] @ left).mul_(a.right[:, 0] @ right)
+        return (a.left[:, 0] @ left).mul_(a.right[:, 0] @ right).to(wide_type(a.left.dtype))
     step = max(1, _BLOCK // (positions * probes * others))
     blocks = []
     for at in range(0, samples, step):
         product = (a.left[at : at + step].flatten(0, 1) @ left).mul_(a.right[at : at + step].flatten(0, 1) @ right)
-        blocks.append(product.view(-1, positions, probes, others).sum((1, 3)))
+        blocks.append(product.view(-1, positions, probes, others).sum((1, 3), dtype=wide_type(product.dtype)))
     return torch.cat(blocks)
 
 
@@ -78,18 +123,20 @@ def _rows_outer(a: Rows, b: Outer) -> Tensor:
     """``sum over rows r of sample i and positions s of left'_s[row_r] (values_r . right'_s)``: [samples of a, of b]."""
     probes, others, _ = b.left.shape
     left, right = b.left.flatten(0, 1), b.right.flatten(0, 1).T
-    out = a.values.new_zeros(a.samples, probes)
+    out = a.values.new_zeros(a.samples, probes, dtype=wide_type(a.values.dtype))
+    if others == 0:  # no probe's loss depends on this layer
+        return out
     step = max(1, _BLOCK // (probes * others))
     for at in range(0, len(a.row), step):
         stop = at + step
         product = (a.values[at:stop] @ right).mul_(left[:, a.row[at:stop]].T)
-        out.index_add_(0, a.sample[at:stop], product.view(-1, probes, others).sum(2))
+        out.index_add_(0, a.sample[at:stop], product.view(-1, probes, others).sum(2, dtype=out.dtype))
     return out
 
 
 def _rows_rows(a: Rows, b: Rows) -> Tensor:
     """Join on the table's rows: only rows that both sides have contribute."""
-    out = a.values.new_zeros(a.samples * b.samples)
+    out = a.values.new_zeros(a.samples * b.samples, dtype=wide_type(a.values.dtype))
     in_a, in_b = torch.bincount(a.row, minlength=a.table), torch.bincount(b.row, minlength=a.table)
     pairs = in_a * in_b
     common = pairs >= max(1, int(_SHARED_ENOUGH * a.samples * b.samples))
@@ -99,7 +146,7 @@ def _rows_rows(a: Rows, b: Rows) -> Tensor:
     step = max(1, _BLOCK // (max(a.samples, b.samples) * width))
     for at in range(0, len(shared), step):
         chosen = shared[at : at + step]
-        out.view(a.samples, b.samples).addmm_(_gathered(a, chosen), _gathered(b, chosen).T)
+        add_product(out.view(a.samples, b.samples), _gathered(a, chosen), _gathered(b, chosen).T)
     if bool(rare.any()):
         _add_pairs(out, a, b, rare, in_b)
     return out.view(a.samples, b.samples)
@@ -131,7 +178,7 @@ def _add_pairs(out: Tensor, a: Rows, b: Rows, wanted: Tensor, in_b: Tensor) -> N
         i = chosen.repeat_interleave(times)
         start = (times.cumsum(0) - times).repeat_interleave(times)
         j = from_b[first[a.row[i]] + torch.arange(len(i), device=i.device) - start]
-        out.index_add_(0, a.sample[i] * b.samples + b.sample[j], (a.values[i] * b.values[j]).sum(1))
+        out.index_add_(0, a.sample[i] * b.samples + b.sample[j], (a.values[i] * b.values[j]).sum(1, dtype=out.dtype))
 
 
 def _spans(sizes: Tensor, most: int) -> list[tuple[int, int]]:
@@ -144,10 +191,10 @@ def _spans(sizes: Tensor, most: int) -> list[tuple[int, int]]:
 def diagonal(a: Form, b: Form) -> Tensor:
     """The inner product of each sample's two forms: [samples]."""
     if isinstance(a, Dense) and a is b:
-        norms: Tensor = torch.linalg.vector_norm(a.values, dim=1)  # without a squared copy of the values
-        return norms.square()
+        return squares(a.values)
     if isinstance(a, Rows) and a is b:
-        return a.values.new_zeros(a.samples).index_add_(0, a.sample, a.values.square().sum(1))
+        of_rows = a.values.square().sum(1, dtype=wide_type(a.values.dtype))
+        return of_rows.new_zeros(a.samples).index_add_(0, a.sample, of_rows)
     if isinstance(a, Outer) and isinstance(b, Outer):
         return _outer_diagonal(a, b)
     if isinstance(a, Rows) and isinstance(b, Outer):
@@ -158,11 +205,17 @@ def diagonal(a: Form, b: Form) -> Tensor:
         return _rows_dense_diagonal(a, b)
     if isinstance(a, Dense) and isinstance(b, Rows):
         return _rows_dense_diagonal(b, a)
-    return (to_dense(a) * to_dense(b)).sum(1)
+    return _dense_diagonal(a, b)
+
+
+def _dense_diagonal(a: Form, b: Form) -> Tensor:
+    one, other = to_dense(a), to_dense(b)
+    return (one * other).sum(1, dtype=wide_type(one.dtype))
 
 
 def _rows_dense_diagonal(a: Rows, b: Dense) -> Tensor:
-    products = (a.values * b.values.reshape(len(b.values), a.table, -1)[a.sample, a.row]).sum(1)
+    values = b.values.reshape(len(b.values), a.table, -1)[a.sample, a.row]
+    products = (a.values * values).sum(1, dtype=wide_type(values.dtype))
     return products.new_zeros(a.samples).index_add_(0, a.sample, products)
 
 
@@ -170,11 +223,12 @@ def _outer_diagonal(a: Outer, b: Outer) -> Tensor:
     positions, rows, columns = a.left.shape[1], a.left.shape[2], a.right.shape[2]
     if positions * (rows + columns) < rows * columns:
         inner: Tensor = torch.bmm(a.left, b.left.transpose(1, 2)).mul_(torch.bmm(a.right, b.right.transpose(1, 2)))
-        return inner.sum((1, 2))
-    return (to_dense(a) * to_dense(b)).sum(1)
+        return inner.sum((1, 2), dtype=wide_type(inner.dtype))
+    return _dense_diagonal(a, b)
 
 
 def _rows_outer_diagonal(a: Rows, b: Outer) -> Tensor:
     heads = b.left[a.sample, :, a.row]  # [r, positions]
     products = torch.einsum("rw,rpw->rp", a.values, b.right[a.sample])
-    return a.values.new_zeros(a.samples).index_add_(0, a.sample, (heads * products).sum(1))
+    summed = (heads * products).sum(1, dtype=wide_type(products.dtype))
+    return summed.new_zeros(a.samples).index_add_(0, a.sample, summed)

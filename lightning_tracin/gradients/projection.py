@@ -24,7 +24,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lightning_tracin.gradients.forms import Dense, Form, Rows
+from lightning_tracin.gradients.forms import Dense, Form, Rows, some_rows, to_dense
 
 #: Elements that a compressed gradient has for each of its features: what the bases add to the variance against their cost.
 _OVERSAMPLING = 16
@@ -99,8 +99,10 @@ class Part:
         return self._features_of(self.offset).flatten()
 
     def _of_rows(self, form: Rows) -> Tensor:
-        if self.left is not None or self.right is not None:
-            raise TypeError("Rows of a table have no bases; only the parameter of an `nn.Embedding` is given as rows.")
+        if self.left is not None or self.right is not None:  # a table that no `nn.Embedding` holds
+            step = max(1, _BLOCK // (self.rows * self.columns))
+            blocks = [some_rows(form, at, min(at + step, form.samples)) for at in range(0, form.samples, step)]
+            return torch.cat([self(Dense(to_dense(block))) for block in blocks])
         values = _single(form.values)
         signed = values * self.left_sign[form.row, None].to(values.dtype) * self.right_sign.to(values.dtype)
         columns = len(self.right_sign)
@@ -123,6 +125,8 @@ class Part:
 
     def _of_factors(self, left: Tensor, right: Tensor) -> Tensor:
         """The same hash: a sum of hashes of outer products is a sum of circular convolutions of the factors' hashes."""
+        if left.shape[1] == 0:  # no sample's loss depends on this layer
+            return left.new_zeros(len(left), self.size)
         wrapped = torch.arange(right.shape[2], device=right.device) % self.size
         step = max(1, _BLOCK // (left.shape[1] * self.size))
         out = []

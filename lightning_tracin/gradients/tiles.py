@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 from torch import Tensor
 
 from lightning_tracin.gradients.forms import Dense, Outer, samples_of, shape_of, tensor_of, write_out
 
 #: Gradients of some samples: the first of these, and the form; in order of the samples.
-Placed = tuple[int, Dense | Outer]
+Tileable: TypeAlias = tuple[int, Dense | Outer]
 
 
-def span(pieces: Sequence[Placed]) -> slice:
+def span(pieces: Sequence[Tileable]) -> slice:
     """The samples from the first to the last that have a piece."""
     at, form = pieces[-1]
     return slice(pieces[0][0], at + samples_of(form))
 
 
-def step_of(pieces: Sequence[Placed], samples: int, most: int) -> int:
+def step_of(pieces: Sequence[Tileable], samples: int, most: int) -> int:
     """Elements of one sample in a tile: whole rows of the parameter, of `samples` about `most` elements in all."""
     columns = max(shape_of(form)[1] for _, form in pieces)
     return max(1, most // (samples * columns)) * columns
 
 
-def tiles(pieces: Sequence[Placed], step: int, scale: Tensor | None = None) -> Iterator[Tensor]:
+def tiles(pieces: Sequence[Tileable], step: int, scale: Tensor | None = None) -> Iterator[Tensor]:
     """The gradients, so many elements of each sample at a time: [samples of the span, elements of the tile].
 
     The same memory is used for all tiles. Samples that have no piece are zero.

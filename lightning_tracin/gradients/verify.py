@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients.capture import Capture, uncompiled
 from lightning_tracin.gradients.coverage import Coverage
-from lightning_tracin.gradients.forms import Dense, Form, Outer
+from lightning_tracin.gradients.forms import Dense, Form, Outer, some_rows
 from lightning_tracin.gradients.ways import try_others
 
 #: Largest difference, relative to the largest norm of a sample's gradient in the batch, that rounding may explain, by the
@@ -121,8 +121,7 @@ def _only(forms: tuple[Form, ...], position: int) -> tuple[Form, ...]:
         elif isinstance(form, Outer):
             out.append(Outer(form.left[position : position + 1].clone(), form.right[position : position + 1].clone()))
         else:
-            mine = form.sample == position
-            out.append(type(form)(form.sample[mine] - position, form.row[mine], form.values[mine], 1, form.table))
+            out.append(some_rows(form, position, position + 1))
     return tuple(out)
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_tracin.gradients import Capture, HeldBlock, ProbeBank, ProbeNorms, QueryBank, plan_coverage
-from lightning_tracin.gradients.forms import Dense, Outer
+from lightning_tracin.gradients.forms import Dense, Outer, coalesced, to_dense
+from lightning_tracin.gradients.holding import Factored, Tiled, Written, hold
 from tests.gradients.test_exact import Tied
 from tests.models import padded, ragged_samples, tiny_xlmr
 from tests.oracles import gradient_loop
@@ -106,11 +107,8 @@ def test_weighted_sums_of_probes(make: Any) -> None:
         assert torch.all((dot[part] - z @ q.T @ weights.double()).abs() <= bound)
 
 
-@pytest.mark.parametrize("smaller", [0, 1, 1e9], ids=["held as factors", "by size", "written out"])
 @pytest.mark.parametrize("make", [xlmr, tied, wide])
-def test_probes_held_as_factors_or_written_out(monkeypatch: pytest.MonkeyPatch, make: Any, smaller: float) -> None:
-    monkeypatch.setattr("lightning_tracin.gradients.bank._SMALLER", smaller)
-    monkeypatch.setattr("lightning_tracin.gradients.bank._TILE", 900)  # several tiles of a few rows
+def test_products_and_norms_of_whole_models(make: Any) -> None:
     model, loss = make()
     train, probes, parts = ragged_samples(11, 1), ragged_samples(5, 2), parts_of(model)
     bank = ProbeBank(len(probes), parts, 2)
@@ -119,6 +117,47 @@ def test_probes_held_as_factors_or_written_out(monkeypatch: pytest.MonkeyPatch, 
     dot, norm = contracted(model, loss, bank, train, 4)
     one_by_one = [gradient_loop(model, lambda one: loss(padded([one])), samples, list(parts)) for samples in (train, probes)]
     assert_equal(bank, dot, norm, one_by_one, parts)
+
+
+def outer(samples: int, positions: int, rows: int, columns: int) -> Outer:
+    return Outer(torch.randn(samples, positions, rows), torch.randn(samples, positions, columns))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "width", "held"),
+    [([1, 1], 768, Factored), ([100, 3], 768, Tiled), ([3, 100], 768, Tiled), ([400, 300], 768, Written), ([9, 30], 16, Written)],
+)
+def test_how_a_parameter_is_held_follows_from_all_of_its_batches(lengths: list[int], width: int, held: type) -> None:
+    pieces = [(4 * number, (outer(4, length, width, width),)) for number, length in enumerate(lengths)]
+    assert type(hold(pieces, 8, None)) is held
+
+
+def test_a_batch_of_one_sample_may_come_whole_where_others_come_as_rows() -> None:
+    """A table that is used behind its layer's back: a batch of one needs no way to tell samples apart."""
+    table, width = 50, 4
+    rows = coalesced(torch.arange(3), torch.tensor([7, 7, 9]), torch.randn(3, width), 3, table)
+    alone = Dense(torch.randn(1, table * width))
+    bank = ProbeBank(4, {"w": 0}, 1)
+    for at, form in ((0, rows), (3, alone)):
+        bank.collect("w", (form,), at)
+    bank.seal()
+    dot, squared = torch.zeros(1, 4, 4), torch.zeros(1, 4)
+    bank.contract("w", [(0, (alone,)), (1, (rows,))], dot, squared)
+    z = torch.cat([alone.values, to_dense(rows)])
+    torch.testing.assert_close(dot[0], z @ torch.cat([to_dense(rows), alone.values]).T)
+    torch.testing.assert_close(squared[0], z.square().sum(1))
+
+
+def test_a_bank_says_in_which_state_it_is() -> None:
+    bank = ProbeBank(2, {"w": 0}, 1)
+    with pytest.raises(ValueError, match="collected no gradients"):
+        _ = bank.squared_norms
+    with pytest.raises(ValueError, match="once it is sealed"):
+        bank.contract("w", [(0, (Dense(torch.ones(2, 3)),))], torch.zeros(1, 2, 2), torch.zeros(1, 2))
+    for sealed in (bank, QueryBank(torch.ones(2, 1), {"w": 0}, 1)):
+        sealed.seal()
+        with pytest.raises(ValueError, match="takes no more gradients"):
+            sealed.collect("w", (Dense(torch.ones(2, 3)),), 0)
 
 
 def test_some_probes_do_not_reach_a_layer_that_is_held_as_factors() -> None:
