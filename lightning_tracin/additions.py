@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning import LightningModule
 
 from lightning_tracin.checks import check_gradients
-from lightning_tracin.directory import RunDirectory
+from lightning_tracin.directory import RunDirectory, SpotCheck
 from lightning_tracin.environment import OneProcess, preparation
 from lightning_tracin.errors import TracInError
 from lightning_tracin.features import packed
@@ -20,6 +20,7 @@ from lightning_tracin.parts import parts_of
 from lightning_tracin.probes import probes_from_loaders
 from lightning_tracin.projection import features_of
 from lightning_tracin.snapshots import load_weights
+from lightning_tracin.spot_check import check_features
 from lightning_tracin.tables import Columns
 from lightning_tracin.work import Job, Target, batches_of, shards_of
 
@@ -55,6 +56,7 @@ def add_probes(
         prepare = preparation(OneProcess(copy), dtype)
         loss = loss_named(copy, record.loss)
         job = Job(probes, probes, loss, prepare, settings.batch_size, memory_budget=0, progress=probes.progress)
+        checks: dict[str, SpotCheck] = {}
         for snapshot in snapshots:
             load_weights(copy, snapshot.state_dict())
             coverage = plan_coverage(copy, frozenset(snapshot.record.groups))
@@ -67,4 +69,8 @@ def add_probes(
                 for shard, batches in enumerate(shards_of(batches_of(probes, settings.batch_size))):
                     index, features = features_of(capture, sketch, probes, batches, "probes", target, job)
                     store.write_addition(shard, packed([first + one for one in index], features))
+            checks[snapshot.name] = check_features(target, job, directory.features(snapshot, len(probes)), probes, first)
     directory.add(probes.table)
+    for name, check in checks.items():
+        before = directory.record().spot_checks.get(name)
+        directory.note_check(name, check if before is None else before.and_also(check))

@@ -14,6 +14,7 @@ from lightning_tracin.attribution import attribute_means, attribute_snapshot
 from lightning_tracin.checks import check_gradients
 from lightning_tracin.directory import RunDirectory, Settings
 from lightning_tracin.environment import Environment, done_by_first, preparation
+from lightning_tracin.features import FeatureStore
 from lightning_tracin.gradients import plan_coverage
 from lightning_tracin.gradients.layouts import Decisions
 from lightning_tracin.isolation import untouched_process
@@ -28,6 +29,7 @@ from lightning_tracin.results import Results, View, analyse
 from lightning_tracin.run import TracInRun
 from lightning_tracin.samples import SampleSet
 from lightning_tracin.snapshots import Snapshot, load_weights
+from lightning_tracin.spot_check import check_features, check_means, check_products, described
 from lightning_tracin.study import study_of
 from lightning_tracin.work import Job, Target, free_share
 
@@ -152,12 +154,28 @@ class Attributor:
             attribute = attribute_means if settings.method == "means" else attribute_snapshot
             attribute(target, job, self._directory.ingredients(snapshot))
         self._environment.barrier("tracin_attributed")
+        done_by_first(self._environment, lambda: self._check(target, job, snapshot))
+
+    def _check(self, target: Target, job: Job, snapshot: Snapshot) -> None:
+        """Compare some of what is stored with single samples' gradients, and write down what was found."""
+        store = self._directory.stored(snapshot)
+        if isinstance(store, FeatureStore):
+            check = check_features(target, job, store)
+        else:
+            check = (check_means if self._work.settings.method == "means" else check_products)(target, job, store)
+        self._directory.note_check(snapshot.name, check)
+        rank_zero_info(f"TracIn: spot check of {snapshot.name}: {described(check)}.")
 
     def unfinished(self, snapshots: Sequence[Snapshot]) -> tuple[Snapshot, ...]:
-        """Those of which something is missing; the same on all ranks, before any of them goes on."""
+        """Those of which something is missing, or was not checked; the same on all ranks, before any of them goes on."""
 
         def missing() -> list[str]:
-            return [snapshot.name for snapshot in snapshots if not self._directory.stored(snapshot).is_complete()]
+            checked = self._directory.record().spot_checks
+            return [
+                snapshot.name
+                for snapshot in snapshots
+                if (snapshot.kept and snapshot.name not in checked) or not self._directory.stored(snapshot).is_complete()
+            ]
 
         names = done_by_first(self._environment, missing)
         return tuple(snapshot for snapshot in snapshots if snapshot.name in names)

@@ -16,6 +16,7 @@ from lightning_tracin.reliance import Measure
 from lightning_tracin.results import View, analyse
 from lightning_tracin.run import TracInRun
 from lightning_tracin.snapshots import Snapshot
+from lightning_tracin.spot_check import described as described_check
 from lightning_tracin.store import as_utf8, write_bytes
 from lightning_tracin.study import study_of
 from lightning_tracin.tables import SampleTable
@@ -201,6 +202,7 @@ def _about(run: TracInRun, snapshot: Snapshot) -> dict[str, object]:
     computed = run.directory.folder_of(snapshot)
     sizes = [path.stat().st_size for path in computed.glob("*.safetensors")]
     weights = [path.stat().st_size for path in snapshot.path.glob("*.safetensors")]
+    check = run.directory.record().spot_checks.get(snapshot.name)
     complete = bool(sizes) and run.directory.stored(snapshot).is_complete()
     return {
         "snapshot": snapshot.index,
@@ -211,6 +213,7 @@ def _about(run: TracInRun, snapshot: Snapshot) -> dict[str, object]:
         "learning_rates": " ".join(f"{rate:.3g}" for rate in snapshot.learning_rates),
         "weights": in_words(sum(weights)) if snapshot.kept else "not kept",
         "computed": in_words(sum(sizes)),
+        "spot_check": "-" if check is None or not complete else described_check(check),
         "attributed": "yes" if complete else "partly" if sizes else "no",
     }
 

@@ -87,6 +87,17 @@ class Choices(_Record):
     memory_budget: int | None = None
 
 
+class SpotCheck(_Record):
+    """How far what was computed of a snapshot is from single samples' gradients by plain autograd; see `spot_check`."""
+
+    pairs: int = Field(ge=1, description="pairs of a train sample and a probe that were compared")
+    deviation: float = Field(ge=0, description="largest difference, relative to the gradients' norms")
+
+    def and_also(self, other: SpotCheck) -> SpotCheck:
+        """Both checks as one."""
+        return SpotCheck(pairs=self.pairs + other.pairs, deviation=max(self.deviation, other.deviation))
+
+
 class RunRecord(_Record):
     """What `run.json` says."""
 
@@ -105,6 +116,7 @@ class RunRecord(_Record):
     versions: dict[str, str]
     averaging: str | None = Field(default=None, description="callback that averages weights; snapshots hold the trained ones")
     snapshots: int | None = Field(default=None, description="how many there were when the fit ended; null = it has not ended")
+    spot_checks: dict[str, SpotCheck] = Field(default={}, description="snapshot -> what a check of its products has found")
 
 
 def package_versions() -> dict[str, str]:
@@ -211,12 +223,18 @@ class RunDirectory:
         owner = f"{record.run}/ingredients/{snapshot.name}"
         return IngredientStore(self.folder_of(snapshot), record.train.count, columns, owner)
 
-    def features(self, snapshot: Snapshot) -> FeatureStore:
-        """The projected features of one snapshot."""
+    def features(self, snapshot: Snapshot, adding: int = 0) -> FeatureStore:
+        """The projected features of one snapshot.
+
+        Args:
+            snapshot: in the ledger.
+            adding: number of probes whose features are written and that the record does not name yet; 0 = none.
+        """
         record = self.record()
-        probes = record.probes.count + sum(added.count for added in record.added_probes)
+        probes = record.probes.count + sum(added.count for added in record.added_probes) + adding
+        additions = len(record.added_probes) + (adding > 0)
         owner = f"{record.run}/features/{snapshot.name}"
-        return FeatureStore(self.folder_of(snapshot), record.train.count, probes, len(record.added_probes), owner)
+        return FeatureStore(self.folder_of(snapshot), record.train.count, probes, additions, owner)
 
     def stored(self, snapshot: Snapshot) -> IngredientStore | FeatureStore:
         """What the run's method computes of a snapshot."""
@@ -224,8 +242,28 @@ class RunDirectory:
 
     def discard(self, name: str) -> None:
         """Delete what was computed of the snapshot of this name."""
+        record = self.record()
+        if name in record.spot_checks:
+            kept = {other: check for other, check in record.spot_checks.items() if other != name}
+            write_record(self._record, record.model_copy(update={"spot_checks": kept}))
         for kind in ("ingredients", "features"):
             remove_tree(self.path / kind / name)
+
+    def note_check(self, name: str, check: SpotCheck) -> None:
+        """Write what a check of a snapshot's products has found into the record."""
+        record = self.record()
+        write_record(self._record, record.model_copy(update={"spot_checks": {**record.spot_checks, name: check}}))
+
+    def unchecked(self) -> list[str]:
+        """Snapshots whose exact products may lack what versions before 0.2 left out: some of the probes behind longer ones.
+
+        Those versions were wrong only where the probes came in several batches, and wrote down no check.
+        """
+        record = self.record()
+        if record.settings.method != "exact" or record.probes.count <= record.settings.batch_size:
+            return []
+        names = [snapshot.name for snapshot in self.ledger.snapshots()]
+        return [name for name in names if name not in record.spot_checks and (self.path / "ingredients" / name).exists()]
 
     def _table(self, role: str) -> Path:
         return self.path / "samples" / f"{role}.jsonl"

@@ -103,6 +103,11 @@ class FeatureStore:
         remedy = f"restore it from a copy, or delete {self._folder} to have all of it computed again"
         return Sketch.from_state(read_tensors(self._sketch, remedy, self._owner))
 
+    @property
+    def folder(self) -> Path:
+        """Where sketch and shards stand."""
+        return self._folder
+
     def has(self, side: Side, shard: str) -> bool:
         """Whether the shard of this name is there."""
         return self._path(side, shard).exists()
@@ -157,6 +162,23 @@ class FeatureStore:
         found = Ahead(lambda path: self._read(side, path), paths)
         for number in range(len(paths)):
             yield found[number]
+
+    def some(self, side: Side, indices: Sequence[int]) -> Tensor:
+        """The features of some samples alone, in this order: [samples, features]; only the files that hold these are read.
+
+        Raises:
+            TracInError: one is missing, or a shard is damaged or of another run.
+        """
+        found: dict[int, Tensor] = {}
+        for path in self._paths(side):
+            index = read_tensor(path, "index", owner=self._owner)
+            if index is not None and bool(torch.isin(index, torch.tensor(indices)).any()):
+                held, features = self._read(side, path)
+                found |= {int(one): line for one, line in zip(held, features, strict=True) if int(one) in indices}
+        missing = [one for one in indices if one not in found]
+        if missing:
+            raise TracInError(f"{self._folder} has no features of sample {missing[0]} ({side}); run the attribution again.")
+        return torch.stack([found[one] for one in indices])
 
     def _read(self, side: Side, path: Path) -> tuple[Tensor, Tensor]:
         """A shard's indices, and its features in single precision and at their own norm."""

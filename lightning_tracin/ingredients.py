@@ -48,6 +48,11 @@ class IngredientStore:
         self._folder, self._owner = folder, owner
         self._train, self._probes = train, probes
 
+    @property
+    def folder(self) -> Path:
+        """Where the shards stand."""
+        return self._folder
+
     def has(self, shard: str) -> bool:
         """Whether the shard of this name is there."""
         return self._path(shard).exists()
@@ -117,6 +122,37 @@ class IngredientStore:
                 f"{double} stand in more than one file; run the attribution again."
             )
         return whole
+
+    def some(self, train: Sequence[int], probes: Sequence[int]) -> Ingredients:
+        """Some train samples and some probes alone, by part; only the files that hold these are read.
+
+        Args:
+            train: indices of the train samples, in the order of the result.
+            probes: indices of the probes (of columns).
+
+        Raises:
+            TracInError: a pair is missing, or a file is damaged.
+        """
+        found: Ingredients | None = None
+        covered = np.zeros((len(train), len(probes)), dtype=bool)
+        wanted = np.asarray(train), np.asarray(probes)
+        for path in sorted(self._folder.glob("*.safetensors")):
+            index = [read_tensor(path, name, owner=self._owner) for name in ("train", "probes")]
+            if any(one is None or not np.isin(other, one).any() for one, other in zip(index, wanted, strict=True)):
+                continue
+            tensors = self._tensors(path, None)
+            if found is None:
+                found = _empty(len(tensors["dot"]), len(train), len(probes))
+            (rows, of_train), (columns, of_probes) = (
+                np.nonzero(other[:, None] == tensors[name]) for name, other in zip(("train", "probes"), wanted, strict=True)
+            )
+            found.dot[:, rows[:, None], columns] = tensors["dot"][:, of_train[:, None], of_probes]
+            found.train_norm[:, rows] = tensors["train_norm"][:, of_train]
+            found.probe_norm[:, columns] = tensors["probe_norm"][:, of_probes]
+            covered[rows[:, None], columns] = True
+        if found is None or not covered.all():
+            raise TracInError(f"{self._folder} is incomplete: not all of its pairs are there; run the attribution again.")
+        return found
 
     def shards(self, into: Sequence[int] | None = None) -> Shards:
         """The same, shard by shard of the train samples, each with all probes and read when it is asked for.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -55,7 +56,15 @@ class TracInRun:
         Raises:
             TracInError: there is no run, or a file of it is missing or damaged.
         """
-        return cls(RunDirectory(place(path)))
+        run = cls(RunDirectory(place(path)))
+        if run.directory.unchecked():
+            warnings.warn(
+                f"The exact scores of {run.path} may be wrong: versions before 0.2 could leave out products of short probes "
+                "behind long ones, and this run has no spot check. `lightning-tracin attribute` checks it; delete "
+                f"{run.path / 'ingredients'} first to have all of it computed again.",
+                stacklevel=2,
+            )
+        return run
 
     @property
     def directory(self) -> RunDirectory:

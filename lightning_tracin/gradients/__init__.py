@@ -6,6 +6,7 @@ from lightning_tracin.gradients.coverage import Coverage, plan_coverage
 from lightning_tracin.gradients.forms import Dense, Form, Outer, Rows
 from lightning_tracin.gradients.held import HeldBlock
 from lightning_tracin.gradients.queries import ProbeNorms, QueryBank
+from lightning_tracin.gradients.single import plain_gradient, rounding
 from lightning_tracin.gradients.sketch import Sketch, energy_shares
 from lightning_tracin.gradients.verify import verify_gradients
 
@@ -22,6 +23,8 @@ __all__ = [
     "Rows",
     "Sketch",
     "energy_shares",
+    "plain_gradient",
     "plan_coverage",
+    "rounding",
     "verify_gradients",
 ]

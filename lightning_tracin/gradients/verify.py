@@ -13,14 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_tracin.errors import TracInError
-from lightning_tracin.gradients.capture import Capture, uncompiled
+from lightning_tracin.gradients.capture import Capture
 from lightning_tracin.gradients.coverage import Coverage
 from lightning_tracin.gradients.forms import Dense, Form, Outer, some_rows
+from lightning_tracin.gradients.single import plain_gradient, rounding
 from lightning_tracin.gradients.ways import try_others
-
-#: Largest difference, relative to the largest norm of a sample's gradient in the batch, that rounding may explain, by the
-#: least precise type in use. Models in float64 still take some steps in float32 (transformers' norms do).
-_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
 
 
 def verify_gradients(
@@ -74,7 +71,7 @@ def _differences(
     differences: dict[str, float] = dict.fromkeys(coverage.elements, 0.0)
     largest, dtype = 0.0, capture.coarsest
     for position, loss in enumerate(losses_alone):
-        truth = _autograd(model, coverage, loss)
+        truth = plain_gradient(model, coverage.elements, loss)
         norms = torch.stack([gradient.norm() for gradient in truth.values()])
         if not bool(torch.isfinite(norms).all()):
             continue  # reported with the sample's name where the pass meets it
@@ -89,27 +86,7 @@ def _differences(
             "The loss does not depend on the scored parameters: their gradient is zero on every sample of a real batch. Check "
             "`parameters=[...]`, and that the loss is not computed from detached values or by another module."
         )
-    return {name: value / largest for name, value in differences.items() if not value <= _TOLERANCE[dtype] * largest}
-
-
-def _autograd(model: nn.Module, coverage: Coverage, loss: Callable[[], Tensor]) -> dict[str, Tensor]:
-    """One sample's gradient, by a plain `backward`: reentrant checkpointing cannot be asked for single gradients."""
-    before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
-    chosen = {name: parameter for name, parameter in model.named_parameters() if name in coverage.elements}
-    identities = {id(parameter) for parameter in chosen.values()}
-    try:
-        for parameter, _, _ in before:
-            parameter.requires_grad_(id(parameter) in identities)
-            parameter.grad = None
-        with uncompiled(model), torch.enable_grad():
-            value = loss()
-            if value.requires_grad:
-                value.backward()  # type: ignore[no-untyped-call]
-        return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in chosen.items()}
-    finally:
-        for parameter, required, gradient in before:
-            parameter.requires_grad_(required)
-            parameter.grad = gradient
+    return {name: value / largest for name, value in differences.items() if not value <= rounding(dtype) * largest}
 
 
 def _only(forms: tuple[Form, ...], position: int) -> tuple[Form, ...]:
