@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 PEERS := .venv-peers
 PEERS_READY := $(PEERS)/.ready
 
-.PHONY: demo test lint lock bench audit clean
+.PHONY: demo test fuzz lint lock bench audit clean
 .DEFAULT_GOAL := test
 
 $(READY): requirements.lock pyproject.toml
@@ -33,6 +33,10 @@ demo: $(READY)
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+# 5,000 drawn mixtures of forms, widths, lengths and batches for each property; about 45 minutes on one core.
+fuzz: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/gradients/test_any_forms.py --hypothesis-profile fuzz --numprocesses auto --dist load
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -15,7 +15,6 @@ from tests.gradients.zoo import MODELS, Loss
 from tests.models import PAD, padded, ragged_samples
 
 TRAIN, PROBES = ragged_samples(9, seed=51, longest=8), ragged_samples(5, seed=52, longest=8)
-few = settings(max_examples=6, deadline=None, derandomize=True)
 
 
 @cache
@@ -45,13 +44,11 @@ def assert_same(got: tuple[Tensor, Tensor, Tensor], want: tuple[Tensor, Tensor, 
 families = st.sampled_from(["xlm-roberta", "mt5", "mixtral"])
 
 
-@few
 @given(families, st.integers(2, 10), st.integers(2, 6))
 def test_batch_sizes(family: str, batch_size: int, probe_batch_size: int) -> None:
     assert_same(computed(family, TRAIN, PROBES, batch_size, probe_batch_size), reference(family))
 
 
-@few
 @given(families, st.permutations(range(len(TRAIN))), st.permutations(range(len(PROBES))), st.integers(2, 6))
 def test_order(family: str, order: list[int], probe_order: list[int], batch_size: int) -> None:
     got = computed(family, [TRAIN[i] for i in order], [PROBES[j] for j in probe_order], batch_size, 3)
@@ -82,14 +79,12 @@ def without_positions(collate: Any) -> Any:
     return stripped
 
 
-@few
 @given(families, st.integers(1, 7), st.integers(1, 6))
 def test_longer_padding(family: str, extra: int, batch_size: int) -> None:
     got = computed(family, TRAIN, PROBES, batch_size, 3, without_positions(padded_by(extra, left=False)))
     assert_same(got, reference(family))
 
 
-@few
 @given(st.integers(0, 5), st.integers(1, 6))
 def test_padding_on_the_left(extra: int, batch_size: int) -> None:
     """XLM-R counts positions from the first token that is not padding."""
