@@ -15,7 +15,7 @@ from lightning_tracin.ingredients import IngredientStore
 from lightning_tracin.spot_check import check_products
 
 #: Train samples and probes: enough that the number of samples that are checked follows from them.
-_TRAIN, _PROBES = 2048, 64
+_TRAIN, _PROBES = 4096, 64
 
 
 @measurement("spot_check_vs_pass")
