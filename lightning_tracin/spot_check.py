@@ -28,7 +28,7 @@ from lightning_tracin.work import described as described_sample
 
 #: Train samples in a pass for each sample of the check, so that it takes at most a hundredth of the pass; and how many at the
 #: least (in a small run these take more than that) and at the most.
-_PASS, _LEAST, _MOST = 500, 6, 24
+_PASS, _LEAST, _MOST = 1000, 6, 24
 
 #: Part of the largest norm below which a gradient's rounding is that of the larger ones.
 _FLOOR = 0.01
