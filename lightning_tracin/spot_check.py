@@ -10,8 +10,9 @@ of the size e shows as e over the root of the number of probes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -83,23 +84,15 @@ def check_products(target: Target, job: Job, store: IngredientStore) -> SpotChec
     sizes = _floored(probe_norm.square().sum(0).sqrt())
     weights = _signs(len(probes)) / sizes
     total: dict[str, Tensor] = {}
-    deviation = 0.0
+    found = []
     for j, probe in enumerate(probes):
         gradient = alone.gradient(job.probes, [probe])
-        norm = _inner(gradient, gradient, target.parts).clamp(min=0).sqrt()
-        deviation = max(deviation, float((norm - probe_norm[:, j]).abs().max() / sizes[j]))
+        found.append((_norms(gradient, target.parts) - probe_norm[:, j]).abs().max() / sizes[j])
         _add(total, gradient, float(weights[j]))
-    train_sizes = _floored(train_norm.square().sum(0).sqrt())
-    for i, sample in enumerate(train):
-        gradient = alone.gradient(job.train, [sample])
-        norm = _inner(gradient, gradient, target.parts).clamp(min=0).sqrt()
-        products = _inner(gradient, total, target.parts) - (dot[:, i] * weights).sum(1)
-        worst = max(float((norm - train_norm[:, i]).abs().max()), float(products.abs().max()) / len(probes) ** 0.5)
-        deviation = max(deviation, worst / float(train_sizes[i]))
-    check = SpotCheck(pairs=len(train) * len(probes), deviation=_rounded(deviation))
-    if not deviation <= alone.rounding(job.train, train[0]):
-        raise _error(target, check, store.folder, _worst_pair(alone, train, probes, dot))
-    return check
+    wanted = (dot * weights).sum(2) / len(probes) ** 0.5
+    found += _of_train(alone, train, train_norm, [(total, 1 / len(probes) ** 0.5, wanted)])
+    pairs = len(train) * len(probes)
+    return _judged(alone, train[0], pairs, found, store.folder, lambda: _worst_pair(alone, train, probes, dot))
 
 
 def check_means(target: Target, job: Job, store: IngredientStore) -> SpotCheck:
@@ -129,20 +122,12 @@ def check_means(target: Target, job: Job, store: IngredientStore) -> SpotCheck:
     columns = [column, len(counts) + column] if directions else [column]
     stored = store.some(train, columns)
     dot, train_norm = torch.from_numpy(stored.dot).double(), torch.from_numpy(stored.train_norm).double()
-    train_sizes = _floored(train_norm.square().sum(0).sqrt())
-    deviation = 0.0
-    for i, sample in enumerate(train):
-        gradient = alone.gradient(job.train, [sample])
-        norm = _inner(gradient, gradient, target.parts).clamp(min=0).sqrt()
-        found = [float((norm - train_norm[:, i]).abs().max())]
-        for number, query, of_query in [(0, mean, length), (1, directions, 1.0)][: len(columns)]:
-            if of_query > 0:
-                found.append(float((_inner(gradient, query, target.parts) - dot[:, i, number]).abs().max()) / of_query)
-        deviation = max(deviation, max(found) / float(train_sizes[i]))
-    check = SpotCheck(pairs=len(train) * len(members), deviation=_rounded(deviation))
-    if not deviation <= alone.rounding(job.train, train[0]):
-        raise _error(target, check, store.folder, f"the mean over the probes of language {language!r}")
-    return check
+    queries = [(mean, 1 / max(length, 1e-30), dot[:, :, 0] / max(length, 1e-30))]
+    if directions:
+        queries.append((directions, 1.0, dot[:, :, 1]))
+    found = _of_train(alone, train, train_norm, queries)
+    what = f"the mean over the probes of language {language!r}"
+    return _judged(alone, train[0], len(train) * len(members), found, store.folder, lambda: what)
 
 
 def check_features(target: Target, job: Job, store: FeatureStore, probes: SampleSet | None = None, first: int = 0) -> SpotCheck:
@@ -165,20 +150,63 @@ def check_features(target: Target, job: Job, store: FeatureStore, probes: Sample
     sides: list[tuple[Side, SampleSet, list[int], int]] = [("train", job.train, train, 0), ("probes", job.probes, some, 0)]
     if probes is not None:
         sides = [("probes", probes, _spread(probes, job.batch_size, len(some)), first)]
-    deviation, worst = 0.0, ""
+    found, names = [], []
     for side, samples, indices, offset in sides:
         stored = store.some(side, [offset + index for index in indices]).double()
         sizes = _floored(stored.norm(dim=1))
         for i, index in enumerate(indices):
             features = _features(sketch, alone.gradient(samples, [index])).cpu().double()
-            off = float((stored[i] - features).norm() / sizes[i])
-            if not off <= deviation:
-                deviation, worst = off, described_sample(samples, index, "train sample" if side == "train" else "probe")
+            found.append((stored[i] - features).norm() / sizes[i])
+            names.append(described_sample(samples, index, "train sample" if side == "train" else "probe"))
     pairs = len(train) * len(some) if probes is None else len(sides[0][2])
-    check = SpotCheck(pairs=pairs, deviation=_rounded(deviation))
-    if not deviation <= _HALF + alone.rounding(sides[0][1], sides[0][2][0]):
-        raise _error(target, check, store.folder, f"the features of {worst}")
-    return check
+    worst = names[int(torch.stack(found).argmax())]  # of a value that is no number, if there is one
+    return _judged(alone, sides[0][2][0], pairs, found, store.folder, lambda: f"the features of {worst}", sides[0][1], _HALF)
+
+
+def _of_train(
+    alone: _Alone, train: Sequence[int], norms: Tensor, queries: Sequence[tuple[Mapping[str, Tensor], float, Tensor]]
+) -> list[Tensor]:
+    """How far norms of train samples and their products with some vectors are from what is stored, relative to the norms.
+
+    Args:
+        alone: gives the gradients.
+        train: the samples.
+        norms: what is stored: [parts, samples].
+        queries: each vector, what products with it are multiplied with, and what then is stored: [parts, samples].
+    """
+    sizes, found = _floored(norms.square().sum(0).sqrt()), []
+    for i, sample in enumerate(train):
+        gradient = alone.gradient(alone.job.train, [sample])
+        found.append((_norms(gradient, alone.target.parts) - norms[:, i]).abs().max() / sizes[i])
+        for query, factor, wanted in queries:
+            found.append((_inner(gradient, query, alone.target.parts) * factor - wanted[:, i]).abs().max() / sizes[i])
+    return found
+
+
+def _judged(
+    alone: _Alone,
+    sample: int,
+    pairs: int,
+    found: Sequence[Tensor],
+    folder: Path,
+    worst: Callable[[], str],
+    samples: SampleSet | None = None,
+    more: float = 0.0,
+) -> SpotCheck:
+    """The check's result.
+
+    Raises:
+        TracInError: a deviation is more than rounding (of one sample's pass, and `more`), or no number.
+    """
+    deviation = float(torch.stack(list(found)).max())  # not a number, if one of them is not
+    if not deviation <= alone.rounding(alone.job.train if samples is None else samples, sample) + more:
+        raise TracInError(
+            f"What is stored of snapshot {alone.target.name} is wrong by {deviation:.1e} of the gradients' norms: {worst()}. "
+            f"({pairs} pairs were checked one sample at a time.) Either the module's loss or state changed in the pass, or this "
+            f"is a fault of lightning-tracin: please report it. Delete {folder} to have it computed again."
+        )
+    # Two digits say enough, and hardly differ between machines that round differently in the last place of a sum.
+    return SpotCheck(pairs=pairs, deviation=float(f"{deviation:.1e}"))
 
 
 def described(check: SpotCheck) -> str:
@@ -210,11 +238,6 @@ def _floored(norms: Tensor) -> Tensor:
     return norms.clamp(min=max(_FLOOR * float(norms.max()), 1e-30))
 
 
-def _rounded(deviation: float) -> float:
-    """Two digits say enough, and are the same on machines that round differently in the last place of a sum."""
-    return float(f"{deviation:.1e}")
-
-
 def _inner(one: Mapping[str, Tensor], other: Mapping[str, Tensor], parts: Parts) -> Tensor:
     """Inner products of two gradients by part: [parts]."""
     out = torch.zeros(len(parts), dtype=torch.float64)
@@ -222,6 +245,11 @@ def _inner(one: Mapping[str, Tensor], other: Mapping[str, Tensor], parts: Parts)
         pairs = zip(torch.split(values, _BLOCK), torch.split(other[name], _BLOCK), strict=True)
         out[parts.of[name]] += sum(float((a.double() * b.double()).sum()) for a, b in pairs)
     return out
+
+
+def _norms(gradient: Mapping[str, Tensor], parts: Parts) -> Tensor:
+    """Norms by part: [parts]."""
+    return _inner(gradient, gradient, parts).sqrt()
 
 
 def _norm(gradient: Mapping[str, Tensor]) -> float:
@@ -263,11 +291,3 @@ def _worst_pair(alone: _Alone, train: Sequence[int], probes: Sequence[int], dot:
                 one, other = described_sample(job.train, sample, "train sample"), described_sample(job.probes, probe, "probe")
                 worst, said = off, f"the inner product of {one} with {other}, which is {true:.6g} and was stored as {held:.6g}"
     return said
-
-
-def _error(target: Target, check: SpotCheck, folder: object, what: str) -> TracInError:
-    return TracInError(
-        f"What is stored of snapshot {target.name} is wrong by {check.deviation:.1e} of the gradients' norms: {what}. "
-        f"({check.pairs} pairs were checked one sample at a time.) Either the module's loss or state changed in the pass, or "
-        f"this is a fault of lightning-tracin: please report it. Delete {folder} to have it computed again."
-    )

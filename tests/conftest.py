@@ -39,6 +39,13 @@ def _new_memory_is_not_a_number() -> Iterator[None]:
     torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
+@pytest.fixture(autouse=True)
+def _one_thread_stays_one() -> Iterator[None]:
+    """Commands set torch's threads for their process; the tests after them would round sums in another order."""
+    yield
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where there is no network, without the minute that trying takes."""

@@ -277,5 +277,5 @@ def test_ranks_of_a_fabric_share_the_work(tmp_path: Path) -> None:
     assert not shards[0] & shards[1]
     for name, run in alone.items():
         shared = TracInRun.open(tmp_path / name)
-        np.testing.assert_allclose(shared.influence(), run.influence(), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(shared.influence(), run.influence(), rtol=1e-6, atol=1e-6)
         pd.testing.assert_frame_equal(shared.reliance(5), run.reliance(5))

@@ -98,7 +98,7 @@ def test_ranks_share_the_command(tmp_path: Path, fits: dict[str, Path], starter:
     assert "2 processes" in done.stderr
     assert done.stdout.count("Nothing is missing; the results are in") == 1  # rank 0 alone tells
     alone = TracInRun.open(fits["fit_end"] / "run")
-    np.testing.assert_allclose(run.influence(), alone.influence(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(run.influence(), alone.influence(), rtol=1e-6, atol=1e-6)
     pd.testing.assert_frame_equal(run.reliance(5), alone.reliance(5))
 
 
@@ -139,7 +139,7 @@ def test_tasks_of_slurm_share_the_command(tmp_path: Path, fits: dict[str, Path])
     assert ["Nothing is missing" in out for out, _ in told] == [True, False]
     assert "2 processes" in told[0][1]
     alone = TracInRun.open(fits["fit_end"] / "run")
-    np.testing.assert_allclose(run.influence(), alone.influence(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(run.influence(), alone.influence(), rtol=1e-6, atol=1e-6)
 
 
 def test_status_of_a_part(

@@ -93,6 +93,20 @@ def test_what_is_wrong_is_an_error(tmp_path: Path, way: str, name: str, change: 
         attribute(Classifier(), run, *loaders(), progress=False)
 
 
+def test_what_is_no_number_is_never_taken_for_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Largest values that are looked for by comparing would pass it by."""
+    run = fitted(tmp_path)
+    changed(run, "nothing", None)
+
+    def broken(*_: Any) -> dict[str, torch.Tensor]:
+        names = run.snapshots[-1].record.groups
+        return {name: torch.full_like(Classifier().get_parameter(name), torch.nan) for name in names}
+
+    monkeypatch.setattr("lightning_tracin.spot_check.plain_gradient", broken)
+    with pytest.raises(TracInError, match="wrong by nan of the gradients' norms"):
+        attribute(Classifier(), run, *loaders(), progress=False)
+
+
 def test_the_error_names_the_worst_pair(tmp_path: Path) -> None:
     run = fitted(tmp_path)
 

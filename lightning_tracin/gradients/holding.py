@@ -13,6 +13,7 @@ Each of them holds every probe, so there is nothing beside it that a product cou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
@@ -105,13 +106,12 @@ def hold(pieces: Pieces, probes: int, scale: Tensor | None) -> Holding:
 
 def most_bytes(forms: tuple[Form, ...], scaled: bool) -> int | None:
     """How many bytes a bank may hold of these gradients, were all probes as long; None: no more than the forms take."""
-    kept = compact(forms)
-    if not scaled or all(isinstance(form, Rows) for form in kept):
-        if any(isinstance(form, Rows) for form in kept):
+    if not scaled or all(isinstance(form, Rows) for form in forms):
+        if any(isinstance(form, Rows) for form in forms):
             return None
-        if all(isinstance(form, Outer) and _SMALLER * _factors(form) <= _elements(form) for form in kept):
+        if len(forms) == 1 and isinstance(forms[0], Outer) and _SMALLER * _factors(forms[0]) <= _elements(forms[0]):
             return None
-    return samples_of(kept[0]) * _elements_of_one(kept) * tensor_of(kept).element_size()
+    return samples_of(forms[0]) * math.prod(shape_of(forms[0])) * tensor_of(forms).element_size()
 
 
 def squared_norms_of(forms: tuple[Form, ...], scale: Tensor | None) -> Tensor:
@@ -310,12 +310,6 @@ def _factors(form: Outer) -> int:
 def _elements(form: Outer) -> int:
     """Elements of the gradients that the factors are of."""
     return len(form.left) * form.left.shape[2] * form.right.shape[2]
-
-
-def _elements_of_one(forms: Sequence[Form]) -> int:
-    """Elements of one sample's gradient."""
-    rows, columns = shape_of(forms[0])
-    return rows * columns
 
 
 def _scaled(forms: Sequence[Form], scale: Tensor) -> tuple[Form, ...]:
