@@ -202,7 +202,7 @@ def _about(run: TracInRun, snapshot: Snapshot) -> dict[str, object]:
     computed = run.directory.folder_of(snapshot)
     sizes = [path.stat().st_size for path in computed.glob("*.safetensors")]
     weights = [path.stat().st_size for path in snapshot.path.glob("*.safetensors")]
-    check = run.directory.record().spot_checks.get(snapshot.name)
+    check = run.record.spot_checks.get(snapshot.name)
     complete = bool(sizes) and run.directory.stored(snapshot).is_complete()
     return {
         "snapshot": snapshot.index,

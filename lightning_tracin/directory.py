@@ -254,17 +254,6 @@ class RunDirectory:
         record = self.record()
         write_record(self._record, record.model_copy(update={"spot_checks": {**record.spot_checks, name: check}}))
 
-    def unchecked(self) -> list[str]:
-        """Snapshots whose exact products may lack what versions before 0.2 left out: some of the probes behind longer ones.
-
-        Those versions were wrong only where the probes came in several batches, and wrote down no check.
-        """
-        record = self.record()
-        if record.settings.method != "exact" or record.probes.count <= record.settings.batch_size:
-            return []
-        names = [snapshot.name for snapshot in self.ledger.snapshots()]
-        return [name for name in names if name not in record.spot_checks and (self.path / "ingredients" / name).exists()]
-
     def _table(self, role: str) -> Path:
         return self.path / "samples" / f"{role}.jsonl"
 

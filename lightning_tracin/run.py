@@ -57,14 +57,25 @@ class TracInRun:
             TracInError: there is no run, or a file of it is missing or damaged.
         """
         run = cls(RunDirectory(place(path)))
-        if run.directory.unchecked():
+        if run._may_lack_products():
             warnings.warn(
                 f"The exact scores of {run.path} may be wrong: versions before 0.2 could leave out products of short probes "
-                "behind long ones, and this run has no spot check. `lightning-tracin attribute` checks it; delete "
-                f"{run.path / 'ingredients'} first to have all of it computed again.",
+                "behind long ones, and this run has no spot check. `lightning-tracin attribute` checks it where the snapshots' "
+                f"weights were kept (delete {run.path / 'ingredients'} first to have all of it computed again); else fit again.",
                 stacklevel=2,
             )
         return run
+
+    def _may_lack_products(self) -> bool:
+        """Whether a version may have computed this that was wrong where exact products had probes in several batches.
+
+        It wrote down no spot check.
+        """
+        settings = self.record.settings
+        if settings.method != "exact" or self.record.probes.count <= settings.batch_size:
+            return False
+        unchecked = [snapshot for snapshot in self.snapshots if snapshot.name not in self.record.spot_checks]
+        return any(self._directory.folder_of(snapshot).exists() for snapshot in unchecked)
 
     @property
     def directory(self) -> RunDirectory:
