@@ -22,7 +22,7 @@ _BLOCK = 16_000_000
 
 
 #: Elements of a line that are added up without a break.
-_LINE = 16_384
+_LINE = 65_536
 
 
 def wide_type(dtype: torch.dtype) -> torch.dtype:
