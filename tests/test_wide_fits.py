@@ -124,6 +124,16 @@ def test_every_way(tmp_path: Path, width: int, way: str) -> None:
     assert_equals_the_loop(run, *loop(run, width, mask))
 
 
+@pytest.mark.parametrize("budget", [1, 3_000_000])
+def test_probes_in_chunks_of_other_lengths(tmp_path: Path, budget: int) -> None:
+    """Each chunk has a bank of its own, whose parameters may be held in another way than the last one's."""
+    fit(tmp_path, 256, memory_budget=budget)
+    run = TracInRun.open(tmp_path / "run")
+    chunks = len(list((run.path / "ingredients" / run.snapshots[0].name).iterdir()))
+    assert chunks == len(LENGTHS) if budget == 1 else 1 < chunks < len(LENGTHS)
+    assert_equals_the_loop(run, *loop(run, 256))
+
+
 def test_every_way_with_two_processes(tmp_path: Path) -> None:
     root = Path(__file__).parents[1]
     command = [sys.executable, "-m", "tests.test_wide_fits", str(tmp_path)]
