@@ -18,14 +18,14 @@ from benchmarks import ours
 from benchmarks.plain import plain_pass
 from benchmarks.scopes import everything
 from benchmarks.timing import interleaved, spread
-from lightning_tracin.losses import loss_named
-from lightning_tracin.samples import SampleSet, from_loader
-from lightning_tracin.studies.classifier import tokenizer_and_model
-from lightning_tracin.studies.options import Options
-from lightning_tracin.studies.sources import load_split
+from lightning_tracin.attribution.batching import Job, free_share
+from lightning_tracin.attribution.losses import loss_named
+from lightning_tracin.attribution.samples import SampleSet, from_loader
+from lightning_tracin.config import SampleColumns
+from lightning_tracin.studies.data import load_split
+from lightning_tracin.studies.fit_settings import FitSettings
+from lightning_tracin.studies.models.classifier import tokenizer_and_model
 from lightning_tracin.studies.text_data import TextDataModule
-from lightning_tracin.tables import Columns
-from lightning_tracin.work import Job, free_share
 
 #: More pairs than any patience lasts for.
 _NO_END = 10_000
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=32)
     settings = parser.parse_args()
 
-    options = Options()
+    options = FitSettings()
     torch.manual_seed(options.seed)
     split, _ = load_split(options)
     tokenizer, network = tokenizer_and_model(options, split)
@@ -78,7 +78,7 @@ class Step(torch.nn.Module):
 
 def samples_of(loader: DataLoader[Any]) -> SampleSet:
     """The samples behind one of the demo's loaders."""
-    return from_loader(loader, Columns(item="item"), "samples")
+    return from_loader(loader, SampleColumns(item="item"), "samples")
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ import dataclasses
 import shutil
 from pathlib import Path
 
-from lightning_tracin.cli import settings_from
-from lightning_tracin.store import as_utf8, write_bytes
+from lightning_tracin.cli.main import settings_from
+from lightning_tracin.storage.files import as_utf8, write_bytes
 from lightning_tracin.studies.page import markdown, write_page
 from lightning_tracin.studies.runner import Outcome, run_study
-from lightning_tracin.studies.settings import Settings
+from lightning_tracin.studies.settings import StudySettings
 
 SETTINGS = Path(__file__).parent / "evidence_settings"
 STUDIES = ("nusax", "pawsx")
@@ -72,7 +72,7 @@ def main() -> None:
     write_bytes(chosen.page, as_utf8("\n".join([_START, *parts])))
 
 
-def evidence_settings(name: str, data_dir: Path, output: Path) -> Settings:
+def evidence_settings(name: str, data_dir: Path, output: Path) -> StudySettings:
     """The settings of one of the studies, on data and into a folder of this machine."""
     settings = settings_from(SETTINGS / f"{name}.yaml")
     return dataclasses.replace(settings, fit=dataclasses.replace(settings.fit, data_dir=str(data_dir)), output=str(output))

@@ -19,11 +19,11 @@ from benchmarks.lds_fits import OPTIONS, WAYS, Trial, full_fit, refits, require_
 from benchmarks.lds_page import MAIN, page
 from benchmarks.lds_scores import baselines, package_scores, reference_scores
 from lightning_tracin import TracInRun
-from lightning_tracin.counterfactual import Members, Outputs, lds, lds_difference, repeatability
-from lightning_tracin.reliance import Interval
-from lightning_tracin.store import read_tensors, write_bytes
+from lightning_tracin.analysis.lds import Members, Outputs, lds, lds_difference, repeatability
+from lightning_tracin.analysis.reliance import Interval
+from lightning_tracin.config import DAMPING
+from lightning_tracin.storage.files import read_tensors, write_bytes
 from lightning_tracin.studies.quiet import silence
-from lightning_tracin.whitening import DAMPING
 
 DAMPINGS = (0.000025, 0.00025, DAMPING, 0.025)
 CHOSEN_ON = {"cldr": 24, "nusax": 34}  # on how many of the halves, the first ones, the default damping was chosen

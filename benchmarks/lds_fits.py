@@ -23,25 +23,25 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from lightning_tracin import TracInCallback, TracInError, TracInRun
-from lightning_tracin.counterfactual import Members, Outputs, draw_subsets
-from lightning_tracin.store import read_tensors, write_bytes, write_tensors
-from lightning_tracin.studies.classifier import Classifier, tokenizer_and_model
-from lightning_tracin.studies.options import Options
-from lightning_tracin.studies.sources import load_split
+from lightning_tracin.analysis.lds import Members, Outputs, draw_subsets
+from lightning_tracin.storage.files import read_tensors, write_bytes, write_tensors
+from lightning_tracin.studies.data import load_split
+from lightning_tracin.studies.fit_settings import FitSettings
+from lightning_tracin.studies.models.classifier import Classifier, tokenizer_and_model
 from lightning_tracin.studies.text_data import TextDataModule
 
 # Slow and short training, by what `stability` says: at a learning rate of 2e-3, exchanging 1 % of a half changes the probes'
 # margins by more than half of what exchanging all of it does, so there is little to predict.
 SMALL = {"hidden_size": 64, "layers": 2, "batch_size": 64, "probes_per_language": 30, "threads": 1, "dropout": 0.0}
 OPTIONS = {
-    "cldr": Options(
+    "cldr": FitSettings(
         data="cldr",
         train_languages=["en", "de", "es", "ru", "ko"],
         learning_rate=7e-4,
         epochs=6,
         **SMALL,  # type: ignore[arg-type]
     ),
-    "nusax": Options(
+    "nusax": FitSettings(
         data="nusax-senti/{language}/train.csv",
         probe_data="nusax-senti/{language}/test.csv",
         item_column="id",
@@ -69,7 +69,7 @@ class Trial:
 
     name: str
     folder: Path
-    options: Options
+    options: FitSettings
     data: TextDataModule
     module: Classifier  # its weights are the first ones; it is copied, never fitted
 

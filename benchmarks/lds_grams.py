@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from benchmarks.lds_fits import Trial
-from lightning_tracin.snapshots import Snapshot, load_weights
-from lightning_tracin.store import read_tensors, write_tensors
+from lightning_tracin.storage.files import read_tensors, write_tensors
+from lightning_tracin.storage.snapshots import Snapshot, load_weights
 
 Floats = npt.NDArray[np.float64]
 EPS = 1e-8  # torch's AdamW

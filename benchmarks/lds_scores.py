@@ -14,9 +14,8 @@ import numpy.typing as npt
 from benchmarks.lds_fits import Trial, Way
 from benchmarks.lds_grams import Gram, gram
 from lightning_tracin import TracInRun
-from lightning_tracin.baselines import random_scores, same_label
-from lightning_tracin.influence import Similarity
-from lightning_tracin.whitening import DAMPING
+from lightning_tracin.analysis.baselines import random_scores, same_label
+from lightning_tracin.config import DAMPING, Similarity
 
 Floats = npt.NDArray[np.float64]
 

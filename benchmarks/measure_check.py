@@ -11,8 +11,8 @@ from benchmarks.report import Report, ratio_result
 from benchmarks.scopes import everything
 from benchmarks.timing import interleaved
 from benchmarks.workloads import reference
-from lightning_tracin.ingredients import IngredientStore
-from lightning_tracin.spot_check import check_products
+from lightning_tracin.attribution.spot_check import check_products
+from lightning_tracin.storage.ingredients import IngredientStore
 
 #: Train samples and probes: enough that the number of samples that are checked follows from them.
 _TRAIN, _PROBES = 4096, 64

@@ -20,21 +20,22 @@ import yaml
 from benchmarks import ours
 from benchmarks.registry import Context, measurement
 from benchmarks.report import Report, Result
-from lightning_tracin.attribution import attribute_snapshot
-from lightning_tracin.features import FeatureStore
-from lightning_tracin.influence import Scores, snapshot_scores
-from lightning_tracin.ingredients import IngredientStore
-from lightning_tracin.isolation import isolated_copy
-from lightning_tracin.losses import loss_named
-from lightning_tracin.projection import prepare_sketch, project_snapshot
-from lightning_tracin.samples import from_loader
-from lightning_tracin.shards import Ingredients
-from lightning_tracin.studies.classifier import Classifier, tokenizer_and_model
-from lightning_tracin.studies.options import Options
-from lightning_tracin.studies.sources import load_split
+from lightning_tracin.analysis.feature_products import feature_ingredients
+from lightning_tracin.analysis.scores import Scores, snapshot_scores
+from lightning_tracin.attribution.batching import Job, free_share
+from lightning_tracin.attribution.exact import attribute_snapshot
+from lightning_tracin.attribution.losses import loss_named
+from lightning_tracin.attribution.projected import prepare_sketch, project_snapshot
+from lightning_tracin.attribution.samples import from_loader
+from lightning_tracin.config import SampleColumns
+from lightning_tracin.storage.features import FeatureStore
+from lightning_tracin.storage.ingredients import IngredientStore
+from lightning_tracin.storage.shards import Ingredients
+from lightning_tracin.studies.data import load_split
+from lightning_tracin.studies.fit_settings import FitSettings
+from lightning_tracin.studies.models.classifier import Classifier, tokenizer_and_model
 from lightning_tracin.studies.text_data import TextDataModule
-from lightning_tracin.tables import Columns
-from lightning_tracin.work import Job, free_share
+from lightning_tracin.trainer.isolation import isolated_copy
 
 CONFIGS = Path(__file__).parents[1] / "examples" / "finetune_options"
 
@@ -77,7 +78,7 @@ def agreements(name: str, scale: float) -> dict[int, list[tuple[float, float]]]:
     """Train on one data set; number of features -> Spearman correlation and overlap of each probe."""
     asked = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
     asked.pop("output")  # of the example
-    options = Options(**asked, data_dir=str(DATA))
+    options = FitSettings(**asked, data_dir=str(DATA))
     pl.seed_everything(options.seed)
     split, _ = load_split(options)
     tokenizer, model = tokenizer_and_model(options, split)
@@ -87,7 +88,7 @@ def agreements(name: str, scale: float) -> dict[int, list[tuple[float, float]]]:
     epochs = max(1, round(options.epochs * min(1, scale)))
     pl.Trainer(max_epochs=epochs, accelerator="cpu", enable_model_summary=False, **quiet).fit(module, datamodule=data)
     train, probes = (
-        from_loader(loader, Columns(item="item"), "samples") for loader in (data.train_dataloader(), data.val_dataloader())
+        from_loader(loader, SampleColumns(item="item"), "samples") for loader in (data.train_dataloader(), data.val_dataloader())
     )
     if scale < 1:
         train, probes = (samples.take(range(0, len(samples), round(1 / scale))) for samples in (train, probes))
@@ -104,7 +105,7 @@ def agreements(name: str, scale: float) -> dict[int, list[tuple[float, float]]]:
             features = FeatureStore(Path(folder) / str(dim), len(train), len(probes))
             prepare_sketch(target, job, features, dim)
             project_snapshot(target, job, features)
-            agreed[dim] = agreement(exact, cosine(features.ingredients(target.parts, [0] * len(target.parts))))
+            agreed[dim] = agreement(exact, cosine(feature_ingredients(features, target.parts, [0] * len(target.parts))))
     return agreed
 
 

@@ -9,7 +9,7 @@ from benchmarks.registry import Context, measurement
 from benchmarks.report import Growth, Report
 from benchmarks.timing import interleaved
 from benchmarks.workloads import reference
-from lightning_tracin.snapshots import trainable_names, weights_of
+from lightning_tracin.storage.snapshots import trainable_names, weights_of
 
 _TRAIN, _PROBES = 128, 32
 

@@ -16,11 +16,12 @@ from benchmarks.registry import Context, measurement
 from benchmarks.report import Report, ratio_result
 from benchmarks.timing import interleaved
 from benchmarks.workloads import reference
-from lightning_tracin.attribution import block_of, queries_of
-from lightning_tracin.features import FeatureStore
+from lightning_tracin.attribution.batching import batches_of
+from lightning_tracin.attribution.exact import block_of
+from lightning_tracin.attribution.means import queries_of
+from lightning_tracin.attribution.projected import features_of, prepare_sketch
 from lightning_tracin.gradients import Capture
-from lightning_tracin.projection import features_of, prepare_sketch
-from lightning_tracin.work import batches_of
+from lightning_tracin.storage.features import FeatureStore
 
 #: Languages of the probes, and numbers stored of a sample.
 _LANGUAGES, _DIM = 5, 8192

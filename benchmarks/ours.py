@@ -14,14 +14,14 @@ from torch.utils.data import default_collate
 
 from benchmarks.scopes import Scope, everything
 from benchmarks.workloads import Loss, Sentences, Workload
-from lightning_tracin.attribution import attribute_snapshot
+from lightning_tracin.attribution.batching import Job, Target, free_share
+from lightning_tracin.attribution.exact import attribute_snapshot
+from lightning_tracin.attribution.samples import SampleSet
 from lightning_tracin.gradients import plan_coverage
-from lightning_tracin.ingredients import IngredientStore
-from lightning_tracin.parts import parts_of
-from lightning_tracin.samples import SampleSet
-from lightning_tracin.snapshots import load_weights
-from lightning_tracin.tables import SampleTable
-from lightning_tracin.work import Job, Target, free_share
+from lightning_tracin.gradients.partition import parts_of
+from lightning_tracin.storage.ingredients import IngredientStore
+from lightning_tracin.storage.sample_table import SampleTable
+from lightning_tracin.storage.snapshots import load_weights
 
 #: The callback's own default.
 BATCH_SIZE = 32

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from lightning_tracin.work import Job
+from lightning_tracin.attribution.batching import Job
 
 
 def plain_pass(model: nn.Module, job: Job) -> None:

@@ -11,11 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lightning_tracin.directory import RunDirectory, RunRecord, Settings, known_samples
-from lightning_tracin.features import packed
+from lightning_tracin.config import Settings
 from lightning_tracin.gradients import Sketch, plan_coverage
-from lightning_tracin.snapshots import SnapshotRecord
-from lightning_tracin.tables import SampleTable
+from lightning_tracin.storage.directory import RunDirectory
+from lightning_tracin.storage.features import packed
+from lightning_tracin.storage.records import RunRecord, known_samples
+from lightning_tracin.storage.sample_table import SampleTable
+from lightning_tracin.storage.snapshots import SnapshotRecord
 
 LANGUAGES = ("de", "en", "es", "fr", "ru")
 

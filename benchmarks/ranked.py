@@ -102,7 +102,7 @@ def main() -> None:
     from lightning_fabric import Fabric
 
     from lightning_tracin import attribute
-    from lightning_tracin.attributor import Attributor
+    from lightning_tracin.attribution.attributor import Attributor
 
     run, ranks = Path(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)

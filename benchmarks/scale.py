@@ -30,11 +30,12 @@ from benchmarks import ours, scale_page
 from benchmarks.projected_index import LANGUAGES, write_index
 from benchmarks.timing import seconds
 from benchmarks.workloads import xlm_r
-from lightning_tracin.attribution import attribute_means, attribute_snapshot
-from lightning_tracin.features import FeatureStore
-from lightning_tracin.ingredients import IngredientStore
-from lightning_tracin.projection import prepare_sketch, project_snapshot
-from lightning_tracin.work import Job, Target
+from lightning_tracin.attribution.batching import Job, Target
+from lightning_tracin.attribution.exact import attribute_snapshot
+from lightning_tracin.attribution.means import attribute_means
+from lightning_tracin.attribution.projected import prepare_sketch, project_snapshot
+from lightning_tracin.storage.features import FeatureStore
+from lightning_tracin.storage.ingredients import IngredientStore
 
 HERE = Path(__file__).parent
 FIGURES, PAGE = HERE / "scale.json", HERE.parent / "docs" / "scale.md"

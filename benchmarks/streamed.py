@@ -20,9 +20,11 @@ import xxhash
 from torch import Tensor
 
 from benchmarks.memory import resident
-from lightning_tracin import TracInRun, features
-from lightning_tracin.scoring import Scorer, Scoring
-from lightning_tracin.strongest import Strongest
+from lightning_tracin import TracInRun
+from lightning_tracin.analysis.scorer import Scorer
+from lightning_tracin.analysis.top_k import Strongest
+from lightning_tracin.config import Scoring
+from lightning_tracin.storage import features
 
 #: What a plain read takes at once.
 _PIECE = 1 << 20

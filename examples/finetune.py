@@ -22,17 +22,17 @@ from jsonargparse import auto_cli
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from lightning_tracin import TracInCallback, TracInError, TracInRun
-from lightning_tracin.datasets import Split
-from lightning_tracin.studies.classifier import Classifier, tokenizer_and_model
-from lightning_tracin.studies.options import Options
+from lightning_tracin.errors import printable
+from lightning_tracin.studies.data import load_split
+from lightning_tracin.studies.datasets import Split
+from lightning_tracin.studies.fit_settings import FitSettings
+from lightning_tracin.studies.models.classifier import Classifier, tokenizer_and_model
 from lightning_tracin.studies.pretraining import with_encoder
-from lightning_tracin.studies.sources import load_split
 from lightning_tracin.studies.text_data import TextDataModule
-from lightning_tracin.text import printable
 
 
 @dataclasses.dataclass(frozen=True)
-class Finetuning(Options):
+class Finetuning(FitSettings):
     """Fine-tune a multilingual classifier and see which languages' training data it relies on.
 
     With no option: names from the Unicode CLDR, a small model, five training languages, three more that are only probed.

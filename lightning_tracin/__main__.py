@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightning_tracin.cli import main
+from lightning_tracin.cli.main import main
 
 if __name__ == "__main__":
     main()

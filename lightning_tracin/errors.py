@@ -1,6 +1,8 @@
-"""The one error class that this package raises on purpose."""
+"""The error that users can act on, and text of data sets made safe for a terminal."""
 
-from lightning_tracin.text import printable
+from __future__ import annotations
+
+import unicodedata
 
 
 class TracInError(RuntimeError):
@@ -8,3 +10,26 @@ class TracInError(RuntimeError):
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))
+
+
+#: Marks that reorder what stands around them on a terminal.
+_REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+_BREAKS = str.maketrans("\t\n\r", "   ")
+
+
+def printable(text: str) -> str:
+    """The text without what acts on a terminal (colours, titles, cursor, bell) or cannot be printed there.
+
+    That is control characters but tabulator and end of line, marks that reorder, and lone surrogates.
+    """
+    return "".join(letter for letter in text if letter in "\t\n" or not _acts(letter))
+
+
+def one_line(text: str) -> str:
+    """The same, with a space for every tabulator and end of line."""
+    return printable(text.translate(_BREAKS))
+
+
+def _acts(letter: str) -> bool:
+    return unicodedata.category(letter) in ("Cc", "Cs") or letter in _REORDERING

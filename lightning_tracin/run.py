@@ -11,18 +11,18 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from lightning_tracin.directory import RunDirectory
+from lightning_tracin.analysis.reliance import COLUMNS, Floats, Interval, Tally
+from lightning_tracin.analysis.scorer import Scorer
+from lightning_tracin.analysis.scores import Scores, require_k
+from lightning_tracin.analysis.top_k import Strongest
+from lightning_tracin.config import DAMPING, Asked, Blocks, Measure, SampleColumns, Scoring, Sign, Similarity, Weighting
 from lightning_tracin.errors import TracInError
-from lightning_tracin.influence import Scores, Sign, Similarity, Weighting, require_k
-from lightning_tracin.lock import RunLock
-from lightning_tracin.places import Place, place
-from lightning_tracin.reliance import COLUMNS, Floats, Interval, Measure, Tally
-from lightning_tracin.scoring import Asked, Scorer, Scoring
-from lightning_tracin.shards import Indices, Ingredients
-from lightning_tracin.snapshots import Snapshot
-from lightning_tracin.strongest import Strongest
-from lightning_tracin.tables import Columns, SampleTable
-from lightning_tracin.whitening import DAMPING, Blocks
+from lightning_tracin.storage.directory import RunDirectory
+from lightning_tracin.storage.filesystem import Place, place
+from lightning_tracin.storage.lock import RunLock
+from lightning_tracin.storage.sample_table import SampleTable
+from lightning_tracin.storage.shards import Indices, Ingredients
+from lightning_tracin.storage.snapshots import Snapshot
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule
@@ -296,10 +296,10 @@ class TracInRun:
             TracInError: the run holds no features, a snapshot's weights were not kept, the probes' languages are not found, or
                 another process works in the run directory.
         """
-        from lightning_tracin.additions import add_probes  # reading a run needs neither Lightning nor a model
+        from lightning_tracin.trainer.add_probes import add_probes  # reading a run needs neither Lightning nor a model
 
         with RunLock(self.path):
-            add_probes(self._directory, module, probes, Columns(language_column, item_column), languages)
+            add_probes(self._directory, module, probes, SampleColumns(language_column, item_column), languages)
         return TracInRun(self._directory)
 
     def _summed(self, scoring: Scoring, chosen: Sequence[int]) -> Iterator[tuple[Indices, Scores]]:

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.projected_index import record_of
-from lightning_tracin.directory import RunDirectory
-from lightning_tracin.ingredients import Block
-from lightning_tracin.snapshots import SnapshotRecord
-from lightning_tracin.tables import SampleTable
+from lightning_tracin.storage.directory import RunDirectory
+from lightning_tracin.storage.ingredients import Block
+from lightning_tracin.storage.sample_table import SampleTable
+from lightning_tracin.storage.snapshots import SnapshotRecord
 
 PARAMETERS = ("body.weight", "body.bias", "head.weight")
 

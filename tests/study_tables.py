@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lightning_tracin.experiments import dynamics, imbalance, reinforcement, removal, zero_shot
-from lightning_tracin.experiments.left_out import change_in_loss
-from lightning_tracin.reliance import COLUMNS
-from lightning_tracin.results import Results, View
+from lightning_tracin.analysis import changes, imbalance, reinforcement, removal, zero_shot
+from lightning_tracin.analysis.leave_one_out import change_in_loss
+from lightning_tracin.analysis.reliance import COLUMNS
+from lightning_tracin.config import View
+from lightning_tracin.reporting.results import Results
 
 LANGUAGES = ("acehnese", "banjarese", "english", "indonesian", "javanese", "minangkabau", "sundanese")
 ZERO_SHOT = "toba batak"
@@ -49,7 +50,7 @@ def changed() -> pd.DataFrame:
         for j, pair in enumerate([(0, 1), (1, 2), (0, 2)])
         for change, p in [((i - 25) / 60 + j / 900, 0.01 if i % 3 == 0 else 0.2)]
     ]
-    return pd.DataFrame(rows, columns=list(dynamics.COLUMNS))
+    return pd.DataFrame(rows, columns=list(changes.COLUMNS))
 
 
 def reinforced() -> pd.DataFrame:

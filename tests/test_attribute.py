@@ -17,9 +17,9 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from lightning_tracin import TracInCallback, TracInError, TracInRun, attribute, import_checkpoints
-from lightning_tracin.lock import RunLock
-from lightning_tracin.masks import write_mask
-from lightning_tracin.store import write_record
+from lightning_tracin.attribution.masks import write_mask
+from lightning_tracin.storage.files import write_record
+from lightning_tracin.storage.lock import RunLock
 from tests.fits import Classifier, Samples, loaders, trainer
 from tests.models import padded
 
@@ -227,10 +227,10 @@ def test_frozen_parameters_must_be_those_of_the_fit(tmp_path: Path) -> None:
 _RANKS = """
 from pathlib import Path
 
-import lightning_tracin.work as engine
+import lightning_tracin.attribution.batching as engine
 from lightning_fabric import Fabric
 from lightning_tracin import attribute
-from lightning_tracin.ingredients import IngredientStore
+from lightning_tracin.storage.ingredients import IngredientStore
 from tests.fits import Classifier, loaders
 
 engine._SHARD = 8

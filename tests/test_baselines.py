@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lightning_tracin import TracInError
-from lightning_tracin.baselines import (
+from lightning_tracin.analysis.baselines import (
     BASELINES,
     baselines_of,
     lexical,
@@ -18,7 +18,7 @@ from lightning_tracin.baselines import (
     without_ties,
     words,
 )
-from lightning_tracin.tables import SampleTable
+from lightning_tracin.storage.sample_table import SampleTable
 
 
 def test_random_scores_are_reproducible_and_differ_by_seed() -> None:

@@ -19,9 +19,9 @@ import yaml
 from pytorch_lightning.cli import LightningCLI
 
 from lightning_tracin import TracInRun, attribute
-from lightning_tracin.cli import main
-from lightning_tracin.directory import Samples
-from lightning_tracin.store import as_lines, write_record
+from lightning_tracin.cli.main import main
+from lightning_tracin.storage.files import as_lines, write_record
+from lightning_tracin.storage.records import Samples
 from tests.fits import Classifier, loaders
 from tests.test_attribute import assert_same_files
 
@@ -190,7 +190,7 @@ def test_top_shows_no_control_characters(tmp_path: Path, fits: dict[str, Path], 
 def test_export_says_what_it_leaves_out_of_a_large_run(
     tmp_path: Path, fits: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lightning_tracin.scoring._MATRIX", 0)
+    monkeypatch.setattr("lightning_tracin.analysis.scorer._MATRIX", 0)
     shown = said(capsys, "export", "--run", fits["fit_end"] / "run", "--folder", tmp_path / "tables")
     assert "too large for its experiments (compared, changes, reinforcement)" in shown
     written = {path.stem for path in (tmp_path / "tables").iterdir()}

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from lightning_tracin import TracInError
-from lightning_tracin.counterfactual import (
+from lightning_tracin.analysis.lds import (
     _resampled,
     draw_subsets,
     lds,
@@ -16,7 +16,7 @@ from lightning_tracin.counterfactual import (
     lds_within_class,
     repeatability,
 )
-from lightning_tracin.reliance import Interval
+from lightning_tracin.analysis.reliance import Interval
 
 # Three train samples, two of them in each of three subsets: {0, 1}, {0, 2}, {1, 2}.
 MEMBERS = np.array([[1, 1, 0], [1, 0, 1], [0, 1, 1]], dtype=bool)

@@ -23,7 +23,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from lightning_tracin import TracInCallback, TracInError, TracInRun
-from lightning_tracin.store import read_tensors, write_tensors
+from lightning_tracin.storage.files import read_tensors, write_tensors
 from tests.fits import Classifier, loaders, trainer
 
 #: What goes wrong with a file: its content, and the content of the file of that name in another run of the same settings.

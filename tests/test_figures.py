@@ -17,10 +17,11 @@ from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
-from lightning_tracin import TracInError, figures
-from lightning_tracin.experiments import reinforcement
-from lightning_tracin.figures.drawing import looks
-from lightning_tracin.reliance import reliance_table
+from lightning_tracin import TracInError
+from lightning_tracin.analysis import reinforcement
+from lightning_tracin.analysis.reliance import reliance_table
+from lightning_tracin.reporting import figures
+from lightning_tracin.reporting.figures.drawing import looks
 from tests.study_tables import (
     LANGUAGES,
     SCORES,

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lightning_tracin import TracInError, TracInRun
-from lightning_tracin.tables import SampleTable
+from lightning_tracin.storage.sample_table import SampleTable
 from tests.hand_made import run_directory
 
 TRAIN = SampleTable(("de", "de", "en", "ru"), (None, "1", "1", "1"), ("a", "b", "c", "d"), ("0", "1", None, "0"))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lightning_tracin.influence import group_weights, ranked, snapshot_scores
-from lightning_tracin.shards import Ingredients
+from lightning_tracin.analysis.scores import group_weights, ranked, snapshot_scores
+from lightning_tracin.storage.shards import Ingredients
 
 # Two groups of two parameters each. Train gradients (3, 4 | 0, 0) and (0, 0 | 1, 0); one probe (3, 4 | 2, 0).
 BY_HAND = Ingredients(

@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 import pytest
 
-from lightning_tracin.directory import RunDirectory
+from lightning_tracin.storage.directory import RunDirectory
 from tests.processes import attributed, fit, last_checkpoint
 
 KILLS = int(os.environ.get("TRACIN_KILLS", "4"))

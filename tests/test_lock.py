@@ -10,7 +10,7 @@ import pytest
 import pytorch_lightning as pl
 
 from lightning_tracin import TracInCallback, TracInError, TracInRun
-from lightning_tracin.lock import RunLock
+from lightning_tracin.storage.lock import RunLock
 from tests.fits import Classifier, loaders, trainer
 from tests.processes import fit, started, wait_for
 
@@ -99,7 +99,7 @@ def test_lock_that_cannot_name_its_holder_is_given_back(tmp_path: Path, monkeypa
 
     lock = RunLock(tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr("lightning_tracin.lock.write_record", full)
+        patch.setattr("lightning_tracin.storage.lock.write_record", full)
         with pytest.raises(TracInError, match="the disk is full"):
             lock.acquire()
     with RunLock(tmp_path / "run"):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_tracin import TracInError
-from lightning_tracin.losses import Probed, StepLoss, find_loss, loss_named
+from lightning_tracin.attribution.losses import Probed, StepLoss, find_loss, loss_named
 
 
 class Linear(nn.Module):

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from lightning_tracin import TracInCallback, TracInError, TracInRun
-from lightning_tracin.losses import StepLoss
-from lightning_tracin.masks import head_importance, head_mask, random_heads, read_mask, strongest_heads, write_mask
-from lightning_tracin.samples import SampleSet, from_loader
-from lightning_tracin.snapshots import load_weights
-from lightning_tracin.tables import Columns
+from lightning_tracin.attribution.attention_heads import head_importance, head_mask, random_heads, strongest_heads
+from lightning_tracin.attribution.losses import StepLoss
+from lightning_tracin.attribution.masks import read_mask, write_mask
+from lightning_tracin.attribution.samples import SampleSet, from_loader
+from lightning_tracin.config import SampleColumns
+from lightning_tracin.storage.snapshots import load_weights
 from tests.fits import Classifier, loaders, trainer
 from tests.models import padded
 from tests.oracles import gradient_loop
@@ -215,7 +216,7 @@ def test_masks_go_with_exact_influence_only(other: dict[str, Any]) -> None:
 
 
 def train_samples() -> SampleSet:
-    return from_loader(loaders()[0], Columns(), "train samples")
+    return from_loader(loaders()[0], SampleColumns(), "train samples")
 
 
 def importance(module: nn.Module, batch_size: int = 7) -> np.ndarray:

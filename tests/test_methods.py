@@ -12,9 +12,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from lightning_tracin import TracInCallback, TracInError, TracInRun
-from lightning_tracin.features import FeatureStore
-from lightning_tracin.parts import parts_of
-from lightning_tracin.snapshots import load_weights
+from lightning_tracin.gradients.partition import parts_of
+from lightning_tracin.storage.features import FeatureStore
+from lightning_tracin.storage.snapshots import load_weights
 from tests.fits import Classifier, Samples, loaders, trainer
 from tests.models import padded
 from tests.oracles import gradient_loop

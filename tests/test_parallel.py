@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from lightning_tracin.errors import TracInError
-from lightning_tracin.parallel import run_all
+from lightning_tracin.trainer.process_pool import run_all
 
 
 def write(folder: Path, name: str) -> None:
@@ -41,7 +41,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     code = f"""
 if __name__ == "__main__":
     from pathlib import Path
-    from lightning_tracin.parallel import run_all
+    from lightning_tracin.trainer.process_pool import run_all
     from tests.test_parallel import linger
     run_all(linger, [(Path({str(tmp_path)!r}), str(i)) for i in range(2)], 2, "", progress=False)
 """

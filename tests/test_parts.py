@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AlbertConfig, AlbertForSequenceClassification, GPT2Config, GPT2LMHeadModel, T5Config
 from transformers import T5ForConditionalGeneration as T5
 
-from lightning_tracin.parts import layer_labels, parts_of
+from lightning_tracin.gradients.partition import layer_labels, parts_of
 from tests.models import tiny_xlmr
 
 

@@ -17,10 +17,11 @@ import pytorch_lightning as pl
 from fsspec.implementations.memory import MemoryFileSystem
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from lightning_tracin import TracInCallback, TracInError, TracInRun, attribute, commands, import_checkpoints
-from lightning_tracin.lock import Holder, RunLock
-from lightning_tracin.places import place, write_whole
-from lightning_tracin.store import as_record, write_record
+from lightning_tracin import TracInCallback, TracInError, TracInRun, attribute, import_checkpoints
+from lightning_tracin.cli import commands
+from lightning_tracin.storage.files import as_record, write_record
+from lightning_tracin.storage.filesystem import place, write_whole
+from lightning_tracin.storage.lock import Holder, RunLock
 from tests.fits import Classifier, loaders, trainer
 
 

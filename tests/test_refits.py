@@ -13,8 +13,8 @@ import torch
 from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler
 
 from lightning_tracin import TracInError
-from lightning_tracin.counterfactual import without_language
-from lightning_tracin.refits import Fit, MembersOnly, Refits
+from lightning_tracin.analysis.lds import without_language
+from lightning_tracin.trainer.refits import Fit, MembersOnly, Refits
 from tests.fits import Classifier, loaders, trainer
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lightning_tracin.reliance import Interval, cross_lingual, mean_cross_lingual, per_probe, reliance_table
+from lightning_tracin.analysis.reliance import Interval, cross_lingual, mean_cross_lingual, per_probe, reliance_table
 
 TRAIN = ["de", "de", "en", "en", "en", "ru"]
 # Columns are probes: two of de, one of en, one of fr (zero-shot).

@@ -8,17 +8,17 @@ import torch
 from torch import nn
 
 from lightning_tracin import TracInError
-from lightning_tracin.losses import StepLoss
-from lightning_tracin.representations import sentence_representations
-from lightning_tracin.samples import from_loader
-from lightning_tracin.tables import Columns
+from lightning_tracin.attribution.losses import StepLoss
+from lightning_tracin.attribution.representations import sentence_representations
+from lightning_tracin.attribution.samples import from_loader
+from lightning_tracin.config import SampleColumns
 from tests.fits import Classifier, loaders
 from tests.models import padded
 
 
 def test_mean_over_positions_without_padding() -> None:
     module = Classifier().eval()
-    samples = from_loader(loaders()[0], Columns(), "train samples")
+    samples = from_loader(loaders()[0], SampleColumns(), "train samples")
     found = sentence_representations(module, samples, StepLoss(module, "mean"), lambda batch: batch, batch_size=7)
     with torch.no_grad():
         for index in (0, 13, 29):
@@ -30,7 +30,7 @@ def test_mean_over_positions_without_padding() -> None:
 
 
 def test_a_module_without_a_model_of_transformers_is_an_error() -> None:
-    samples = from_loader(loaders()[0], Columns(), "train samples")
+    samples = from_loader(loaders()[0], SampleColumns(), "train samples")
     with pytest.raises(TracInError, match="no model of transformers"):
         sentence_representations(nn.Linear(2, 2), samples, StepLoss(nn.Linear(2, 2), "mean"), lambda batch: batch)
 
@@ -41,6 +41,6 @@ def test_a_loss_that_calls_the_model_twice_is_an_error() -> None:
             return self.model(**batch).loss + self.model(**batch).loss
 
     module = Twice().eval()
-    samples = from_loader(loaders()[0], Columns(), "train samples")
+    samples = from_loader(loaders()[0], SampleColumns(), "train samples")
     with pytest.raises(TracInError, match="calls XLMRobertaModel 2 times"):
         sentence_representations(module, samples, StepLoss(module, "mean"), lambda batch: batch)

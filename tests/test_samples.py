@@ -12,9 +12,10 @@ from datasets import ClassLabel, Dataset
 from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 
 from lightning_tracin import TracInError
-from lightning_tracin.probes import chosen_probes, some_of_each_language
-from lightning_tracin.samples import SampleSet, from_loader, joined
-from lightning_tracin.tables import Columns, SampleTable
+from lightning_tracin.attribution.probes import chosen_probes, some_of_each_language
+from lightning_tracin.attribution.samples import SampleSet, from_loader, joined
+from lightning_tracin.config import SampleColumns
+from lightning_tracin.storage.sample_table import SampleTable
 
 ROWS = [
     {"input_ids": [7] * (i + 1), "label": i % 2, "language": "de" if i < 4 else "ru", "item": f"item{i % 4}", "text": f"text {i}"}
@@ -76,7 +77,7 @@ WHOLE = ("de", "de", "de", "de", "ru", "ru", "ru", "ru")
     ],
 )
 def test_languages_and_items(build: Callable[[], Any], languages: tuple[str, ...]) -> None:
-    samples = from_loader(DataLoader(build(), collate_fn=collate), Columns(item="item"), "probes")
+    samples = from_loader(DataLoader(build(), collate_fn=collate), SampleColumns(item="item"), "probes")
     assert samples.table.language == languages
     numbers = {"de": "0123", "ru": "0123"}
     assert all(
@@ -85,7 +86,7 @@ def test_languages_and_items(build: Callable[[], Any], languages: tuple[str, ...
 
 
 def test_text_label_and_items_of_hidden_columns() -> None:
-    table = from_loader(DataLoader(hidden(), collate_fn=collate), Columns(item="item"), "probes").table
+    table = from_loader(DataLoader(hidden(), collate_fn=collate), SampleColumns(item="item"), "probes").table
     assert table.text == tuple(f"text {i}" for i in range(8))
     assert table.label == tuple(str(i % 2) for i in range(8))
     assert table.item == ("item0", "item1", "item2", "item3") * 2
@@ -94,7 +95,7 @@ def test_text_label_and_items_of_hidden_columns() -> None:
 def test_class_labels_go_by_their_names() -> None:
     rows = Dataset.from_list(ROWS).cast_column("label", ClassLabel(names=["no", "yes"]))
     for data in (rows, Subset(rows, range(8)), ConcatDataset([rows.select(range(4)), rows.select(range(4, 8))])):
-        table = from_loader(DataLoader(data, collate_fn=collate), Columns(), "probes").table
+        table = from_loader(DataLoader(data, collate_fn=collate), SampleColumns(), "probes").table
         assert table.label == ("no", "yes") * 4
 
 
@@ -102,29 +103,29 @@ def test_class_labels_go_by_their_names() -> None:
 def test_languages_of_other_types_become_strings(values: Any) -> None:
     data = Attribute()
     data.language = values
-    assert from_loader(DataLoader(data, collate_fn=collate), Columns(), "probes").table.language == ("0", "1") * 4
+    assert from_loader(DataLoader(data, collate_fn=collate), SampleColumns(), "probes").table.language == ("0", "1") * 4
 
 
 def test_labels_of_several_values_are_shown_as_they_are() -> None:
     data = Attribute()
     data.labels = torch.tensor([[0, 1]] * 8)
-    assert from_loader(DataLoader(data, collate_fn=collate), Columns(), "probes").table.label == ("[0, 1]",) * 8
+    assert from_loader(DataLoader(data, collate_fn=collate), SampleColumns(), "probes").table.label == ("[0, 1]",) * 8
 
 
 def test_text_of_chosen_columns_is_joined() -> None:
-    columns = Columns(text=("text", "item"))
+    columns = SampleColumns(text=("text", "item"))
     assert from_loader(DataLoader(hidden(), collate_fn=collate), columns, "probes").table.text[3] == "text 3 | item3"
 
 
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        (Columns(item="translation"), "no column 'translation'.*item_column"),
-        (Columns(text=("sentence",)), "no text column 'sentence'.*text_columns"),
-        (Columns(label="gold"), "no label column 'gold'"),
+        (SampleColumns(item="translation"), "no column 'translation'.*item_column"),
+        (SampleColumns(text=("sentence",)), "no text column 'sentence'.*text_columns"),
+        (SampleColumns(label="gold"), "no label column 'gold'"),
     ],
 )
-def test_missing_columns_are_named(columns: Columns, message: str) -> None:
+def test_missing_columns_are_named(columns: SampleColumns, message: str) -> None:
     with pytest.raises(TracInError, match=message):
         from_loader(DataLoader(hidden(), collate_fn=collate), columns, "probes")
 
@@ -132,18 +133,18 @@ def test_missing_columns_are_named(columns: Columns, message: str) -> None:
 def test_dataset_without_any_column_takes_languages_outright() -> None:
     data = TensorDataset(torch.arange(8))
     with pytest.raises(TracInError, match=r"no column or attribute 'language'.*\(columns: none\)"):
-        from_loader(DataLoader(data), Columns(), "train samples")
-    assert from_loader(DataLoader(data), Columns(), "train samples", WHOLE).table.language == WHOLE
+        from_loader(DataLoader(data), SampleColumns(), "train samples")
+    assert from_loader(DataLoader(data), SampleColumns(), "train samples", WHOLE).table.language == WHOLE
 
 
 def test_empty_dataset() -> None:
     with pytest.raises(TracInError, match="dataset of the probes is empty"):
-        from_loader(DataLoader(hidden().select([]), collate_fn=collate), Columns(), "probes")
+        from_loader(DataLoader(hidden().select([]), collate_fn=collate), SampleColumns(), "probes")
 
 
 def test_shuffled_loader_that_drops_its_last_batch_gives_every_sample_in_order() -> None:
     loader = DataLoader(hidden(), batch_size=3, shuffle=True, drop_last=True, collate_fn=collate)
-    samples = from_loader(loader, Columns(), "train samples")
+    samples = from_loader(loader, SampleColumns(), "train samples")
     name, rows = samples.batch([5, 2, 7])
     assert name == "collated"
     assert [len(row["input_ids"]) for row in rows] == [6, 3, 8]
@@ -151,8 +152,8 @@ def test_shuffled_loader_that_drops_its_last_batch_gives_every_sample_in_order()
 
 
 def test_samples_of_several_loaders_keep_their_collate_functions() -> None:
-    first = from_loader(DataLoader(hidden(), collate_fn=collate), Columns(item="item"), "probes")
-    second = from_loader(DataLoader(Records(), collate_fn=lambda rows: ("other", rows)), Columns(item="item"), "probes")
+    first = from_loader(DataLoader(hidden(), collate_fn=collate), SampleColumns(item="item"), "probes")
+    second = from_loader(DataLoader(Records(), collate_fn=lambda rows: ("other", rows)), SampleColumns(item="item"), "probes")
     both = joined([first, second]).take([9, 1, 15])
     assert both.table.text == ("text 1", "text 1", "text 7")
     assert both.batch([0, 2]) == ("other", [ROWS[1], ROWS[7]])

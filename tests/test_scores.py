@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from lightning_tracin import TracInCallback, TracInRun, attribute
-from lightning_tracin.snapshots import load_weights
+from lightning_tracin.storage.snapshots import load_weights
 from tests.fits import Classifier, Samples, loaders, trainer, with_texts
 from tests.models import padded
 from tests.oracles import gradient_loop, ingredients_loop
@@ -138,7 +138,7 @@ def test_small_memory_budget_takes_the_probes_in_chunks_with_the_same_scores(
 ) -> None:
     whole = fitted(tmp_path / "whole")[1].influence("dot")
     pl.seed_everything(7)
-    monkeypatch.setattr("lightning_tracin.work.bytes_of_a_probe", lambda target, job: 3000)
+    monkeypatch.setattr("lightning_tracin.attribution.batching.bytes_of_a_probe", lambda target, job: 3000)
     callback = TracInCallback(tmp_path / "run", top_k=5, memory_budget=4 * 1000 * 5 + 4)  # three quarters of it: five probes
     trainer(tmp_path, [callback]).fit(Classifier(), *loaders())
     run = TracInRun.open(tmp_path / "run")
@@ -160,12 +160,12 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 
-import lightning_tracin.attribution as engine
-import lightning_tracin.samples as samples
-import lightning_tracin.session as session
-import lightning_tracin.work as work
+import lightning_tracin.attribution.exact as engine
+import lightning_tracin.attribution.samples as samples
+import lightning_tracin.trainer.session as session
+import lightning_tracin.attribution.batching as work
 from lightning_tracin import TracInCallback
-from lightning_tracin.ingredients import IngredientStore
+from lightning_tracin.storage.ingredients import IngredientStore
 from tests.fits import Classifier, loaders, trainer, with_texts
 
 work._SHARD = int(sys.argv[2])
@@ -244,7 +244,7 @@ def test_processes_share_the_work_and_give_the_same_scores(
     for rank, one in enumerate(noted):  # lengths of its own part, and of all probes
         assert [text for text in one["measured"] if text in texts] == texts[rank::ranks]
 
-    monkeypatch.setattr("lightning_tracin.work._SHARD", shard)
+    monkeypatch.setattr("lightning_tracin.attribution.batching._SHARD", shard)
     alone = attributed_alone(tmp_path)
     for ours, theirs in zip(run.snapshots, alone.snapshots, strict=True):
         np.testing.assert_array_equal(run.scores(ours.index), alone.scores(theirs.index))

@@ -9,7 +9,7 @@ import pytest
 import pytorch_lightning as pl
 
 from lightning_tracin import TracInCallback, TracInRun
-from lightning_tracin.ingredients import IngredientStore
+from lightning_tracin.storage.ingredients import IngredientStore
 from tests.fits import Classifier, loaders, trainer
 
 

@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_tracin import TracInCallback, TracInError, TracInRun, attribute
-from lightning_tracin.store import read_tensors, write_tensors
+from lightning_tracin.storage.files import read_tensors, write_tensors
 from tests.fits import Classifier, loaders, trainer
 from tests.test_attribute import a_mask
 
@@ -102,7 +102,7 @@ def test_what_is_no_number_is_never_taken_for_right(tmp_path: Path, monkeypatch:
         names = run.snapshots[-1].record.groups
         return {name: torch.full_like(Classifier().get_parameter(name), torch.nan) for name in names}
 
-    monkeypatch.setattr("lightning_tracin.spot_check.plain_gradient", broken)
+    monkeypatch.setattr("lightning_tracin.attribution.spot_check.plain_gradient", broken)
     with pytest.raises(TracInError, match="wrong by nan of the gradients' norms"):
         attribute(Classifier(), run, *loaders(), progress=False)
 

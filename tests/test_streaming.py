@@ -14,12 +14,11 @@ import torch
 
 from benchmarks.projected_index import write_index
 from lightning_tracin import TracInCallback, TracInRun
-from lightning_tracin.ahead import Ahead
-from lightning_tracin.features import FeatureStore
-from lightning_tracin.ingredients import Block, IngredientStore
-from lightning_tracin.reliance import Tally
-from lightning_tracin.shards import Ingredients, OneShard, side_by_side
-from lightning_tracin.strongest import Strongest
+from lightning_tracin.analysis.reliance import Tally
+from lightning_tracin.analysis.top_k import Strongest
+from lightning_tracin.storage.ingredients import Block, IngredientStore
+from lightning_tracin.storage.prefetch import Ahead
+from lightning_tracin.storage.shards import Ingredients, OneShard, side_by_side
 from tests.fits import Classifier, loaders, trainer
 
 
@@ -143,8 +142,8 @@ def assert_streams_alike(path: Path, monkeypatch: pytest.MonkeyPatch, by_layer: 
     held = TracInRun.open(path)
     assert not held.is_large
     whole = said(held, by_layer)
-    monkeypatch.setattr("lightning_tracin.scoring._MATRIX", 0)
-    monkeypatch.setattr(FeatureStore, "ingredients", None)
+    monkeypatch.setattr("lightning_tracin.analysis.scorer._MATRIX", 0)
+    monkeypatch.setattr("lightning_tracin.analysis.scorer.feature_ingredients", None)
     monkeypatch.setattr(IngredientStore, "read", None)
     streamed = TracInRun.open(path)
     assert streamed.is_large
@@ -165,7 +164,7 @@ def assert_streams_alike(path: Path, monkeypatch: pytest.MonkeyPatch, by_layer: 
 def test_runs_of_every_method_say_the_same_shard_by_shard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr("lightning_tracin.work._SHARD", 8)
+    monkeypatch.setattr("lightning_tracin.attribution.batching._SHARD", 8)
     pl.seed_everything(7)
     callback = TracInCallback(tmp_path / "run", top_k=5, batch_size=4, **settings)
     trainer(tmp_path, [callback], max_epochs=2).fit(Classifier(), *loaders())
@@ -210,8 +209,8 @@ def test_streaming_never_holds_the_matrix(tmp_path: Path, monkeypatch: pytest.Mo
     }.items():
         held = TracInRun.open(tmp_path / "run")
         assert peak(lambda: work(held)) > 2 * matrix, name
-    monkeypatch.setattr("lightning_tracin.scoring._MATRIX", 0)
-    monkeypatch.setattr(FeatureStore, "ingredients", None)
+    monkeypatch.setattr("lightning_tracin.analysis.scorer._MATRIX", 0)
+    monkeypatch.setattr("lightning_tracin.analysis.scorer.feature_ingredients", None)
     streamed = TracInRun.open(tmp_path / "run")
     for work in (
         lambda: streamed.top(0, 20),
@@ -223,7 +222,7 @@ def test_streaming_never_holds_the_matrix(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_torch_has_no_matrix_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_index(tmp_path / "run", 1000, 10, 8, shards=(64,))
-    monkeypatch.setattr("lightning_tracin.scoring._MATRIX", 0)
+    monkeypatch.setattr("lightning_tracin.analysis.scorer._MATRIX", 0)
     sizes = []
     product = torch.Tensor.__matmul__
     monkeypatch.setattr(torch.Tensor, "__matmul__", lambda one, other: sizes.append(len(one)) or product(one, other))

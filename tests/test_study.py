@@ -12,11 +12,11 @@ import pytest
 import pytorch_lightning as pl
 
 from lightning_tracin import TracInCallback, TracInError, TracInRun
-from lightning_tracin.baselines import representation_similarity, without_ties
-from lightning_tracin.reliance import reliance_table
-from lightning_tracin.results import View
-from lightning_tracin.study import findings_of_reliance, study_of
-from lightning_tracin.tables import SampleTable
+from lightning_tracin.analysis.baselines import representation_similarity, without_ties
+from lightning_tracin.analysis.reliance import reliance_table
+from lightning_tracin.config import View
+from lightning_tracin.reporting.findings import findings_of_reliance, study_of
+from lightning_tracin.storage.sample_table import SampleTable
 from tests.fits import Classifier, loaders, trainer
 
 

@@ -9,10 +9,11 @@ import pytest
 from torch.utils.data import DataLoader
 
 from lightning_tracin import TracInCallback, TracInError, TracInRun
-from lightning_tracin.report import write_results
-from lightning_tracin.results import View, analyse
-from lightning_tracin.tables import SampleTable
-from lightning_tracin.text import one_line, printable
+from lightning_tracin.config import View
+from lightning_tracin.errors import one_line, printable
+from lightning_tracin.reporting.html import write_results
+from lightning_tracin.reporting.results import analyse
+from lightning_tracin.storage.sample_table import SampleTable
 from tests.fits import Classifier, Samples, loaders, trainer
 from tests.hand_made import run_directory
 from tests.models import padded

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_tracin import TracInCallback, TracInRun
-from lightning_tracin.masks import write_mask
-from lightning_tracin.snapshots import load_weights
+from lightning_tracin.attribution.masks import write_mask
+from lightning_tracin.storage.snapshots import load_weights
 from tests.fits import trainer
 from tests.gradients.test_wide_layers import Encoder, loss_of, samples_of
 from tests.models import padded

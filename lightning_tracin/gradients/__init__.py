@@ -1,11 +1,11 @@
 """Per-sample gradients of a batch, and their inner products with the gradients of probes; pure torch."""
 
 from lightning_tracin.gradients.bank import ProbeBank
+from lightning_tracin.gradients.block import HeldBlock
 from lightning_tracin.gradients.capture import Capture
 from lightning_tracin.gradients.coverage import Coverage, plan_coverage
 from lightning_tracin.gradients.forms import Dense, Form, Outer, Rows
-from lightning_tracin.gradients.held import HeldBlock
-from lightning_tracin.gradients.queries import ProbeNorms, QueryBank
+from lightning_tracin.gradients.query_bank import ProbeNorms, QueryBank
 from lightning_tracin.gradients.single import plain_gradient, rounding
 from lightning_tracin.gradients.sketch import Sketch, energy_shares
 from lightning_tracin.gradients.verify import verify_gradients

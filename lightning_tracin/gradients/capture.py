@@ -25,13 +25,14 @@ from torch.utils import _pytree as pytree
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients.coverage import Coverage, Layer
+from lightning_tracin.gradients.fallbacks import move_outwards
 from lightning_tracin.gradients.forms import Dense, Form, Outer, merged
+from lightning_tracin.gradients.freezing import frozen, uncompiled
 from lightning_tracin.gradients.layouts import Layout, NotPerSampleError, fitting, lines_of
 from lightning_tracin.gradients.replay import Autocast, Call, replayed_gradients
 from lightning_tracin.gradients.rules.embedding import looked_up
 from lightning_tracin.gradients.rules.linear import live_positions
 from lightning_tracin.gradients.shared import SharedTensor
-from lightning_tracin.gradients.ways import move_outwards
 
 #: Receives a parameter's name and its per-sample gradients, once per batch and parameter.
 Consumer = Callable[[str, tuple[Form, ...]], None]
@@ -69,7 +70,7 @@ class Capture:
 
     def __enter__(self) -> Capture:
         with ExitStack() as stack:
-            stack.enter_context(_frozen(self._model))
+            stack.enter_context(frozen(self._model))
             stack.enter_context(uncompiled(self._model))
             stack.callback(self._remove_hooks)
             self._place_hooks()
@@ -415,41 +416,3 @@ class Capture:
         assert self._consumer is not None
         with torch.no_grad():
             self._consumer(name, merged(self._arrived.pop(name)))
-
-
-@contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """No parameter requires a gradient inside."""
-    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        for parameter, _ in before:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter, required in before:
-            parameter.requires_grad_(required)
-
-
-@contextmanager
-def uncompiled(model: nn.Module) -> Iterator[None]:
-    """What `torch.compile` has compiled runs as it was written inside: compiled code passes by the hooks on its layers.
-
-    Raises:
-        TracInError: this torch cannot do so, and the model is compiled.
-    """
-    set_stance = getattr(torch.compiler, "set_stance", None)
-    if set_stance is not None:
-        with set_stance("force_eager"):
-            yield
-        return
-    compiled = [
-        name
-        for name, module in model.named_modules()
-        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
-    ]
-    if compiled:
-        raise TracInError(
-            f"The module {compiled[0]!r} is compiled by `torch.compile`, which torch {torch.__version__} cannot set aside; use "
-            "torch 2.6 or later, or compile the model after the callback's setup."
-        )
-    yield

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 import torch
 from torch import Tensor, nn
 
-from lightning_tracin.gradients.capture import uncompiled
+from lightning_tracin.gradients.freezing import uncompiled
 
 #: Largest relative difference that rounding may explain, by the least precise type in use. Models in float64 still take some
 #: steps in float32 (transformers' norms do).

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients.coverage import Coverage
 from lightning_tracin.gradients.forms import Form
-from lightning_tracin.gradients.projection import NEEDED, OPTIONAL, Part, draw_part
+from lightning_tracin.gradients.sketch_maps import NEEDED, OPTIONAL, Part, draw_part
 
 #: Part of the features that parameters share evenly at the least, for what calibration does not show.
 _EVEN = 0.1

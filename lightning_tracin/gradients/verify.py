@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients.capture import Capture
 from lightning_tracin.gradients.coverage import Coverage
+from lightning_tracin.gradients.fallbacks import try_others
 from lightning_tracin.gradients.forms import Dense, Form, Outer, some_rows
 from lightning_tracin.gradients.single import plain_gradient, rounding
-from lightning_tracin.gradients.ways import try_others
 
 
 def verify_gradients(

@@ -13,14 +13,14 @@ from datasets import Dataset, concatenate_datasets
 from pytorch_lightning.callbacks import EarlyStopping
 from torch.utils.data import DataLoader
 
-from lightning_tracin.datasets import Split
 from lightning_tracin.errors import TracInError
-from lightning_tracin.refits import Fit
-from lightning_tracin.studies.classifier import Classifier, tokenizer_and_model
-from lightning_tracin.studies.options import Options
+from lightning_tracin.studies.data import load_split
+from lightning_tracin.studies.datasets import Split
+from lightning_tracin.studies.fit_settings import FitSettings
+from lightning_tracin.studies.models.classifier import Classifier, tokenizer_and_model
 from lightning_tracin.studies.quiet import silence_own_process
-from lightning_tracin.studies.sources import load_split
 from lightning_tracin.studies.text_data import TextDataModule
+from lightning_tracin.trainer.refits import Fit
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Recipe:
         patience: epochs without a better loss on the test samples after which it stops.
     """
 
-    options: Options
+    options: FitSettings
     extra: int = 0
     chosen: tuple[int, ...] | None = None
     variant: Variant = Variant()
@@ -135,14 +135,14 @@ def _train_samples(data: TextDataModule, recipe: Recipe) -> Dataset:
     return more
 
 
-def prepared(options: Options, extra: int) -> tuple[TextDataModule, Split]:
+def prepared(options: FitSettings, extra: int) -> tuple[TextDataModule, Split]:
     """The samples as batches, and as text; kept for the next fit of this process."""
     return _prepared(json.dumps(asdict(options)), extra)
 
 
 @lru_cache(maxsize=2)
 def _prepared(options: str, extra: int) -> tuple[TextDataModule, Split]:
-    chosen = Options(**json.loads(options))
+    chosen = FitSettings(**json.loads(options))
     split, _ = load_split(chosen, extra=extra)
     with torch.random.fork_rng(devices=[]):
         tokenizer, _ = tokenizer_and_model(chosen, split)

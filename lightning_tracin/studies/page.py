@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from lightning_tracin.figures import png
-from lightning_tracin.store import as_utf8, write_bytes
+from lightning_tracin.reporting.figures import png
+from lightning_tracin.storage.files import as_utf8, write_bytes
 from lightning_tracin.studies.runner import Outcome
-from lightning_tracin.studies.sections import Section
+from lightning_tracin.studies.section import Section
 
 #: Tables with more lines are in their files only; Markdown, which goes into other people's pages, has none with the data's texts.
 _LINES = {"html": 120, "md": 60}
@@ -54,7 +54,9 @@ def markdown(outcome: Outcome, figures_at: str, level: int = 1, shown: Sequence[
 
 
 def _rendered(kind: str, outcome: Outcome, pictures: dict[str, str], heading: str = "#") -> str:
-    environment = Environment(loader=PackageLoader("lightning_tracin"), autoescape=select_autoescape(), trim_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("lightning_tracin.reporting"), autoescape=select_autoescape(), trim_blocks=True
+    )
     environment.filters["cell"] = _cell if kind == "html" else _markdown_cell
     return environment.get_template(f"study.{kind}").render(
         outcome=outcome,

@@ -24,10 +24,10 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
-from lightning_tracin.datasets import Split
 from lightning_tracin.errors import TracInError
-from lightning_tracin.studies.classifier import small_config
-from lightning_tracin.studies.options import Options
+from lightning_tracin.studies.datasets import Split
+from lightning_tracin.studies.fit_settings import FitSettings
+from lightning_tracin.studies.models.classifier import small_config
 from lightning_tracin.studies.text_data import texts_of, train_tokenizer
 
 _WARMUP = 0.1
@@ -66,7 +66,7 @@ class MaskedLanguageModel(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def with_encoder(options: Options, split: Split, folder: Path, *, progress: bool = True) -> Options:
+def with_encoder(options: FitSettings, split: Split, folder: Path, *, progress: bool = True) -> FitSettings:
     """The options of a fit that begins from a pre-trained encoder, where that is asked for; pre-trains where it is not there.
 
     Args:
@@ -90,7 +90,7 @@ def with_encoder(options: Options, split: Split, folder: Path, *, progress: bool
     return replace(options, model=str(folder.resolve()), pretraining_epochs=0, threads=options.threads or 1)
 
 
-def pretrain(texts: Sequence[str], options: Options, folder: Path, *, progress: bool = True) -> None:
+def pretrain(texts: Sequence[str], options: FitSettings, folder: Path, *, progress: bool = True) -> None:
     """Train a tokenizer and an encoder on texts; write both to a folder that `from_pretrained` can read, whole or not at all.
 
     Args:

@@ -20,24 +20,29 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lightning_tracin.datasets import Split
+from lightning_tracin.config import View
 from lightning_tracin.errors import TracInError
-from lightning_tracin.lock import RunLock
-from lightning_tracin.parallel import run_all
-from lightning_tracin.results import View
 from lightning_tracin.run import TracInRun
-from lightning_tracin.store import write_bytes
-from lightning_tracin.studies import lds, left_out, reliance, removal, subnetworks, variants
-from lightning_tracin.studies.choice import choose_probes
+from lightning_tracin.storage.files import write_bytes
+from lightning_tracin.storage.lock import RunLock
+from lightning_tracin.studies.data import load_split
+from lightning_tracin.studies.datasets import Split
+from lightning_tracin.studies.experiments import e2_removal as removal
+from lightning_tracin.studies.experiments import e3_reliance as reliance
+from lightning_tracin.studies.experiments import e7_zero_shot as variants
+from lightning_tracin.studies.experiments import e9_subnetworks as subnetworks
+from lightning_tracin.studies.experiments import refit_lds as lds
+from lightning_tracin.studies.experiments import refit_leave_one_out as left_out
+from lightning_tracin.studies.fit_jobs import First, first_fit, read_first
+from lightning_tracin.studies.fit_settings import FitSettings
 from lightning_tracin.studies.fits import Recipe
-from lightning_tracin.studies.ground import Ground
-from lightning_tracin.studies.options import Options
 from lightning_tracin.studies.pretraining import with_encoder
+from lightning_tracin.studies.probe_choice import choose_probes
 from lightning_tracin.studies.quiet import quietly
-from lightning_tracin.studies.sections import Section
-from lightning_tracin.studies.settings import Settings
-from lightning_tracin.studies.sources import load_split
-from lightning_tracin.studies.work import First, first_fit, read_first
+from lightning_tracin.studies.section import Section
+from lightning_tracin.studies.settings import StudySettings
+from lightning_tracin.studies.study_runs import Ground
+from lightning_tracin.trainer.process_pool import run_all
 
 #: Settings that change nothing of what is found, so that a study may be taken up with others.
 _FREE = ("output", "workers", "wandb_mode")
@@ -61,7 +66,7 @@ class Outcome:
         summary: what was fitted, in a paragraph.
     """
 
-    settings: Settings
+    settings: StudySettings
     folder: Path
     account: str
     accuracy: pd.DataFrame
@@ -73,7 +78,7 @@ class Outcome:
 
 
 @quietly()
-def run_study(settings: Settings, progress: bool = True, say: Callable[[str], None] = print) -> Outcome:
+def run_study(settings: StudySettings, progress: bool = True, say: Callable[[str], None] = print) -> Outcome:
     """Run what is missing of a study, and analyse it.
 
     Raises:
@@ -85,7 +90,7 @@ def run_study(settings: Settings, progress: bool = True, say: Callable[[str], No
         return _run(settings, folder, progress, say)
 
 
-def _run(settings: Settings, folder: Path, progress: bool, say: Callable[[str], None]) -> Outcome:
+def _run(settings: StudySettings, folder: Path, progress: bool, say: Callable[[str], None]) -> Outcome:
     """`run_study`, in a folder where nobody else writes."""
     record = take_up(settings, folder)
     recipe, account = _material(settings, folder, record, progress, say)
@@ -112,7 +117,7 @@ def _run(settings: Settings, folder: Path, progress: bool, say: Callable[[str], 
     return Outcome(settings, folder, account, accuracy, tuple(sections), tuple(missing), run, ground.view, summary)
 
 
-def _summary(settings: Settings, accuracy: pd.DataFrame, run: TracInRun, firsts: list[First]) -> str:
+def _summary(settings: StudySettings, accuracy: pd.DataFrame, run: TracInRun, firsts: list[First]) -> str:
     """What was fitted, in a paragraph."""
     fit, test = settings.fit, accuracy[accuracy["part"] == "test"]
     epochs = sorted({first.epochs for first in firsts})
@@ -133,7 +138,7 @@ def _summary(settings: Settings, accuracy: pd.DataFrame, run: TracInRun, firsts:
     )
 
 
-def take_up(settings: Settings, folder: Path) -> bytes:
+def take_up(settings: StudySettings, folder: Path) -> bytes:
     """Begin a study, or go on with one of the same settings; returns what `study.json` is to hold.
 
     Until the probes are chosen, how they are chosen may change; what was fitted to choose them goes then.
@@ -198,7 +203,9 @@ def _addable(name: str) -> bool:
     }
 
 
-def _material(settings: Settings, folder: Path, record: bytes, progress: bool, say: Callable[[str], None]) -> tuple[Recipe, str]:
+def _material(
+    settings: StudySettings, folder: Path, record: bytes, progress: bool, say: Callable[[str], None]
+) -> tuple[Recipe, str]:
     """The recipe of all fits, with every candidate as a probe; pre-trains where that is asked for."""
     options = replace(settings.fit, probes_per_language=settings.candidates)
     extra = _extra(settings)
@@ -214,7 +221,7 @@ def _material(settings: Settings, folder: Path, record: bytes, progress: bool, s
     return Recipe(options, extra=extra, patience=settings.patience), account
 
 
-def _require_enough(settings: Settings, split: Split) -> None:
+def _require_enough(settings: StudySettings, split: Split) -> None:
     """Refuse before anything is fitted what the train samples are too few for.
 
     Raises:
@@ -233,7 +240,7 @@ def _require_enough(settings: Settings, split: Split) -> None:
         )
 
 
-def _require_languages(settings: Settings, split: Split) -> None:
+def _require_languages(settings: StudySettings, split: Split) -> None:
     """Refuse languages that an experiment cannot be made with.
 
     Raises:
@@ -272,13 +279,13 @@ def _require_same_data(split: Split, folder: Path) -> None:
     write_bytes(path, json.dumps(mine).encode())
 
 
-def _extra(settings: Settings) -> int:
+def _extra(settings: StudySettings) -> int:
     """Further train samples of each language that the study needs."""
     amount = max(settings.amounts, default=0) if "imbalance" in settings.experiments else 0
     return -(-amount * settings.fit.train_per_language // 100)
 
 
-def _first_fits(settings: Settings, folder: Path, recipe: Recipe, progress: bool, say: Callable[[str], None]) -> list[First]:
+def _first_fits(settings: StudySettings, folder: Path, recipe: Recipe, progress: bool, say: Callable[[str], None]) -> list[First]:
     say("Fits on all train samples")
     paths = [folder / "first" / f"seed{seed}.safetensors" for seed in range(settings.seeds)]
     jobs = [(recipe, seed, path) for seed, path in enumerate(paths) if not path.exists()]
@@ -286,7 +293,7 @@ def _first_fits(settings: Settings, folder: Path, recipe: Recipe, progress: bool
     return [read_first(path) for path in paths]
 
 
-def _probes(settings: Settings, options: Options, folder: Path, firsts: list[First]) -> tuple[int, ...]:
+def _probes(settings: StudySettings, options: FitSettings, folder: Path, firsts: list[First]) -> tuple[int, ...]:
     """Which of the candidates are the probes; kept, so that a study that is taken up has the same."""
     path = folder / "probes.json"
     if path.exists():

@@ -6,16 +6,16 @@ import dataclasses
 import os
 from typing import Literal, get_args
 
-from lightning_tracin.baselines import BASELINES
+from lightning_tracin.analysis.baselines import BASELINES
 from lightning_tracin.errors import TracInError
-from lightning_tracin.studies.options import Options
-from lightning_tracin.studies.scores import SCORES
+from lightning_tracin.studies.fit_settings import FitSettings
+from lightning_tracin.studies.named_scores import SCORES
 
 Experiment = Literal["removal", "left_out", "lds", "zero_shot", "imbalance", "masks"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class StudySettings:
     """Run a study: which languages' train samples does a fine-tuned model rely on, and does influence say so rightly?
 
     Tables of reliance, their changes between epochs, and reinforcing samples (E1, E3 to E6) need no experiment: every study has
@@ -52,7 +52,7 @@ class Settings:
     """
 
     name: str
-    fit: Options = dataclasses.field(default_factory=Options)
+    fit: FitSettings = dataclasses.field(default_factory=FitSettings)
     output: str = "runs/studies"
     seeds: int = 1
     experiments: list[Experiment] = dataclasses.field(default_factory=list)

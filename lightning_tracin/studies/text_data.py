@@ -10,8 +10,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from lightning_tracin.datasets import Split
 from lightning_tracin.errors import TracInError
+from lightning_tracin.studies.datasets import Split
 
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>"]  # in XLM-R's order
 START, PADDING, END, UNKNOWN = SPECIAL_TOKENS

@@ -10,7 +10,7 @@ import pandas as pd
 from benchmarks.evidence import SHOWN, evidence_settings, part
 from lightning_tracin.studies.page import write_page
 from lightning_tracin.studies.runner import Outcome
-from lightning_tracin.studies.sections import Section
+from lightning_tracin.studies.section import Section
 
 
 def constructed(folder: Path) -> Outcome:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from lightning_tracin.datasets import Corpus
+from lightning_tracin.studies.datasets import Corpus
 
 Row = tuple[str, str, str]
 

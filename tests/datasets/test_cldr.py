@@ -3,8 +3,8 @@ from collections import Counter, defaultdict
 import pytest
 from babel import Locale
 
-from lightning_tracin.datasets import Corpus, load_cldr
 from lightning_tracin.errors import TracInError
+from lightning_tracin.studies.datasets import Corpus, load_cldr
 from tests.datasets.rows import dropped, labels
 
 LANGUAGES = ("en", "de", "es", "ru", "ko", "nl", "fr", "uk")

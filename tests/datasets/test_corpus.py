@@ -1,8 +1,8 @@
 import pandas as pd
 import pytest
 
-from lightning_tracin.datasets.corpus import build_corpus
 from lightning_tracin.errors import TracInError
+from lightning_tracin.studies.datasets.corpus import build_corpus
 from tests.datasets.rows import dropped, labels
 
 

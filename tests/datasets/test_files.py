@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from lightning_tracin.datasets import Columns, load_files
 from lightning_tracin.errors import TracInError
+from lightning_tracin.studies.datasets import Columns, load_files
 from tests.datasets.rows import dropped, items, labels, real_data, texts, write
 
 PAWSX = ("de", "en", "es", "fr", "ja", "ko", "zh")

@@ -6,8 +6,8 @@ import huggingface_hub.constants
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from lightning_tracin.datasets import Columns, hub, load_hub
 from lightning_tracin.errors import TracInError
+from lightning_tracin.studies.datasets import Columns, hub, load_hub
 from tests.datasets.rows import dropped, items, labels, texts, write, write_jsonl
 
 

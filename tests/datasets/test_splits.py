@@ -1,8 +1,8 @@
 import pytest
 from datasets import Dataset
 
-from lightning_tracin.datasets import Split, SplitPlan, repeated_texts, select_items, split_by_item, split_two
 from lightning_tracin.errors import TracInError
+from lightning_tracin.studies.datasets import Split, SplitPlan, repeated_texts, select_items, split_by_item, split_two
 from tests.datasets.rows import items
 
 LANGUAGES = ("en", "de", "fr")

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from lightning_tracin.datasets.tables import read_table
 from lightning_tracin.errors import TracInError
+from lightning_tracin.studies.datasets.table_files import read_table
 from tests.datasets.rows import write, write_jsonl
 
 

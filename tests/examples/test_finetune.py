@@ -13,10 +13,10 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Value
 
 from lightning_tracin import TracInRun
-from lightning_tracin.datasets import Split
-from lightning_tracin.studies.classifier import Classifier, small_model
-from lightning_tracin.studies.options import Options
-from lightning_tracin.studies.sources import load_split
+from lightning_tracin.studies.data import load_split
+from lightning_tracin.studies.datasets import Split
+from lightning_tracin.studies.fit_settings import FitSettings
+from lightning_tracin.studies.models.classifier import Classifier, small_model
 from lightning_tracin.studies.text_data import TextDataModule, train_tokenizer
 from tests.datasets.rows import real_data, write
 
@@ -141,7 +141,7 @@ def test_a_model_of_a_local_folder(
 ) -> None:
     texts = ["good 1", "bad 2", "gut 3", "mies 4567890"] * 9
     tokenizer = train_tokenizer(texts, 60)
-    model = small_model(tokenizer, ["x"], Options(hidden_size=8, layers=1, heads=2, max_length=24))
+    model = small_model(tokenizer, ["x"], FitSettings(hidden_size=8, layers=1, heads=2, max_length=24))
     for part in (tokenizer, model):
         part.save_pretrained(tmp_path / "model")
     options = tiny(output=tmp_path / "out", wandb_mode="disabled", model=tmp_path / "model", epochs=1)
@@ -189,7 +189,7 @@ def test_a_run_is_named_for_its_data(name: str, word: str) -> None:
 
 
 def test_the_default_model_learns_the_default_task() -> None:
-    options = dataclasses.replace(Options(), epochs=3)
+    options = dataclasses.replace(FitSettings(), epochs=3)
     pl.seed_everything(options.seed)
     split, _ = load_split(options)
     tokenizer, model = finetune.tokenizer_and_model(options, split)

@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from lightning_tracin import TracInError
-from lightning_tracin.experiments.dynamics import change_table
-from lightning_tracin.reliance import per_probe
+from lightning_tracin.analysis.changes import change_table
+from lightning_tracin.analysis.reliance import per_probe
 
 LANGUAGES = ["en"] * 10 + ["de"] * 10
 

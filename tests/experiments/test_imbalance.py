@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lightning_tracin import TracInError
-from lightning_tracin.experiments.imbalance import imbalance_table
-from lightning_tracin.reliance import reliance_table
+from lightning_tracin.analysis.imbalance import imbalance_table
+from lightning_tracin.analysis.reliance import reliance_table
 
 
 def test_own_share_beside_the_chance_that_grows_with_the_data() -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from lightning_tracin import TracInError
-from lightning_tracin.experiments.left_out import agreement_table, change_in_loss, doubly_centred
+from lightning_tracin.analysis.leave_one_out import agreement_table, change_in_loss, doubly_centred
 
 LANGUAGES = ["de", "en", "es", "ko", "ru"]
 

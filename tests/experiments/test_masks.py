@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from lightning_tracin import TracInError
-from lightning_tracin.experiments.masks import mask_overlap, mask_table
-from lightning_tracin.reliance import reliance_table
+from lightning_tracin.analysis.reliance import reliance_table
+from lightning_tracin.analysis.subnetworks import mask_overlap, mask_table
 
 
 def mask(*places: int) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lightning_tracin import TracInError
-from lightning_tracin.experiments.reinforcement import ALL, reinforcement_table
-from lightning_tracin.tables import SampleTable
+from lightning_tracin.analysis.reinforcement import ALL, reinforcement_table
+from lightning_tracin.storage.sample_table import SampleTable
 
 
 def samples(pairs: list[tuple[str, str | None]]) -> SampleTable:

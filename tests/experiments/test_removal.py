@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lightning_tracin import TracInError
-from lightning_tracin.experiments.removal import area_by_deletion, removal_table, without_random, without_top
+from lightning_tracin.analysis.removal import area_by_deletion, removal_table, without_random, without_top
 
 SCORES = np.array([[3.0, 1.0], [-2.0, -1.0], [0.0, 5.0], [1.0, -4.0]])  # sums 4, -3, 5, -3
 

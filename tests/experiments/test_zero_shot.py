@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lightning_tracin import TracInError
-from lightning_tracin.experiments.zero_shot import zero_shot_table
-from lightning_tracin.tables import SampleTable
+from lightning_tracin.analysis.zero_shot import zero_shot_table
+from lightning_tracin.storage.sample_table import SampleTable
 
 
 def samples(pairs: list[tuple[str, str | None]], texts: list[str] | None = None) -> SampleTable:

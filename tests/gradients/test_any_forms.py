@@ -17,7 +17,7 @@ from torch import Tensor
 from lightning_tracin.gradients import HeldBlock, ProbeBank, QueryBank
 from lightning_tracin.gradients.forms import Dense, Form, Outer, Rows, coalesced
 from lightning_tracin.gradients.holding import Factored, Tiled, Written, compact
-from lightning_tracin.gradients.projection import Part, draw_part
+from lightning_tracin.gradients.sketch_maps import Part, draw_part
 
 #: Numbers that the gradients of one side may have in all, so that a case takes milliseconds.
 _MOST = 3_000_000

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from lightning_tracin.studies.options import Options
-from lightning_tracin.studies.settings import Settings
+from lightning_tracin.studies.fit_settings import FitSettings
+from lightning_tracin.studies.settings import StudySettings
 
 #: A word that says the label, and one that does not.
 WORDS = {"en": ("good", "bad", "day"), "de": ("gut", "mies", "Tag"), "ru": ("хорошо", "плохо", "день")}
@@ -19,7 +19,7 @@ def write_data(folder: Path) -> None:
         (folder / f"{language}.tsv").write_text(f"text\tlabel\n{rows}", encoding="utf-8")
 
 
-FIT = Options(
+FIT = FitSettings(
     data="{language}.tsv",
     train_languages=["en", "de", "ru"],
     train_per_language=24,
@@ -37,7 +37,7 @@ FIT = Options(
 )
 
 
-def settings(folder: Path, **changes: object) -> Settings:
+def settings(folder: Path, **changes: object) -> StudySettings:
     """Every experiment once, with two seeds, on data that are written here."""
     write_data(folder)
     asked = {
@@ -61,4 +61,4 @@ def settings(folder: Path, **changes: object) -> Settings:
         "projection_dim": 64,
         "wandb_mode": "disabled",
     }
-    return Settings("small", **{**asked, **changes})  # type: ignore[arg-type]
+    return StudySettings("small", **{**asked, **changes})  # type: ignore[arg-type]

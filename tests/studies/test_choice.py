@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lightning_tracin.errors import TracInError
-from lightning_tracin.studies.choice import choose_probes
+from lightning_tracin.studies.probe_choice import choose_probes
 
 LANGUAGES = ["de", "de", "de", "fr", "fr", "fr"]
 

@@ -3,14 +3,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_tracin.datasets import load_cldr
 from lightning_tracin.errors import TracInError
-from lightning_tracin.studies.classifier import pretrained_model, small_model
-from lightning_tracin.studies.options import Options
+from lightning_tracin.studies.datasets import load_cldr
+from lightning_tracin.studies.fit_settings import FitSettings
+from lightning_tracin.studies.models.classifier import pretrained_model, small_model
 from lightning_tracin.studies.text_data import pretrained_tokenizer, train_tokenizer
 
 TEXTS = load_cldr(["en", "ru"], kinds=["territory"]).dataset["text"][:]
-SIZES = Options(hidden_size=16, layers=2, heads=2, max_length=12)
+SIZES = FitSettings(hidden_size=16, layers=2, heads=2, max_length=12)
 
 
 def test_a_small_model_takes_the_longest_sample() -> None:

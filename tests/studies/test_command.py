@@ -12,7 +12,7 @@ import pytest
 import wandb
 import yaml
 
-from lightning_tracin.cli import main
+from lightning_tracin.cli.main import main
 from tests.studies.small import settings
 from tests.test_loggers import history
 

@@ -14,9 +14,9 @@ import pytest
 import yaml
 from jsonargparse import ArgumentParser
 
-from lightning_tracin.datasets import Split, hub
-from lightning_tracin.studies.options import Options
-from lightning_tracin.studies.sources import load_split
+from lightning_tracin.studies.data import load_split
+from lightning_tracin.studies.datasets import Split, hub
+from lightning_tracin.studies.fit_settings import FitSettings
 from tests.datasets.rows import labels, write, write_jsonl
 from tests.datasets.test_hub import data_set
 
@@ -30,12 +30,12 @@ def study(name: str) -> dict[str, Any]:
     return loaded
 
 
-def options(name: str, **changes: object) -> Options:
+def options(name: str, **changes: object) -> FitSettings:
     """The options of a file's `fit`, read as a command line reads them."""
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Options, "fit")
+    parser.add_class_arguments(FitSettings, "fit")
     read = parser.parse_object({"fit": study(name)["fit"]}).fit.as_dict()
-    return Options(**{**read, **changes})
+    return FitSettings(**{**read, **changes})
 
 
 def load_small(name: str, folder: Path, **changes: object) -> tuple[Split, str]:

@@ -7,15 +7,15 @@ import torch
 from datasets import Dataset
 from transformers import DataCollatorForLanguageModeling, XLMRobertaForMaskedLM
 
-from lightning_tracin.datasets import Split, load_cldr
 from lightning_tracin.errors import TracInError
-from lightning_tracin.studies.classifier import pretrained_model, small_config
-from lightning_tracin.studies.options import Options
+from lightning_tracin.studies.datasets import Split, load_cldr
+from lightning_tracin.studies.fit_settings import FitSettings
+from lightning_tracin.studies.models.classifier import pretrained_model, small_config
 from lightning_tracin.studies.pretraining import MaskedLanguageModel, pretrain, with_encoder
 from lightning_tracin.studies.text_data import pretrained_tokenizer, train_tokenizer
 
 TEXTS = load_cldr(["en", "de"], kinds=["territory"]).dataset["text"][:120]
-OPTIONS = Options(
+OPTIONS = FitSettings(
     vocabulary_size=200, hidden_size=16, layers=1, heads=2, max_length=12, pretraining_epochs=8, pretraining_learning_rate=5e-3
 )
 

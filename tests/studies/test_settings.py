@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from lightning_tracin.cli import settings_from
+from lightning_tracin.cli.main import settings_from
 from lightning_tracin.errors import TracInError
-from lightning_tracin.studies.options import Options
-from lightning_tracin.studies.settings import Settings
+from lightning_tracin.studies.fit_settings import FitSettings
+from lightning_tracin.studies.settings import StudySettings
 
 CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
 EVIDENCE = Path(__file__).parents[2] / "benchmarks" / "evidence_settings"
@@ -29,18 +29,18 @@ EVIDENCE = Path(__file__).parents[2] / "benchmarks" / "evidence_settings"
         ({"experiments": ["lds"], "subsets": 2}, r"subsets should be 3 or more"),
         ({"experiments": ["imbalance"], "amounts": [50, -1]}, r"amounts should be some per cents from 1 on, but is \[50, -1\]"),
         ({"experiments": ["zero_shot"], "zero_shot": []}, r"zero_shot is empty"),
-        ({"fit": Options(test_per_language=0)}, r"fit\.test_per_language should be 1 or more"),
+        ({"fit": FitSettings(test_per_language=0)}, r"fit\.test_per_language should be 1 or more"),
         ({"kept_heads": 1.0}, r"kept_heads should be between 0 and 1"),
         ({"experiments": ["masks"], "scores": ["Fisher-whitened cosine"]}, r"masks go with exact influence only"),
         (
-            {"candidates_per_language": 3, "fit": Options(probes_per_language=5)},
+            {"candidates_per_language": 3, "fit": FitSettings(probes_per_language=5)},
             r"candidates_per_language=3 is less than probes_per_language=5",
         ),
     ],
 )
 def test_what_cannot_be_is_said(changes: dict[str, object], message: str) -> None:
     with pytest.raises(TracInError, match=message):
-        Settings("x", **changes)  # type: ignore[arg-type]
+        StudySettings("x", **changes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("path", [*(CONFIGS / f"{name}.yaml" for name in ("cldr", "xnli", "paws_x", "marc", "local"))], ids=str)

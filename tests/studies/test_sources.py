@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from lightning_tracin.errors import TracInError
-from lightning_tracin.studies.options import Options
-from lightning_tracin.studies.sources import load_split
+from lightning_tracin.studies.data import load_split
+from lightning_tracin.studies.fit_settings import FitSettings
 from tests.datasets.rows import items, write, write_jsonl
 from tests.datasets.test_hub import data_set, nli
 
@@ -20,20 +20,20 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def file_options(folder: Path, **changes: object) -> Options:
+def file_options(folder: Path, **changes: object) -> FitSettings:
     options = {"data": "train/{language}.tsv", "data_dir": str(folder), "text_column": "sentence", "label_column": "class"}
-    return Options(**{**options, **SIZES, **changes})  # type: ignore[arg-type]
+    return FitSettings(**{**options, **SIZES, **changes})  # type: ignore[arg-type]
 
 
 def test_the_default_is_cldr_with_zero_shot_languages() -> None:
-    split, account = load_split(Options(**SIZES))  # type: ignore[arg-type]
+    split, account = load_split(FitSettings(**SIZES))  # type: ignore[arg-type]
     assert set(split.train["language"]) == {"en", "de", "es", "ru", "ko"}
     assert set(split.probes["language"]) - set(split.train["language"]) == {"nl", "fr", "uk"}
     assert account.startswith("cldr\nen: ")
 
 
 def test_chosen_languages_replace_the_default_ones() -> None:
-    split, _ = load_split(Options(train_languages=["it", "pl"], **SIZES))  # type: ignore[arg-type]
+    split, _ = load_split(FitSettings(train_languages=["it", "pl"], **SIZES))  # type: ignore[arg-type]
     assert set(split.train["language"]) == set(split.probes["language"]) == {"it", "pl"}
 
 
@@ -64,7 +64,7 @@ def test_row_numbers_of_unrelated_files_are_different_items(folder: Path) -> Non
 def test_one_file_with_a_language_column(tmp_path: Path) -> None:
     rows = [{"lang": language, "id": i, "text": f"{language}{i}", "label": i % 2} for i in range(9) for language in ("en", "de")]
     write_jsonl(tmp_path / "all.jsonl", rows)
-    options = Options(data="all.jsonl", data_dir=str(tmp_path), language_column="lang", item_column="id", **SIZES)  # type: ignore[arg-type]
+    options = FitSettings(data="all.jsonl", data_dir=str(tmp_path), language_column="lang", item_column="id", **SIZES)  # type: ignore[arg-type]
     assert set(load_split(options)[0].train["language"]) == {"en", "de"}
 
 
@@ -75,7 +75,7 @@ def test_a_folder_is_loaded_as_the_hub_would(tmp_path: Path, monkeypatch: pytest
     rows = [{"lang": language, "id": i, "text": f"{language}{i}", "label": i % 2} for i in range(9) for language in ("en", "de")]
     write_jsonl(tmp_path / "reviews" / "train.jsonl", rows)
     options = {"data": "reviews", "data_dir": str(tmp_path), "language_column": "lang", "item_column": "id"}
-    split, _ = load_split(Options(**options, train_languages=["en"], **SIZES))  # type: ignore[arg-type]
+    split, _ = load_split(FitSettings(**options, train_languages=["en"], **SIZES))  # type: ignore[arg-type]
     assert set(split.train["text"]) <= {f"en{i}" for i in range(9)}
 
 
@@ -89,12 +89,12 @@ def test_a_folder_is_loaded_as_the_hub_would(tmp_path: Path, monkeypatch: pytest
 )
 def test_known_hub_data_without_a_network(name: str, what: str) -> None:
     with pytest.raises(TracInError, match=f"The data set {what} cannot be fetched from the Hugging Face hub"):
-        load_split(Options(data=name))
+        load_split(FitSettings(data=name))
 
 
 def test_other_hub_data_need_their_languages_named() -> None:
     with pytest.raises(TracInError, match=r"The languages of 'someone/reviews' are not known .*: name them as --train_languages"):
-        load_split(Options(data="someone/reviews"))
+        load_split(FitSettings(data="someone/reviews"))
 
 
 def test_extra_train_samples(folder: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_copy_of_a_well_known_data_set_is_told_from_its_name(tmp_path: Path, m
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     data_set(tmp_path / "xnli", en=nli(*((f"premise {i}", f"hypothesis {i}", i % 3) for i in range(12))))
     monkeypatch.chdir(tmp_path)
-    split, _ = load_split(Options(data="./xnli", train_split="test", train_languages=["en"], **SIZES))  # type: ignore[arg-type]
+    split, _ = load_split(FitSettings(data="./xnli", train_split="test", train_languages=["en"], **SIZES))  # type: ignore[arg-type]
     assert split.train.features["label"].names == ["entailment", "not-entailment"]
     assert all(row["text"].split()[1] == row["text_pair"].split()[1] for row in split.train)
 
@@ -161,4 +161,4 @@ def test_probes_are_not_read_from_where_the_train_samples_are(folder: Path) -> N
     with pytest.raises(TracInError, match=r"probe_data is data \('train/\{language\}\.tsv'\)"):
         load_split(file_options(folder, probe_data="train/{language}.tsv"))
     with pytest.raises(TracInError, match=r"probe_split='train' and train_split='train\[:100\]' are of the same rows"):
-        load_split(Options(data="xnli", train_split="train[:100]", probe_split="train", **SIZES))  # type: ignore[arg-type]
+        load_split(FitSettings(data="xnli", train_split="train[:100]", probe_split="train", **SIZES))  # type: ignore[arg-type]

@@ -17,15 +17,16 @@ import torch
 from scipy import stats
 
 from lightning_tracin import TracInRun
-from lightning_tracin.datasets import Split, load_cldr
 from lightning_tracin.errors import TracInError
-from lightning_tracin.lock import RunLock
-from lightning_tracin.refits import Fit, fit_on, probe_losses, seeded
-from lightning_tracin.studies import ground as grounds
-from lightning_tracin.studies import reliance, runner, work
+from lightning_tracin.storage.lock import RunLock
+from lightning_tracin.studies import fit_jobs, runner
+from lightning_tracin.studies import study_runs as grounds
+from lightning_tracin.studies.datasets import Split, load_cldr
+from lightning_tracin.studies.experiments import e3_reliance
 from lightning_tracin.studies.fits import Recipe, Variant, build
 from lightning_tracin.studies.page import write_page
 from lightning_tracin.studies.runner import Outcome, run_study
+from lightning_tracin.trainer.refits import Fit, fit_on, probe_losses, seeded
 from tests.studies.small import FIT, settings
 
 quietly = partial(run_study, progress=False, say=lambda text: None)
@@ -157,9 +158,9 @@ def test_what_is_done_is_not_done_again(outcome: Outcome, monkeypatch: pytest.Mo
         raise AssertionError("fitted again")
 
     before = {path: path.read_bytes() for path in (outcome.folder / "results").iterdir()}
-    for module, name in ((runner, "first_fit"), (grounds, "influence_run"), (work, "build")):
+    for module, name in ((runner, "first_fit"), (grounds, "influence_run"), (fit_jobs, "build")):
         monkeypatch.setattr(module, name, never)
-    monkeypatch.setattr("lightning_tracin.refits._refit", never)
+    monkeypatch.setattr("lightning_tracin.trainer.refits._refit", never)
     again = quietly(outcome.settings)
     write_page(again)
     assert {path: path.read_bytes() for path in (outcome.folder / "results").iterdir()} == before
@@ -286,7 +287,7 @@ def test_what_the_probes_are_chosen_by_may_change_until_they_are(tmp_path: Path)
 def test_seeds_that_stop_at_different_epochs_are_all_counted() -> None:
     rows = [("en", "en", 0, after, -0.1, 0.01, seed) for seed, after in enumerate((2, 3, 4))]
     columns = ["probe_language", "train_language", "before", "after", "difference", "p_adjusted", "seed"]
-    (said,) = reliance._agreeing(pd.DataFrame(rows, columns=columns))
+    (said,) = e3_reliance._agreeing(pd.DataFrame(rows, columns=columns))
     assert said == "en: the own-language share falls in 3 of 3 seeds, in 3 significantly."
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from datasets import Dataset
 
-from lightning_tracin.datasets import Split, load_cldr
 from lightning_tracin.errors import TracInError
+from lightning_tracin.studies.datasets import Split, load_cldr
 from lightning_tracin.studies.text_data import TextDataModule, encode, train_tokenizer
 
 TEXTS = load_cldr(["en", "ru", "ko"], kinds=["territory"]).dataset["text"][:]

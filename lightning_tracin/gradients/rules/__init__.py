@@ -7,6 +7,6 @@ something else must not inherit a formula that is wrong for it. Parameters witho
 """
 
 from lightning_tracin.gradients.rules import convolution, embedding, linear, norms
-from lightning_tracin.gradients.rules.registry import RULED, Declared, Rule, find_rule, rule
+from lightning_tracin.gradients.rules.rule import RULED, Declared, Rule, find_rule, rule
 
 __all__ = ["RULED", "Declared", "Rule", "convolution", "embedding", "find_rule", "linear", "norms", "rule"]

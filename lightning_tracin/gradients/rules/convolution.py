@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lightning_tracin.gradients.forms import Dense, Form, Outer
 from lightning_tracin.gradients.rules.linear import live_positions
-from lightning_tracin.gradients.rules.registry import rule
+from lightning_tracin.gradients.rules.rule import rule
 
 
 @rule(nn.Conv1d)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_tracin.gradients.forms import Form, coalesced
-from lightning_tracin.gradients.rules.registry import rule
+from lightning_tracin.gradients.rules.rule import rule
 
 
 @rule(nn.Embedding)

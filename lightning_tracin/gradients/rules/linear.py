@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from lightning_tracin.gradients.forms import Dense, Form, Outer
-from lightning_tracin.gradients.rules.registry import rule
+from lightning_tracin.gradients.rules.rule import rule
 
 
 def live_positions(inputs: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_tracin.gradients.forms import Dense, Form
-from lightning_tracin.gradients.rules.registry import rule, rule_by_formula
+from lightning_tracin.gradients.rules.rule import rule, rule_by_formula
 
 
 @rule(nn.LayerNorm)

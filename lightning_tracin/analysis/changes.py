@@ -1,0 +1,96 @@
+"""E6: does reliance change as fine-tuning goes on? Paired tests between snapshots, probe by probe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from lightning_tracin.analysis.reliance import per_probe
+from lightning_tracin.analysis.scores import Scores
+from lightning_tracin.config import Measure, Sign
+from lightning_tracin.errors import TracInError
+
+COLUMNS = (
+    "probe_language",
+    "train_language",
+    "before",
+    "after",
+    "mean_before",
+    "mean_after",
+    "difference",
+    "probes",
+    "statistic",
+    "p",
+    "p_adjusted",
+)
+
+#: A change with a corrected p below this is called one.
+SIGNIFICANT = 0.05
+
+
+def change_table(
+    scores: Mapping[int, Scores],
+    train_languages: Sequence[str],
+    probe_languages: Sequence[str],
+    k: int,
+    sign: Sign = "positive",
+    measure: Measure = "share",
+) -> pd.DataFrame:
+    """Reliance between each snapshot and the next, and between the first and the last, with Wilcoxon's signed-rank test.
+
+    Args:
+        scores: snapshot -> its influence alone, [train, probes]; at least two.
+        train_languages: of each train sample.
+        probe_languages: of each probe.
+        k: how many of the strongest train samples count.
+        sign: proponents or opponents.
+        measure: see `reliance.per_probe`.
+
+    Returns:
+        Columns `COLUMNS`; means are over the probes that have a value at both snapshots (`probes`). `p` is two-sided and paired
+        by probe (scipy.stats.wilcoxon; zero differences are split between both signs, as Pratt's method ranks them), 1 where
+        no probe changes, NaN with no probe. `p_adjusted` controls the false discovery rate over all tests of the table
+        (Benjamini and Hochberg 1995).
+
+    Raises:
+        TracInError: there are fewer than two snapshots, or a choice is not possible.
+    """
+    snapshots = sorted(scores)
+    if len(snapshots) < 2:
+        raise TracInError(f"Changes are between snapshots, but there are {len(snapshots)}; take at least two.")
+    pairs = list(pairwise(snapshots))
+    if len(snapshots) > 2:
+        pairs.append((snapshots[0], snapshots[-1]))
+    values = {snapshot: per_probe(scores[snapshot], train_languages, k, sign, measure) for snapshot in snapshots}
+    rows = []
+    for own in sorted(set(probe_languages)):
+        mine = np.asarray([language == own for language in probe_languages])
+        for column, train in enumerate(values[snapshots[0]][0]):
+            for before, after in pairs:
+                one, other = (values[snapshot][1][mine, column] for snapshot in (before, after))
+                both = np.isfinite(one) & np.isfinite(other)
+                rows.append((own, train, before, after, *_tested(one[both], other[both])))
+    table: pd.DataFrame = pd.DataFrame(rows, columns=list(COLUMNS[:-1]))
+    table["p_adjusted"] = np.nan
+    known = table["p"].notna()
+    if known.any():
+        table.loc[known, "p_adjusted"] = stats.false_discovery_control(table.loc[known, "p"].to_numpy())
+    return table
+
+
+def _tested(
+    before: np.ndarray[tuple[int, ...], np.dtype[np.float64]], after: np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+) -> tuple[float, float, float, int, float, float]:
+    """Both means, the mean difference, the number of pairs, and the test's statistic and p."""
+    count = len(before)
+    if count == 0:
+        return np.nan, np.nan, np.nan, 0, np.nan, np.nan
+    means = float(before.mean()), float(after.mean()), float((after - before).mean())
+    if np.array_equal(before, after):
+        return *means, count, 0.0, 1.0
+    test = stats.wilcoxon(after, before, zero_method="zsplit")
+    return *means, count, float(test.statistic), float(test.pvalue)

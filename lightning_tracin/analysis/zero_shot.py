@@ -1,0 +1,91 @@
+"""E7: what takes a language's place when it is left out of training?
+
+Two fits, one with the language's train samples and one without; the same probes of that language at both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from lightning_tracin.analysis.reliance import Interval, bootstrap_mean
+from lightning_tracin.analysis.scores import Scores, ranked
+from lightning_tracin.config import Sign
+from lightning_tracin.errors import TracInError
+from lightning_tracin.storage.sample_table import SampleTable
+
+COLUMNS = ("measure", "share", "chance", "low", "high", "probes")
+
+
+def zero_shot_table(
+    language: str,
+    with_it: tuple[Scores, SampleTable],
+    without: tuple[Scores, SampleTable],
+    probe_languages: Sequence[str],
+    k: int,
+    sign: Sign = "positive",
+    interval: Interval | None = None,
+) -> pd.DataFrame:
+    """Where the top k of a language's probes come from once none of its samples is trained on.
+
+    Args:
+        language: the one that is left out.
+        with_it: influence [train, probes] and train samples of the fit with the language.
+        without: of the fit without it; the same probes in the same order.
+        probe_languages: of each probe; those of other languages are left aside.
+        k: how many of the strongest train samples count.
+        sign: proponents or opponents.
+        interval: the bootstrap over probes.
+
+    Returns:
+        Columns `COLUMNS`, two lines. `translations`: the part of the zero-shot top k that are translations of the language's
+        samples in the top k before; `stayed`: the part of the other-language samples of the top k before that are still there.
+        `chance` is what random ranks in the fit without the language give.
+
+    Raises:
+        TracInError: the two fits do not belong together, or k is out of range.
+    """
+    (before, train), (after, remaining) = with_it, without
+    if before.shape[1] != after.shape[1] or before.shape[1] != len(probe_languages):
+        raise TracInError(
+            f"The fits have {before.shape[1]} and {after.shape[1]} probes ({len(probe_languages)} languages are given), but both "
+            "should have the same."
+        )
+    if language in remaining.language:
+        raise TracInError(f"The fit without {language!r} has {remaining.language.count(language)} train samples of it.")
+    if language not in train.language:
+        raise TracInError(f"The fit with {language!r} has no train sample of it (languages: {', '.join(train.counts())}).")
+    if not 1 <= k <= min(len(before), len(after)):
+        raise TracInError(f"k should be between 1 and the smaller train set ({min(len(before), len(after))}), but is {k}.")
+    keys = [_key(table, index) for table in (train, remaining) for index in range(len(table))]
+    known, left = keys[: len(train)], keys[len(train) :]
+    items = np.asarray([name or "" for name in remaining.item])
+    tops = ranked(before, sign)[:k].T, ranked(after, sign)[:k].T
+    translations, stayed, expected = [], [], []
+    for probe, own in enumerate(probe_languages):
+        if own != language:
+            continue
+        was, now = tops[0][probe], tops[1][probe]
+        lost = {train.item[i] for i in was if train.language[i] == language} - {None}
+        others = {known[i] for i in was if train.language[i] != language}
+        are = np.isin(items, [str(name) for name in lost])
+        translations.append(are[now].mean())
+        stayed.append(len(others & {left[i] for i in now}) / len(others) if others else np.nan)
+        expected.append(are.mean())
+    if not translations:
+        raise TracInError(f"There are no probes in {language!r}.")
+    rows = []
+    for name, found, chance in (("translations", translations, float(np.mean(expected))), ("stayed", stayed, k / len(after))):
+        values = np.asarray(found)[np.isfinite(found)]
+        low, high = bootstrap_mean(values[:, None], interval or Interval())
+        rows.append((name, values.mean() if len(values) else np.nan, chance, low[0], high[0], len(values)))
+    table: pd.DataFrame = pd.DataFrame(rows, columns=list(COLUMNS))
+    return table
+
+
+def _key(table: SampleTable, index: int) -> tuple[str, str, str | None]:
+    """What a sample is known by in both fits."""
+    name = table.item[index]
+    return (table.language[index], table.text[index] if name is None else f"item {name}", table.label[index])

@@ -1,0 +1,87 @@
+"""What is verified on real batches before anything expensive: that losses are per sample, and that gradients are exact."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightning_tracin.attribution.batching import described
+from lightning_tracin.attribution.losses import Probed, SummedLoss, find_loss
+from lightning_tracin.attribution.samples import SampleSet
+from lightning_tracin.errors import TracInError
+from lightning_tracin.gradients import Coverage, verify_gradients
+
+#: Sizes of the batches that are checked; different ones, so that a mean and a sum cannot be confused.
+_SIZES = (5, 2, 8)
+
+
+def checked_loss(module: nn.Module, train: SampleSet, probes: SampleSet, prepare: Callable[[Any], Any]) -> SummedLoss:
+    """The module's per-sample loss, verified on train samples and on probes.
+
+    Args:
+        module: in evaluation mode.
+        train: the train samples.
+        probes: the probes.
+        prepare: moves a batch to the module's device.
+
+    Raises:
+        TracInError: see `find_loss`.
+    """
+
+    def checks() -> list[Probed]:
+        return [
+            Probed(prepare(samples.batch(batch)), [prepare(samples.batch([index])) for index in batch], kind)
+            for samples, kind in ((train, "train samples"), (probes, "probes"))
+            for source in range(len(samples.datasets))
+            for batch in _picked(samples, source)
+        ]
+
+    return find_loss(module, checks)
+
+
+def check_gradients(
+    model: nn.Module,
+    coverage: Coverage,
+    loss: SummedLoss,
+    samples: SampleSet,
+    prepare: Callable[[Any], Any],
+    kind: str,
+    moment: str,
+) -> None:
+    """Compare captured gradients with plain autograd's, on every sample of a real batch of each source.
+
+    Raises:
+        TracInError: they differ, or the loss is not finite.
+    """
+    for source in range(len(samples.datasets)):
+        batch = next(_picked(samples, source), [])
+        alone = [prepare(samples.batch([index])) for index in batch]
+        with torch.no_grad():
+            values = [float(loss(one, 1)) for one in alone]
+        for index, value in zip(batch, values, strict=True):
+            if not math.isfinite(value):
+                raise TracInError(f"The loss of {described(samples, index, kind)} is {value} {moment}; look at that sample.")
+        if batch:
+            together = prepare(samples.batch(batch))
+            verify_gradients(model, coverage, partial(loss, together, len(batch)), [partial(loss, one, 1) for one in alone])
+
+
+def _picked(samples: SampleSet, source: int) -> Iterator[list[int]]:
+    """Batches of real samples of one source, different in size; the shortest and the longest stand in the first."""
+    first = [index for index in range(len(samples)) if samples.source(index) == source]
+    if not first:
+        return
+    sizes = samples.sizes
+    generator = random.Random(0)  # noqa: S311 - a choice of samples, not a secret
+    ends = {min(first, key=lambda i: sizes[i]), max(first, key=lambda i: sizes[i])}
+    for size in _SIZES:
+        others = [index for index in first if index not in ends]
+        chosen = sorted(ends | set(generator.sample(others, min(max(0, size - len(ends)), len(others)))))
+        ends = set()
+        yield chosen

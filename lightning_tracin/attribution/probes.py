@@ -1,0 +1,78 @@
+"""Which probes: all that the loaders have, or so many of each language."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning_tracin.attribution.processes import Processes
+from lightning_tracin.attribution.samples import SampleSet, from_loader, joined, require_loader
+from lightning_tracin.config import SampleColumns
+from lightning_tracin.errors import TracInError
+from lightning_tracin.storage.sample_table import SampleTable
+
+
+def probes_from_loaders(
+    loaders: Any, columns: SampleColumns, languages: Sequence[str] | None = None, environment: Processes | None = None
+) -> SampleSet:
+    """The samples behind one probe loader or several.
+
+    Args:
+        loaders: a DataLoader, or a list or mapping of them.
+        columns: where the facts stand.
+        languages: each probe's language through all loaders, given outright.
+        environment: see `from_loader`.
+
+    Raises:
+        TracInError: there are none, or see `from_loader`.
+    """
+    if isinstance(loaders, Mapping):
+        loaders = list(loaders.values())
+    several = list(loaders) if isinstance(loaders, list | tuple) else [] if loaders is None else [loaders]
+    if not several:
+        raise TracInError(
+            "There are no probes: the Trainer has no validation loader, and `probes=` was not given. Pass a DataLoader of the "
+            "samples whose influences you want, as `probes=DataLoader(...)` or as the fit's validation loader."
+        )
+    if languages is None:
+        return joined([from_loader(loader, columns, "probes", None, environment) for loader in several])
+    for loader in several:
+        require_loader(loader, "probes")
+    counts = [len(loader.dataset) for loader in several]
+    if sum(counts) != len(languages):
+        raise TracInError(f"{len(languages)} languages were given for {sum(counts)} probes; give one for each, in order.")
+    starts = [sum(counts[:position]) for position in range(len(counts))]
+    return joined(
+        [
+            from_loader(loader, columns, "probes", languages[start : start + count], environment)
+            for loader, start, count in zip(several, starts, counts, strict=True)
+        ]
+    )
+
+
+def chosen_probes(probes: SampleSet, languages: Sequence[str] | None, most: int | None) -> SampleSet:
+    """The probes of these languages (None: of all), at most so many of each (None: all).
+
+    Raises:
+        TracInError: a language has no samples.
+    """
+    present = probes.table.counts()
+    for language in languages or ():
+        if language not in present:
+            raise TracInError(f"The probe language {language!r} has no samples; the probes have {', '.join(map(repr, present))}.")
+    if languages is not None:
+        probes = probes.take([index for index, language in enumerate(probes.table.language) if language in languages])
+    return probes.take(some_of_each_language(probes.table, most))
+
+
+def some_of_each_language(table: SampleTable, most: int | None, seed: int = 0) -> list[int]:
+    """At most so many probes of each language, the same items in every language where samples are parallel.
+
+    The order of choice is a hash of the item (or of the position, without items), so it is random but the same everywhere.
+    """
+    by_language: dict[str, list[tuple[bytes, int]]] = {}
+    for index, (language, item) in enumerate(zip(table.language, table.item, strict=True)):
+        key = f"{seed}/{index if item is None else item}".encode()
+        by_language.setdefault(language, []).append((hashlib.blake2b(key, digest_size=8).digest(), index))
+    return sorted(index for entries in by_language.values() for _, index in sorted(entries)[:most])

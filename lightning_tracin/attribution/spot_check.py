@@ -1,0 +1,293 @@
+"""Some of what a pass has stored, compared with single samples' gradients by plain autograd.
+
+Tests show that the engine is right on the cases that they try; this shows it on the run at hand. A few train samples and a few
+probes, short and long ones, go through the model once more, one at a time, without hooks, banks or shards. The probes'
+gradients are added up with random signs, each divided by its norm, so that one product for each train sample checks all pairs:
+``<g_z, sum over j of s_j g_j / |g_j|>`` has to be the same sum of stored products. Norms are compared one by one. A wrong pair
+of the size e shows as e over the root of the number of probes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lightning_tracin.attribution.batching import Job, Target, batches_of
+from lightning_tracin.attribution.batching import described as described_sample
+from lightning_tracin.attribution.samples import SampleSet
+from lightning_tracin.errors import TracInError
+from lightning_tracin.gradients import Capture, Dense, Form, Rows, Sketch, plain_gradient, rounding
+from lightning_tracin.gradients.partition import Parts
+from lightning_tracin.storage.features import FeatureStore, Side
+from lightning_tracin.storage.ingredients import IngredientStore
+from lightning_tracin.storage.records import SpotCheck
+
+#: Train samples in a pass for each sample of the check, so that it takes at most a hundredth of the pass; and how many at the
+#: least (in a small run these take more than that) and at the most.
+_PASS, _LEAST, _MOST = 1000, 6, 24
+
+#: Part of the largest norm below which a gradient's rounding is that of the larger ones.
+_FLOOR = 0.01
+
+#: What half precision adds to the rounding of features.
+_HALF = 2e-3
+
+#: Numbers that are multiplied at a time.
+_BLOCK = 1_000_000
+
+
+@dataclass(frozen=True)
+class _Alone:
+    """Gradients of single samples at a snapshot, with the scale of a preconditioner or mask."""
+
+    target: Target
+    job: Job
+
+    def gradient(self, samples: SampleSet, indices: Sequence[int]) -> dict[str, Tensor]:
+        """The gradient of the sum of some samples' losses: parameter -> [elements]."""
+        target, job = self.target, self.job
+        batch = job.prepare(samples.batch(list(indices)))
+        found = plain_gradient(target.model, target.coverage.elements, lambda: job.loss(batch, len(indices)))
+        scales = target.scales
+        return {name: (one if scales is None else one * scales[name]).flatten() for name, one in found.items()}
+
+    def rounding(self, samples: SampleSet, index: int) -> float:
+        """The largest difference that rounding may explain, by the least precise type that the model computes in."""
+        target, job = self.target, self.job
+        batch = job.prepare(samples.batch([index]))
+        with Capture(target.model, target.coverage) as capture:
+            capture.run(lambda: job.loss(batch, 1), 1, lambda *_: None)
+        dtypes = (capture.coarsest, next(target.model.parameters()).dtype)
+        return max(rounding(dtype) for dtype in dtypes)
+
+
+def check_products(target: Target, job: Job, store: IngredientStore) -> SpotCheck:
+    """Check stored inner products and norms of train samples and probes.
+
+    Args:
+        target: the snapshot.
+        job: samples, loss and settings.
+        store: what was computed; it is complete.
+
+    Raises:
+        TracInError: they are not those of the gradients; the message names a pair and the folder.
+    """
+    alone = _Alone(target, job)
+    train, probes = _chosen(job)
+    stored = store.some(train, probes)
+    dot, train_norm, probe_norm = (torch.from_numpy(one).double() for one in (stored.dot, stored.train_norm, stored.probe_norm))
+    sizes = _floored(probe_norm.square().sum(0).sqrt())
+    weights = _signs(len(probes)) / sizes
+    total: dict[str, Tensor] = {}
+    found = []
+    for j, probe in enumerate(probes):
+        gradient = alone.gradient(job.probes, [probe])
+        found.append((_norms(gradient, target.parts) - probe_norm[:, j]).abs().max() / sizes[j])
+        _add(total, gradient, float(weights[j]))
+    wanted = (dot * weights).sum(2) / len(probes) ** 0.5
+    found += _of_train(alone, train, train_norm, [(total, 1 / len(probes) ** 0.5, wanted)])
+    pairs = len(train) * len(probes)
+    return _judged(alone, train[0], pairs, found, store.folder, lambda: _worst_pair(alone, train, probes, dot))
+
+
+def check_means(target: Target, job: Job, store: IngredientStore) -> SpotCheck:
+    """Check the stored products of some train samples with one language's mean gradients; see `check_products`."""
+    alone = _Alone(target, job)
+    train, probes = _chosen(job)
+    counts = job.probes.table.counts()
+    language = min(sorted(counts), key=lambda name: counts[name])
+    members = [index for index, one in enumerate(job.probes.table.language) if one == language]
+    column = sorted(counts).index(language)
+    mean: dict[str, Tensor] = {}
+    directions: dict[str, Tensor] = {}
+    length = 0.0  # of the members' gradients, on average
+    if len(members) <= max(_LEAST, len(probes)):
+        for index in members:
+            gradient = alone.gradient(job.probes, [index])
+            own = _norm(gradient)
+            length += own / len(members)
+            _add(mean, gradient, 1 / len(members))
+            _add(directions, gradient, 1 / own / len(members) if own > 0 else 0.0)
+    else:  # too many to take one at a time: their mean alone, batch by batch
+        some = job.probes.take(members)
+        for batch in batches_of(some, job.batch_size):
+            gradient = alone.gradient(some, batch)
+            length += _norm(gradient) / len(members)
+            _add(mean, gradient, 1 / len(members))
+    columns = [column, len(counts) + column] if directions else [column]
+    stored = store.some(train, columns)
+    dot, train_norm = torch.from_numpy(stored.dot).double(), torch.from_numpy(stored.train_norm).double()
+    queries = [(mean, 1 / max(length, 1e-30), dot[:, :, 0] / max(length, 1e-30))]
+    if directions:
+        queries.append((directions, 1.0, dot[:, :, 1]))
+    found = _of_train(alone, train, train_norm, queries)
+    what = f"the mean over the probes of language {language!r}"
+    return _judged(alone, train[0], len(train) * len(members), found, store.folder, lambda: what)
+
+
+def check_features(target: Target, job: Job, store: FeatureStore, probes: SampleSet | None = None, first: int = 0) -> SpotCheck:
+    """Check the stored features of some train samples and probes.
+
+    Args:
+        target: the snapshot.
+        job: samples, loss and settings.
+        store: what was computed; it is complete.
+        probes: probes that were added to the run, to be checked alone; None: the train samples and the probes of the job.
+        first: number of the first of the added probes in the run.
+
+    Raises:
+        TracInError: they are not those of the gradients; the message names a sample and the folder.
+    """
+    alone = _Alone(target, job)
+    device = next(target.model.parameters()).device
+    sketch = store.sketch().to(device)
+    train, some = _chosen(job)
+    sides: list[tuple[Side, SampleSet, list[int], int]] = [("train", job.train, train, 0), ("probes", job.probes, some, 0)]
+    if probes is not None:
+        sides = [("probes", probes, _spread(probes, job.batch_size, len(some)), first)]
+    found, names = [], []
+    for side, samples, indices, offset in sides:
+        stored = store.some(side, [offset + index for index in indices]).double()
+        sizes = _floored(stored.norm(dim=1))
+        for i, index in enumerate(indices):
+            features = _features(sketch, alone.gradient(samples, [index])).cpu().double()
+            found.append((stored[i] - features).norm() / sizes[i])
+            names.append(described_sample(samples, index, "train sample" if side == "train" else "probe"))
+    pairs = len(train) * len(some) if probes is None else len(sides[0][2])
+    worst = names[int(torch.stack(found).argmax())]  # of a value that is no number, if there is one
+    return _judged(alone, sides[0][2][0], pairs, found, store.folder, lambda: f"the features of {worst}", sides[0][1], _HALF)
+
+
+def _of_train(
+    alone: _Alone, train: Sequence[int], norms: Tensor, queries: Sequence[tuple[Mapping[str, Tensor], float, Tensor]]
+) -> list[Tensor]:
+    """How far norms of train samples and their products with some vectors are from what is stored, relative to the norms.
+
+    Args:
+        alone: gives the gradients.
+        train: the samples.
+        norms: what is stored: [parts, samples].
+        queries: each vector, what products with it are multiplied with, and what then is stored: [parts, samples].
+    """
+    sizes, found = _floored(norms.square().sum(0).sqrt()), []
+    for i, sample in enumerate(train):
+        gradient = alone.gradient(alone.job.train, [sample])
+        found.append((_norms(gradient, alone.target.parts) - norms[:, i]).abs().max() / sizes[i])
+        for query, factor, wanted in queries:
+            found.append((_inner(gradient, query, alone.target.parts) * factor - wanted[:, i]).abs().max() / sizes[i])
+    return found
+
+
+def _judged(
+    alone: _Alone,
+    sample: int,
+    pairs: int,
+    found: Sequence[Tensor],
+    folder: Path,
+    worst: Callable[[], str],
+    samples: SampleSet | None = None,
+    more: float = 0.0,
+) -> SpotCheck:
+    """The check's result.
+
+    Raises:
+        TracInError: a deviation is more than rounding (of one sample's pass, and `more`), or no number.
+    """
+    deviation = float(torch.stack(list(found)).max())  # not a number, if one of them is not
+    if not deviation <= alone.rounding(alone.job.train if samples is None else samples, sample) + more:
+        raise TracInError(
+            f"What is stored of snapshot {alone.target.name} is wrong by {deviation:.1e} of the gradients' norms: {worst()}. "
+            f"({pairs} pairs were checked one sample at a time.) Either the module's loss or state changed in the pass, or this "
+            f"is a fault of lightning-tracin: please report it. Delete {folder} to have it computed again."
+        )
+    # Two digits say enough, and hardly differ between machines that round differently in the last place of a sum.
+    return SpotCheck(pairs=pairs, deviation=float(f"{deviation:.1e}"))
+
+
+def described(check: SpotCheck) -> str:
+    """Such as `8 pairs, largest deviation 3e-07`."""
+    return f"{check.pairs} pairs, largest deviation {check.deviation:.0e}"
+
+
+def _chosen(job: Job) -> tuple[list[int], list[int]]:
+    """Which train samples and which probes are checked: from the shortest to the longest."""
+    count = min(_MOST, max(_LEAST, len(job.train) // _PASS))
+    of_train = 2 if count < _MOST // 2 else 4
+    return _spread(job.train, job.batch_size, of_train), _spread(job.probes, job.batch_size, count - of_train)
+
+
+def _spread(samples: SampleSet, batch_size: int, count: int) -> list[int]:
+    """At most so many samples, evenly from all batches of a pass."""
+    order = [index for batch in batches_of(samples, batch_size) for index in batch]
+    places = torch.linspace(0, len(order) - 1, min(count, len(order))).round().long().tolist()
+    return [order[place] for place in dict.fromkeys(places)]
+
+
+def _signs(count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 2, (count,), generator=generator).double() * 2 - 1
+
+
+def _floored(norms: Tensor) -> Tensor:
+    """Norms by which differences are divided: none much below the others, and none zero."""
+    return norms.clamp(min=max(_FLOOR * float(norms.max()), 1e-30))
+
+
+def _inner(one: Mapping[str, Tensor], other: Mapping[str, Tensor], parts: Parts) -> Tensor:
+    """Inner products of two gradients by part: [parts]."""
+    out = torch.zeros(len(parts), dtype=torch.float64)
+    for name, values in one.items():
+        pairs = zip(torch.split(values, _BLOCK), torch.split(other[name], _BLOCK), strict=True)
+        out[parts.of[name]] += sum(float((a.double() * b.double()).sum()) for a, b in pairs)
+    return out
+
+
+def _norms(gradient: Mapping[str, Tensor], parts: Parts) -> Tensor:
+    """Norms by part: [parts]."""
+    return _inner(gradient, gradient, parts).sqrt()
+
+
+def _norm(gradient: Mapping[str, Tensor]) -> float:
+    return math.sqrt(sum(float(values.double().square().sum()) for values in gradient.values()))
+
+
+def _add(total: dict[str, Tensor], gradient: Mapping[str, Tensor], weight: float) -> None:
+    for name, values in gradient.items():
+        if name in total:
+            total[name].add_(values, alpha=weight)
+        else:
+            total[name] = values * weight
+
+
+def _features(sketch: Sketch, gradient: Mapping[str, Tensor]) -> Tensor:
+    """The features of one gradient: [features]."""
+    found = []
+    for name, part in sketch.parts.items():
+        form: Form = Dense(gradient[name][None])
+        if part.left is None and part.right is None:  # as rows, so that a table takes no index of all its elements
+            table = gradient[name].view(part.rows, part.columns)
+            row = table.any(1).nonzero()[:, 0]
+            form = Rows(torch.zeros_like(row), row, table[row], 1, part.rows)
+        found.append(sketch.features(name, (form,))[0])
+    return torch.cat(found)
+
+
+def _worst_pair(alone: _Alone, train: Sequence[int], probes: Sequence[int], dot: Tensor) -> str:
+    """The pair that differs most, in words; found by computing each of them once more."""
+    target, job = alone.target, alone.job
+    worst, said = -1.0, ""
+    for j, probe in enumerate(probes):
+        q = alone.gradient(job.probes, [probe])
+        for i, sample in enumerate(train):
+            z = alone.gradient(job.train, [sample])
+            true, held = float(_inner(z, q, target.parts).sum()), float(dot[:, i, j].sum())
+            off = abs(true - held) / max(_norm(z) * _norm(q), 1e-30)
+            if off > worst:
+                one, other = described_sample(job.train, sample, "train sample"), described_sample(job.probes, probe, "probe")
+                worst, said = off, f"the inner product of {one} with {other}, which is {true:.6g} and was stored as {held:.6g}"
+    return said

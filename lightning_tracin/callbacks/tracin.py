@@ -1,0 +1,306 @@
+"""The shell: when to snapshot and when to attribute. The one module that knows the Trainer's hooks."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any
+
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.utilities.data import extract_batch_size
+from torch.utils.data import DataLoader
+
+from lightning_tracin.attribution.processes import acquired
+from lightning_tracin.config import Options, Precision, Preconditioner, SampleColumns, Similarity, View, Weighting, When
+from lightning_tracin.errors import TracInError
+from lightning_tracin.storage.directory import RunDirectory
+from lightning_tracin.storage.filesystem import Place, place
+from lightning_tracin.storage.lock import RunLock
+from lightning_tracin.trainer.compat import CallbackBase
+from lightning_tracin.trainer.environment import TrainerEnvironment, refuse_sharded
+from lightning_tracin.trainer.isolation import untouched_process
+from lightning_tracin.trainer.learning_rates import Recorder, StepWatch, unwrapped
+from lightning_tracin.trainer.session import Session, averaging_callback
+
+
+class TracInCallback(CallbackBase):
+    """Snapshots a fit, computes TracIn influence, and logs cross-lingual reliance.
+
+    Args:
+        dirpath: the run directory; default: beside the first logger's files, else under the Trainer's `default_root_dir`.
+        probes: a DataLoader (or several) of the samples whose influences are asked for; default: the validation loaders.
+        probe_languages: languages to probe; default: all that the probes have.
+        max_probes_per_language: at most so many probes of each language (None: all), the same items where parallel.
+        language_column: column (or attribute) of the dataset behind a loader that tells each sample's language.
+        languages: each train sample's language, in the dataset's order, given outright.
+        languages_of_probes: each probe's language, in the probe datasets' order, given outright.
+        item_column: column whose value parallel samples share.
+        text_columns: columns to show as text; default: all columns of strings that have no other use.
+        label_column: column to show as label; default: `label` or `labels`.
+        every_n_epochs: snapshot at the end of every n-th epoch (default 1, unless `every_n_train_steps` is given).
+        every_n_train_steps: snapshot after every n optimizer steps instead.
+        when: `"fit_end"` (default) computes influence when the fit ends, `"snapshot"` at each snapshot, `"never"` not at all.
+        parameters: glob patterns over parameter names; only these are scored; None = all trainable ones.
+        keep_snapshots: False deletes a snapshot's weights when its influence is computed.
+        top_k: how many proponents count in what is logged.
+        similarity: of what is logged: `"cosine"`, `"dot"` or `"relatif"`.
+        weighting: of what is logged: `"uniform"` or `"learning_rate"`.
+        batch_size: samples in one pass of the attribution.
+        dtype: in which influence is computed, whatever the fit's precision.
+        memory_budget: bytes that the probes' gradients and a block's factors may take; None = a share of what is free.
+        per_layer: keep products by layer, for `run.reliance(by="layer")`; False keeps them by optimizer group only.
+        language_means: compute only each train sample's mean influence on the probes of each language, at a cost that does not
+            depend on the number of probes.
+        projection_dim: None computes exact products; else so many numbers are stored of a sample (seeded projections), so that
+            new probes cost only themselves (`run.add_probes`).
+        preconditioner: `"adam"` takes every product under the optimizer's second moments; `"fisher"` shows scores of projected
+            features that are whitened (needs `projection_dim`); None neither.
+        mask: a safetensors file, parameter -> 0/1 tensor of its shape (`masks.write_mask`): gradients are compared only where it
+            is 1, so not at all for parameters that it does not name. Where `parameters` is given too, what both choose counts;
+            with `preconditioner="adam"`, gradients are multiplied with both. None = everywhere.
+        dry_run: say what the run would cost, and do nothing else: the fit goes on as without the callback.
+
+    When a fit ends after steps that no snapshot covers, a last snapshot is taken, so that the ledger covers the whole fit.
+
+    Raises:
+        TracInError: a value is out of range, or two contradict each other.
+    """
+
+    def __init__(
+        self,
+        dirpath: Place | None = None,
+        probes: DataLoader[Any] | list[DataLoader[Any]] | None = None,
+        probe_languages: list[str] | None = None,
+        max_probes_per_language: int | None = 50,
+        language_column: str = "language",
+        languages: list[str] | None = None,
+        languages_of_probes: list[str] | None = None,
+        item_column: str | None = None,
+        text_columns: list[str] | None = None,
+        label_column: str | None = None,
+        every_n_epochs: int | None = None,
+        every_n_train_steps: int | None = None,
+        when: When = "fit_end",
+        parameters: list[str] | None = None,
+        keep_snapshots: bool = True,
+        top_k: int = 100,
+        similarity: Similarity = "cosine",
+        weighting: Weighting = "uniform",
+        batch_size: int = 32,
+        dtype: Precision = "float32",
+        memory_budget: int | None = None,
+        per_layer: bool = True,
+        language_means: bool = False,
+        projection_dim: int | None = None,
+        preconditioner: Preconditioner | None = None,
+        mask: str | Path | None = None,
+        dry_run: bool = False,
+    ) -> None:
+        if every_n_epochs is None and every_n_train_steps is None:
+            every_n_epochs = 1
+        self._options = Options(
+            columns=SampleColumns(
+                language_column, item_column, None if text_columns is None else tuple(text_columns), label_column
+            ),
+            view=View(top_k, similarity, weighting, "mean" if language_means else "share"),
+            probes=probes,
+            probe_languages=probe_languages,
+            max_probes_per_language=max_probes_per_language,
+            languages=languages,
+            languages_of_probes=languages_of_probes,
+            every_n_epochs=every_n_epochs,
+            every_n_train_steps=every_n_train_steps,
+            when=when,
+            parameters=parameters,
+            keep_snapshots=keep_snapshots,
+            batch_size=batch_size,
+            dtype=dtype,
+            memory_budget=memory_budget,
+            per_layer=per_layer,
+            language_means=language_means,
+            projection_dim=projection_dim,
+            preconditioner=preconditioner,
+            mask=None if mask is None else Path(mask),
+            dry_run=dry_run,
+        )
+        self.dirpath = None if dirpath is None else place(dirpath)
+        self._run = ""
+        self._recorder = Recorder()
+        self._last_step = 0
+        self._epoch = 1
+        self._session: Session | None = None
+        self._lock: RunLock | None = None
+        self._watch: StepWatch | None = None
+        self._began = False
+
+    @property
+    def options(self) -> Options:
+        """What the callback was told."""
+        return self._options
+
+    @property
+    def state_key(self) -> str:
+        """Tells this callback's state from another's in a checkpoint."""
+        options = self._options
+        return self._generate_state_key(every_n_epochs=options.every_n_epochs, every_n_train_steps=options.every_n_train_steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed fit needs, in plain types."""
+        return {
+            "run": self._run,
+            "recorder": self._recorder.state(),
+            "last_step": self._last_step,
+            "epoch": self._epoch,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what `state_dict` saved."""
+        self._run = state_dict["run"]
+        self._recorder = Recorder.from_state(state_dict["recorder"])
+        self._last_step = state_dict["last_step"]
+        self._epoch = state_dict["epoch"]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Resolve the run directory, and refuse what cannot work, before anything is loaded."""
+        self._began = False
+        if stage != "fit" or _skipped(trainer):
+            return
+        refuse_sharded(trainer.strategy, "TracInCallback", "use `strategy='ddp'` or a single device")
+        callbacks: list[Any] = getattr(trainer, "callbacks", [self])
+        averaging = averaging_callback(callbacks[: callbacks.index(self)])
+        if averaging is not None:
+            raise TracInError(
+                f"Put TracInCallback before {averaging} in the Trainer's `callbacks`: at the end of the fit {averaging} replaces "
+                "the trained weights by their average, which the last snapshot would hold as if they had been trained."
+            )
+        if self.dirpath is None:
+            self.dirpath = place(trainer.strategy.broadcast(str(_default_directory(trainer))))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Index the samples, verify loss and gradients on real batches, and start the run directory."""
+        self._session, self._began = None, True
+        if _skipped(trainer):
+            rank_zero_info("TracInCallback does nothing in a `fast_dev_run` or `barebones` fit.")
+            return
+        assert self.dirpath is not None
+        if trainer.global_step == 0:  # another fit than the one that this callback may have seen before
+            self._run, self._recorder, self._last_step = "", Recorder(), 0
+        directory = RunDirectory(self.dirpath)
+        if not self._options.dry_run:
+            self._take_lock(trainer, self.dirpath)
+        resumed = directory.holds_run and directory.record().run == self._run
+        if not resumed and not self._options.dry_run:
+            directory.refuse_other_run()
+            self._run = str(trainer.strategy.broadcast(uuid.uuid4().hex))
+        with untouched_process():
+            session = Session(self._options, directory, trainer, pl_module)
+        if self._options.dry_run:
+            rank_zero_info("TracIn: dry_run, so nothing is written and the fit goes on as without the callback.")
+            return
+        session.start(self._run, self._recorder.step, resumed)
+        if resumed and any(snapshot.step == self._recorder.step for snapshot in directory.ledger.snapshots()):
+            self._start_interval()  # that snapshot was taken after the checkpoint was saved
+        self._watch = StepWatch(trainer.optimizers, self._recorder)
+        self._session = session
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the epoch."""
+        self._epoch = trainer.current_epoch + 1
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """Expect a step; its learning rates count once the optimizer has made it, which a scaler of gradients may skip."""
+        if self._session is not None and self._watch is not None:
+            self._session.keep_unfrozen(self._recorder.step)
+            self._watch.expect(unwrapped(optimizer))
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Count the samples, and snapshot if optimizer steps are what is counted."""
+        if self._session is None:
+            return
+        self._recorder.see(_samples_in_batch(trainer.train_dataloader, batch, batch_idx) * trainer.world_size)
+        every = self._options.every_n_train_steps
+        if every is not None and self._recorder.step // every > self._last_step // every:
+            self._snapshot(self._session)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Snapshot if epochs are what is counted."""
+        every = self._options.every_n_epochs
+        if self._session is not None and every is not None and self._epoch % every == 0:
+            self._snapshot(self._session)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the last snapshot, compute what is due, log and write the results."""
+        if self._session is None:
+            return
+        self._snapshot(self._session)
+        if self._recorder.step == 0:
+            rank_zero_warn(
+                "TracInCallback noticed no optimizer step, so there are no snapshots and no influence. Under manual "
+                "optimization, step the optimizers that `self.optimizers()` gives, not the torch optimizers within them."
+            )
+        assert self.dirpath is not None
+        if trainer.is_global_zero:
+            RunDirectory(self.dirpath).end()
+        self._session.finish()
+        self._end()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so where a resumed fit had nothing left to do, so that nothing was computed either."""
+        if not self._began:
+            rank_zero_warn(
+                f"The fit made no step, so TracInCallback did nothing in {self.dirpath}. To compute what an interrupted run "
+                "still lacks, resume with a `ckpt_path` from before the last step."
+            )
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let other processes have the run directory: the fit has ended without `on_train_end`."""
+        self._end()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let other processes have the run directory, however the fit ended."""
+        self._end()
+
+    def _take_lock(self, trainer: Trainer, dirpath: Path) -> None:
+        """Keep other processes out of the run directory."""
+        self._end()
+        self._lock = acquired(dirpath, TrainerEnvironment(trainer, trainer.lightning_module))
+
+    def _end(self) -> None:
+        self._session = None
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _snapshot(self, session: Session) -> None:
+        """Take a snapshot, unless there is one of this step."""
+        if self._recorder.step != self._last_step:
+            session.snapshot(self._recorder, self._epoch)
+            self._start_interval()
+
+    def _start_interval(self) -> None:
+        self._recorder.start_interval()
+        self._last_step = self._recorder.step
+
+
+def _samples_in_batch(loader: Any, batch: Any, batch_idx: int) -> int:
+    """How many samples a batch holds, by the loader's own count; looked up in the batch where it has none."""
+    if loader.batch_size is None or not hasattr(loader.sampler, "__len__"):
+        return extract_batch_size(batch)
+    return int(min(loader.batch_size, len(loader.sampler) - batch_idx * loader.batch_size))
+
+
+def _skipped(trainer: Trainer) -> bool:
+    return bool(getattr(trainer, "fast_dev_run", False)) or trainer.barebones
+
+
+def _default_directory(trainer: Trainer) -> Path:
+    """Beside the files of the first logger, else under `default_root_dir`."""
+    if not trainer.loggers:
+        return place(trainer.default_root_dir) / "tracin"
+    logger = trainer.loggers[0]
+    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+    return place(logger.save_dir or trainer.default_root_dir) / str(logger.name) / version / "tracin"

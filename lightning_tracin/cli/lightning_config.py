@@ -1,0 +1,193 @@
+"""Attribution from a LightningCLI's YAML file: module and data as the fit builds them, without its Trainer."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+from lightning_fabric import Fabric
+from pytorch_lightning.utilities.model_helpers import is_overridden
+
+from lightning_tracin.callbacks.tracin import TracInCallback
+from lightning_tracin.config import Options
+from lightning_tracin.errors import TracInError
+from lightning_tracin.storage.directory import RunDirectory
+from lightning_tracin.storage.filesystem import place
+from lightning_tracin.storage.records import differing_settings
+from lightning_tracin.trainer.attribute import attribute
+
+#: How a Trainer's `precision` keeps the weights; under any other they are as the module has them.
+_WEIGHTS = {"16-true": torch.float16, "bf16-true": torch.bfloat16, "64-true": torch.float64}
+
+_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a LightningCLI's file says, and where it stands."""
+
+    path: Path
+    values: Mapping[str, Any]
+
+    @property
+    def trainer(self) -> Mapping[str, Any]:
+        """The Trainer's section."""
+        return self.values.get("trainer") or {}
+
+    @property
+    def callback(self) -> Mapping[str, Any] | None:
+        """The section of TracInCallback; None where there is none."""
+        callbacks = self.trainer.get("callbacks") or []
+        for one in callbacks if isinstance(callbacks, list) else [callbacks]:
+            if isinstance(one, dict) and str(one.get("class_path", "")).rpartition(".")[2] == TracInCallback.__name__:
+                return one
+        return None
+
+
+def attribute_from_config(
+    run: str, config: Path, accelerator: str | None = None, devices: int | None = None, mask: Path | None = None
+) -> bool:
+    """Compute what is missing of a run whose fit a LightningCLI file describes.
+
+    Args:
+        run: the run directory.
+        config: the YAML file, with the class paths of model and data. Of the section `trainer`, accelerator, devices, precision
+            and TracInCallback's own section count.
+        accelerator: in place of the file's.
+        devices: in place of the file's.
+        mask: in place of the file's.
+
+    Returns:
+        Whether this process leads the others, or is the only one.
+
+    Raises:
+        TracInError: the file has no class paths, its objects cannot be built, its settings are not the run's, or see
+            `attribute`.
+    """
+    read = _read(config)
+    directory = RunDirectory(place(run))
+    record = directory.record()
+    if str(Path.cwd()) not in sys.path:  # a user's classes stand beside the file, as with a script of their own
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        options, module, data = _built(read)
+        train, validation = _loaders(module, data)
+    except TracInError:
+        raise
+    except Exception as error:
+        raise TracInError(f"{config} does not build a module and its data: {_one_line(error)}") from error
+    given: dict[str, Any] = {"mask": mask}
+    if options is not None:
+        for name, ours, theirs in differing_settings(options.settings(record.settings.mask), record.settings):
+            raise TracInError(f"{config} says {name}={ours}, but the run {run} was made with {theirs}; give the fit's own file.")
+        given = {
+            "mask": options.mask if mask is None else mask,
+            "languages": options.languages,
+            "languages_of_probes": options.languages_of_probes,
+            "top_k": options.view.top_k,
+            "similarity": options.view.similarity,
+            "weighting": options.view.weighting,
+            "memory_budget": options.memory_budget,
+        }
+        validation = validation if options.probes is None else options.probes
+    fabric = _fabric(read, accelerator, devices)
+    fabric.launch()
+    precision = str(read.trainer.get("precision"))
+    if precision in _WEIGHTS:
+        module.to(_WEIGHTS[precision])
+    attribute(module, run, train, validation, fabric=fabric, **given)
+    return bool(fabric.is_global_zero)
+
+
+def _read(path: Path) -> Config:
+    if not path.is_file():
+        raise TracInError(f"There is no file {path}; give the YAML file of the fit's LightningCLI.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise TracInError(f"{path} is no YAML file: {_one_line(error)}") from error
+    if isinstance(values, dict) and isinstance(values.get("fit"), dict):
+        values = values["fit"]
+    if not isinstance(values, dict) or not isinstance(values.get("model"), dict) or "class_path" not in values["model"]:
+        raise TracInError(
+            f"{path} names no class of the model; write `model: {{class_path: package.Module, init_args: ...}}` (and `data:` "
+            "likewise), as a LightningCLI without classes of its own takes them."
+        )
+    if values.get("data") is not None and "class_path" not in values["data"]:
+        raise TracInError(f"{path} names no class of the data; write `data: {{class_path: package.Data, init_args: ...}}`.")
+    return Config(path, values)
+
+
+def _built(config: Config) -> tuple[Options | None, Any, Any]:
+    """The callback's options, the module and the data module; None where the file has none."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(_of_both("LightningModule"), "model", fail_untyped=False)
+    sections = {"model": config.values["model"]}
+    if config.values.get("data") is not None:
+        parser.add_subclass_arguments(_of_both("LightningDataModule"), "data", fail_untyped=False)
+        sections["data"] = config.values["data"]
+    if config.callback is not None:
+        parser.add_subclass_arguments(TracInCallback, "callback", fail_untyped=False)
+        sections["callback"] = config.callback
+    parsed = parser.parse_object(sections)
+    seed = config.values.get("seed_everything", True)
+    if seed is not False and seed is not None:
+        pl.seed_everything(None if seed is True else int(seed), workers=True)
+    built = parser.instantiate_classes(parsed)
+    callback = built.get("callback")
+    return None if callback is None else callback.options, built["model"], built.get("data")
+
+
+def _loaders(module: Any, data: Any) -> tuple[Any, Any]:
+    """The train loader and the validation loaders, after the hooks that a Trainer calls before it asks for them."""
+    source = module if data is None else data
+    if data is not None:
+        overridden = [name for name in _HOOKS if is_overridden(name, data)]
+        if overridden:
+            raise TracInError(
+                f"{type(data).__name__} has a {overridden[0]}, which is called by a Trainer only; move it to the module, or call "
+                "`lightning_tracin.attribute` with a module that has it."
+            )
+        data.prepare_data()
+        data.setup("fit")
+    else:
+        module.prepare_data()
+    module.setup("fit")
+    module.configure_model()
+    validation = source.val_dataloader() if is_overridden("val_dataloader", source) else None
+    return source.train_dataloader(), validation
+
+
+def _fabric(config: Config, accelerator: str | None, devices: int | None) -> Fabric:
+    """The processes: those that torchrun or SLURM has started, or as many as there are devices."""
+    settings: dict[str, Any] = {
+        "accelerator": accelerator or config.trainer.get("accelerator") or "auto",
+        "devices": devices or config.trainer.get("devices") or "auto",
+        "num_nodes": config.trainer.get("num_nodes") or 1,
+    }
+    if "TORCHELASTIC_RUN_ID" in os.environ and "LOCAL_WORLD_SIZE" in os.environ:
+        here = int(os.environ["LOCAL_WORLD_SIZE"])
+        settings |= {"devices": here, "num_nodes": int(os.environ["WORLD_SIZE"]) // here}
+    return Fabric(**settings)
+
+
+def _of_both(name: str) -> tuple[type, ...]:
+    """A base class of Lightning's, of both packages where both are installed."""
+    packages = ["pytorch_lightning"]
+    if importlib.util.find_spec("lightning") is not None:
+        packages.append("lightning.pytorch")
+    return tuple(getattr(importlib.import_module(package), name) for package in packages)
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,0 +1,30 @@
+"""A figure for every experiment of the study: tables in, a matplotlib Figure out; nothing is written and no state is kept.
+
+What a title states of probes, k, seeds, random draws and samples it reads from the table's columns of these names
+(`table.assign(k=100, seeds=3)` adds them). Intervals are called 95 % ones, as `reliance.Interval` makes them.
+
+Languages are told apart by colour and marker together. Where figures of several tables stand side by side, give every one the
+same `languages`, so that each keeps its colour.
+"""
+
+from lightning_tracin.reporting.figures.drawing import png
+from lightning_tracin.reporting.figures.evidence_charts import agreement, deletion_areas, lds_bars, left_out, removal_curve
+from lightning_tracin.reporting.figures.experiment_charts import changes, imbalance, masks, reinforcement, zero_shot
+from lightning_tracin.reporting.figures.reliance_charts import curves, heat_map, shares
+
+__all__ = [
+    "agreement",
+    "changes",
+    "curves",
+    "deletion_areas",
+    "heat_map",
+    "imbalance",
+    "lds_bars",
+    "left_out",
+    "masks",
+    "png",
+    "reinforcement",
+    "removal_curve",
+    "shares",
+    "zero_shot",
+]

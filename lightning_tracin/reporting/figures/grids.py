@@ -1,0 +1,76 @@
+"""A table as coloured cells with their values: probe languages down, train languages across."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from lightning_tracin.reporting.figures.drawing import SMALL, letters
+
+#: In inches: the least and the most width of a cell, its height, and the width that a figure's title needs.
+_NARROW, _WIDE, _ROW, _TITLE = 0.75, 1.1, 0.5, 5.5
+
+_NO_VALUE = "–"
+
+
+def written(value: float, style: str) -> str:
+    """A value in a cell."""
+    return _NO_VALUE if np.isnan(value) else f"{value:{style}}"
+
+
+def size(grid: pd.DataFrame) -> tuple[float, float]:
+    """What a grid and its names need, in inches."""
+    below = letters(grid.columns) * 0.75 if _slanted(grid) else 0.2
+    cell = min(max(_NARROW, letters(grid.columns) + 0.1), _WIDE)
+    return max(_TITLE, cell * grid.shape[1] + letters(grid.index) + 1.6), _ROW * grid.shape[0] + below + 1.2
+
+
+def _slanted(grid: pd.DataFrame) -> bool:
+    return letters(grid.columns) + 0.1 > _WIDE
+
+
+def coloured(figure: Figure, panel: Axes, grid: pd.DataFrame, texts: pd.DataFrame, norm: Normalize, label: str) -> None:
+    """Draw a grid.
+
+    Args:
+        figure: that the panel stands in; takes the colour bar.
+        panel: to draw on.
+        grid: values, NaN where there is none (grey).
+        texts: what is written in each cell.
+        norm: from values to colours; its centre is white.
+        label: of the colour bar.
+    """
+    colours = colormaps["RdBu_r"]
+    panel.set_facecolor("lightgrey")
+    values = grid.to_numpy(dtype=np.float64)
+    image = panel.imshow(values, cmap=colours, norm=norm, aspect="auto")
+    panel.set_xticks(range(grid.shape[1]), list(grid.columns), fontsize=SMALL)
+    if _slanted(grid):
+        for name in panel.get_xticklabels():
+            name.set(rotation=40, ha="right", rotation_mode="anchor")
+    panel.set_yticks(range(grid.shape[0]), list(grid.index), fontsize=SMALL)
+    for row, probe in enumerate(grid.index):
+        for column, train in enumerate(grid.columns):
+            value = values[row, column]
+            red, green, blue, _ = colours(float(norm(value))) if np.isfinite(value) else (1.0, 1.0, 1.0, 1.0)
+            dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+            panel.text(
+                column, row, str(texts.iat[row, column]), ha="center", va="center", fontsize=8, color="white" if dark else "black"
+            )
+            if probe == train:
+                panel.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec="black", lw=1.6, zorder=3))
+    panel.set_xlabel("train language")
+    panel.set_ylabel("probe language")
+    figure.colorbar(image, ax=panel, label=label)
+
+
+def symmetric(grid: pd.DataFrame) -> Normalize:
+    """From values to colours, zero in the middle."""
+    values = np.abs(grid.to_numpy(dtype=np.float64))
+    most = float(values[np.isfinite(values)].max(initial=0.0)) or 1.0
+    return Normalize(-most, most)

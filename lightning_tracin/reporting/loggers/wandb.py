@@ -1,0 +1,79 @@
+"""Reliance curves, tables and charts in the W&B run of the Trainer's own logger.
+
+Nothing here passes `step=`: rows would vanish behind the fit's own steps. Every key has its own step metric, defined by its
+exact name, because a glob would compete with the one that WandbLogger defines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from lightning_tracin.reporting.figures import heat_map
+from lightning_tracin.reporting.results import Point, Results
+
+if TYPE_CHECKING:
+    import wandb
+
+STEP = "tracin/checkpoint_step"
+
+
+class WandbSink:
+    """Logs to a W&B run.
+
+    Args:
+        run: the run, as `WandbLogger.experiment` gives it.
+    """
+
+    def __init__(self, run: Any) -> None:
+        self._run: wandb.Run = run
+        self._defined: set[str] = set()
+
+    def point(self, point: Point) -> None:
+        """Log the curves' values at one snapshot."""
+        values = point.scalars
+        self._define([STEP], step_metric=None)
+        self._define(values, step_metric=STEP)
+        self._run.log({STEP: point.step, **values})
+
+    def _define(self, names: Iterable[str], step_metric: str | None) -> None:
+        for name in names:
+            if name not in self._defined:
+                self._run.define_metric(name, step_metric=step_metric)
+                self._defined.add(name)
+
+    def finish(self, results: Results) -> None:
+        """Log the long table, the charts, the top samples and the final values."""
+        import wandb
+
+        wandb.Table.MAX_ROWS = max(wandb.Table.MAX_ROWS, len(results.reliance))  # W&B drops what is beyond
+        self._run.log(
+            {
+                "tracin/reliance_table": wandb.Table(dataframe=results.reliance),
+                "tracin/top": wandb.Table(dataframe=results.top.astype({"label": "string", "probe_label": "string"})),
+                "tracin/heat_map": wandb.Image(heat_map(results)),
+                **{f"tracin/curves/{language}": chart for language, chart in _charts(results).items()},
+            }
+        )
+        final = results.final().scalars
+        self._run.summary.update({name.replace("tracin/", "tracin/final/", 1): value for name, value in final.items()})
+
+
+def _charts(results: Results) -> dict[str, Any]:
+    """One line-series chart a probe language: share by step, one line a train language."""
+    import wandb
+
+    table = pd.concat([point.table for point in results.points()])
+    charts = {}
+    for language, mine in table.groupby("probe_language"):
+        lines = mine.pivot(index="step", columns="train_language", values="share")
+        charts[str(language)] = wandb.plot.line_series(
+            xs=lines.index.tolist(),
+            ys=[lines[name].tolist() for name in lines],
+            keys=[str(name) for name in lines],
+            title=f"{language}: {results.view.described} by train language",
+            xname="optimizer step",
+        )
+    return charts

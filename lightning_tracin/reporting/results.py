@@ -1,0 +1,114 @@
+"""What a run says, in tables: analysed once, then handed to every logger and written to the run's `results`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from lightning_tracin.analysis.reliance import cross_lingual, mean_cross_lingual
+from lightning_tracin.config import Measure, Scoring, Sign, View
+from lightning_tracin.run import TracInRun
+
+#: Proponents and opponents shown of each probe, and probes shown of each language.
+_SHOWN, _PROBES_SHOWN = 3, 3
+
+
+@dataclass(frozen=True)
+class Point:
+    """Reliance at one snapshot."""
+
+    epoch: int
+    step: int
+    table: pd.DataFrame  # one line for each probe language and train language
+    measure: Measure = "share"
+
+    @property
+    def scalars(self) -> dict[str, float]:
+        """Every curve's value here, by its key."""
+        values: dict[str, float] = {}
+        lines = self.table[["probe_language", "train_language", "share", "lift"]].to_numpy()
+        if self.measure == "mean":  # has no chance level to be a multiple of, and no complement
+            return {f"tracin/mean_influence/{probe}/{train}": float(mean) for probe, train, mean, _ in lines}
+        for probe, train, share, lift in lines:
+            values[f"tracin/reliance/{probe}/{train}"] = float(share)
+            values[f"tracin/lift/{probe}/{train}"] = float(lift)
+        for language, value in cross_lingual(self.table).items():
+            values[f"tracin/cross_lingual/{language}"] = float(value)
+        values["tracin/cross_lingual/mean"] = mean_cross_lingual(self.table)
+        return values
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that is shown of a run."""
+
+    view: View
+    reliance: pd.DataFrame  # the long table: sign, cumulative, snapshot, epoch, step, ...
+    top: pd.DataFrame  # strongest proponents and opponents of some probes of each language, with texts
+
+    def points(self) -> list[Point]:
+        """Proponents' reliance at each snapshot alone: the curves."""
+        chosen = self.reliance[(self.reliance["sign"] == "positive") & ~self.reliance["cumulative"]]
+        return [
+            Point(int(table["epoch"].iloc[0]), int(table["step"].iloc[0]), table, self.view.measure)
+            for _, table in chosen.groupby("snapshot", sort=True)
+        ]
+
+    def final(self) -> Point:
+        """Proponents' reliance by the influence of the whole run."""
+        chosen = self.reliance[(self.reliance["sign"] == "positive") & self.reliance["cumulative"]]
+        last = chosen[chosen["snapshot"] == chosen["snapshot"].max()]
+        return Point(int(last["epoch"].iloc[0]), int(last["step"].iloc[0]), last, self.view.measure)
+
+
+def point(run: TracInRun, snapshot: int, view: View) -> Point:
+    """Reliance at one snapshot, for live curves."""
+    table = run.reliance(
+        view.top_k, measure=view.measure, similarity=view.similarity, weighting=view.weighting, snapshots=[snapshot]
+    )
+    return Point(run.snapshots[snapshot].epoch, run.snapshots[snapshot].step, table, view.measure)
+
+
+def analyse(run: TracInRun, view: View, progress: bool = False) -> Results:
+    """All tables of a run."""
+    signs = _SIGNS if view.measure == "share" else _SIGNS[:1]  # a mean is over influence of both signs
+    kinds = [(sign, cumulative) for cumulative in (False, True) for sign in signs]
+    parts = [
+        run.reliance(view.top_k, sign, cumulative, view.measure, view.similarity, view.weighting).assign(
+            sign=sign, cumulative=cumulative
+        )
+        for sign, cumulative in tqdm(kinds, desc="reliance tables", delay=2, disable=not progress)
+    ]
+    reliance = pd.concat(parts, ignore_index=True)
+    first = ["sign", "cumulative"]
+    return Results(view, reliance[first + [name for name in reliance if name not in first]], _top(run, view))
+
+
+_SIGNS: tuple[Sign, Sign] = ("positive", "negative")
+
+
+def _top(run: TracInRun, view: View) -> pd.DataFrame:
+    shown: list[int] = []
+    for language in sorted(set(run.queries.language)):
+        shown += [index for index, other in enumerate(run.queries.language) if other == language][:_PROBES_SHOWN]
+    k = min(_SHOWN, len(run.train))
+    parts = []
+    for sign in _SIGNS:
+        for probe, table in zip(shown, run.tops(shown, k, sign, Scoring(view.similarity, view.weighting)), strict=True):
+            facts = run.queries.take([probe])
+            about: dict[str, Any] = {
+                "probe": probe,
+                "probe_language": facts.language[0],
+                "probe_label": facts.label[0],
+                "probe_text": facts.text[0],
+                "sign": sign,
+                "rank": range(1, len(table) + 1),
+            }
+            parts.append(table.assign(**about)[[*about, *table.columns]])
+    whole: pd.DataFrame = pd.concat(parts, ignore_index=True).sort_values(
+        ["probe", "sign", "rank"], ascending=[True, False, True], ignore_index=True
+    )
+    return whole

@@ -1,0 +1,311 @@
+"""Snapshots of a fit, and the ledger that orders them.
+
+A snapshot is a folder `snapshots/0003-step375/` with the weights, for `preconditioner="adam"` the scales of its second moments,
+and a record. It is in one of these states:
+
+    absent --append--> begun --append--> taken --discard_weights--> light
+       ^                 |                 |                          |
+       +----- next append of that index / cut_back (a resumed fit) ---+
+
+- *begun*: weights without a record, which a killed process leaves. It is not in the ledger; the next snapshot of that name
+  replaces the folder.
+- *taken*: the record, written last, is there. From here on ingredients may be computed of it; those that a killed fit left
+  under that name are deleted before the record is written (`Session.snapshot`).
+- *light*: the weights are deleted, once the ingredients are complete (`keep_snapshots=False`); the record stays, so that the
+  ledger stays whole.
+- `cut_back` takes a snapshot back in the opposite order: ingredients first (`RunDirectory.resume`), then its record, then the
+  rest, the last snapshot first, so that the ledger is whole at every moment.
+
+The ledger is the taken and light snapshots. Their indices count from 0 without a gap. `run.json` holds their number from the
+end of the fit (`RunDirectory.end`) until it is resumed; while a fit goes on, a last snapshot whose record is lost cannot be
+told from one that was only begun.
+
+A snapshot holds what is trainable at its moment. The values of parameters that are unfrozen later are written once, before their
+first step, to `snapshots/unfrozen-step375.safetensors`; earlier snapshots take them from there, and every later record names it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from torch import Tensor, nn
+
+from lightning_tracin.errors import TracInError
+from lightning_tracin.storage.files import read_record, read_tensors, tensor_names, write_record, write_tensors
+from lightning_tracin.storage.filesystem import remove_tree
+
+_RECORD = "snapshot.json"
+_WEIGHTS = "weights.safetensors"
+_SCALES = "adam.safetensors"
+
+#: How many numbers of a frozen parameter go into its digest, roughly.
+_DIGESTED = 1024
+
+
+class SnapshotRecord(BaseModel):
+    """What is written of a snapshot beside its weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    index: int = Field(ge=0, description="position in the ledger")
+    epoch: int = Field(ge=1, description="number of the epoch it was taken in, from 1")
+    step: int = Field(ge=0, description="optimizer steps made so far")
+    steps: int = Field(ge=0, description="optimizer steps since the previous snapshot")
+    visits: FiniteFloat = Field(ge=0, description="how often a train sample was seen on average since the previous snapshot")
+    learning_rates: tuple[FiniteFloat, ...] = Field(description="of each group, mean over those steps")
+    last_learning_rates: tuple[FiniteFloat, ...] = Field(description="of each group, at the last of those steps")
+    groups: dict[str, int] = Field(description="scored parameter -> its group")
+    elements: int = Field(ge=1, description="number of elements of the scored parameters")
+    frozen: str | None = Field(default=None, description="digest of the parameters whose values are not kept; null = unknown")
+    run: str = Field(default="", description="identity of the fit")
+    unfrozen: tuple[int, ...] = Field(default=(), description="steps before which parameters had begun to be trained")
+
+    @model_validator(mode="after")
+    def _agrees(self) -> SnapshotRecord:
+        groups = len(self.learning_rates)
+        if len(self.last_learning_rates) != groups or not all(0 <= group < groups for group in self.groups.values()):
+            raise ValueError("groups and learning rates do not agree")
+        return self
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Weights at one moment of the fit, with epoch, optimizer step and learning rates."""
+
+    record: SnapshotRecord
+    path: Path
+
+    @property
+    def index(self) -> int:
+        """Position in the ledger."""
+        return self.record.index
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch in which it was taken, from 1."""
+        return self.record.epoch
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps made so far."""
+        return self.record.step
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps since the previous snapshot."""
+        return self.record.steps
+
+    @property
+    def visits(self) -> float:
+        """How often a train sample was seen on average since the previous snapshot (1 for a whole epoch)."""
+        return self.record.visits
+
+    @property
+    def learning_rates(self) -> tuple[float, ...]:
+        """Of each parameter group, the mean over the optimizer steps since the previous snapshot."""
+        return self.record.learning_rates
+
+    @property
+    def name(self) -> str:
+        """The name of its folder, also of its ingredients'."""
+        return self.path.name
+
+    @property
+    def kept(self) -> bool:
+        """Whether the weights are still there."""
+        return (self.path / _WEIGHTS).exists()
+
+    @property
+    def own_names(self) -> frozenset[str]:
+        """What its own weights name: parameters that were trainable at its moment, and buffers.
+
+        Raises:
+            TracInError: the weights were discarded or are damaged.
+        """
+        self._require_kept()
+        return tensor_names(self.path / _WEIGHTS, self._remedy, self._owner)
+
+    def _require_kept(self) -> None:
+        if not self.kept:
+            raise TracInError(
+                f"The weights of snapshot {self.name} were not kept: {self.path / _WEIGHTS} is not there; use "
+                "`keep_snapshots=True` to have them, or restore the file where it was deleted."
+            )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The weights: trainable parameters and all buffers, by name.
+
+        Raises:
+            TracInError: the weights were discarded or are damaged.
+        """
+        self._require_kept()
+        weights = read_tensors(self.path / _WEIGHTS, self._remedy, self._owner)
+        for step, path in _unfrozen(self.path.parent):
+            if step >= self.step:
+                weights = {**read_tensors(path, self._remedy, _owner(self.record.run)), **weights}
+        return weights
+
+    @property
+    def _owner(self) -> str:
+        return _owner(self.record.run, self.name)
+
+    @property
+    def _remedy(self) -> str:
+        return f"restore it from a copy, or resume the fit from a checkpoint of a step before {self.step}"
+
+    def scales(self) -> dict[str, Tensor]:
+        """What Adam's second moments scale gradients with, by parameter (`moments.adam_scales`).
+
+        Raises:
+            TracInError: they were not kept or are damaged.
+        """
+        return read_tensors(self.path / _SCALES, self._remedy, self._owner)
+
+    def discard_weights(self) -> None:
+        """Delete the weights, and what belongs to them; the record stays."""
+        for name in (_WEIGHTS, _SCALES):
+            (self.path / name).unlink(missing_ok=True)
+
+
+def _owner(run: str, *parts: str) -> str:
+    """What files of snapshots belong to; nothing where the run wrote none of it down."""
+    return "/".join((run, "snapshots", *parts)) if run else ""
+
+
+def _unfrozen(folder: Path) -> list[tuple[int, Path]]:
+    """Files of parameters that began to be trained in mid-fit, in order: a value holds until the first of them that names it."""
+    return sorted((int(path.stem.rpartition("step")[2]), path) for path in folder.glob("unfrozen-step*.safetensors"))
+
+
+def trainable_names(model: nn.Module) -> frozenset[str]:
+    """Names of the parameters that require a gradient now."""
+    return frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+def weights_of(model: nn.Module, trainable: Collection[str]) -> dict[str, Tensor]:
+    """Copies on the CPU of the named parameters and of all buffers, tied ones once."""
+    tensors: dict[str, Tensor] = {name: parameter for name, parameter in model.named_parameters() if name in trainable}
+    tensors.update(model.named_buffers())
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+
+def frozen_digest(model: nn.Module, kept: Collection[str]) -> str:
+    """What tells the values of all parameters but the named ones from others: names, shapes, and some numbers of each."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if name not in kept:
+            every = max(1, parameter.numel() // _DIGESTED)
+            some = parameter.detach().flatten()[::every].to("cpu", torch.float32)
+            digest.update(f"{name}\0{list(parameter.shape)}\0".encode() + some.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Put a snapshot's weights into a model of the same shape, in the model's own data type.
+
+    Raises:
+        TracInError: a name or a shape does not fit.
+    """
+    places: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, value in weights.items():
+        place = places.get(name)
+        if place is None or place.shape != value.shape:
+            got = "no such tensor" if place is None else f"one of shape {list(place.shape)}"
+            raise TracInError(
+                f"The snapshot's {name!r} has shape {list(value.shape)}, but the model has {got}; use the model of the fit."
+            )
+        place.data.copy_(value)
+
+
+class Ledger:
+    """The ordered, durable record of a run's snapshots.
+
+    Args:
+        folder: the run's `snapshots` folder.
+        run: identity of the fit.
+        count: how many snapshots there have to be; None = the fit has not ended, so as many as there are.
+    """
+
+    def __init__(self, folder: Path, run: str = "", count: int | None = None) -> None:
+        self._folder, self._run, self._count = folder, run, count
+
+    def snapshots(self) -> tuple[Snapshot, ...]:
+        """All snapshots in order.
+
+        Raises:
+            TracInError: a record is damaged or of another run, or one is missing.
+        """
+        records = sorted(self._folder.glob(f"*/{_RECORD}")) if self._folder.exists() else []
+        found = tuple(Snapshot(read_record(path, SnapshotRecord), path.parent) for path in records)
+        for position, snapshot in enumerate(found):
+            if snapshot.index != position or snapshot.name != folder_name(snapshot.record):
+                raise TracInError(
+                    f"{snapshot.path} stands at position {position} of the ledger but its record says index {snapshot.index}, "
+                    f"step {snapshot.step}; {self._missing(position)} is missing or was moved. Restore {self._folder} as it was."
+                )
+            if snapshot.record.run not in ("", self._run):
+                raise TracInError(
+                    f"{snapshot.path / _RECORD} is of another run ({snapshot.record.run}) than "
+                    f"{self._folder.parent / 'run.json'} ({self._run}); restore the one that was replaced, or start a new run."
+                )
+        if self._count not in (None, len(found)):
+            raise TracInError(
+                f"{self._folder} holds {len(found)} snapshots, but the fit ended with {self._count}: "
+                f"{self._missing(len(found))} is missing. Restore it from a copy, or start a new run."
+            )
+        known = {step for step, _ in _unfrozen(self._folder)}
+        for step in found[-1].record.unfrozen if found else ():
+            if step not in known:
+                raise TracInError(f"{self._folder / _unfrozen_name(step)} is missing; restore it from a copy.")
+        return found
+
+    def _missing(self, position: int) -> str:
+        """What should stand at a position, where the rest of its folder is there."""
+        empty = [path / _RECORD for path in self._folder.glob(f"{position:04d}-step*") if not (path / _RECORD).exists()]
+        return str(empty[0]) if empty else "a snapshot"
+
+    def append(
+        self, record: SnapshotRecord, weights: Mapping[str, Tensor] | None, scales: Mapping[str, Tensor] | None = None
+    ) -> Snapshot:
+        """Add a snapshot; without weights, only its record is kept."""
+        path = self._folder / folder_name(record)
+        unfrozen = tuple(step for step, _ in _unfrozen(self._folder))
+        record = record.model_copy(update={"run": self._run, "unfrozen": unfrozen})
+        owner = _owner(self._run, path.name)
+        remove_tree(path)  # what a killed fit left
+        if weights is not None:
+            write_tensors(path / _WEIGHTS, weights, owner)
+            if scales is not None:
+                write_tensors(path / _SCALES, scales, owner)
+        write_record(path / _RECORD, record)
+        return Snapshot(record, path)
+
+    def append_unfrozen(self, step: int, parameters: Mapping[str, Tensor]) -> None:
+        """Keep the values of parameters that are trained after this step for the first time: the snapshots so far lack them."""
+        weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in parameters.items()}
+        write_tensors(self._folder / _unfrozen_name(step), weights, _owner(self._run))
+
+    def cut_back(self, step: int) -> tuple[Snapshot, ...]:
+        """Drop the snapshots after this step (a resumed fit takes them again); returns what was dropped."""
+        dropped = tuple(snapshot for snapshot in self.snapshots() if snapshot.step > step)
+        for snapshot in reversed(dropped):
+            (snapshot.path / _RECORD).unlink()
+            remove_tree(snapshot.path)
+        for unfrozen, path in _unfrozen(self._folder):
+            if unfrozen > step:
+                path.unlink()
+        return dropped
+
+
+def _unfrozen_name(step: int) -> str:
+    return f"unfrozen-step{step}.safetensors"
+
+
+def folder_name(record: SnapshotRecord) -> str:
+    """Such as `0003-step375`."""
+    return f"{record.index:04d}-step{record.step}"

@@ -1,0 +1,186 @@
+"""From options to samples: which loader reads the data, and how they are divided."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from lightning_tracin.errors import TracInError
+from lightning_tracin.studies.datasets import (
+    Columns,
+    Corpus,
+    Split,
+    SplitPlan,
+    load_cldr,
+    load_files,
+    load_hub,
+    repeated_texts,
+    split_by_item,
+    split_two,
+)
+from lightning_tracin.studies.datasets.hub import RECIPES
+from lightning_tracin.studies.datasets.text_files import PLACEHOLDER
+from lightning_tracin.studies.fit_settings import FitSettings
+
+# Kinship and script differ, and each zero-shot language has a relative among the train languages. The languages of XNLI and
+# PAWS-X are those of Choenni et al. 2023.
+TRAIN_LANGUAGES = {"cldr": "en de es ru ko", "xnli": "en fr de ru es", "paws-x": "en fr de ko es"}
+ZERO_SHOT_LANGUAGES = {"cldr": "nl fr uk"}
+PROBE_SPLITS = {"xnli": "validation", "paws-x": "validation"}
+
+
+def load_split(options: FitSettings, extra: int = 0) -> tuple[Split, str]:
+    """Return the samples to train on, to probe and to test on, and an account of what was left out and what is amiss.
+
+    Args:
+        options: Which data, and how many samples.
+        extra: Further train samples of each train language, for `Split.extra`; train samples and probes stay the same.
+
+    Raises:
+        TracInError: The data cannot be had as asked for.
+    """
+    _require_apart(options)
+    trained, probed = _languages(options)
+    probe_split = options.probe_split or PROBE_SPLITS.get(options.data)
+    if options.probe_data is None and probe_split is None:
+        corpus = load(options, options.data, options.train_split, trained and list(dict.fromkeys([*trained, *(probed or ())])))
+        plan = _plan(options, trained or _languages_of(corpus), probed, extra)
+        split = split_by_item(corpus.dataset, plan)
+        return split, f"{options.data}\n{corpus.summary()}\n{_account(split, plan)}"
+    train = load(options, options.data, options.train_split, trained)
+    plan = _plan(options, trained or _languages_of(train), probed, extra)
+    labels = train.dataset.features["label"].names
+    name, part = options.probe_data or options.data, probe_split or options.train_split
+    probes = load(options, name, part, list(plan.probe_languages), label_names=labels, item_prefix="probe:")
+    split = split_two(train.dataset, probes.dataset, plan)
+    account = f"{options.data} (to train on)\n{train.summary()}\n{name} (to probe and test on)\n{probes.summary()}"
+    return split, f"{account}\n{_account(split, plan)}"
+
+
+def _require_apart(options: FitSettings) -> None:
+    """Refuse two names for the same samples: row numbers would make them different items, and probes would be trained on.
+
+    Raises:
+        TracInError: probes would be read from where the train samples are.
+    """
+    files = options.data == "cldr" or _is_file(options.data)
+    if files and options.probe_split is not None:
+        raise TracInError(
+            f"probe_split={options.probe_split!r} is for data sets of the hub, but data is {options.data!r}: name the probes' "
+            "files as probe_data, or leave both out to have probes taken out of data."
+        )
+    recipe = RECIPES.get(options.data)
+    if options.item_column is not None or (recipe is not None and recipe.columns.item is not None):
+        return  # items that stand in both are told by their names
+    same = (options.probe_data or options.data) == options.data
+    if same and options.probe_split is not None and options.probe_split.split("[")[0] == options.train_split.split("[")[0]:
+        raise TracInError(
+            f"probe_split={options.probe_split!r} and train_split={options.train_split!r} are of the same rows: leave "
+            "probe_split out to have probes taken out of these by whole items, or name another split."
+        )
+    if options.probe_data == options.data and options.probe_split is None:
+        raise TracInError(f"probe_data is data ({options.data!r}): leave it out to have probes taken out of data by whole items.")
+
+
+def _is_file(name: str) -> bool:
+    return PLACEHOLDER in name or Path(name).suffix in {".csv", ".tsv", ".jsonl"}
+
+
+def load(
+    options: FitSettings,
+    name: str,
+    split: str,
+    languages: list[str] | None,
+    *,
+    label_names: list[str] | None = None,
+    item_prefix: str = "",
+) -> Corpus:
+    """Load the data of a name with the loader that it is for.
+
+    Raises:
+        TracInError: The data cannot be had as asked for.
+    """
+    if name == "cldr":
+        return load_cldr(languages or [])
+    path = Path(options.data_dir) / name
+    if _is_file(name):
+        return load_files(
+            path,
+            languages=languages,
+            columns=_columns(options),
+            header=options.header,
+            parallel=options.parallel,
+            drop_texts=options.drop_texts or (),
+            merge_labels=options.merge_labels,
+            differing_labels=options.differing_labels,
+            label_names=label_names,
+            item_prefix=item_prefix,
+        )
+    if languages is None:
+        raise TracInError(f"The languages of {name!r} are not known before it is loaded: name them as --train_languages.")
+    return load_hub(
+        str(path.absolute()) if name not in RECIPES and path.is_dir() else name,
+        languages,
+        split=split,
+        columns=_columns(options),
+        config=options.config_name,
+        parallel=options.parallel,
+        drop_texts=options.drop_texts,
+        merge_labels=options.merge_labels,
+        differing_labels=options.differing_labels,
+        label_names=label_names,
+        item_prefix=item_prefix,
+    )
+
+
+def _languages(options: FitSettings) -> tuple[list[str] | None, list[str] | None]:
+    """Return the languages to train on and to probe, None where that is for the data to say."""
+    trained = options.train_languages or TRAIN_LANGUAGES.get(options.data, "").split() or None
+    probed = options.probe_languages
+    if probed is None and trained is not None:
+        zero_shot = ZERO_SHOT_LANGUAGES.get(options.data, "").split() if options.train_languages is None else []
+        probed = [*trained, *zero_shot]
+    return trained, probed
+
+
+def _account(split: Split, plan: SplitPlan) -> str:
+    """Say which probes have a train sample's text, and which languages have fewer test samples than asked for."""
+    repeated = repeated_texts(split)
+    said = ", ".join(f"{language} {count} of {plan.probes_per_language}" for language, count in repeated.items())
+    lines = [f"probes whose text is also that of a train sample of another item: {said or 'none'}"]
+    tests = Counter(split.test.with_format(None)["language"])
+    asked = plan.test_per_language
+    few = [f"{name} {tests[name]:,}" for name in plan.probe_languages if asked is not None and tests[name] < asked]
+    if few:
+        lines.append(f"fewer test samples than the {asked:,} asked for: {', '.join(few)}")
+    return "\n".join(lines)
+
+
+def _languages_of(corpus: Corpus) -> list[str]:
+    return list(dict.fromkeys(corpus.dataset["language"]))
+
+
+def _plan(options: FitSettings, trained: list[str], probed: list[str] | None, extra: int) -> SplitPlan:
+    return SplitPlan(
+        train_languages=trained,
+        probe_languages=probed or trained,
+        train_per_language=options.train_per_language,
+        probes_per_language=options.probes_per_language,
+        test_per_language=options.test_per_language,
+        seed=options.seed,
+        share_items=options.share_items,
+        extra_per_language=extra,
+    )
+
+
+def _columns(options: FitSettings) -> Columns | None:
+    """Return the columns named by options, None if none is: the loader's own then hold."""
+    named = {
+        "text": options.text_column,
+        "text_pair": options.text_pair_column,
+        "label": options.label_column,
+        "language": options.language_column,
+        "item": options.item_column,
+    }
+    given = {role: name for role, name in named.items() if name is not None}
+    return Columns(**given) if given else None

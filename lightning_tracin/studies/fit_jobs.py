@@ -1,0 +1,94 @@
+"""The fits of a study, each written when it is done: what a fit says of the candidates, and runs with their influence.
+
+Functions here are sent to other processes; what they find they write to files, under a name that says what it is.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from lightning_tracin.callbacks.tracin import TracInCallback
+from lightning_tracin.storage.files import read_tensors, write_tensors
+from lightning_tracin.studies.fits import Recipe, build, prepared
+from lightning_tracin.trainer.refits import Fit, fit_on, seeded
+
+#: Samples of a batch through the model for influence; ragged batches change no score.
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class First:
+    """What the fit of a seed on all train samples says, before anything is known of its influence.
+
+    Attributes:
+        correct: whether it gets each candidate right, [candidates].
+        test: whether it gets each test sample right, [test].
+        train: whether it gets each train sample right, [train].
+        epochs: how many it made.
+    """
+
+    correct: np.ndarray[Any, np.dtype[np.bool_]]
+    test: np.ndarray[Any, np.dtype[np.bool_]]
+    train: np.ndarray[Any, np.dtype[np.bool_]]
+    epochs: int
+
+
+def first_fit(recipe: Recipe, seed: int, path: Path) -> None:
+    """Fit on all train samples, and write what `First` holds."""
+    with seeded(seed):
+        fit = build(recipe)
+        fit_on(fit, np.ones(len(fit.train.dataset), dtype=np.bool_), seed)  # type: ignore[arg-type]
+        data, _ = prepared(recipe.options, recipe.extra)
+        found = {
+            "correct": _right(fit, fit.probes),
+            "test": _right(fit, data.predict_dataloader()),
+            "train": _right(fit, DataLoader(fit.train.dataset, batch_size=_BATCH, collate_fn=fit.train.collate_fn)),
+            "epochs": torch.tensor(fit.trainer.current_epoch),
+        }
+    write_tensors(path, found)
+
+
+def read_first(path: Path) -> First:
+    """What `first_fit` wrote.
+
+    Raises:
+        TracInError: the file is missing or damaged.
+    """
+    stored = read_tensors(path)
+    parts = {name: stored[name].numpy() for name in ("correct", "test", "train")}
+    return First(**parts, epochs=int(stored["epochs"]))
+
+
+def _right(fit: Fit, loader: DataLoader[Any]) -> torch.Tensor:
+    predicted = torch.cat(fit.trainer.predict(fit.module, loader))  # type: ignore[arg-type]
+    labels = loader.dataset.with_format(None)["label"][:]  # type: ignore[attr-defined]
+    return predicted.cpu() == torch.tensor(labels)
+
+
+def influence_run(recipe: Recipe, seed: int, path: Path, top_k: int, callback: dict[str, Any]) -> None:
+    """Fit with the callback; the run directory counts as done once its marker stands beside it.
+
+    What an interrupted fit left is deleted, and the fit begins again.
+    """
+    shutil.rmtree(path, ignore_errors=True)
+    with seeded(seed):
+        fit = build(recipe)
+        tracin = TracInCallback(
+            path, probes=fit.probes, max_probes_per_language=None, item_column="item", batch_size=_BATCH, top_k=top_k, **callback
+        )
+        fit.trainer.callbacks.append(tracin)  # type: ignore[attr-defined]
+        fit_on(fit, np.ones(len(fit.train.dataset), dtype=np.bool_), seed)  # type: ignore[arg-type]
+    done(path).write_text(json.dumps({"seed": seed, "callback": {name: str(value) for name, value in callback.items()}}))
+
+
+def done(path: Path) -> Path:
+    """The marker of a run that is complete."""
+    return path.with_name(f"{path.name}.done")

@@ -1,0 +1,56 @@
+"""Scores of a study by their names: which kind of run they are read from, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lightning_tracin.analysis.scores import Scores
+from lightning_tracin.config import Similarity, Weighting
+from lightning_tracin.run import TracInRun
+
+#: How a run computes, by what its callback is told.
+Way = Literal["exact", "adam", "projected"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One way to read influence off a run."""
+
+    way: Way
+    similarity: Similarity
+    weighting: Weighting = "uniform"
+
+
+SCORES: Mapping[str, Score] = {
+    "cosine": Score("exact", "cosine"),
+    "dot product": Score("exact", "dot"),
+    "dot product x learning rate": Score("exact", "dot", "learning_rate"),
+    "relatif": Score("exact", "relatif"),
+    "Adam-aware cosine": Score("adam", "cosine"),
+    "Adam-aware dot product": Score("adam", "dot"),
+    "Fisher-whitened cosine": Score("projected", "cosine"),
+    "Fisher-whitened dot product": Score("projected", "dot"),
+}
+
+
+def ways_of(names: Sequence[str]) -> list[Way]:
+    """Which runs these scores need, in a fixed order; the first score's way first."""
+    return list(dict.fromkeys(SCORES[name].way for name in names))
+
+
+def settings_of(way: Way, projection_dim: int) -> dict[str, Any]:
+    """What the callback is told for a way."""
+    told: dict[Way, dict[str, Any]] = {
+        "exact": {},
+        "adam": {"preconditioner": "adam"},
+        "projected": {"projection_dim": projection_dim, "preconditioner": "fisher"},
+    }
+    return told[way]
+
+
+def influence_of(name: str, run: TracInRun, snapshots: Sequence[int] | None = None) -> Scores:
+    """A score by its name, summed over snapshots: [train, probes]."""
+    score = SCORES[name]
+    return run.influence(score.similarity, score.weighting, snapshots).to_numpy()

@@ -1,0 +1,45 @@
+"""A study in W&B: the curves of its first run, every table and figure, and the findings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import wandb
+from pytorch_lightning.loggers import WandbLogger
+
+from lightning_tracin.reporting.loggers.wandb import WandbSink
+from lightning_tracin.reporting.results import analyse, point
+from lightning_tracin.studies.runner import Outcome
+
+
+def log_to_wandb(outcome: Outcome, project: str = "lightning-tracin") -> Path:
+    """Log a study, whose page is written, to a W&B run of its own; returns the run's folder."""
+    offline = outcome.settings.wandb_mode == "offline"
+    logger = WandbLogger(
+        project=project,
+        name=outcome.settings.name,
+        save_dir=outcome.folder,
+        offline=offline,
+        settings=wandb.Settings(silent=offline),
+    )
+    run = logger.experiment
+    sink = WandbSink(run)
+    for snapshot in outcome.run.snapshots:
+        sink.point(point(outcome.run, snapshot.index, outcome.view))
+    sink.finish(analyse(outcome.run, outcome.view))
+    for section in outcome.sections:
+        for name, table in section.tables.items():
+            known = table.astype(object).where(table.notna(), None)
+            run.log({f"study/{section.name}/{name}": wandb.Table(dataframe=known)})
+        for name in section.figures:
+            run.log(
+                {
+                    f"study/{section.name}/{name}_figure": wandb.Image(
+                        str(outcome.folder / "results" / f"{section.name}-{name}.png")
+                    )
+                }
+            )
+        run.summary[f"study/{section.name}/findings"] = "\n".join(section.findings)
+    folder = Path(run.dir).parent
+    wandb.finish()
+    return folder
