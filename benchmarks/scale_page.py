@@ -103,7 +103,7 @@ def _reading(found: Figures) -> Iterator[str]:
         "bytes for each group); for one shard 25 bytes a pair for scores, ranks and a comparison; "
         "32 bytes for each of k entries a probe and table, 8 bytes a train sample and snapshot, 8 more where snapshots are "
         "summed, and the probes' features; whitening adds 8 bytes for each pair of features. None of these but the numbers by "
-        "train sample grows with their number, as `tests/test_streaming.py` asserts. Opening the run takes "
+        "train sample grows with their number, as `tests/guarantees/test_streaming.py` asserts. Opening the run takes "
         f"{found['opened']['seconds']:.0f} s and holds {found['opened']['held'] / found['train']:.0f} bytes a train sample "
         f"({found['opened']['peak'] / found['train']:.0f} while it reads), with texts of 13 characters."
     )
