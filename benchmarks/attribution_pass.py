@@ -78,7 +78,7 @@ class Step(torch.nn.Module):
 
 def samples_of(loader: DataLoader[Any]) -> SampleSet:
     """The samples behind one of the demo's loaders."""
-    return from_loader(loader, SampleColumns(item="item"), "samples")
+    return from_loader(loader, SampleColumns(item_column="item"), "samples")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,35 @@
 """See which languages' training data a multilingual model relies on."""
 
-from lightning_tracin.callbacks.tracin import TracInCallback
-from lightning_tracin.errors import TracInError
-from lightning_tracin.run import TracInRun
-from lightning_tracin.trainer.attribute import attribute
-from lightning_tracin.trainer.import_checkpoints import import_checkpoints
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_tracin.callbacks.tracin import TracInCallback
+    from lightning_tracin.errors import TracInError
+    from lightning_tracin.run import TracInRun
+    from lightning_tracin.trainer.attribute import attribute
+    from lightning_tracin.trainer.import_checkpoints import import_checkpoints
 
 __all__ = ["TracInCallback", "TracInError", "TracInRun", "attribute", "import_checkpoints"]
+
+#: Where a name is defined. Modules are imported on first use, so that reading a run loads neither Lightning nor transformers.
+_HOMES = {
+    "TracInCallback": "callbacks.tracin",
+    "TracInError": "errors",
+    "TracInRun": "run",
+    "add_probes": "trainer.add_probes",  # behind `TracInRun.add_probes`
+    "attribute": "trainer.attribute",
+    "import_checkpoints": "trainer.import_checkpoints",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import singledispatch
 
 import numpy as np
 import torch
@@ -15,8 +16,9 @@ from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import Sketch
 from lightning_tracin.gradients.partition import Parts
 from lightning_tracin.storage.features import FeatureStore
+from lightning_tracin.storage.ingredients import IngredientStore
 from lightning_tracin.storage.prefetch import Ahead
-from lightning_tracin.storage.shards import FloatArray, Indices, Ingredients
+from lightning_tracin.storage.shards import FloatArray, Indices, Ingredients, Shards
 
 
 @dataclass(frozen=True)
@@ -147,3 +149,33 @@ def _gathered(blocks: Iterator[tuple[Tensor, Tensor]], count: int) -> Tensor:
     if whole is None:
         raise TracInError("There are no features to read; run the attribution first.")
     return whole
+
+
+@singledispatch
+def ingredients_of(
+    store: IngredientStore, parts: Parts, into: Sequence[int] | None, fisher: tuple[float, Blocks] | None
+) -> Ingredients:
+    """Inner products and norms of whatever a method has stored; a new kind of store registers here.
+
+    Args:
+        store: of one snapshot.
+        parts: which parameter belongs to which part.
+        into: for each part, the number of the group that it is added to; None keeps the parts.
+        fisher: damping and blocks of whitening, for features; None: none.
+
+    Raises:
+        TracInError: something is missing or damaged.
+    """
+    del parts, fisher
+    return store.read(into)
+
+
+@singledispatch
+def shards_of(store: IngredientStore, parts: Parts, into: Sequence[int] | None, fisher: tuple[float, Blocks] | None) -> Shards:
+    """The same, shard by shard of the train samples, each read when it is asked for; see `ingredients_of`."""
+    del parts, fisher
+    return store.shards(into)
+
+
+ingredients_of.register(FeatureStore, feature_ingredients)
+product_shards.register(FeatureStore, feature_shards)

@@ -62,7 +62,7 @@ class Ground:
     def view(self) -> View:
         """The study's own score as a run shows it."""
         score = SCORES[self.main]
-        return View(self.settings.top_k, score.similarity, score.weighting)
+        return View(top_k=self.settings.top_k, similarity=score.similarity, weighting=score.weighting)
 
     @cached_property
     def train(self) -> SampleTable:

@@ -111,7 +111,7 @@ def _layers(ground: Ground) -> pd.DataFrame:
         snapshots=[len(run.snapshots) - 1],
         by="layer",
         interval=Interval(resamples=99),
-        blocks="layer" if run.record.settings.preconditioner == "fisher" else "whole",
+        blocks="layer" if run.record.options.preconditioner == "fisher" else "whole",
     )
 
 

@@ -64,7 +64,7 @@ def _make_masks(ground: Ground, seed: int) -> None:
         fit = build(ground.recipe)
     copy = isolated_copy(fit.module, next(fit.module.parameters()).dtype)
     load_weights(copy, run.snapshots[-1].state_dict())
-    loss, samples = loss_named(copy, run.record.loss), from_loader(fit.train, SampleColumns("language", "item"), "train samples")
+    loss, samples = loss_named(copy, run.record.loss), from_loader(fit.train, SampleColumns(item_column="item"), "train samples")
     prepare = partial(apply_to_collection, dtype=Tensor, function=lambda tensor: tensor.to(copy.device))
     importance = {}
     for language in ground.languages:
