@@ -88,7 +88,8 @@ def agreements(name: str, scale: float) -> dict[int, list[tuple[float, float]]]:
     epochs = max(1, round(options.epochs * min(1, scale)))
     pl.Trainer(max_epochs=epochs, accelerator="cpu", enable_model_summary=False, **quiet).fit(module, datamodule=data)
     train, probes = (
-        from_loader(loader, SampleColumns(item_column="item"), "samples") for loader in (data.train_dataloader(), data.val_dataloader())
+        from_loader(loader, SampleColumns(item_column="item"), "samples")
+        for loader in (data.train_dataloader(), data.val_dataloader())
     )
     if scale < 1:
         train, probes = (samples.take(range(0, len(samples), round(1 / scale))) for samples in (train, probes))

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_tracin.config import Settings
+from lightning_tracin.config import Options
 from lightning_tracin.gradients import Sketch, plan_coverage
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.features import packed
@@ -51,7 +52,7 @@ def write_index(
     generator = torch.Generator().manual_seed(0)
     directory = RunDirectory(path)
     tables = table_of(train), table_of(probes)
-    directory.start(record_of(*tables, sketch.dim, 2, method="projected", projection_dim=sketch.dim), *tables)
+    directory.start(record_of(*tables, sketch.dim, 2, projection_dim=sketch.dim), *tables)
     for index, size in enumerate(shards):
         record = SnapshotRecord(
             index=index,
@@ -85,22 +86,11 @@ def _drawn(count: int, features: int, repeats: int, generator: torch.Generator) 
     return (different * (1 + torch.rand(len(different), 1, generator=generator))).repeat_interleave(repeats, 0)[:count]
 
 
-def record_of(train: SampleTable, probes: SampleTable, elements: int, parameters: int, **settings: object) -> RunRecord:
-    """What a run of these samples says of itself, with the settings that most runs have but for these."""
-    usual: dict[str, object] = {
-        "every_n_epochs": 1,
-        "every_n_train_steps": None,
-        "parameters": None,
-        "dtype": "float32",
-        "batch_size": 32,
-        "method": "exact",
-        "projection_dim": None,
-        "preconditioner": None,
-        "per_layer": True,
-    }
+def record_of(train: SampleTable, probes: SampleTable, elements: int, parameters: int, **options: Any) -> RunRecord:
+    """The record of a run of these samples, with these options."""
     return RunRecord(
         run="drawn",
-        settings=Settings.model_validate({**usual, **settings}),
+        options=Options(**options),
         loss="per_sample_loss",
         train=known_samples(train),
         probes=known_samples(probes),

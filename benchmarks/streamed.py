@@ -45,7 +45,7 @@ def main() -> None:
 
     def scored() -> None:
         strongest = Strongest(_K, "positive")
-        for train, (scores,) in Scorer(run.directory, run.record, run.snapshots).blocks([0], Scoring()):
+        for train, (scores,) in Scorer(run.directory, run.method).blocks([0], Scoring()):
             strongest.add(train, scores[""])
         strongest.found()
 

@@ -116,7 +116,9 @@ def _sentence(model: type[BaseModel], error: ValidationError) -> str:
 class SampleColumns(OptionGroup):
     """Where a dataset keeps the facts about its samples."""
 
-    language_column: str = Field(default="language", description="column (or attribute) of the dataset with each sample's language.")
+    language_column: str = Field(
+        default="language", description="column (or attribute) of the dataset with each sample's language."
+    )
     item_column: str | None = Field(default=None, description="column whose value parallel samples share.")
     text_columns: Names | None = Field(
         default=None, description="columns to show as text; default: all columns of strings that have no other use."
@@ -129,7 +131,8 @@ class ProbeChoice(OptionGroup):
 
     probe_languages: Names | None = Field(default=None, description="languages to probe; default: all that the probes have.")
     max_probes_per_language: Positive | None = Field(
-        default=50, description="largest number of probes of a language (None: all); the same items in every language where parallel."
+        default=50,
+        description="largest number of probes of a language (None: all); the same items in every language where parallel.",
     )
 
 
@@ -195,7 +198,8 @@ class Stored(OptionGroup):
         "features that are whitened (needs `projection_dim`).",
     )
     per_layer: bool = Field(
-        default=True, description='keep products by layer, for `run.reliance(by="layer")`; False keeps them by optimizer group only.'
+        default=True,
+        description='keep products by layer, for `run.reliance(by="layer")`; False keeps them by optimizer group only.',
     )
 
     @property

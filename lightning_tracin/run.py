@@ -260,7 +260,9 @@ class TracInRun:
         """
         if not 0 <= probe < len(self.queries):
             raise TracInError(f"There is no probe {probe}; the run has probes 0 to {len(self.queries) - 1}.")
-        (table,) = self.tops([probe], k, sign, Scoring(similarity=similarity, weighting=weighting, preconditioner=preconditioner), snapshots)
+        (table,) = self.tops(
+            [probe], k, sign, Scoring(similarity=similarity, weighting=weighting, preconditioner=preconditioner), snapshots
+        )
         return table
 
     def tops(

@@ -171,7 +171,9 @@ def ingredients_of(
 
 
 @singledispatch
-def shards_of(store: IngredientStore, parts: Parts, into: Sequence[int] | None, fisher: tuple[float, Blocks] | None) -> Shards:
+def product_shards(
+    store: IngredientStore, parts: Parts, into: Sequence[int] | None, fisher: tuple[float, Blocks] | None
+) -> Shards:
     """The same, shard by shard of the train samples, each read when it is asked for; see `ingredients_of`."""
     del parts, fisher
     return store.shards(into)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from lightning_tracin.attribution.plan import in_words
 from lightning_tracin.attribution.spot_check import described as described_check
-from lightning_tracin.config import Measure, Sign, Similarity, View, Weighting
+from lightning_tracin.config import Measure, Sign, Similarity, Weighting
 from lightning_tracin.errors import one_line, printable
 from lightning_tracin.reporting.findings import study_of
 from lightning_tracin.reporting.results import analyse

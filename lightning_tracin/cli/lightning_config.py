@@ -19,7 +19,6 @@ from lightning_fabric import Fabric
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from lightning_tracin.callbacks.tracin import TracInCallback
-from lightning_tracin.config import Options
 from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.filesystem import place
