@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from cachetools import LRUCache, cached
 
-from lightning_tracin.analysis.feature_products import ingredients_of
+from lightning_tracin.analysis.feature_products import ingredients_of, product_shards
 from lightning_tracin.analysis.scores import Scores, group_weights, snapshot_scores
 from lightning_tracin.config import Blocks, Options, Preconditioner, Scoring, Similarity
 from lightning_tracin.errors import TracInError
