@@ -239,8 +239,8 @@ class Options(SampleColumns, ProbeChoice, Shown, Stored):
         default=None,
         exclude=True,  # the record keeps the digest of what the file says instead
         description="a safetensors file, parameter -> 0/1 tensor of its shape (`write_mask`): gradients are compared only where "
-        "it is 1, so not at all for parameters that it does not name. Where `parameters` is given too, what both choose counts; with "
-        '`preconditioner="adam"`, gradients are multiplied with both. None: everywhere.',
+        "it is 1, so not at all for parameters that it does not name. Where `parameters` is given too, what both choose counts; "
+        'with `preconditioner="adam"`, gradients are multiplied with both. None: everywhere.',
     )
     memory_budget: Positive | None = Field(
         default=None, description="bytes for the probes' gradients and a block's factors; None: a share of what is free."
