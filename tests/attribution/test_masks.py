@@ -131,7 +131,7 @@ def test_what_the_mask_leaves_is_said_and_stored(tmp_path: Path, caplog: pytest.
         run = fitted(tmp_path, Classifier(), mask=str(tmp_path / "mask.safetensors"))
     assert "256 elements of 1 parameters (all that were chosen: Linear 256), of which the mask leaves 48" in caplog.text
     assert (run.record.elements, run.record.kept_elements) == (256, 48)
-    assert run.record.settings.mask == read_mask(tmp_path / "mask.safetensors").sha256
+    assert run.record.mask == read_mask(tmp_path / "mask.safetensors").sha256
 
 
 def test_a_run_without_a_mask_is_read_as_before(tmp_path: Path) -> None:

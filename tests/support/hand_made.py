@@ -39,7 +39,7 @@ def run_directory(path: Path, train: SampleTable, probes: SampleTable, snapshots
         )
         weights = {"body.weight": drawn(3, 2), "body.bias": drawn(2), "head.weight": drawn(2, 3)}
         snapshot = directory.ledger.append(record, weights)
-        store, norms = directory.ingredients(snapshot), drawn(2, len(probes)).abs() + 1
+        store, norms = directory.ingredients(snapshot, len(probes)), drawn(2, len(probes)).abs() + 1
         for shard, rows in enumerate((range(half), range(half, len(train)))):
             dot, train_norm = drawn(2, len(rows), len(probes)), drawn(2, len(rows)).abs() + 1
             store.write(str(shard), Block(list(rows), columns, dot, train_norm, norms))
