@@ -153,7 +153,8 @@ def test_shuffled_loader_that_drops_its_last_batch_gives_every_sample_in_order()
 
 def test_samples_of_several_loaders_keep_their_collate_functions() -> None:
     first = from_loader(DataLoader(hidden(), collate_fn=collate), SampleColumns(item_column="item"), "probes")
-    second = from_loader(DataLoader(Records(), collate_fn=lambda rows: ("other", rows)), SampleColumns(item_column="item"), "probes")
+    other = DataLoader(Records(), collate_fn=lambda rows: ("other", rows))
+    second = from_loader(other, SampleColumns(item_column="item"), "probes")
     both = joined([first, second]).take([9, 1, 15])
     assert both.table.text == ("text 1", "text 1", "text 7")
     assert both.batch([0, 2]) == ("other", [ROWS[1], ROWS[7]])
