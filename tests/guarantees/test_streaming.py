@@ -142,7 +142,7 @@ def assert_streams_alike(path: Path, monkeypatch: pytest.MonkeyPatch, by_layer: 
     held = TracInRun.open(path)
     assert not held.is_large
     whole = said(held, by_layer)
-    monkeypatch.setattr("lightning_tracin.analysis.scorer._MATRIX", 0)
+    monkeypatch.setattr("lightning_tracin.analysis.scorer.MATRIX_BYTES", 0)
     monkeypatch.setattr("lightning_tracin.analysis.scorer.feature_ingredients", None)
     monkeypatch.setattr(IngredientStore, "read", None)
     streamed = TracInRun.open(path)
@@ -209,7 +209,7 @@ def test_streaming_never_holds_the_matrix(tmp_path: Path, monkeypatch: pytest.Mo
     }.items():
         held = TracInRun.open(tmp_path / "run")
         assert peak(lambda: work(held)) > 2 * matrix, name
-    monkeypatch.setattr("lightning_tracin.analysis.scorer._MATRIX", 0)
+    monkeypatch.setattr("lightning_tracin.analysis.scorer.MATRIX_BYTES", 0)
     monkeypatch.setattr("lightning_tracin.analysis.scorer.feature_ingredients", None)
     streamed = TracInRun.open(tmp_path / "run")
     for work in (
@@ -222,7 +222,7 @@ def test_streaming_never_holds_the_matrix(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_torch_has_no_matrix_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_index(tmp_path / "run", 1000, 10, 8, shards=(64,))
-    monkeypatch.setattr("lightning_tracin.analysis.scorer._MATRIX", 0)
+    monkeypatch.setattr("lightning_tracin.analysis.scorer.MATRIX_BYTES", 0)
     sizes = []
     product = torch.Tensor.__matmul__
     monkeypatch.setattr(torch.Tensor, "__matmul__", lambda one, other: sizes.append(len(one)) or product(one, other))
