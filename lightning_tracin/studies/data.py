@@ -20,7 +20,7 @@ from lightning_tracin.studies.datasets import (
 )
 from lightning_tracin.studies.datasets.hub import RECIPES
 from lightning_tracin.studies.datasets.text_files import PLACEHOLDER
-from lightning_tracin.studies.fit_settings import FitSettings
+from lightning_tracin.studies.settings import FitSettings
 
 # Kinship and script differ, and each zero-shot language has a relative among the train languages. The languages of XNLI and
 # PAWS-X are those of Choenni et al. 2023.

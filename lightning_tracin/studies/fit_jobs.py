@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from lightning_tracin.callbacks.tracin import TracInCallback
 from lightning_tracin.storage.files import read_tensors, write_tensors
-from lightning_tracin.studies.fits import Recipe, build, prepared
+from lightning_tracin.studies.fits import FitRecipe, build, prepared
 from lightning_tracin.trainer.refits import Fit, fit_on, seeded
 
 #: Samples of a batch through the model for influence; ragged batches change no score.
@@ -41,7 +41,7 @@ class First:
     epochs: int
 
 
-def first_fit(recipe: Recipe, seed: int, path: Path) -> None:
+def first_fit(recipe: FitRecipe, seed: int, path: Path) -> None:
     """Fit on all train samples, and write what `First` holds."""
     with seeded(seed):
         fit = build(recipe)
@@ -73,7 +73,7 @@ def _right(fit: Fit, loader: DataLoader[Any]) -> torch.Tensor:
     return predicted.cpu() == torch.tensor(labels)
 
 
-def influence_run(recipe: Recipe, seed: int, path: Path, top_k: int, callback: dict[str, Any]) -> None:
+def influence_run(recipe: FitRecipe, seed: int, path: Path, top_k: int, callback: dict[str, Any]) -> None:
     """Fit with the callback; the run directory counts as done once its marker stands beside it.
 
     What an interrupted fit left is deleted, and the fit begins again.

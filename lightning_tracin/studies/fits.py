@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader
 from lightning_tracin.errors import TracInError
 from lightning_tracin.studies.data import load_split
 from lightning_tracin.studies.datasets import Split
-from lightning_tracin.studies.fit_settings import FitSettings
 from lightning_tracin.studies.models.classifier import Classifier, tokenizer_and_model
 from lightning_tracin.studies.quiet import silence_own_process
+from lightning_tracin.studies.settings import FitSettings
 from lightning_tracin.studies.text_data import TextDataModule
 from lightning_tracin.trainer.refits import Fit
 
@@ -46,7 +46,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class FitRecipe:
     """Everything that a fit depends on but its seed, in plain types: it is sent to other processes.
 
     Attributes:
@@ -78,7 +78,7 @@ class StopAfter(pl.Callback):
             trainer.should_stop = True
 
 
-def build(recipe: Recipe) -> Fit:
+def build(recipe: FitRecipe) -> Fit:
     """A fit of a classifier; its first weights depend on the seed that is set, not on the variant.
 
     Raises:
@@ -117,7 +117,7 @@ def _loader(data: TextDataModule, samples: Dataset, shuffle: bool = False) -> Da
     return DataLoader(samples, batch_size=data.batch_size, shuffle=shuffle, collate_fn=data.collate)
 
 
-def _train_samples(data: TextDataModule, recipe: Recipe) -> Dataset:
+def _train_samples(data: TextDataModule, recipe: FitRecipe) -> Dataset:
     variant = recipe.variant
     languages = data.train.with_format(None)["language"][:]
     if variant.without is not None:

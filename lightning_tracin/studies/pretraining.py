@@ -26,8 +26,8 @@ from transformers import (
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.studies.datasets import Split
-from lightning_tracin.studies.fit_settings import FitSettings
 from lightning_tracin.studies.models.classifier import small_config
+from lightning_tracin.studies.settings import FitSettings
 from lightning_tracin.studies.text_data import texts_of, train_tokenizer
 
 _WARMUP = 0.1

@@ -4,7 +4,7 @@ import pytest
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.studies.data import load_split
-from lightning_tracin.studies.fit_settings import FitSettings
+from lightning_tracin.studies.settings import FitSettings
 from tests.studies.datasets.test_hub import data_set, nli
 from tests.support.rows import items, write, write_jsonl
 

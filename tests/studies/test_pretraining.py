@@ -9,9 +9,9 @@ from transformers import DataCollatorForLanguageModeling, XLMRobertaForMaskedLM
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.studies.datasets import Split, load_cldr
-from lightning_tracin.studies.fit_settings import FitSettings
 from lightning_tracin.studies.models.classifier import pretrained_model, small_config
 from lightning_tracin.studies.pretraining import MaskedLanguageModel, pretrain, with_encoder
+from lightning_tracin.studies.settings import FitSettings
 from lightning_tracin.studies.text_data import pretrained_tokenizer, train_tokenizer
 
 TEXTS = load_cldr(["en", "de"], kinds=["territory"]).dataset["text"][:120]

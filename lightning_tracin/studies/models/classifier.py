@@ -20,7 +20,7 @@ from transformers import (
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.studies.datasets import Split
-from lightning_tracin.studies.fit_settings import FitSettings
+from lightning_tracin.studies.settings import FitSettings
 from lightning_tracin.studies.text_data import pretrained_tokenizer, texts_of, train_tokenizer
 
 
