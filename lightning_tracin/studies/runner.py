@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from lightning_tracin.config import View
-from lightning_tracin.errors import TracInError
+from lightning_tracin.errors import TracInError, needs
 from lightning_tracin.run import TracInRun
 from lightning_tracin.storage.files import write_bytes
 from lightning_tracin.storage.lock import RunLock
@@ -35,6 +35,9 @@ from lightning_tracin.studies.section import Section
 from lightning_tracin.studies.settings import FitSettings, StudySettings
 from lightning_tracin.studies.study_runs import StudyRuns
 from lightning_tracin.trainer.process_pool import run_all
+
+#: Optional packages that every study uses; looked for at the start, because some are first used after hours of fits.
+_PACKAGES = ("bm25s", "jinja2", "matplotlib", "torchmetrics")
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,11 @@ def run_study(settings: StudySettings, progress: bool = True, say: Callable[[str
         say: is called with the name of each step.
 
     Raises:
-        TracInError: the folder holds a study with other settings, another process works there, or the data, the model or a
-            setting cannot be used.
+        TracInError: the folder holds a study with other settings, another process works there, an optional package is not
+            installed, or the data, the model or a setting cannot be used.
     """
+    for package in _PACKAGES:
+        needs(package, "study", "Studies")
     folder = Path(settings.output) / settings.name
     with RunLock(folder, "choose another `output` or `name`"):
         return _run(settings, folder, progress, say)

@@ -8,7 +8,6 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy
 from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedModel,
@@ -18,7 +17,7 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
-from lightning_tracin.errors import TracInError
+from lightning_tracin.errors import TracInError, needs
 from lightning_tracin.studies.datasets import Split
 from lightning_tracin.studies.settings import FitSettings
 from lightning_tracin.studies.text_data import pretrained_tokenizer, texts_of, train_tokenizer
@@ -32,8 +31,9 @@ class Classifier(pl.LightningModule):
         self.model = model
         self.learning_rate, self.warmup, self.weight_decay = learning_rate, warmup, weight_decay
         classes = model.config.num_labels
-        self.train_accuracy = MulticlassAccuracy(classes, average="micro")
-        self.val_accuracy = MulticlassAccuracy(classes, average="micro")
+        metrics = needs("torchmetrics.classification", "study", "Classifiers of a study")
+        self.train_accuracy = metrics.MulticlassAccuracy(classes, average="micro")
+        self.val_accuracy = metrics.MulticlassAccuracy(classes, average="micro")
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:  # noqa: ARG002
         """Return the mean loss of a batch."""
