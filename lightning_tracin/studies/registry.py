@@ -40,7 +40,7 @@ class Experiment:
         order: of its section on the page; lower comes first.
         summary: what it does, in one line of the command line's help.
         analyse: makes the contents of its section from the finished runs.
-        always: whether every study has it, without being asked for.
+        always: whether every study has it, even if its settings do not name it.
         runs: the runs with influence that it needs besides those that every study has.
         refits: which train samples the refits of a seed may see, [refits, train]; a seed may have none.
         check_settings: refuses settings that it cannot be made with.

@@ -35,7 +35,7 @@ def top_samples(study: StudyRuns) -> Contents:
 
 
 def _alike(study: StudyRuns, scores: Scores, name: str, sign: Sign) -> dict[str, float | str | int]:
-    """How often a top sample has the probe's label, and its language, beside how often any train sample has it."""
+    """How often a top sample has the probe's label, and its language, compared with any train sample."""
     top = ranked(scores, sign)[:_SHOWN]  # [ranks, probes]
     train, probes = study.train, study.probes
     found: dict[str, float | str | int] = {"of": name, "probes": len(probes)}

@@ -31,7 +31,7 @@ def check_settings(settings: StudySettings) -> None:
 
 
 def members(study: StudyRuns, seed: int) -> Members:
-    """The halves, which one seed alone is fitted on: [subsets, train]."""
+    """The halves, [subsets, train]; only one seed is fitted on them."""
     return draw_subsets(len(study.train), study.settings.subsets if seed == _SEED else 0)
 
 
