@@ -23,8 +23,8 @@ from lightning_tracin.attribution.losses import loss_named
 from lightning_tracin.attribution.samples import SampleSet, from_loader
 from lightning_tracin.config import SampleColumns
 from lightning_tracin.studies.data import load_split
-from lightning_tracin.studies.fit_settings import FitSettings
 from lightning_tracin.studies.models.classifier import tokenizer_and_model
+from lightning_tracin.studies.settings import FitSettings
 from lightning_tracin.studies.text_data import TextDataModule
 
 #: More pairs than any patience lasts for.

@@ -26,8 +26,8 @@ from lightning_tracin import TracInCallback, TracInError, TracInRun
 from lightning_tracin.analysis.lds import Members, Outputs, draw_subsets
 from lightning_tracin.storage.files import read_tensors, write_bytes, write_tensors
 from lightning_tracin.studies.data import load_split
-from lightning_tracin.studies.fit_settings import FitSettings
 from lightning_tracin.studies.models.classifier import Classifier, tokenizer_and_model
+from lightning_tracin.studies.settings import FitSettings
 from lightning_tracin.studies.text_data import TextDataModule
 
 # Slow and short training, by what `stability` says: at a learning rate of 2e-3, exchanging 1 % of a half changes the probes'

@@ -32,8 +32,8 @@ from lightning_tracin.storage.features import FeatureStore
 from lightning_tracin.storage.ingredients import IngredientStore
 from lightning_tracin.storage.shards import Ingredients
 from lightning_tracin.studies.data import load_split
-from lightning_tracin.studies.fit_settings import FitSettings
 from lightning_tracin.studies.models.classifier import Classifier, tokenizer_and_model
+from lightning_tracin.studies.settings import FitSettings
 from lightning_tracin.studies.text_data import TextDataModule
 from lightning_tracin.trainer.isolation import isolated_copy
 

@@ -25,9 +25,9 @@ from lightning_tracin import TracInCallback, TracInError, TracInRun
 from lightning_tracin.errors import printable
 from lightning_tracin.studies.data import load_split
 from lightning_tracin.studies.datasets import Split
-from lightning_tracin.studies.fit_settings import FitSettings
 from lightning_tracin.studies.models.classifier import Classifier, tokenizer_and_model
 from lightning_tracin.studies.pretraining import with_encoder
+from lightning_tracin.studies.settings import FitSettings
 from lightning_tracin.studies.text_data import TextDataModule
 
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-import bm25s
 import numpy as np
 import numpy.typing as npt
 
 from lightning_tracin.analysis.scores import Scores
-from lightning_tracin.errors import TracInError
+from lightning_tracin.errors import TracInError, needs
 from lightning_tracin.storage.sample_table import SampleTable
 
 #: Words, and single characters of scripts that are written without spaces (kana, Han, Thai, Lao, Burmese, Khmer).
@@ -121,8 +120,9 @@ def lexical(train_texts: Sequence[str], probe_texts: Sequence[str], tokenize: Ca
         tokenize: from a text to its tokens; a model's own tokenizer can stand here.
 
     Raises:
-        TracInError: no train text has a token.
+        TracInError: no train text has a token, or bm25s is not installed.
     """
+    bm25s = needs("bm25s", "report", "Baselines by BM25")
     documents = [list(tokenize(text)) for text in train_texts]
     if not any(documents):
         raise TracInError("The train samples have no text to compare; name their columns with `text_columns=[...]`.")
