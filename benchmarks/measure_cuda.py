@@ -1,4 +1,4 @@
-"""The tables on a CUDA device, where there is one: XLM-R base's shape in bfloat16, one snapshot."""
+"""The tables on a CUDA device, if there is one: XLM-R base's shape in bfloat16, one snapshot."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.workloads import Workload, base_shape
 
 _TRAIN, _PROBES = 10_000, 250
 
-#: Samples on which peers are timed beside us.
+#: Samples on which peers and this package are compared.
 _PEERS_TRAIN, _PEERS_PROBES = 1_000, 50
 
 
