@@ -23,7 +23,7 @@ from benchmarks.report import Comparison, Report, Result
 from benchmarks.scopes import everything, inner_linear_weights, linear_layers
 from benchmarks.timing import Pairs, Spread, interleaved, spread
 from benchmarks.workloads import Sentences, Workload, causal_lm, reference, xlm_r
-from tests.oracles import gradient_loop
+from tests.support.oracles import gradient_loop
 
 GLANCE = Context(repetitions=1)
 

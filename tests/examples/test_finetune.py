@@ -18,7 +18,7 @@ from lightning_tracin.studies.datasets import Split
 from lightning_tracin.studies.fit_settings import FitSettings
 from lightning_tracin.studies.models.classifier import Classifier, small_model
 from lightning_tracin.studies.text_data import TextDataModule, train_tokenizer
-from tests.datasets.rows import real_data, write
+from tests.support.rows import real_data, write
 
 TINY = {
     "train_per_language": 8,

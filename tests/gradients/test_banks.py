@@ -13,8 +13,8 @@ from lightning_tracin.gradients import Capture, HeldBlock, ProbeBank, ProbeNorms
 from lightning_tracin.gradients.forms import Dense, Outer, coalesced, to_dense
 from lightning_tracin.gradients.holding import Factored, Tiled, Written, hold
 from tests.gradients.test_exact import Tied
-from tests.models import padded, ragged_samples, tiny_xlmr
-from tests.oracles import gradient_loop
+from tests.support.models import padded, ragged_samples, tiny_xlmr
+from tests.support.oracles import gradient_loop
 
 
 def xlmr() -> tuple[nn.Module, Callable[[Any], Tensor]]:

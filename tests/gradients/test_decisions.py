@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.gradients.exactness import assert_exact
-from tests.gradients.zoo import MODELS
-from tests.models import padded, ragged_samples
+from tests.support.exactness import assert_exact
+from tests.support.models import padded, ragged_samples
+from tests.support.zoo import MODELS
 
 SHAPES = {
     "as many positions as samples, first": [(5, 5, 5), (4, 3, 9), (1, 7, 7)],

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.gradients.exactness import assert_exact
-from tests.models import padded, ragged_samples, tiny_xlmr
+from tests.support.exactness import assert_exact
+from tests.support.models import padded, ragged_samples, tiny_xlmr
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

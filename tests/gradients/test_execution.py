@@ -12,10 +12,10 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import Capture, plan_coverage, verify_gradients
-from tests.gradients.exactness import assert_exact
-from tests.gradients.zoo import lora
-from tests.models import PAD, padded, ragged_samples
-from tests.oracles import gradient_of_one
+from tests.support.exactness import assert_exact
+from tests.support.models import PAD, padded, ragged_samples
+from tests.support.oracles import gradient_of_one
+from tests.support.zoo import lora
 
 WIDTH = 6
 

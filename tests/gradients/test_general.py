@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import Coverage, plan_coverage, verify_gradients
-from tests.gradients.exactness import assert_exact, one_loss
-from tests.models import PAD, padded, ragged_samples
+from tests.support.exactness import assert_exact, one_loss
+from tests.support.models import PAD, padded, ragged_samples
 
 WIDTH = 6
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.gradients.exactness import ingredients, verified_coverage
-from tests.gradients.zoo import MODELS, Loss
-from tests.models import PAD, padded, ragged_samples
+from tests.support.exactness import ingredients, verified_coverage
+from tests.support.models import PAD, padded, ragged_samples
+from tests.support.zoo import MODELS, Loss
 
 TRAIN, PROBES = ragged_samples(9, seed=51, longest=8), ragged_samples(5, seed=52, longest=8)
 

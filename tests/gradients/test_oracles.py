@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
-from tests.gradients.exactness import ingredients, verified_coverage
-from tests.gradients.zoo import MODELS
-from tests.models import padded, ragged_samples
-from tests.oracles import gradient_of_one
+from tests.support.exactness import ingredients, verified_coverage
+from tests.support.models import padded, ragged_samples
+from tests.support.oracles import gradient_of_one
+from tests.support.zoo import MODELS
 
 
 @pytest.mark.parametrize("family", ["albert", "gpt2", "llama", "mt5", "lora"])

@@ -16,7 +16,7 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 from transformers.pytorch_utils import Conv1D
 
 from lightning_tracin.gradients import Coverage, plan_coverage
-from tests.gradients.exactness import assert_exact
+from tests.support.exactness import assert_exact
 
 
 class Middle(nn.Module):

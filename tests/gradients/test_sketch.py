@@ -13,8 +13,8 @@ from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import Capture, Dense, Outer, Rows, plan_coverage
 from lightning_tracin.gradients.sketch import SCALE, Sketch, energy_shares, share_out, to_half
 from tests.gradients.test_exact import Tied
-from tests.models import padded, ragged_samples, tiny_xlmr
-from tests.oracles import gradient_loop
+from tests.support.models import padded, ragged_samples, tiny_xlmr
+from tests.support.oracles import gradient_loop
 
 
 def written_out(sketch: Sketch, name: str) -> Tensor:

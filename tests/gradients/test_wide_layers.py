@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from lightning_tracin.gradients import Capture, HeldBlock, ProbeBank, QueryBank, Sketch, plan_coverage
 from lightning_tracin.gradients.forms import Dense
-from tests.models import PAD, padded
-from tests.oracles import gradient_loop
+from tests.support.models import PAD, padded
+from tests.support.oracles import gradient_loop
 
 VOCABULARY = 40
 

@@ -17,8 +17,8 @@ from jsonargparse import ArgumentParser
 from lightning_tracin.studies.data import load_split
 from lightning_tracin.studies.datasets import Split, hub
 from lightning_tracin.studies.fit_settings import FitSettings
-from tests.datasets.rows import labels, write, write_jsonl
-from tests.datasets.test_hub import data_set
+from tests.studies.datasets.test_hub import data_set
+from tests.support.rows import labels, write, write_jsonl
 
 CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
 STUDIES = ("cldr", "local", "marc", "paws_x", "xnli")

@@ -1,0 +1,139 @@
+"""One user script runs with both Lightning packages and through both LightningCLIs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lightning_tracin import TracInRun
+
+_MODULE = """
+import torch
+import {package} as pl
+from lightning_tracin import TracInCallback
+from tests.support.fits import Samples
+from tests.support.models import padded, tiny_xlmr
+
+
+class Classifier(pl.LightningModule):
+    def __init__(self, rate: float = 0.01):
+        super().__init__()
+        self.rate = rate
+        self.model = tiny_xlmr()
+
+    def training_step(self, batch, batch_idx):
+        loss = self.model(**batch).loss
+        self.log("loss", loss)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val", self.model(**batch).loss)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), self.rate)
+
+
+class Data(pl.LightningDataModule):
+    def train_dataloader(self):
+        return torch.utils.data.DataLoader(Samples(20, 1), batch_size=6, shuffle=True, collate_fn=padded)
+
+    def val_dataloader(self):
+        return torch.utils.data.DataLoader(Samples(6, 2), batch_size=6, collate_fn=padded)
+"""
+
+_SCRIPT = """
+pl.seed_everything(1)
+trainer = pl.Trainer(
+    max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+    callbacks=[TracInCallback("run", top_k=3)],
+)
+trainer.fit(Classifier(), Data())
+"""
+
+_CLI = """
+from {package}.cli import LightningCLI
+
+LightningCLI(Classifier, Data)
+"""
+
+_CONFIG = """
+seed_everything: 1
+trainer:
+  max_epochs: 2
+  accelerator: cpu
+  logger: false
+  enable_checkpointing: false
+  enable_progress_bar: false
+  callbacks:
+    - class_path: lightning_tracin.TracInCallback
+      init_args:
+        dirpath: run
+        every_n_epochs: 1
+        when: snapshot
+        top_k: 3
+model:
+  rate: 0.01
+"""
+
+
+def run_script(folder: Path, script: str, *arguments: str) -> TracInRun:
+    folder.mkdir()
+    (folder / "script.py").write_text(script)
+    (folder / "settings.yaml").write_text(_CONFIG)
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "script.py", *arguments],
+        cwd=folder,
+        env={"PYTHONPATH": root, "PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return TracInRun.open(folder / "run")
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> TracInRun:
+    script = _MODULE.format(package="pytorch_lightning") + _SCRIPT
+    return run_script(tmp_path_factory.mktemp("reference") / "fit", script)
+
+
+def test_lightning_pytorch_gives_the_same_scores(tmp_path: Path, reference: TracInRun) -> None:
+    run = run_script(tmp_path / "fit", _MODULE.format(package="lightning.pytorch") + _SCRIPT)
+    assert len(run.snapshots) == 2
+    np.testing.assert_array_equal(run.influence(), reference.influence())
+
+
+@pytest.mark.parametrize("package", ["pytorch_lightning", "lightning.pytorch"])
+def test_lightning_cli_from_yaml_gives_the_same_scores(tmp_path: Path, reference: TracInRun, package: str) -> None:
+    script = (_MODULE + _CLI).format(package=package)
+    run = run_script(tmp_path / "fit", script, "fit", "--config", "settings.yaml")
+    assert len(run.snapshots) == 2
+    np.testing.assert_array_equal(run.influence(), reference.influence())
+
+
+_BLOCKED = """
+import sys
+
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name == "lightning" or name.startswith("lightning."):
+            raise ModuleNotFoundError(name)
+
+
+sys.meta_path.insert(0, Blocked())
+import importlib.util
+
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == "lightning" else real(name, package)
+"""
+
+
+def test_the_package_lightning_stays_optional(tmp_path: Path, reference: TracInRun) -> None:
+    run = run_script(tmp_path / "fit", _BLOCKED + _MODULE.format(package="pytorch_lightning") + _SCRIPT)
+    np.testing.assert_array_equal(run.influence(), reference.influence())

@@ -1,0 +1,67 @@
+"""The command line, on a study of one fit, and what W&B gets of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import wandb
+import yaml
+
+from lightning_tracin.cli.main import main
+from tests.reporting.test_loggers import history
+from tests.support.small import settings
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    asked = dataclasses.asdict(
+        settings(tmp_path, seeds=1, experiments=["zero_shot"], scores=["cosine"], baselines=["random"], wandb_mode="offline")
+    )
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(asked), encoding="utf-8")
+    return path
+
+
+def test_a_study_from_a_file_ends_in_a_page_and_in_wandb(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["study", str(config)])
+    wandb.teardown()
+    folder = config.parent / "small"
+    said = capsys.readouterr().out
+    page = folder / "results" / "report.html"
+    assert f"Page: {page}\n" in said
+    zero_shot = pd.read_csv(folder / "results" / "zero_shot-zero_shot.csv").query("measure == 'translations'").iloc[0]
+    assert f"de: without its samples, {zero_shot['share']:.2f} of the top are translations" in said
+    records = history(folder)
+    rows = [record["history"]["item"] for record in records if record["type"] == "history"]
+    assert [row["tracin/checkpoint_step"] for row in rows if "tracin/checkpoint_step" in row] == [6, 12, 18]
+    summary: dict[str, Any] = {}
+    for record in records:
+        summary.update(record.get("summary", {}).get("update", {}))
+    for finding in summary["study/zero_shot/findings"].split("\n"):
+        assert finding in said
+    media = next(folder.glob("wandb/offline-run-*/files/media"))
+    (stored,) = media.glob("table/study/zero_shot/zero_shot_*.table.json")
+    logged = json.loads(stored.read_text())
+    at = logged["columns"].index("share")
+    expected = pd.read_csv(folder / "results" / "zero_shot-zero_shot.csv")["share"].tolist()
+    assert [float("nan") if line[at] is None else line[at] for line in logged["data"]] == pytest.approx(expected, nan_ok=True)
+    (picture,) = media.glob("images/study/zero_shot/zero_shot_figure_*.png")
+    assert picture.read_bytes() == (folder / "results" / "zero_shot-zero_shot.png").read_bytes()
+
+
+def test_an_error_is_one_sentence(config: Path) -> None:
+    with pytest.raises(SystemExit, match=r"^Error: seeds should be 1 or more, but is 0\.$"):
+        main(["study", str(config), "--seeds=0"])
+    with pytest.raises(SystemExit, match=r"^Error: There is no file none\.yaml"):
+        main(["study", "none.yaml"])
+
+
+def test_an_unknown_setting_is_named(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["study", str(config), "--sedes=2"])
+    assert "sedes" in capsys.readouterr().err

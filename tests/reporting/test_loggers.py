@@ -1,0 +1,150 @@
+"""What the Trainer's loggers get, read back from disk."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import pytorch_lightning as pl
+import wandb
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lightning_tracin import TracInCallback, TracInRun
+from tests.support.fits import LANGUAGES, Classifier, Samples, loaders, trainer
+
+PAIRS = [f"{probe}/{train}" for probe in LANGUAGES for train in LANGUAGES]
+CURVES = {
+    *(f"tracin/reliance/{pair}" for pair in PAIRS),
+    *(f"tracin/lift/{pair}" for pair in PAIRS),
+    *(f"tracin/cross_lingual/{language}" for language in LANGUAGES),
+    "tracin/cross_lingual/mean",
+}
+
+
+class TextSamples(Samples):
+    """With a column of text that tries to break out of tables and pages."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**super().__getitem__(index), "text": f'<b>text {index}</b>, "quoted"'}
+
+
+def text_loaders() -> tuple[Any, Any]:
+    train, probes = loaders()
+    train.dataset.__class__ = probes.dataset.__class__ = TextSamples
+    return train, probes
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    """The records of an offline W&B run."""
+    (run,) = folder.glob("wandb/offline-run-*")
+    executable = Path(sys.executable).with_name("wandb")
+    output = subprocess.run([executable, "leet", "inspect", "--json", run], capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in output.stdout.splitlines() if line.startswith("{")]
+
+
+@pytest.mark.parametrize("when", ["fit_end", "snapshot"])
+def test_wandb_holds_every_curve_table_and_chart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: Any) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    pl.seed_everything(0)
+    logger = WandbLogger(save_dir=tmp_path, project="test")
+    fit = trainer(tmp_path, [TracInCallback(tmp_path / "run", top_k=5, when=when)], logger=logger, log_every_n_steps=1)
+    fit.fit(Classifier(), *text_loaders())
+    logger.experiment.finish()
+    wandb.teardown()
+    table = TracInRun.open(tmp_path / "run").reliance(k=5)
+    records = history(tmp_path)
+    rows = [record["history"]["item"] for record in records if record["type"] == "history"]
+    points = [row for row in rows if "tracin/checkpoint_step" in row]
+    assert [row["tracin/checkpoint_step"] for row in points] == [5, 10, 15]
+    for row, (_, expected) in zip(points, table.groupby("snapshot"), strict=True):
+        assert {name for name in row if name.startswith("tracin/")} == CURVES | {"tracin/checkpoint_step"}
+        for line in expected.itertuples():
+            assert row[f"tracin/reliance/{line.probe_language}/{line.train_language}"] == pytest.approx(line.share)
+            assert row[f"tracin/lift/{line.probe_language}/{line.train_language}"] == pytest.approx(line.lift)
+            if line.probe_language == line.train_language:
+                assert row[f"tracin/cross_lingual/{line.probe_language}"] == pytest.approx(1 - line.share)
+    assert len([row for row in rows if "train_loss" in row]) == 15  # the fit's own rows are all there
+    defined = {r["metric"]["name"]: r["metric"].get("step_metric") for r in records if "name" in r.get("metric", {})}
+    assert {name for name, step in defined.items() if step == "tracin/checkpoint_step"} == CURVES
+
+    summary: dict[str, Any] = {}
+    for record in records:
+        summary.update(record.get("summary", {}).get("update", {}))
+    final = TracInRun.open(tmp_path / "run").reliance(k=5, cumulative=True, snapshots=[2])
+    for line in final.itertuples():
+        key = f"tracin/final/reliance/{line.probe_language}/{line.train_language}"
+        assert summary[key] == pytest.approx(line.share)
+
+    media = next(tmp_path.glob("wandb/offline-run-*/files/media"))
+    tables = {path.name.split("_table_")[0]: json.loads(path.read_text()) for path in media.rglob("*.table.json")}
+    assert set(tables) == {*LANGUAGES, "reliance", next(name for name in tables if name.startswith("top"))}
+    assert len(tables["reliance"]["data"]) == 4 * 3 * 9  # signs x cumulative, snapshots, pairs of languages
+    assert all(len(tables[language]["data"]) == 3 * 3 for language in LANGUAGES)
+    top = next(value for name, value in tables.items() if name.startswith("top"))
+    texts = [line[top["columns"].index("text")] for line in top["data"]]
+    trains = [line[top["columns"].index("train")] for line in top["data"]]
+    assert texts == [f'<b>text {index}</b>, "quoted"' for index in trains]
+    assert len(texts) == 9 * 2 * 3  # probes shown, signs, ranks
+    assert len(list(media.rglob("heat_map*.png"))) == 1
+
+
+def test_csv_logger_gets_the_scalars(tmp_path: Path) -> None:
+    fit = trainer(tmp_path, [TracInCallback(tmp_path / "run", top_k=5)], logger=CSVLogger(tmp_path, version="", name="csv"))
+    fit.fit(Classifier(), *loaders())
+    logged = pd.read_csv(tmp_path / "csv" / "metrics.csv").dropna(subset=["tracin/cross_lingual/mean"])
+    assert logged["step"].tolist() == [5, 10, 15]
+    assert set(logged.filter(like="tracin/")) == CURVES
+    table = TracInRun.open(tmp_path / "run").reliance(k=5)
+    expected = table[(table["probe_language"] == "de") & (table["train_language"] == "ru")]["share"]
+    assert logged["tracin/reliance/de/ru"].tolist() == pytest.approx(expected.tolist())
+
+
+def test_tensorboard_logger_gets_the_scalars(tmp_path: Path) -> None:
+    fit = trainer(
+        tmp_path, [TracInCallback(tmp_path / "run", top_k=5)], logger=TensorBoardLogger(tmp_path, name="tb", version="")
+    )
+    fit.fit(Classifier(), *loaders())
+    events = EventAccumulator(str(tmp_path / "tb"))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) >= CURVES
+    assert [event.step for event in events.Scalars("tracin/cross_lingual/mean")] == [5, 10, 15]
+
+
+def test_default_directory_stands_beside_the_loggers_files(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path, name="name", version=4)
+    trainer(tmp_path, [TracInCallback(top_k=5)], logger=logger, max_epochs=1).fit(Classifier(), *loaders())
+    assert (tmp_path / "name" / "version_4" / "tracin" / "run.json").exists()
+
+
+def test_without_a_logger_the_result_files_are_written(tmp_path: Path) -> None:
+    trainer(tmp_path, [TracInCallback(top_k=5)]).fit(Classifier(), *text_loaders())
+    results = tmp_path / "tracin" / "results"
+    tables, pictures = ("reliance", "top", "compared", "changes"), ("curves", "heat_map")  # no items, so no translations
+    assert {path.name for path in results.iterdir()} == {
+        "report.html",
+        "representations.safetensors",
+        *(f"{name}.csv" for name in tables),
+        *(f"{name}.png" for name in pictures),
+    }
+    run = TracInRun.open(tmp_path / "tracin")
+    written = (
+        pd.read_csv(results / "reliance.csv").query("sign == 'negative' and cumulative").drop(columns=["sign", "cumulative"])
+    )
+    pd.testing.assert_frame_equal(written.reset_index(drop=True), run.reliance(k=5, sign="negative", cumulative=True))
+    top = pd.read_csv(results / "top.csv").query("probe == 0 and sign == 'positive'")
+    assert top["train"].tolist() == run.top(0, 3)["train"].tolist()
+    assert top["text"].tolist() == run.top(0, 3)["text"].tolist()
+
+
+def test_text_is_escaped_in_the_page(tmp_path: Path) -> None:
+    trainer(tmp_path, [TracInCallback(top_k=5)], max_epochs=1).fit(Classifier(), *text_loaders())
+    page = (tmp_path / "tracin" / "results" / "report.html").read_text()
+    assert "&lt;b&gt;text" in page
+    assert "<b>text" not in page
