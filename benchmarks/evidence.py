@@ -61,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data_dir", type=Path, default=Path(), help="the folder that nusax-senti/ and pawsx-dev/ are in")
     parser.add_argument("--only", choices=STUDIES, nargs="+", default=list(STUDIES))
-    parser.add_argument("--output", type=Path, default=Path("runs/evidence"), help="where the studies stand")
+    parser.add_argument("--output", type=Path, default=Path("runs/evidence"), help="folder of the studies")
     parser.add_argument("--page", type=Path, default=Path("docs/evidence.md"))
     chosen = parser.parse_args()
     parts = []

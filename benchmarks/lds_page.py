@@ -86,7 +86,7 @@ def _section(name: str, result: Mapping[str, Any]) -> str:
 
 
 def _scores(result: Mapping[str, Any]) -> str:
-    """A line for each of the package's scores, with the reference beside it; then what only the reference has."""
+    """A line for each of the package's scores, with the reference next to it; then the scores that only the reference has."""
     package, reference = _by_name(result["rows"]), _by_name(result["reference_rows"])
     lines = ["| score | LDS | reference | minus cosine |", "|---|---|---|---|"]
     for name, row in package.items():

@@ -33,7 +33,7 @@ def cuda(context: Context) -> Report:
 
 
 def over_plain(context: Context, workload: Workload) -> Comparison:
-    """The exact pass beside a plain forward and backward."""
+    """The exact pass and a plain forward and backward."""
     job = ours.job_of(workload)
     plain_pass(workload.model, job)
     ours.exact(workload.smaller(ours.BATCH_SIZE, min(8, len(workload.probes))))  # warm-up

@@ -39,7 +39,7 @@ from lightning_tracin.trainer.isolation import isolated_copy
 
 CONFIGS = Path(__file__).parents[1] / "examples" / "finetune_options"
 
-#: Where the data sets are expected: beside the project.
+#: Where the data sets are expected: next to the project.
 DATA = Path(__file__).parents[2] / "shared" / "data"
 FOLDERS = {"nusax": "nusax-senti", "pawsx": "pawsx-dev"}
 
