@@ -1,4 +1,4 @@
-"""How well projected features stand for exact gradients: both ways of the package on trained models and real multilingual data.
+"""How well projected features approximate exact gradients, on trained models and real multilingual data.
 
 A small XLM-R is fine-tuned on NusaX and on PAWS-X as `examples/finetune_options` say. Then every train sample's cosine with every
 probe is computed exactly, and from features; per probe, the Spearman correlation of the two over the train samples, and the
@@ -39,7 +39,7 @@ from lightning_tracin.trainer.isolation import isolated_copy
 
 CONFIGS = Path(__file__).parents[1] / "examples" / "finetune_options"
 
-#: Where the data sets are looked for: beside the project.
+#: Where the data sets are expected: next to the project.
 DATA = Path(__file__).parents[2] / "shared" / "data"
 FOLDERS = {"nusax": "nusax-senti", "pawsx": "pawsx-dev"}
 
@@ -55,7 +55,7 @@ def fidelity(context: Context) -> Report:
     notes = []
     for name, folder in FOLDERS.items():
         if not (DATA / folder).is_dir():
-            notes.append(f"projected_spearman, projected_top100_overlap: {folder} is left out, the data set is not there.")
+            notes.append(f"projected_spearman, projected_top100_overlap: {folder} was skipped: the data set is missing.")
             continue
         for dim, agreed in agreements(name, context.scale).items():
             if dim == DIMENSION:

@@ -1,6 +1,6 @@
-"""A run directory with projected features of samples that nobody computed, in any number: what reading is measured on.
+"""A run directory of any size with made-up projected features, on which reading is measured.
 
-Everything is written as a fit would write it, through the package's own stores; only the features are drawn at random.
+Everything is written through the package's own stores, as in a fit; only the features are random.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ def write_index(
         path: of the run directory.
         train: number of train samples.
         probes: number of probes.
-        features: numbers of a sample.
+        features: values of each sample.
         shards: train samples of a shard, at each snapshot.
         layers: layers that the features belong to, in equal parts.
         groups: 1, or 2 with the last feature of each layer (its bias) in a group of its own.
-        repeats: how many samples in a row have the same features, and so the same influence.
+        repeats: number of consecutive samples with the same features, and so the same influence.
     """
     model = nn.ModuleDict({"layers": nn.ModuleList(nn.Linear(features // layers - 1, 1) for _ in range(layers))})
     names = [name for name, _ in model.named_parameters()]
@@ -68,20 +68,20 @@ def write_index(
         store = directory.features(directory.ledger.append(record, dict(model.named_parameters())))
         store.write_sketch(sketch)
         store.write("probes", "00000", packed(range(probes), _drawn(probes, sketch.dim, repeats, generator)))
-        order = torch.randperm(train, generator=generator)  # as batches of similar length leave it
+        order = torch.randperm(train, generator=generator)  # like the order that batches of similar length have
         for number, rows in enumerate(torch.split(order, size)):
             store.write("train", f"{number:05d}", packed(rows.tolist(), _drawn(len(rows), sketch.dim, repeats, generator)))
     directory.end()
 
 
 def table_of(count: int) -> SampleTable:
-    """Samples in turn of each language."""
+    """Samples whose languages take turns."""
     languages = tuple(LANGUAGES[index % len(LANGUAGES)] for index in range(count))
     return SampleTable(languages, (None,) * count, tuple(f"sample {index}" for index in range(count)), (None,) * count)
 
 
 def _drawn(count: int, features: int, repeats: int, generator: torch.Generator) -> Tensor:
-    """Features, of norms that differ: [count, features]."""
+    """Features with different norms: [count, features]."""
     different = torch.randn(-(-count // repeats), features, generator=generator)
     return (different * (1 + torch.rand(len(different), 1, generator=generator))).repeat_interleave(repeats, 0)[:count]
 
