@@ -17,7 +17,7 @@ from lightning_tracin.gradients import Sketch
 from lightning_tracin.gradients.partition import Parts
 from lightning_tracin.storage.features import FeatureStore
 from lightning_tracin.storage.ingredients import IngredientStore
-from lightning_tracin.storage.prefetch import Prefetched
+from lightning_tracin.storage.prefetch import Ahead
 from lightning_tracin.storage.shards import FloatArray, Indices, Ingredients, Shards
 
 
@@ -26,7 +26,7 @@ class FeatureShards:
     """Ingredients from a snapshot's features, computed shard by shard; see `shards.Shards`."""
 
     train: Sequence[Indices]  # the train samples of each shard
-    computed: Prefetched[int, Ingredients]  # computes a shard
+    computed: Ahead[int, Ingredients]  # computes a shard
     probe_norm: FloatArray  # [groups, probes]
     held: int  # bytes of the probes' features
 
@@ -91,7 +91,7 @@ def feature_shards(
         dot = np.stack([(_select(features, chosen) @ _select(right, chosen).T).numpy() for chosen in columns])
         return Ingredients(dot, _norms(features, whitener, columns, norms_into).numpy(), probe_norm)
 
-    return FeatureShards(train, Prefetched(computed, range(len(train))), probe_norm, right.nbytes)
+    return FeatureShards(train, Ahead(computed, range(len(train))), probe_norm, right.nbytes)
 
 
 def _whitener(
