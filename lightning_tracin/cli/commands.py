@@ -69,7 +69,7 @@ def status(run: str) -> str:
     ]
     if missing:
         lines.append(f"Missing: the attribution of snapshot {', '.join(missing)} (`lightning-tracin attribute` computes it).")
-    elif len(table) and not (directory.results / "report.html").exists():
+    elif len(table) and not (directory.results / "reliance.csv").exists():
         lines.append("Missing: the results (`lightning-tracin attribute` writes them).")
     elif len(table):
         lines.append(f"Nothing is missing; the results are in {directory.results}.")
