@@ -6,12 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from benchmarks.timing import Spread, spread
+from lightning_tracin.attribution.batching import SHARD_SAMPLES
 
 #: What the computed part assumes.
 SAMPLES, RANKS, LANGUAGES, PARTS, PROBES, DIM, TEXT = 10_000_000, 64, 15, 28, 250, 8192, 500
-
-#: Train samples of a shard, and bytes of a file beside its tensors.
-_SHARD = 1024
 
 Figures = Mapping[str, Any]
 
@@ -98,7 +96,7 @@ def _reading(found: Figures) -> Iterator[str]:
     yield (
         f"**Memory**: {found['peak'] / 2**20:.0f} MiB at the most beyond the opened run, where one matrix of scores in double "
         f"precision would be {2 * matrix / 2**20:,.0f} MiB. The bound: for each thread and one more (and each snapshot that is "
-        f"summed), a shard ({_SHARD} samples and up to a batch more) as it stands there and in single precision (twice "
+        f"summed), a shard ({SHARD_SAMPLES} samples and up to a batch more) as it stands there and in single precision (twice "
         "where there are several groups), and its products with the probes (4 "
         "bytes for each group); for one shard 25 bytes a pair for scores, ranks and a comparison; "
         "32 bytes for each of k entries a probe and table, 8 bytes a train sample and snapshot, 8 more where snapshots are "
@@ -128,14 +126,15 @@ def _ranks(found: Figures) -> Iterator[str]:
 
 
 def _computed(passes: Figures, reading: Figures) -> Iterator[str]:
-    shards = -(-SAMPLES // _SHARD)
+    shards = -(-SAMPLES // SHARD_SAMPLES)
     exact, means, projected = 4 * PARTS * (PROBES + 1) + 8, 4 * PARTS * (2 * LANGUAGES + 1) + 8, 2 * DIM + 12
     yield f"## {SAMPLES:,} samples on {RANKS} GPUs"
     yield ""
     yield (
         f"**Computed, not measured: no GPU and no {RANKS} processes were at hand.** Assumed: {PROBES} probes in {LANGUAGES} "
         f"languages, {PARTS} parts (twelve layers, embeddings and head, by two groups of the optimizer), "
-        f"`projection_dim={DIM}`, texts of {TEXT} bytes, shards of {_SHARD} samples. A snapshot's bytes for a train sample:"
+        f"`projection_dim={DIM}`, texts of {TEXT} bytes, shards of {SHARD_SAMPLES} samples. A snapshot's bytes for a train "
+        "sample:"
     )
     yield ""
     yield "| method | formula | bytes a sample | a snapshot |"

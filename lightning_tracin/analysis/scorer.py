@@ -23,7 +23,7 @@ from lightning_tracin.storage.snapshots import Snapshot
 _KEPT = 1 << 30
 
 #: Bytes of one matrix of scores, of which ranking and summing make several at once.
-_MATRIX = 1 << 29
+MATRIX_BYTES = 1 << 29
 
 
 class Scorer:
@@ -77,7 +77,7 @@ class Scorer:
     @property
     def is_large(self) -> bool:
         """Whether the matrix of one snapshot's scores is too large to work with as a whole."""
-        return 8 * self._train * self._columns > _MATRIX
+        return 8 * self._train * self._columns > MATRIX_BYTES
 
     def _fits(self, snapshots: Sequence[int], per_layer: bool) -> bool:
         """Whether the products of all these snapshots can be held, and scores be made of them at once."""

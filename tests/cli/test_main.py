@@ -190,7 +190,7 @@ def test_top_shows_no_control_characters(tmp_path: Path, fits: dict[str, Path], 
 def test_export_says_what_it_leaves_out_of_a_large_run(
     tmp_path: Path, fits: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lightning_tracin.analysis.scorer._MATRIX", 0)
+    monkeypatch.setattr("lightning_tracin.analysis.scorer.MATRIX_BYTES", 0)
     shown = said(capsys, "export", "--run", fits["fit_end"] / "run", "--folder", tmp_path / "tables")
     assert "too large for its experiments (compared, changes, reinforcement)" in shown
     written = {path.stem for path in (tmp_path / "tables").iterdir()}

@@ -46,11 +46,17 @@ def test_strongest_of_blocks_are_those_of_a_stable_sort(sign: Any, values: int, 
 
 def test_strongest_holds_no_more_than_twice_k_of_a_probe_and_a_block() -> None:
     """Also where every score is stronger than all before."""
-    strongest = Strongest(10, "positive")
-    for at in range(0, 5000, 50):
-        strongest.add(np.arange(at, at + 50), np.arange(at, at + 50)[:, None] * np.ones(3))
-        assert sum(len(waiting) for waiting, _, _ in strongest._waiting) <= (10 + 50) * 3
-    assert strongest.found()[0][0].tolist() == [4999] * 3
+    k, block, probes = 1000, 5000, 3
+    strongest = Strongest(k, "positive")
+    tracemalloc.start()
+    try:
+        for at in range(0, 100 * block, block):
+            strongest.add(np.arange(at, at + block), np.arange(at, at + block)[:, None] * np.ones(probes))
+            held, waiting = 16 * k * probes, 24 * (k + block) * probes  # bytes of a score, its train sample, and its probe
+            assert tracemalloc.get_traced_memory()[0] <= held + waiting + 20_000
+    finally:
+        tracemalloc.stop()
+    assert strongest.found()[0][0].tolist() == [100 * block - 1] * probes
 
 
 @pytest.mark.parametrize(
@@ -142,7 +148,7 @@ def assert_streams_alike(path: Path, monkeypatch: pytest.MonkeyPatch, by_layer: 
     held = TracInRun.open(path)
     assert not held.is_large
     whole = said(held, by_layer)
-    monkeypatch.setattr("lightning_tracin.analysis.scorer._MATRIX", 0)
+    monkeypatch.setattr("lightning_tracin.analysis.scorer.MATRIX_BYTES", 0)
     monkeypatch.setattr("lightning_tracin.analysis.scorer.feature_ingredients", None)
     monkeypatch.setattr(IngredientStore, "read", None)
     streamed = TracInRun.open(path)
@@ -164,7 +170,7 @@ def assert_streams_alike(path: Path, monkeypatch: pytest.MonkeyPatch, by_layer: 
 def test_runs_of_every_method_say_the_same_shard_by_shard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr("lightning_tracin.attribution.batching._SHARD", 8)
+    monkeypatch.setattr("lightning_tracin.attribution.batching.SHARD_SAMPLES", 8)
     pl.seed_everything(7)
     callback = TracInCallback(tmp_path / "run", top_k=5, batch_size=4, **settings)
     trainer(tmp_path, [callback], max_epochs=2).fit(Classifier(), *loaders())
@@ -209,7 +215,7 @@ def test_streaming_never_holds_the_matrix(tmp_path: Path, monkeypatch: pytest.Mo
     }.items():
         held = TracInRun.open(tmp_path / "run")
         assert peak(lambda: work(held)) > 2 * matrix, name
-    monkeypatch.setattr("lightning_tracin.analysis.scorer._MATRIX", 0)
+    monkeypatch.setattr("lightning_tracin.analysis.scorer.MATRIX_BYTES", 0)
     monkeypatch.setattr("lightning_tracin.analysis.scorer.feature_ingredients", None)
     streamed = TracInRun.open(tmp_path / "run")
     for work in (
@@ -222,7 +228,7 @@ def test_streaming_never_holds_the_matrix(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_torch_has_no_matrix_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_index(tmp_path / "run", 1000, 10, 8, shards=(64,))
-    monkeypatch.setattr("lightning_tracin.analysis.scorer._MATRIX", 0)
+    monkeypatch.setattr("lightning_tracin.analysis.scorer.MATRIX_BYTES", 0)
     sizes = []
     product = torch.Tensor.__matmul__
     monkeypatch.setattr(torch.Tensor, "__matmul__", lambda one, other: sizes.append(len(one)) or product(one, other))

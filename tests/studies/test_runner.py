@@ -21,7 +21,6 @@ from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.lock import RunLock
 from lightning_tracin.studies import fit_jobs, runner
 from lightning_tracin.studies import study_runs as grounds
-from lightning_tracin.studies.datasets import Split, load_cldr
 from lightning_tracin.studies.experiments import e3_reliance
 from lightning_tracin.studies.fits import Recipe, Variant, build
 from lightning_tracin.studies.page import write_page
@@ -157,10 +156,13 @@ def test_what_is_done_is_not_done_again(outcome: Outcome, monkeypatch: pytest.Mo
     def never(*args: object) -> None:
         raise AssertionError("fitted again")
 
+    def nothing_left(work: object, jobs: list[object], *options: object) -> None:
+        assert not jobs
+
     before = {path: path.read_bytes() for path in (outcome.folder / "results").iterdir()}
     for module, name in ((runner, "first_fit"), (grounds, "influence_run"), (fit_jobs, "build")):
         monkeypatch.setattr(module, name, never)
-    monkeypatch.setattr("lightning_tracin.trainer.refits._refit", never)
+    monkeypatch.setattr("lightning_tracin.trainer.refits.run_all", nothing_left)
     again = quietly(outcome.settings)
     write_page(again)
     assert {path: path.read_bytes() for path in (outcome.folder / "results").iterdir()} == before
@@ -215,8 +217,14 @@ def test_two_processes_do_not_run_one_study(outcome: Outcome) -> None:
 
 
 def test_a_study_is_not_taken_up_on_other_samples(outcome: Outcome) -> None:
-    with pytest.raises(TracInError, match=r"small holds a study on other samples than these"):
-        runner._require_same_data(Split(*[load_cldr(["en"]).dataset] * 3), outcome.folder)
+    data = outcome.folder.parent / "en.tsv"
+    text = data.read_text(encoding="utf-8")
+    data.write_text(text.replace("day", "week"), encoding="utf-8")
+    try:
+        with pytest.raises(TracInError, match=r"small holds a study on other samples than these"):
+            quietly(outcome.settings)
+    finally:
+        data.write_text(text, encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -287,7 +295,7 @@ def test_what_the_probes_are_chosen_by_may_change_until_they_are(tmp_path: Path)
 def test_seeds_that_stop_at_different_epochs_are_all_counted() -> None:
     rows = [("en", "en", 0, after, -0.1, 0.01, seed) for seed, after in enumerate((2, 3, 4))]
     columns = ["probe_language", "train_language", "before", "after", "difference", "p_adjusted", "seed"]
-    (said,) = e3_reliance._agreeing(pd.DataFrame(rows, columns=columns))
+    (said,) = e3_reliance.agreement_of_seeds(pd.DataFrame(rows, columns=columns))
     assert said == "en: the own-language share falls in 3 of 3 seeds, in 3 significantly."
 
 

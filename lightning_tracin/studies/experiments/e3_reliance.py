@@ -158,7 +158,7 @@ def changes(ground: Ground) -> Section | None:
             said = list(findings_of_changes(table, run, compared, k))
         tables.append(table.assign(seed=seed))
     whole = pd.concat(tables, ignore_index=True)
-    said += _agreeing(whole)
+    said += agreement_of_seeds(whole)
     return Section(
         "changes",
         "E6: how reliance changes",
@@ -170,7 +170,7 @@ def changes(ground: Ground) -> Section | None:
     )
 
 
-def _agreeing(table: pd.DataFrame) -> Iterator[str]:
+def agreement_of_seeds(table: pd.DataFrame) -> Iterator[str]:
     """In how many seeds the own-language share goes the same way from the first snapshot to the last."""
     seeds = table["seed"].nunique()
     if seeds < 2:
