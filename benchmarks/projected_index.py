@@ -5,12 +5,12 @@ Everything is written as a fit would write it, through the package's own stores;
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from lightning_tracin.attribution.batching import SHARD_SAMPLES
 from lightning_tracin.config import Settings
 from lightning_tracin.gradients import Sketch, plan_coverage
 from lightning_tracin.storage.directory import RunDirectory
@@ -22,54 +22,39 @@ from lightning_tracin.storage.snapshots import SnapshotRecord
 LANGUAGES = ("de", "en", "es", "fr", "ru")
 
 
-def write_index(
-    path: Path,
-    train: int,
-    probes: int,
-    features: int,
-    *,
-    shards: Sequence[int] = (1024,),
-    layers: int = 1,
-    groups: int = 1,
-    repeats: int = 1,
-) -> None:
-    """Write a run.
+def write_index(path: Path, train: int, probes: int, features: int) -> None:
+    """Write a run of one snapshot.
 
     Args:
         path: of the run directory.
         train: number of train samples.
         probes: number of probes.
         features: numbers of a sample.
-        shards: train samples of a shard, at each snapshot.
-        layers: layers that the features belong to, in equal parts.
-        groups: 1, or 2 with the last feature of each layer (its bias) in a group of its own.
-        repeats: how many samples in a row have the same features, and so the same influence.
     """
-    model = nn.ModuleDict({"layers": nn.ModuleList(nn.Linear(features // layers - 1, 1) for _ in range(layers))})
+    model = nn.Linear(features - 1, 1)
     names = [name for name, _ in model.named_parameters()]
     sketch = Sketch.plan(plan_coverage(model, frozenset(names)), {}, features)
     generator = torch.Generator().manual_seed(0)
     directory = RunDirectory(path)
     tables = table_of(train), table_of(probes)
-    directory.start(record_of(*tables, sketch.dim, 2, method="projected", projection_dim=sketch.dim), *tables)
-    for index, size in enumerate(shards):
-        record = SnapshotRecord(
-            index=index,
-            epoch=index + 1,
-            step=index + 1,
-            steps=1,
-            visits=1.0,
-            learning_rates=(0.1, 0.03)[:groups],
-            last_learning_rates=(0.1, 0.03)[:groups],
-            groups={name: int(groups == 2 and name.endswith("bias")) for name in names},
-            elements=sketch.dim,
-        )
-        store = directory.features(directory.ledger.append(record, dict(model.named_parameters())))
-        store.write_sketch(sketch)
-        store.write("probes", "00000", packed(range(probes), _drawn(probes, sketch.dim, repeats, generator)))
-        order = torch.randperm(train, generator=generator)  # as batches of similar length leave it
-        for number, rows in enumerate(torch.split(order, size)):
-            store.write("train", f"{number:05d}", packed(rows.tolist(), _drawn(len(rows), sketch.dim, repeats, generator)))
+    directory.start(_record_of(*tables, sketch.dim, len(names)), *tables)
+    record = SnapshotRecord(
+        index=0,
+        epoch=1,
+        step=1,
+        steps=1,
+        visits=1.0,
+        learning_rates=(0.1,),
+        last_learning_rates=(0.1,),
+        groups=dict.fromkeys(names, 0),
+        elements=sketch.dim,
+    )
+    store = directory.features(directory.ledger.append(record, dict(model.named_parameters())))
+    store.write_sketch(sketch)
+    store.write("probes", "00000", packed(range(probes), _drawn(probes, sketch.dim, generator)))
+    order = torch.randperm(train, generator=generator)  # as batches of similar length leave it
+    for number, rows in enumerate(torch.split(order, SHARD_SAMPLES)):
+        store.write("train", f"{number:05d}", packed(rows.tolist(), _drawn(len(rows), sketch.dim, generator)))
     directory.end()
 
 
@@ -79,28 +64,28 @@ def table_of(count: int) -> SampleTable:
     return SampleTable(languages, (None,) * count, tuple(f"sample {index}" for index in range(count)), (None,) * count)
 
 
-def _drawn(count: int, features: int, repeats: int, generator: torch.Generator) -> Tensor:
+def _drawn(count: int, features: int, generator: torch.Generator) -> Tensor:
     """Features, of norms that differ: [count, features]."""
-    different = torch.randn(-(-count // repeats), features, generator=generator)
-    return (different * (1 + torch.rand(len(different), 1, generator=generator))).repeat_interleave(repeats, 0)[:count]
+    different = torch.randn(count, features, generator=generator)
+    return different * (1 + torch.rand(count, 1, generator=generator))
 
 
-def record_of(train: SampleTable, probes: SampleTable, elements: int, parameters: int, **settings: object) -> RunRecord:
-    """What a run of these samples says of itself, with the settings that most runs have but for these."""
-    usual: dict[str, object] = {
-        "every_n_epochs": 1,
-        "every_n_train_steps": None,
-        "parameters": None,
-        "dtype": "float32",
-        "batch_size": 32,
-        "method": "exact",
-        "projection_dim": None,
-        "preconditioner": None,
-        "per_layer": True,
-    }
+def _record_of(train: SampleTable, probes: SampleTable, elements: int, parameters: int) -> RunRecord:
+    """What the run says of itself."""
+    settings = Settings(
+        every_n_epochs=1,
+        every_n_train_steps=None,
+        parameters=None,
+        dtype="float32",
+        batch_size=32,
+        method="projected",
+        projection_dim=elements,
+        preconditioner=None,
+        per_layer=True,
+    )
     return RunRecord(
         run="drawn",
-        settings=Settings.model_validate({**usual, **settings}),
+        settings=settings,
         loss="per_sample_loss",
         train=known_samples(train),
         probes=known_samples(probes),

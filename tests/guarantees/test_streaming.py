@@ -12,13 +12,13 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from benchmarks.projected_index import write_index
 from lightning_tracin import TracInCallback, TracInRun
 from lightning_tracin.analysis.reliance import Tally
 from lightning_tracin.analysis.top_k import Strongest
 from lightning_tracin.storage.ingredients import Block, IngredientStore
 from lightning_tracin.storage.prefetch import Ahead
 from lightning_tracin.storage.shards import Ingredients, OneShard, side_by_side
+from tests.support.drawn_features import write_features
 from tests.support.fits import Classifier, loaders, trainer
 
 
@@ -182,7 +182,7 @@ def test_runs_of_every_method_say_the_same_shard_by_shard(
 def test_features_with_equal_scores_say_the_same_shard_by_shard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: tuple[int, ...], preconditioner: Any
 ) -> None:
-    write_index(tmp_path / "run", 300, 12, 24, shards=shards, layers=2, groups=2, repeats=5)
+    write_features(tmp_path / "run", 300, 12, 24, shards=shards, layers=2, groups=2, repeats=5)
     scores = TracInRun.open(tmp_path / "run").scores(0)
     assert len(np.unique(scores[:, 0])) < 100  # most are equal to others
     reliance, influence = TracInRun.reliance, TracInRun.influence
@@ -207,7 +207,7 @@ def peak(work: Any) -> int:
 def test_streaming_never_holds_the_matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train, probes = 10_000, 100
     matrix = 4 * train * probes  # in single precision
-    write_index(tmp_path / "run", train, probes, 8, shards=(256, 256))
+    write_features(tmp_path / "run", train, probes, 8, shards=(256, 256))
     for name, work in {
         "top": lambda run: run.top(0, 20),
         "share": lambda run: run.reliance(20, cumulative=True),
@@ -227,7 +227,7 @@ def test_streaming_never_holds_the_matrix(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_torch_has_no_matrix_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_index(tmp_path / "run", 1000, 10, 8, shards=(64,))
+    write_features(tmp_path / "run", 1000, 10, 8, shards=(64,))
     monkeypatch.setattr("lightning_tracin.analysis.scorer.MATRIX_BYTES", 0)
     sizes = []
     product = torch.Tensor.__matmul__

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.projected_index import record_of
+from lightning_tracin.config import Settings
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.ingredients import Block
+from lightning_tracin.storage.records import RunRecord, known_samples
 from lightning_tracin.storage.sample_table import SampleTable
 from lightning_tracin.storage.snapshots import SnapshotRecord
 
@@ -45,3 +46,29 @@ def run_directory(path: Path, train: SampleTable, probes: SampleTable, snapshots
             store.write(str(shard), Block(list(rows), columns, dot, train_norm, norms))
     directory.end()
     return directory
+
+
+def record_of(train: SampleTable, probes: SampleTable, elements: int, parameters: int, **settings: object) -> RunRecord:
+    """What a run of these samples says of itself, with the settings that most runs have but for these."""
+    usual: dict[str, object] = {
+        "every_n_epochs": 1,
+        "every_n_train_steps": None,
+        "parameters": None,
+        "dtype": "float32",
+        "batch_size": 32,
+        "method": "exact",
+        "projection_dim": None,
+        "preconditioner": None,
+        "per_layer": True,
+    }
+    return RunRecord(
+        run="drawn",
+        settings=Settings.model_validate({**usual, **settings}),
+        loss="per_sample_loss",
+        train=known_samples(train),
+        probes=known_samples(probes),
+        parameters=parameters,
+        elements=elements,
+        coverage={"Linear": (parameters, elements)},
+        versions={},
+    )
