@@ -1,7 +1,7 @@
 """Measure, print the tables, and write `results.json`, `report.json` and the page of documentation.
 
-`make bench` runs all of it in an environment that has the peers. `python -m benchmarks --only exact_vs_plain --repetitions 3`
-runs one measurement and writes nothing unless `--output` says where.
+`make bench` runs everything in an environment that has the peers. `python -m benchmarks --only exact_vs_plain --repetitions 3`
+runs one measurement and writes nothing unless `--output` is given.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _VERSIONS = ("lightning-tracin", "torch", "transformers", "pytorch-lightning", "
 
 @contextmanager
 def _without_information() -> Iterator[None]:
-    """No library says what it is doing: peers set their own loggers' levels."""
+    """Silence the libraries' progress messages: peers set their own loggers' levels."""
     before = logging.root.manager.disable
     logging.disable(logging.INFO)
     try:
@@ -67,7 +67,7 @@ def main() -> None:
         console.print(f"{measure.__name__} ...", end=" ")
         reports.append(_measured(measure, context))
         console.print(f"{time.perf_counter() - start:.0f} s", highlight=False)
-        if folder is not None:  # what is there stays, should a later measurement take the process with it
+        if folder is not None:  # so that these results are kept if a later measurement crashes the process
             write(joined(reports, machine(settings.threads)), folder)
     report = joined(reports, machine(settings.threads))
     render.show(report, console)
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def _measured(measure: Measurement, context: Context) -> Report:
-    """What a measurement found; one that fails is a line of the report, and the next ones are taken all the same."""
+    """The results of a measurement; a failure becomes a line of the report, and the next measurement still runs."""
     try:
         return measure(context)
     except Exception as error:
@@ -104,10 +104,10 @@ def _settings() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="list the measurements")
     parser.add_argument("--render", action="store_true", help="write the page again from the last report")
     parser.add_argument("--repetitions", type=int, default=5, help="pairs of runs of each comparison")
-    parser.add_argument("--patience", type=float, default=60, help="seconds of one comparison after which three pairs must do")
+    parser.add_argument("--patience", type=float, default=60, help="seconds of one comparison after which three pairs are enough")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
-    parser.add_argument("--scale", type=float, default=1, help="part of the samples to take, for a glance")
-    parser.add_argument("--output", type=Path, help="folder for results.json and report.json; the page is left as it is")
+    parser.add_argument("--scale", type=float, default=1, help="fraction of the samples, for a quick look")
+    parser.add_argument("--output", type=Path, help="folder for results.json and report.json; the page is not written")
     return parser.parse_args()
 
 

@@ -1,7 +1,7 @@
 """The demo's attribution pass against a plain forward and backward over the same train samples, in one run.
 
-Both are timed in turn, on the demo's data and model at its first weights, until the time is up; medians and their ratio are
-printed. `python -m benchmarks.attribution_pass --seconds 60`
+Both are timed in turn until the time is up, on the demo's data and on its model with the initial weights. Medians and their
+ratio are printed. `python -m benchmarks.attribution_pass --seconds 60`
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from lightning_tracin.attribution.losses import loss_named
 from lightning_tracin.attribution.samples import SampleSet, from_loader
 from lightning_tracin.config import SampleColumns
 from lightning_tracin.studies.data import load_split
-from lightning_tracin.studies.fit_settings import FitSettings
 from lightning_tracin.studies.models.classifier import tokenizer_and_model
+from lightning_tracin.studies.settings import FitSettings
 from lightning_tracin.studies.text_data import TextDataModule
 
-#: More pairs than any patience lasts for.
+#: More pairs than fit into any time limit.
 _NO_END = 10_000
 
 
@@ -78,7 +78,7 @@ class Step(torch.nn.Module):
 
 def samples_of(loader: DataLoader[Any]) -> SampleSet:
     """The samples behind one of the demo's loaders."""
-    return from_loader(loader, SampleColumns(item="item"), "samples")
+    return from_loader(loader, SampleColumns(item_column="item"), "samples")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ _TUNING = 8
 
 
 def compare(context: Context, workload: Workload, contender: Contender) -> Comparison:
-    """Time a peer, at its fastest batch size, and ourselves in turn; a peer that cannot be timed says why in its note."""
+    """Time a peer at its fastest batch size and this package in turn; the note says why a peer could not be timed."""
 
     def untimed(note: str) -> Comparison:
         return Comparison(workload.name, contender.name, contender.version or "", contender.settings, note)
@@ -37,7 +37,7 @@ def compare(context: Context, workload: Workload, contender: Contender) -> Compa
         ready = contender.prepare(workload)
         batch_size = fastest_batch_size(ready, contender, free)
         theirs = contender.scores(ready, batch_size)
-    except Exception as error:  # whatever a peer cannot do is shown, in its own words
+    except Exception as error:  # show the peer's own message
         return untimed(f"fails with {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}")
     mine = ours.exact(workload, contender.scope)
     difference = largest_difference(theirs, mine)
@@ -63,7 +63,7 @@ def compare(context: Context, workload: Workload, contender: Contender) -> Compa
 
 
 def fastest_batch_size(workload: Workload, contender: Contender, free: int) -> int:
-    """The batch size that is fastest on a part of the train samples, of those that fit into the free memory."""
+    """The fastest batch size on a part of the train samples, among those that fit into the free memory."""
     count, smallest = len(workload.train), min(contender.batch_sizes)
     useful = [size for size in contender.batch_sizes if size == smallest or size < 2 * count]
     fitting = [size for size in useful if contender.bytes_needed(workload, size) <= free]
@@ -73,7 +73,7 @@ def fastest_batch_size(workload: Workload, contender: Contender, free: int) -> i
     part = workload.smaller(min(count, max(max(fitting), count // _TUNING)), len(workload.probes))
     rounds = [
         {size: seconds(partial(contender.scores, part, size)) for size in fitting} for _ in range(2)
-    ]  # one may be disturbed
+    ]  # a single run may be disturbed
     return min(fitting, key=lambda size: min(times[size] for times in rounds))
 
 

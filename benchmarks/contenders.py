@@ -1,4 +1,4 @@
-"""A contender: somebody else's way to the same scores, at its best settings."""
+"""A contender: another library that computes the same scores, at its best settings."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Contender:
         scores: computes the scores; imports the peer when called.
         batch_sizes: those tried; the fastest is used.
         settings: how it is set up, for readers.
-        prepare: what it does to a model once, which is not timed.
+        prepare: what it does to a model once; not timed.
         scope: which parameters both sides score.
-        exact: whether its scores are meant to equal ours; where not, their distance is what is shown.
-        bytes_needed: memory that a workload takes at a batch size, counted.
+        exact: whether its scores should equal ours; if not, their distance is shown.
+        bytes_needed: memory that a workload takes at a batch size, computed.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Contender:
 def with_embeddings_only_trainable(workload: Workload) -> Workload:
     """The workload with a copy of its model in which only embeddings require gradients.
 
-    Hooks see the gradients of activations all the same, and no weight's gradient is computed in vain.
+    Hooks still see the gradients of activations, and no unused weight gradient is computed.
     """
     model = copy.deepcopy(workload.model).requires_grad_(False)
     for module in model.modules():

@@ -37,23 +37,23 @@ SHOWN = (
 _START = """# Evidence: does influence name what a model needs?
 
 Written by `python -m benchmarks.evidence --data_dir FOLDER`; do not edit. Each part is a study of `lightning-tracin study` with
-the settings in `benchmarks/evidence_settings`: a small XLM-R, pre-trained for some minutes on the data's own unlabelled text, is
-fine-tuned; then it is fine-tuned again, from the same first weights, in the same order and schedule, without some of its train
-samples.
+the settings in `benchmarks/evidence_settings`. A small XLM-R is pre-trained for some minutes on the data's own unlabelled text
+and then fine-tuned. It is then fine-tuned again without some of its train samples, from the same first weights, in the same
+order and with the same schedule.
 
 ## What this can say, and what it cannot
 
-- A small encoder on small data: what holds here is no finding about XLM-R base on XNLI. It shows what the scores are worth where
-  every claim can be checked by fitting again, and how to check it for a model of one's own.
-- A section that one study has and the other lacks has not been fitted there (PAWS-X: zero-shot and masks).
-- Where the accuracy on test samples is no better than the most frequent label's, as on PAWS-X, the model has learnt its train
-  samples and not the task: influence and refits then agree, or not, about what it has memorised.
-- Removal and halves are refits of one or two seeds; intervals are over items (and halves), not over other data.
-- Probes are samples that the fits of all seeds get right, so any change of the train samples rather lowers their probability:
+- This is a small encoder on small data: a result here is no finding about XLM-R base on XNLI. It shows what the scores are
+  worth where every claim can be checked by fitting again, and how to check it for your own model.
+- A section that only one study has was not fitted in the other (PAWS-X: zero-shot and masks).
+- On PAWS-X, accuracy on test samples is no better than that of the most frequent label: the model has learned its train samples
+  and not the task. Influence and refits then agree, or disagree, about what it has memorised.
+- Removal and halves are refits of one or two seeds. Intervals are over items (and halves), not over other data.
+- Probes are samples that the fits of all seeds get right, so almost any change of the train samples lowers their probability:
   compare with random removals, not with zero.
-- Scores are compared with baselines that look at no gradient. Where one of these wins, its line stands above influence's.
-- Shares of the top k say which language's samples stand there. Whether the language is *needed* is another question, which
-  leaving it out answers; the two agree only as far as the last sections say.
+- Scores are compared with baselines that look at no gradient. If a baseline wins, its line is above influence's.
+- Shares of the top k say which language's samples are there. Whether the language is *needed* is another question, which
+  leaving it out answers. The two agree only as far as the last sections say.
 """
 
 
@@ -61,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data_dir", type=Path, default=Path(), help="the folder that nusax-senti/ and pawsx-dev/ are in")
     parser.add_argument("--only", choices=STUDIES, nargs="+", default=list(STUDIES))
-    parser.add_argument("--output", type=Path, default=Path("runs/evidence"), help="where the studies stand")
+    parser.add_argument("--output", type=Path, default=Path("runs/evidence"), help="folder of the studies")
     parser.add_argument("--page", type=Path, default=Path("docs/evidence.md"))
     chosen = parser.parse_args()
     parts = []

@@ -1,7 +1,7 @@
 """Does summed influence predict what a model fitted on half of the data says? LDS of every score, with intervals.
 
-`python -m benchmarks.lds --data cldr` fits what has not been fitted, prints the table, and writes docs/lds.md from the results of
-both data sets.
+`python -m benchmarks.lds --data cldr` makes the missing fits, prints the table, and writes docs/lds.md from the results of both
+data sets.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lightning_tracin.storage.files import read_tensors, write_bytes
 from lightning_tracin.studies.quiet import silence
 
 DAMPINGS = (0.000025, 0.00025, DAMPING, 0.025)
-CHOSEN_ON = {"cldr": 24, "nusax": 34}  # on how many of the halves, the first ones, the default damping was chosen
+CHOSEN_ON = {"cldr": 24, "nusax": 34}  # the default damping was chosen on this many of the halves, from the first
 
 
 def main() -> None:
@@ -37,8 +37,8 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=Path("docs/lds.md"))
     parser.add_argument("--subsets", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=1, help="fits on each subset, in other orders; their outputs are averaged")
-    parser.add_argument("--snapshots", help="such as 1,3,5: those that the scores sum over; default: all")
-    parser.add_argument("--fits_only", action="store_true", help="fit, and stop before the scores")
+    parser.add_argument("--snapshots", help="snapshots to sum scores over, such as 1,3,5; default: all")
+    parser.add_argument("--fits_only", action="store_true", help="make the fits and stop before the scores")
     parser.add_argument("--stability", type=float, metavar="LEARNING_RATE", help="only print how stable refits are")
     settings = parser.parse_args()
     silence()
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def row(name: str, score: Any, cosine: Any, members: Members, margin: Outputs) -> dict[str, Any]:
-    """One score's figures: LDS with its interval, and how far above cosine."""
+    """One score's figures: LDS with its interval, and its difference from cosine."""
     interval = Interval()
     own, above = lds(score, members, margin, interval), lds_difference(score, cosine, members, margin, interval)
     return {

@@ -1,9 +1,9 @@
 """The fits behind the linear datamodelling score: one on all train samples, and many on random halves of them.
 
 `runs/lds/<name>/` holds `trial.json` (the settings), `run-<way>/` (the run directories of the fit on all samples, one for each
-way in which the package computes; the fits are the same), `moments/` (Adam's second moments at each snapshot) and `refits/`
-(what each model fitted on a half says of the probes). Every file is written whole or not at all, and what is there is not
-computed again.
+method of the package; the fits are the same), `moments/` (Adam's second moments at each snapshot) and `refits/` (what each model
+fitted on a half says about the probes). Every file is written completely or not at all, and existing files are not computed
+again.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from lightning_tracin import TracInCallback, TracInError, TracInRun
 from lightning_tracin.analysis.lds import Members, Outputs, draw_subsets
 from lightning_tracin.storage.files import read_tensors, write_bytes, write_tensors
 from lightning_tracin.studies.data import load_split
-from lightning_tracin.studies.fit_settings import FitSettings
 from lightning_tracin.studies.models.classifier import Classifier, tokenizer_and_model
+from lightning_tracin.studies.settings import FitSettings
 from lightning_tracin.studies.text_data import TextDataModule
 
-# Slow and short training, by what `stability` says: at a learning rate of 2e-3, exchanging 1 % of a half changes the probes'
-# margins by more than half of what exchanging all of it does, so there is little to predict.
+# Training is slow and short because of `stability`: at a learning rate of 2e-3, exchanging 1 % of a half changes the probes'
+# margins by more than half as much as exchanging all of it, so there is little to predict.
 SMALL = {"hidden_size": 64, "layers": 2, "batch_size": 64, "probes_per_language": 30, "threads": 1, "dropout": 0.0}
 OPTIONS = {
     "cldr": FitSettings(
@@ -55,7 +55,7 @@ OPTIONS = {
 }
 
 Way = Literal["exact", "adam", "projected"]
-#: What the callback is told, beside what is the same for all ways.
+#: Options of the callback for each method, on top of those that all share.
 WAYS: dict[Way, dict[str, Any]] = {
     "exact": {},
     "adam": {"preconditioner": "adam"},
@@ -71,21 +71,21 @@ class Trial:
     folder: Path
     options: FitSettings
     data: TextDataModule
-    module: Classifier  # its weights are the first ones; it is copied, never fitted
+    module: Classifier  # with the first weights; it is copied, never fitted
 
     def run(self, way: Way) -> Path:
-        """The run directory of the fit on all train samples that computes in this way."""
+        """The run directory of the fit on all train samples with this method."""
         return self.folder / f"run-{way}"
 
     def outputs(self, way: Way) -> Path:
-        """What the model of that fit says of the probes."""
+        """What the model of that fit says about the probes."""
         return self.folder / f"outputs-{way}.safetensors"
 
 
 class BatchesOfMembers(Sampler[list[int]]):
     """The batches of the fit on all train samples, without those that are not members of a subset.
 
-    A sample is thus seen at the same optimizer step in every fit, so that fits differ by what is left out and by nothing else.
+    So every fit sees a sample at the same optimizer step, and fits differ only by the samples that are left out.
     """
 
     def __init__(self, members: np.ndarray[Any, np.dtype[np.bool_]], batch_size: int, seed: int) -> None:
@@ -127,7 +127,7 @@ class KeepMoments(pl.Callback):
 
 
 def trial(name: str, data_dir: Path, root: Path, **changes: Any) -> Trial:
-    """Load the data and make the first weights; take up what was begun with the same settings.
+    """Load the data and make the first weights; continue a trial with the same settings.
 
     Raises:
         TracInError: the folder holds fits of other settings.
@@ -184,7 +184,7 @@ def fit(made: Trial, members: np.ndarray[Any, np.dtype[np.bool_]], repeat: int, 
 
 
 def full_fit(made: Trial, way: Way) -> None:
-    """Fit on all train samples, with the callback that is on trial."""
+    """Fit on all train samples, with the callback under test."""
     if made.outputs(way).exists():
         return
     callback = TracInCallback(
@@ -220,9 +220,9 @@ def require_same_fit(made: Trial) -> None:
 
 
 def refits(made: Trial, subsets: int, repeat: int, fraction: float = 0.5) -> tuple[Members, Outputs]:
-    """What models fitted on random halves say of the probes, as `margins`: [subsets, probes], with the halves' members.
+    """What models fitted on random halves say about the probes, as `margins`: [subsets, probes], with the halves' members.
 
-    What is on disk is read, the rest is fitted.
+    Results on disk are read; the rest is fitted.
     """
     members = draw_subsets(len(made.data.train), subsets, fraction, made.options.seed)
     found = []
@@ -241,10 +241,9 @@ def refits(made: Trial, subsets: int, repeat: int, fraction: float = 0.5) -> tup
 
 
 def stability(made: Trial) -> float:
-    """How much exchanging 1 % of a half changes the probes' margins, over what another half changes (root mean squares).
+    """How much exchanging 1 % of a half changes the probes' margins, relative to another half (root mean squares).
 
-    A model whose margins are linear in what it is fitted on has 0.14; where it is near 1, refits are chance, and no score
-    predicts them.
+    A model whose margins are linear in its train samples has 0.14. Near 1, refits are chance and no score predicts them.
     """
     first, other = draw_subsets(len(made.data.train), 2, seed=5)
     exchanged, count = first.copy(), len(first) // 200
@@ -258,7 +257,7 @@ def stability(made: Trial) -> float:
 
 @torch.no_grad()
 def margins(module: Classifier, made: Trial) -> Tensor:
-    """Of each probe, the log-odds of its label (Park et al. 2023, section 2); its loss is in the opposite order: [probes]."""
+    """The log-odds of each probe's label (Park et al. 2023, section 2); its loss has the opposite order: [probes]."""
     found = []
     for batch in made.data.val_dataloader():
         logits, labels = module.model(**batch).logits.double(), batch["labels"]
@@ -269,7 +268,7 @@ def margins(module: Classifier, made: Trial) -> Tensor:
 
 @torch.no_grad()
 def accuracies(module: Classifier, made: Trial) -> dict[str, Tensor]:
-    """Accuracy on train samples, probes and test samples, and that of saying the most frequent label of the train samples."""
+    """Accuracy on train samples, probes and test samples, and that of always predicting the most frequent train label."""
     found = {}
     majority = int(np.bincount(made.data.train.with_format(None)["label"]).argmax())
     for name, part in (("train", made.data.train), ("probes", made.data.probes), ("test", made.data.test)):

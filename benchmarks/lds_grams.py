@@ -1,7 +1,7 @@
-"""The slow, obvious reference for preconditioned scores: every sample's whole gradient, no projection, by single samples.
+"""The slow, obvious reference for preconditioned scores: whole gradients of single samples, without projection.
 
-What any whitened score needs is the matrix of inner products of all gradients, train samples and probes (a Gram matrix), block of
-parameters by block. It is small where the gradients are long, and the inverse of the damped second-moment matrix
+Any whitened score follows from the inner products of all gradients, of train samples and probes (a Gram matrix), for each block
+of parameters. It is small even if the gradients are long, and the inverse of the damped second-moment matrix
 
     F = G^T G / n + r I         G: train gradients [n, elements]
 
@@ -50,7 +50,7 @@ def block_of(parameter: str) -> str:
 def gram(made: Trial, snapshot: Snapshot, adam: bool) -> Gram:
     """The Gram matrix at a snapshot, of plain gradients or of those times (sqrt(v) + eps)^(-1/2), v Adam's second moments.
 
-    The second stands for the inner product <g, g' / (sqrt(v) + eps)> of a step of Adam, symmetrically. Kept on disk.
+    The second gives the inner product <g, g' / (sqrt(v) + eps)> of a step of Adam, symmetrically. Cached on disk.
     """
     folder = made.folder / "grams"
     paths = [folder / f"{snapshot.index:04d}-{kind}.safetensors" for kind in ("plain", "adam")]

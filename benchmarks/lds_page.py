@@ -17,42 +17,42 @@ MAIN = ("Fisher-whitened cosine", "Fisher-whitened dot product")
 
 _HEAD = """# Does influence predict retraining?
 
-Written by `python -m benchmarks.lds --data cldr` and `--data nusax --data_dir FOLDER`; change that, not this page.
+Written by `python -m benchmarks.lds --data cldr` and `--data nusax --data_dir FOLDER`; change the code, not this page.
 
-The linear datamodelling score (LDS): fit again on random halves of the train samples; for each probe, Spearman's correlation
-over the halves of the influence summed over a half's samples with the log-odds of the probe's label under the model fitted on
-that half; the mean over probes. 1 is a perfect prediction, 0 is none. (The probe's loss is in the opposite order, so its LDS is
-the same.) Influence is computed from one fit on all train samples.
+The linear datamodelling score (LDS) works like this. Fit again on random halves of the train samples. For each probe, sum the
+influence of each half's samples, and take Spearman's correlation, over the halves, with the log-odds of the probe's label under
+the model fitted on that half. The LDS is the mean over probes: 1 is a perfect prediction, 0 is none. (The probe's loss has the
+opposite order, so its LDS is the same.) Influence is computed from one fit on all train samples.
 
-Every refit has the same first weights and the same batches in the same order, less the samples left out, so it makes as many
-optimizer steps as the fit on all samples, with the same learning rates. Dropout is off. Intervals are 95 % percentile
-intervals of 999 resamples that draw halves *and* probes anew, with the same draws for both scores of a difference.
+Every refit has the same first weights and the same batches in the same order, without the samples that are left out. So it
+makes as many optimizer steps as the fit on all samples, with the same learning rates. Dropout is off. Intervals are 95 %
+percentile intervals of 999 resamples, which draw both halves *and* probes; a difference uses the same draws for its two scores.
 
-Scores are what the package gives: of exact products, of `preconditioner="adam"`, and of projected features
-(`projection_dim=4096`, `preconditioner="fisher"`) with its default damping, the ridge as a part of the trace of F; by layer:
-`blocks="layer"`. The full fit is made once for each of the three, and its weights are the same in all, bit by bit, which the
+Scores are those of the package: of exact products, of `preconditioner="adam"`, and of projected features
+(`projection_dim=4096`, `preconditioner="fisher"`) with the default damping, the ridge as a part of the trace of F; by layer:
+`blocks="layer"`. The full fit is made once for each of the three. Its weights are the same in all, bit by bit, which the
 command checks.
 
-The reference computes the same from whole gradients of single samples, without projection: inner products in the metric of F^-1,
-F the mean outer product of the train gradients plus damping x its trace; Adam-aware: both gradients times
-(sqrt(v) + eps)^(-1/2), v Adam's second moments at the snapshot.
+The reference computes the same scores from whole gradients of single samples, without projection. Whitened scores use inner
+products in the metric of F^-1, where F is the mean outer product of the train gradients plus damping x its trace. Adam-aware
+scores multiply both gradients by (sqrt(v) + eps)^(-1/2), where v is Adam's second moments at the snapshot.
 """
 
 _TAIL = """
-## What it cannot say
+## What this cannot say
 
-- One small model from scratch and one data split each; refits differ by the samples left out, so the intervals hold for
-  other halves and other probes of this fit, not for other seeds, sizes or data.
-- How far a score can get at all depends on how much of a refit's outcome is chance. `--stability LEARNING_RATE` prints by how
-  much exchanging 1 % of a half changes the probes' log-odds, over what another half changes: 0.14 for a linear model, near 1
-  where there is nothing to predict. The settings were chosen by it: 0.17 (CLDR) and 0.19 (NusaX), where a learning rate of
+- There is one small model from scratch and one data split for each data set, and refits differ only by the samples left out. So
+  the intervals hold for other halves and other probes of this fit, not for other seeds, sizes or data.
+- How high an LDS can get depends on how much of a refit's outcome is chance. `--stability LEARNING_RATE` prints how much the
+  probes' log-odds change if 1 % of a half is exchanged, relative to the change from one half to another: 0.14 for a linear
+  model, near 1 if there is nothing to predict. The settings were chosen by it: 0.17 (CLDR) and 0.19 (NusaX); a learning rate of
   2e-3 has 0.56 on CLDR.
-- Half of the data is a large change; what single samples do may be ordered differently.
-- Damping was chosen on these halves, so whitened scores are a little flattered. The default, 0.0025 = 10 / 4,096, was taken from
-  whole gradients at the last snapshot alone, on the first 24 (CLDR) and 34 (NusaX) of the halves; the last sentence under each
-  table counts the other halves alone, which are few.
-- What damping is right depends on how many train samples there are beside directions with gradient, so other data may want
-  another one.
+- Half of the data is a large change; the effects of single samples may be ordered differently.
+- Damping was chosen on these halves, so whitened scores look a little better than they are. The default, 0.0025 = 10 / 4,096,
+  comes from whole gradients at the last snapshot alone, on the first 24 (CLDR) and 34 (NusaX) of the halves. The last sentence
+  under each table counts only the other halves, which are few.
+- The right damping depends on the number of train samples relative to the number of directions with gradient, so other data may
+  need another one.
 """
 
 
@@ -86,7 +86,7 @@ def _section(name: str, result: Mapping[str, Any]) -> str:
 
 
 def _scores(result: Mapping[str, Any]) -> str:
-    """A line for each of the package's scores, with the reference beside it; then what only the reference has."""
+    """A line for each of the package's scores, with the reference next to it; then the scores that only the reference has."""
     package, reference = _by_name(result["rows"]), _by_name(result["reference_rows"])
     lines = ["| score | LDS | reference | minus cosine |", "|---|---|---|---|"]
     for name, row in package.items():
@@ -141,11 +141,11 @@ def _verdict(result: Mapping[str, Any]) -> str:
     for name in MAIN:
         row = package[name]
         holds = row["difference_low"] > 0
-        says = "is above plain cosine, and the interval says so" if holds else "is not shown to be above plain cosine"
+        says = "is above plain cosine, and the interval excludes 0" if holds else "is not shown to be above plain cosine"
         sentences.append(
             f"{name} {says}: by {_interval(row, 'difference')} over {result['subsets']} halves and {row['probes']} probes."
         )
     others = " and ".join(f"{_interval(unseen[name], 'difference')} ({name})" for name in MAIN)
     left = result["subsets"] - result["chosen_on"]
-    sentences.append(f"Over the {left} halves alone that damping was not chosen on, the differences are {others}.")
+    sentences.append(f"Over the {left} halves alone that were not used to choose damping, the differences are {others}.")
     return " ".join(sentences)

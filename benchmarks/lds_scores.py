@@ -21,14 +21,14 @@ Floats = npt.NDArray[np.float64]
 
 
 def package_scores(runs: Mapping[Way, TracInRun], snapshots: Sequence[int], dampings: Sequence[float]) -> dict[str, Floats]:
-    """What `TracInRun.influence` gives: of exact products, of products under Adam's moments, and of projected features."""
+    """`TracInRun.influence` of exact products, of products under Adam's moments, and of projected features."""
     total: dict[str, Floats] = {}
 
     def add(index: int, name: str, way: Way, similarity: Similarity, **options: Any) -> None:
         score = runs[way].influence(similarity, snapshots=[index], **options).to_numpy().astype(np.float64)
         total[name] = total[name] + score if name in total else score
 
-    for index in snapshots:  # all that needs a snapshot's features together, so that they are whitened once
+    for index in snapshots:  # everything that needs a snapshot's features, so that they are whitened once
         add(index, "cosine", "exact", "cosine")
         add(index, "dot product", "exact", "dot")
         add(index, "dot product x learning rate", "exact", "dot", weighting="learning_rate")
@@ -45,7 +45,7 @@ def package_scores(runs: Mapping[Way, TracInRun], snapshots: Sequence[int], damp
 
 
 def whitened_name(product: str, damping: float) -> str:
-    """What a whitened score is called; the damping is left out where it is the default."""
+    """The name of a whitened score, without the damping if it is the default."""
     return f"Fisher-whitened {product}" + ("" if damping == DAMPING else f", damping {damping:g}")
 
 
@@ -58,7 +58,7 @@ def baselines(run: TracInRun, seed: int = 0) -> dict[str, Floats]:
 
 
 def reference_scores(made: Trial, run: TracInRun, snapshots: Sequence[int], dampings: Sequence[float]) -> dict[str, Floats]:
-    """From whole gradients of single samples: plain, Adam-aware and Fisher-whitened scores, and the last two at once."""
+    """Plain, Adam-aware and Fisher-whitened scores, and the last two combined, from whole gradients of single samples."""
     total: dict[str, Floats] = {}
 
     def add(name: str, score: Floats) -> None:

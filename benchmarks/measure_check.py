@@ -1,4 +1,4 @@
-"""What the spot check at the end of a snapshot costs, against the pass that it checks."""
+"""The cost of the spot check at the end of a snapshot, relative to the pass that it checks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.workloads import reference
 from lightning_tracin.attribution.spot_check import check_products
 from lightning_tracin.storage.ingredients import IngredientStore
 
-#: Train samples and probes: enough that the number of samples that are checked follows from them.
+#: Train samples and probes: enough for the number of checked samples to depend on them.
 _TRAIN, _PROBES = 4096, 64
 
 

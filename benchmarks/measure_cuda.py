@@ -1,4 +1,4 @@
-"""The tables on a CUDA device, where there is one: XLM-R base's shape in bfloat16, one snapshot."""
+"""The tables on a CUDA device, if there is one: XLM-R base's shape in bfloat16, one snapshot."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.workloads import Workload, base_shape
 
 _TRAIN, _PROBES = 10_000, 250
 
-#: Samples on which peers are timed beside us.
+#: Samples on which peers and this package are compared.
 _PEERS_TRAIN, _PEERS_PROBES = 1_000, 50
 
 
@@ -33,7 +33,7 @@ def cuda(context: Context) -> Report:
 
 
 def over_plain(context: Context, workload: Workload) -> Comparison:
-    """The exact pass beside a plain forward and backward."""
+    """The exact pass and a plain forward and backward."""
     job = ours.job_of(workload)
     plain_pass(workload.model, job)
     ours.exact(workload.smaller(ours.BATCH_SIZE, min(8, len(workload.probes))))  # warm-up

@@ -1,4 +1,4 @@
-"""How well projected features stand for exact gradients: both ways of the package on trained models and real multilingual data.
+"""How well projected features approximate exact gradients, on trained models and real multilingual data.
 
 A small XLM-R is fine-tuned on NusaX and on PAWS-X as `examples/finetune_options` say. Then every train sample's cosine with every
 probe is computed exactly, and from features; per probe, the Spearman correlation of the two over the train samples, and the
@@ -32,14 +32,14 @@ from lightning_tracin.storage.features import FeatureStore
 from lightning_tracin.storage.ingredients import IngredientStore
 from lightning_tracin.storage.shards import Ingredients
 from lightning_tracin.studies.data import load_split
-from lightning_tracin.studies.fit_settings import FitSettings
 from lightning_tracin.studies.models.classifier import Classifier, tokenizer_and_model
+from lightning_tracin.studies.settings import FitSettings
 from lightning_tracin.studies.text_data import TextDataModule
 from lightning_tracin.trainer.isolation import isolated_copy
 
 CONFIGS = Path(__file__).parents[1] / "examples" / "finetune_options"
 
-#: Where the data sets are looked for: beside the project.
+#: Where the data sets are expected: next to the project.
 DATA = Path(__file__).parents[2] / "shared" / "data"
 FOLDERS = {"nusax": "nusax-senti", "pawsx": "pawsx-dev"}
 
@@ -55,7 +55,7 @@ def fidelity(context: Context) -> Report:
     notes = []
     for name, folder in FOLDERS.items():
         if not (DATA / folder).is_dir():
-            notes.append(f"projected_spearman, projected_top100_overlap: {folder} is left out, the data set is not there.")
+            notes.append(f"projected_spearman, projected_top100_overlap: {folder} was skipped: the data set is missing.")
             continue
         for dim, agreed in agreements(name, context.scale).items():
             if dim == DIMENSION:
@@ -88,7 +88,8 @@ def agreements(name: str, scale: float) -> dict[int, list[tuple[float, float]]]:
     epochs = max(1, round(options.epochs * min(1, scale)))
     pl.Trainer(max_epochs=epochs, accelerator="cpu", enable_model_summary=False, **quiet).fit(module, datamodule=data)
     train, probes = (
-        from_loader(loader, SampleColumns(item="item"), "samples") for loader in (data.train_dataloader(), data.val_dataloader())
+        from_loader(loader, SampleColumns(item_column="item"), "samples")
+        for loader in (data.train_dataloader(), data.val_dataloader())
     )
     if scale < 1:
         train, probes = (samples.take(range(0, len(samples), round(1 / scale))) for samples in (train, probes))

@@ -1,4 +1,4 @@
-"""What the callback costs a fit that it only takes snapshots of."""
+"""The overhead of the callback in a fit in which it only takes snapshots."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _EPOCHS, _SAMPLES, _BATCH_SIZE = 4, 1024, 32
 
 
 class _Module(pl.LightningModule):
-    """A workload's model as users fit theirs."""
+    """A workload's model in an ordinary LightningModule."""
 
     def __init__(self, workload: Workload) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class _Module(pl.LightningModule):
 
 
 class _Timed(TracInCallback):
-    """The callback with a clock on its two hooks that do more than note something."""
+    """The callback with a clock on the two hooks that do real work."""
 
     starting = 0.0
     writing = 0.0
@@ -52,7 +52,7 @@ class _Timed(TracInCallback):
 
 @measurement("fit_overhead")
 def fit_overhead(context: Context) -> Report:
-    """A fit with `TracInCallback(when="never")`, less the time of writing its snapshots, over the same fit without."""
+    """Time of a fit with `TracInCallback(when="never")`, minus writing snapshots, over the same fit without the callback."""
     workload = reference(_SAMPLES, 64).scaled(context.scale)
     _fit(workload, None)  # warm-up
     ratios: list[float] = []

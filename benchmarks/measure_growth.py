@@ -16,7 +16,7 @@ _TRAIN, _PROBES = 128, 32
 
 @measurement("growth")
 def growth(context: Context) -> Report:
-    """Each doubled alone, from half of the reference workload and one snapshot."""
+    """Each is doubled alone, starting from half of the reference workload and one snapshot."""
     doubled = reference(2 * _TRAIN, 2 * _PROBES).scaled(context.scale)
     train, probes = len(doubled.train) // 2, len(doubled.probes) // 2
     weights = weights_of(doubled.model, trainable_names(doubled.model))

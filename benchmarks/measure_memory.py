@@ -10,7 +10,7 @@ from benchmarks.registry import Context, measurement
 from benchmarks.report import Report, ratio_result
 from benchmarks.timing import spread
 
-#: Less than half of what the reference workload's probes take, so that the pass has to take them in chunks.
+#: Less than half of what the reference workload's probes need, so that the pass has to split them into chunks.
 _BUDGET = 512 * 2**20
 
 _RUNS = 3
@@ -18,7 +18,7 @@ _RUNS = 3
 
 @measurement("peak_memory")
 def peak_memory(context: Context) -> Report:
-    """The process's growth over model, one training step's activations and the budget."""
+    """The process's growth over the sum of model, one training step's activations and budget."""
     if not sys.platform.startswith("linux"):
         return Report(notes=("peak_memory: measured on Linux only.",))
     runs = [_run(context.scale) for _ in range(min(_RUNS, context.repetitions))]

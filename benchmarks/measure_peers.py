@@ -1,4 +1,4 @@
-"""The exact pass against each peer's own, on the workload it supports."""
+"""The exact pass against each peer, on the workload it supports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.workloads import Workload, base_shape, causal_lm, reference
 
 
 def _against(context: Context, name: str, workload: Workload, contender: Contender, *beside: Contender) -> Report:
-    """A figure from one comparison, and more comparisons that are shown beside it."""
+    """The figure of one comparison, and further comparisons to show with it."""
     small = workload.scaled(context.scale)
     comparison = compare(context, small, contender)
     results = () if comparison.ratio is None else (ratio_result(name, comparison.ratio),)
@@ -23,13 +23,13 @@ def _against(context: Context, name: str, workload: Workload, contender: Contend
 
 @measurement("exact_vs_dattri_llm")
 def dattri_llm(context: Context) -> Report:
-    """TracIn of dattri-llm with the summed loss, as it is called; beside it with its weights frozen by hand, which helps it."""
+    """TracIn of dattri-llm with the summed loss, as documented; and with its weights frozen by hand, which is faster."""
     return _against(context, "exact_vs_dattri_llm", reference(), DATTRI_LLM, FROZEN)
 
 
 @measurement("exact_vs_captum")
 def captum(context: Context) -> Report:
-    """The exact path of captum; its faster ones with their error."""
+    """The exact path of captum, and its faster ones with their error."""
     return _against(context, "exact_vs_captum", reference(), EXACT, SAMPLE_WISE, LAST_LAYER)
 
 
@@ -47,6 +47,6 @@ def bergson(context: Context) -> Report:
 
 @measurement("base_shape")
 def xlm_r_base(context: Context) -> Report:
-    """All peers that take it on XLM-R base's real shape, fewer samples."""
+    """All peers that can handle XLM-R base's real shape, on fewer samples."""
     workload = base_shape().scaled(context.scale)
     return Report(comparisons=tuple(compare(context, workload, peer) for peer in (DATTRI_LLM, EXACT, KRONFLUENCE)))

@@ -23,13 +23,13 @@ from lightning_tracin.attribution.projected import features_of, prepare_sketch
 from lightning_tracin.gradients import Capture
 from lightning_tracin.storage.features import FeatureStore
 
-#: Languages of the probes, and numbers stored of a sample.
+#: Languages of the probes, and values stored for each sample.
 _LANGUAGES, _DIM = 5, 8192
 
 
 @measurement("means_vs_plain")
 def means_vs_plain(context: Context) -> Report:
-    """Products of the train samples with five languages' means, which are there."""
+    """Products of the train samples with five languages' means, which are computed before the clock starts."""
     workload = reference().scaled(context.scale)
     job = ours.job_of(workload)
     languages = tuple(f"l{index % _LANGUAGES}" for index in range(len(job.probes)))
@@ -48,7 +48,7 @@ def means_vs_plain(context: Context) -> Report:
 
 @measurement("projected_vs_plain")
 def projected_vs_plain(context: Context) -> Report:
-    """Features of the train samples, with a sketch that is there."""
+    """Features of the train samples, with a sketch that is made before the clock starts."""
     workload = reference().scaled(context.scale)
     job, target = ours.job_of(workload), ours.target_of(workload.model)
     with tempfile.TemporaryDirectory() as folder:

@@ -19,7 +19,7 @@ _STATUS = Path("/proc/self/status")
 
 
 def resident(field: str) -> int:
-    """A field of this process's status in bytes: VmRSS, memory held now, or VmHWM, the most that was held.
+    """A field of this process's status in bytes: VmRSS (memory held now) or VmHWM (peak).
 
     Raises:
         OSError: this system has no /proc.
@@ -31,17 +31,17 @@ def resident(field: str) -> int:
 
 
 def activation_bytes(workload: Workload, batch_size: int) -> int:
-    """What one training step keeps for its backward pass, its parameters aside, on the longest samples; counted."""
+    """Bytes that one training step keeps for its backward pass, apart from parameters, on the longest samples."""
     longest = len(workload.train)
     batch = ours.sample_set(workload.train).batch(range(max(0, longest - batch_size), longest))
     return saved_bytes(workload.model, lambda: workload.loss(workload.model, batch))
 
 
 def saved_bytes(model: nn.Module, forward: object) -> int:
-    """Bytes of the distinct tensors that a forward pass keeps, parameters aside."""
+    """Bytes of the distinct tensors that a forward pass keeps, apart from parameters."""
     assert callable(forward)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, Tensor] = {}  # held, so that no storage is given away twice
+    kept: dict[int, Tensor] = {}  # kept alive, so that no address is used twice
 
     def keep(tensor: Tensor) -> Tensor:
         kept[tensor.untyped_storage().data_ptr()] = tensor
@@ -54,7 +54,7 @@ def saved_bytes(model: nn.Module, forward: object) -> int:
 
 def main() -> None:
     budget, scale = int(sys.argv[1]), float(sys.argv[2])
-    torch.ones(256, 256) @ torch.ones(256, 256)  # threads and their buffers are there
+    torch.ones(256, 256) @ torch.ones(256, 256)  # starts the threads and allocates their buffers
     before = resident("VmRSS")
     workload = reference().scaled(scale)
     ours.exact(workload, memory_budget=budget)

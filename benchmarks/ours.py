@@ -1,4 +1,4 @@
-"""Our side of every comparison: the one place here that knows the engine."""
+"""This package's side of every comparison: the only module here that knows the engine."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ModelLoss:
     name: str = "benchmark"
 
     def __call__(self, batch: Any, samples: int) -> Tensor:
-        """The sum of the losses of a batch of so many samples."""
+        """The sum of the losses of a batch."""
         del samples
         return self.loss(self.model, batch)
 
@@ -44,14 +44,14 @@ class ModelLoss:
 def exact(
     workload: Workload, scope: Scope = everything, *, batch_size: int = BATCH_SIZE, memory_budget: int | None = None
 ) -> Tensor:
-    """The whole exact pass over one snapshot, probes, files and their reading included: inner products [train, probes]."""
+    """The whole exact pass over one snapshot, with probes, writing and reading: inner products [train, probes]."""
     job = job_of(workload, batch_size, memory_budget)
     with tempfile.TemporaryDirectory() as folder:
         return torch.from_numpy(attributed(workload.model, job, scope, Path(folder) / "0000-step0"))
 
 
 def exact_over_snapshots(workload: Workload, snapshots: Sequence[Mapping[str, Tensor]]) -> None:
-    """The exact pass over several snapshots, each one's weights put into the model in turn."""
+    """The exact pass over several snapshots, whose weights are loaded into the model in turn."""
     job = job_of(workload)
     with tempfile.TemporaryDirectory() as folder:
         for index, weights in enumerate(snapshots):
@@ -60,7 +60,7 @@ def exact_over_snapshots(workload: Workload, snapshots: Sequence[Mapping[str, Te
 
 
 def job_of(workload: Workload, batch_size: int = BATCH_SIZE, memory_budget: int | None = None) -> Job:
-    """What the engine is asked to do."""
+    """The job for the engine."""
     device = workload.device
     return Job(
         sample_set(workload.train),
@@ -73,14 +73,14 @@ def job_of(workload: Workload, batch_size: int = BATCH_SIZE, memory_budget: int 
 
 
 def attributed(model: nn.Module, job: Job, scope: Scope, folder: Path) -> Any:
-    """Attribute one snapshot into a folder; its inner products of all groups: [train, probes]."""
+    """Attribute one snapshot into a folder; returns the inner products over all groups: [train, probes]."""
     store = IngredientStore(folder, len(job.train), len(job.probes))
     attribute_snapshot(target_of(model, scope), job, store)
     return store.read().dot.sum(0)
 
 
 def target_of(model: nn.Module, scope: Scope = everything) -> Target:
-    """The model as it is, kept by layer as the callback does."""
+    """The model as it is, with products kept by layer, as in the callback."""
     names = scope(model)
     ordered = {name: 0 for name, _ in model.named_parameters() if name in names}
     return Target("0000-step0", model, plan_coverage(model, names), parts_of(ordered, per_layer=True))

@@ -1,4 +1,4 @@
-"""bergson's in-memory scoring (https://github.com/EleutherAI/bergson): the probes' gradients held, train samples streamed by."""
+"""bergson's in-memory scoring (https://github.com/EleutherAI/bergson): probe gradients are held, train samples are streamed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.workloads import Sentences, Workload
 
 
 def scores(workload: Workload, batch_size: int) -> Tensor:
-    """Unprojected gradients of all probes in memory, then one pass over the train samples that scores them on the way."""
+    """Unprojected gradients of all probes are held in memory; one pass over the train samples scores them."""
     from bergson import Scorer
     from bergson.score.score_writer import InMemorySequenceScoreWriter
 
@@ -30,7 +30,7 @@ def scores(workload: Workload, batch_size: int) -> Tensor:
 
 
 def _collected(model: nn.Module, samples: Sentences, batch_size: int, scorer: Any) -> Any:
-    """The collector of bergson after one pass over the samples; it packs batches of similar length up to a number of tokens."""
+    """The collector of bergson after one pass over the samples; it packs samples of similar length up to a number of tokens."""
     from bergson import CollectorComputer, GradientProcessor, IndexConfig, InMemoryCollector
     from bergson.data import allocate_batches
 

@@ -35,7 +35,7 @@ def _loader(samples: Sentences, batch_size: int) -> DataLoader[Any]:
 
 
 def _rate_one(_model: nn.Module, _checkpoint: str) -> float:
-    """The weights are in the model already; captum asks for the learning rate."""
+    """Load nothing, because the weights are in the model already; captum expects the learning rate."""
     return 1.0
 
 
@@ -59,12 +59,12 @@ def _scores(workload: Workload, batch_size: int, loss: Any, sample_wise: bool) -
 
 
 def exact_scores(workload: Workload, batch_size: int) -> Tensor:
-    """One backward pass a sample, gradients of all parameters written out."""
+    """One backward pass for each sample; gradients of all parameters are written out."""
     return _scores(workload, batch_size, nn.CrossEntropyLoss(reduction="none"), sample_wise=False)
 
 
 def sample_wise_scores(workload: Workload, batch_size: int) -> Tensor:
-    """One backward pass a batch, gradients of Linear layers only."""
+    """One backward pass for each batch; gradients of Linear layers only."""
     scores = _scores(workload, batch_size, nn.CrossEntropyLoss(reduction="sum"), sample_wise=True)
     for parameter in workload.model.parameters():
         if hasattr(parameter, "sample_grad"):
@@ -92,7 +92,7 @@ def last_layer_scores(workload: Workload, batch_size: int) -> Tensor:
 
 
 def _written_out(workload: Workload, batch_size: int) -> int:
-    """Gradients of all probes, twice while they are put together, and of a batch of train samples."""
+    """Bytes for the gradients of all probes, twice while they are joined, and of a batch of train samples."""
     return parameter_bytes(workload) * (2 * len(workload.probes) + 2 * batch_size)
 
 
@@ -101,7 +101,7 @@ EXACT = Contender(
     "captum",
     exact_scores,
     (1, 8),
-    "loss with reduction 'none', sample_wise_grads_per_batch=False: its one way that covers every layer",
+    "loss with reduction 'none', sample_wise_grads_per_batch=False: its only setting that covers every layer",
     bytes_needed=_written_out,
 )
 SAMPLE_WISE = Contender(

@@ -11,7 +11,7 @@ from benchmarks.workloads import Workload
 
 
 def scores(workload: Workload, batch_size: int) -> Tensor:
-    """Its documented one call, `attribute`, over every layer that has a parameter."""
+    """Its documented single call, `attribute`, over every layer that has a parameter."""
     from dattri_llm import REGISTER_ALL, AttributionArguments, AttributionTask, HookManagerConfig, TracInAttributor
 
     with tempfile.TemporaryDirectory() as folder:

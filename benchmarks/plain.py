@@ -1,4 +1,4 @@
-"""The measure of cost: what a fit does with the train samples, its optimizer aside."""
+"""The unit of cost: what a fit does with the train samples, without its optimizer."""
 
 from __future__ import annotations
 

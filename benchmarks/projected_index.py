@@ -1,6 +1,6 @@
-"""A run directory with projected features of samples that nobody computed, in any number: what reading is measured on.
+"""A run directory of any size with made-up projected features, on which reading is measured.
 
-Everything is written as a fit would write it, through the package's own stores; only the features are drawn at random.
+Everything is written through the package's own stores, as in a fit; only the features are random.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_tracin.attribution.batching import SHARD_SAMPLES
-from lightning_tracin.config import Settings
+from lightning_tracin.config import Options
 from lightning_tracin.gradients import Sketch, plan_coverage
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.features import packed
@@ -29,7 +29,7 @@ def write_index(path: Path, train: int, probes: int, features: int) -> None:
         path: of the run directory.
         train: number of train samples.
         probes: number of probes.
-        features: numbers of a sample.
+        features: values of each sample.
     """
     model = nn.Linear(features - 1, 1)
     names = [name for name, _ in model.named_parameters()]
@@ -52,40 +52,29 @@ def write_index(path: Path, train: int, probes: int, features: int) -> None:
     store = directory.features(directory.ledger.append(record, dict(model.named_parameters())))
     store.write_sketch(sketch)
     store.write("probes", "00000", packed(range(probes), _drawn(probes, sketch.dim, generator)))
-    order = torch.randperm(train, generator=generator)  # as batches of similar length leave it
+    order = torch.randperm(train, generator=generator)  # like the order that batches of similar length have
     for number, rows in enumerate(torch.split(order, SHARD_SAMPLES)):
         store.write("train", f"{number:05d}", packed(rows.tolist(), _drawn(len(rows), sketch.dim, generator)))
     directory.end()
 
 
 def table_of(count: int) -> SampleTable:
-    """Samples in turn of each language."""
+    """Samples whose languages take turns."""
     languages = tuple(LANGUAGES[index % len(LANGUAGES)] for index in range(count))
     return SampleTable(languages, (None,) * count, tuple(f"sample {index}" for index in range(count)), (None,) * count)
 
 
 def _drawn(count: int, features: int, generator: torch.Generator) -> Tensor:
-    """Features, of norms that differ: [count, features]."""
+    """Features with different norms: [count, features]."""
     different = torch.randn(count, features, generator=generator)
     return different * (1 + torch.rand(count, 1, generator=generator))
 
 
 def _record_of(train: SampleTable, probes: SampleTable, elements: int, parameters: int) -> RunRecord:
-    """What the run says of itself."""
-    settings = Settings(
-        every_n_epochs=1,
-        every_n_train_steps=None,
-        parameters=None,
-        dtype="float32",
-        batch_size=32,
-        method="projected",
-        projection_dim=elements,
-        preconditioner=None,
-        per_layer=True,
-    )
+    """The record of the run."""
     return RunRecord(
         run="drawn",
-        settings=settings,
+        options=Options(projection_dim=elements),
         loss="per_sample_loss",
         train=known_samples(train),
         probes=known_samples(probes),

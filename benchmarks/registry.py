@@ -17,8 +17,8 @@ class Context:
     """How to measure."""
 
     repetitions: int = 5
-    patience: float = 60  # seconds of one comparison after which three pairs must do
-    scale: float = 1.0  # of the numbers of samples; below 1 for a glance
+    patience: float = 60  # seconds of one comparison after which three pairs are enough
+    scale: float = 1.0  # of the numbers of samples; below 1 for a quick look
 
 
 Measurement: TypeAlias = Callable[[Context], Report]
@@ -27,7 +27,7 @@ _MEASUREMENTS: dict[str, Measurement] = {}
 
 
 def measurement(*names: str) -> Callable[[Measurement], Measurement]:
-    """Declare the decorated function as the one that finds the figures or the table of these names."""
+    """Register the decorated function as the measurement of these figures or tables."""
 
     def declare(function: Measurement) -> Measurement:
         for name in names:
@@ -46,7 +46,7 @@ def names() -> list[str]:
 
 
 def chosen(wanted: Sequence[str]) -> list[Measurement]:
-    """The measurements of these names, each once; all where none is named.
+    """The measurements of these names, each once; all if no name is given.
 
     Raises:
         ValueError: there is no measurement of such a name.

@@ -1,4 +1,4 @@
-"""The findings as tables: on the terminal, and as the page `docs/benchmarks.md`."""
+"""The results as tables: on the terminal, and as the page `docs/benchmarks.md`."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Target:
     at_most: bool = False
 
     def verdict(self, value: float) -> str:
-        """How a value stands to the target."""
+        """How a value compares with the target."""
         sign = -1 if self.at_most else 1
         if sign * value >= sign * self.goal:
             return "goal"
         return "yes" if sign * value >= sign * self.bound else "no"
 
 
-#: All figures that have a target; their order is the table's.
+#: All figures that have a target, in the order of the table.
 TARGETS = {
     "exact_vs_dattri_llm": Target("dattri-llm's TracIn, time over ours", 3.5, 6),
     "exact_vs_captum": Target("captum's exact path, time over ours", 7, 12),
@@ -58,7 +58,7 @@ def tables(report: Report, box: Box) -> Iterator[tuple[str, Table]]:
 
 
 def show(report: Report, console: Console) -> None:
-    """Print the tables, and the notes below."""
+    """Print the tables with the notes below them."""
     for title, table in tables(report, SIMPLE_HEAD):
         table.title, table.title_justify = title, "left"
         console.print(table)
@@ -68,7 +68,10 @@ def show(report: Report, console: Console) -> None:
 
 def page(report: Report) -> str:
     """The page of documentation, as Markdown."""
-    parts = ["# Benchmarks", "Written by `make bench`; do not edit. Ratios are taken within pairs that were timed in turn."]
+    parts = [
+        "# Benchmarks",
+        "Written by `make bench`; do not edit. Each ratio is of two runs that were timed one after the other.",
+    ]
     if report.machine is not None:
         machine = report.machine
         versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
@@ -83,7 +86,7 @@ def page(report: Report) -> str:
 
 
 def notes(report: Report) -> Iterator[str]:
-    """The report's notes, and which figures it lacks."""
+    """The report's notes, and the figures that are missing."""
     for failure in report.failures:
         yield f"Failed: {failure}"
     yield from report.notes

@@ -1,4 +1,4 @@
-"""What a run of the benchmarks found, and its two files: `results.json` for gates, `report.json` for readers."""
+"""The results of a run of the benchmarks, and their two files: `results.json` for checks, `report.json` for readers."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A peer on a workload: timed, or why it was not."""
+    """A peer on a workload: its times, or why there are none."""
 
     workload: str
     peer: str
     version: str
     settings: str
-    note: str  # how its scores compare with ours; or why there are none
+    note: str  # how its scores compare with ours, or why there are none
     batch_size: int | None = None
     ours: Spread | None = None  # seconds
     theirs: Spread | None = None  # seconds
@@ -53,7 +53,7 @@ class Growth:
 
 @dataclass(frozen=True)
 class Machine:
-    """What the figures were measured on."""
+    """The machine that the figures were measured on."""
 
     date: str
     cores: int
@@ -65,13 +65,13 @@ class Machine:
 
 @dataclass(frozen=True)
 class Report:
-    """What measurements found."""
+    """The results of all measurements."""
 
     results: tuple[Result, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     growth: tuple[Growth, ...] = ()
     notes: tuple[str, ...] = ()
-    failures: tuple[str, ...] = ()  # measurements that ended with an error
+    failures: tuple[str, ...] = ()  # measurements that failed
     machine: Machine | None = None
 
 
@@ -81,7 +81,7 @@ def ratio_result(name: str, ratio: Spread) -> Result:
 
 
 def joined(reports: Iterable[Report], machine: Machine) -> Report:
-    """All findings of one run."""
+    """All results of one run."""
     every = tuple(reports)
     return Report(
         tuple(result for one in every for result in one.results),

@@ -1,7 +1,7 @@
-"""What attribution costs as train samples grow, and how fast what it stored is read again: `docs/scale.md`.
+"""How attribution scales with the number of train samples, and how fast stored results are read: `docs/scale.md`.
 
-`python -m benchmarks.scale` measures all of it on this machine (`--only passes reading ranks`: a part), keeps the figures in
-`scale.json` and writes the page. It needs two cores, 3 GB of free disk and about ten minutes.
+`python -m benchmarks.scale` measures everything on this machine (or a part, with `--only passes reading ranks`), stores the
+figures in `scale.json` and writes the page. It needs two cores, 3 GB of free disk and about ten minutes.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from lightning_tracin.storage.ingredients import IngredientStore
 HERE = Path(__file__).parent
 FIGURES, PAGE = HERE / "scale.json", HERE.parent / "docs" / "scale.md"
 
-#: Train samples, and how often each number is measured.
+#: Number of train samples -> how often it is measured.
 SIZES = {1_000: 5, 10_000: 3, 100_000: 1}
 
 PROBES, DIM, BATCH = 50, 512, 256
 
-#: The index that is read: train samples, probes, numbers of a sample.
+#: The index that is read: train samples, probes, values of each sample.
 INDEX = (1_000_000, 250, 512)
 
 #: Rounds of the reading, and pairs of runs of one rank and two.
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def machine() -> dict[str, Any]:
-    """What it is measured on."""
+    """The machine of the measurement."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "cores": psutil.cpu_count(),
@@ -76,7 +76,7 @@ def machine() -> dict[str, Any]:
 
 
 def _passes(folder: Path) -> dict[str, Any]:
-    """Each method's pass over more and more train samples of a tiny model."""
+    """Each method's pass over a growing number of train samples, with a tiny model."""
     found: dict[str, Any] = {}
     for count, runs in SIZES.items():
         workload = xlm_r("tiny", count, PROBES, layers=1, width=16, heads=2, inner=32, vocabulary=500)
@@ -114,7 +114,7 @@ _METHODS: dict[str, Callable[[Target, Job, Path], None]] = {"exact": _exact, "me
 
 
 def _reading(folder: Path) -> dict[str, Any]:
-    """A stored index of many samples, read in a process of its own that finds nothing of it in memory."""
+    """A stored index of many samples, read in a new process with a cold file cache."""
     train, probes, features = INDEX
     start = time.perf_counter()
     write_index(folder / "run", train, probes, features)
@@ -129,7 +129,7 @@ def _reading(folder: Path) -> dict[str, Any]:
 
 
 def _ranks(folder: Path) -> dict[str, Any]:
-    """One rank and two, of one thread each, in turn."""
+    """One rank and two ranks, of one thread each, in turn."""
     from benchmarks.ranked import timed_run  # fits a model
 
     found: dict[str, Any] = {"1": [], "2": []}
@@ -142,9 +142,9 @@ def _ranks(folder: Path) -> dict[str, Any]:
 
 def _settings() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=["passes", "reading", "ranks"], help="measure only these; the rest stays")
+    parser.add_argument("--only", nargs="+", choices=["passes", "reading", "ranks"], help="measure only these and keep the rest")
     parser.add_argument("--render", action="store_true", help="write the page again from the last figures")
-    parser.add_argument("--folder", type=Path, help="where the index and what passes write go; default: the system's")
+    parser.add_argument("--folder", type=Path, help="folder for the index and the files of the passes; default: the system's")
     return parser.parse_args()
 
 

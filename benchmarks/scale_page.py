@@ -20,9 +20,9 @@ def page(figures: Figures) -> str:
     lines = [
         "# Scale",
         "",
-        "What attribution takes for each train sample, how fast what it stored is read again, and what follows for ten million "
-        "samples. Written by `python -m benchmarks.scale`; do not edit. Medians, with lowest and highest where there is more "
-        "than one run.",
+        "What attribution takes for each train sample, how fast stored results are read, and what that means for ten million "
+        "samples. Written by `python -m benchmarks.scale`; do not edit. Values are medians, with lowest and highest if there is "
+        "more than one run.",
     ]
     for name, part in parts.items():
         if name in figures:
@@ -44,12 +44,12 @@ def _passes(found: Figures) -> Iterator[str]:
     yield ""
     yield (
         f"A tiny model ({found['elements']:,} elements, {found['parts']} parts: its layers by the optimizer's group), 50 probes "
-        "in 5 languages, texts of 8 to 48 tokens in batches of 256, 512 numbers for projected features; 2 threads. The pass "
-        "includes the probes, and all files with their checksums. A model that is worth attributing takes longer by what its "
-        "own forward and backward take ([benchmarks.md](benchmarks.md) has the ratios); the bytes are what they are here."
+        "in 5 languages, texts of 8 to 48 tokens in batches of 256, projected features of 512 values; 2 threads. The pass "
+        "includes the probes, and all files with their checksums. A real model adds the time of its own forward and backward "
+        "([benchmarks.md](benchmarks.md) has the ratios); the bytes stay the same."
     )
     yield ""
-    yield "| method | train samples | seconds | milliseconds a sample | bytes a sample | runs |"
+    yield "| method | train samples | seconds | ms per sample | bytes per sample | runs |"
     yield "|---|---:|---:|---:|---:|---:|"
     for method in ("exact", "means", "projected"):
         for count, one in found[method].items():
@@ -68,18 +68,19 @@ def _reading(found: Figures) -> Iterator[str]:
     yield "## Scoring a stored index"
     yield ""
     yield (
-        f"{found['train']:,} train samples x {found['probes']} probes, {found['features']} numbers each: {size / 1e9:.2f} GB in "
-        f"{found['files']:,} files, written through `FeatureStore`. The top {found['k']} of every probe, by cosine, from the "
-        "disk: in each round the system is asked to forget the files before each line of the table, and the lines come in turn."
+        f"{found['train']:,} train samples x {found['probes']} probes, {found['features']} values each: {size / 1e9:.2f} GB in "
+        f"{found['files']:,} files, written through `FeatureStore`. Scoring finds the top {found['k']} of every probe by cosine. "
+        "All reads are from disk: before each measurement the system is asked to drop the files from its cache. The rows of the "
+        "table were measured in turn, in several rounds."
     )
     yield ""
     yield "| | seconds | MB/s |"
     yield "|---|---:|---:|"
     names = {
-        "read": "files read, one thread",
-        "hashed": "files read and hashed (XXH3), one thread",
-        "scored": "**scored**, checksums compared",
-        "unchecked": "scored without checksums (not offered)",
+        "read": "reading the files, one thread",
+        "hashed": "reading and hashing the files (XXH3), one thread",
+        "scored": "**scoring**, with checksums",
+        "unchecked": "scoring without checksums (not offered)",
     }
     for name, words in names.items():
         yield f"| {words} | {_seconds(taken[name])} | {size / 1e6 / taken[name].value:.0f} |"
@@ -87,28 +88,35 @@ def _reading(found: Figures) -> Iterator[str]:
     yield ""
     yield (
         f"Scoring takes {_ratio(spread(ratio))} times as long as reading alone, and {_ratio(spread(without))} times as long as "
-        f"without checksums. Beside reading it is {operations / 1e9:.0f} GFLOP of products, which run in other "
-        "threads than what ranks them: where these take less than the disk, the disk is what is waited for; on these two cores "
-        "they take longer."
+        f"without checksums. Apart from reading, it computes {operations / 1e9:.0f} GFLOP of products in background threads "
+        "while the main thread ranks them. With enough cores the disk is the limit; on these two cores the products are."
     )
     yield ""
     matrix = 4 * found["train"] * found["probes"]
     yield (
-        f"**Memory**: {found['peak'] / 2**20:.0f} MiB at the most beyond the opened run, where one matrix of scores in double "
-        f"precision would be {2 * matrix / 2**20:,.0f} MiB. The bound: for each thread and one more (and each snapshot that is "
-        f"summed), a shard ({SHARD_SAMPLES} samples and up to a batch more) as it stands there and in single precision (twice "
-        "where there are several groups), and its products with the probes (4 "
-        "bytes for each group); for one shard 25 bytes a pair for scores, ranks and a comparison; "
-        "32 bytes for each of k entries a probe and table, 8 bytes a train sample and snapshot, 8 more where snapshots are "
-        "summed, and the probes' features; whitening adds 8 bytes for each pair of features. None of these but the numbers by "
-        "train sample grows with their number, as `tests/guarantees/test_streaming.py` asserts. Opening the run takes "
-        f"{found['opened']['seconds']:.0f} s and holds {found['opened']['held'] / found['train']:.0f} bytes a train sample "
-        f"({found['opened']['peak'] / found['train']:.0f} while it reads), with texts of 13 characters."
+        f"**Memory**: at most {found['peak'] / 2**20:.0f} MiB on top of the opened run; one matrix of scores in double precision "
+        f"would be {2 * matrix / 2**20:,.0f} MiB. The bound is the sum of these:"
     )
     yield ""
     yield (
-        "A run is read this way where a matrix of its scores takes more than 512 MiB (67 million pairs of train sample and "
-        "probe), or the products of the snapshots that are asked for more than 1 GiB. Rankings are the same either way."
+        "- for each thread, plus one (times the snapshots that are summed): a shard "
+        f"({SHARD_SAMPLES} samples and up to one batch more) as stored and in single precision (twice if there are several "
+        "groups), and its products with the probes (4 bytes for each group);\n"
+        "- for one shard: 25 bytes per pair for scores, ranks and a comparison;\n"
+        "- 32 bytes for each of the k entries per probe and table;\n"
+        "- 8 bytes per train sample and snapshot, 8 more if snapshots are summed;\n"
+        "- the probes' features; whitening adds 8 bytes for each pair of features."
+    )
+    yield ""
+    yield (
+        "Only the bytes per train sample grow with the number of train samples, as `tests/guarantees/test_streaming.py` asserts. "
+        f"Opening the run takes {found['opened']['seconds']:.0f} s and holds {found['opened']['held'] / found['train']:.0f} "
+        f"bytes per train sample ({found['opened']['peak'] / found['train']:.0f} while it reads), with texts of 13 characters."
+    )
+    yield ""
+    yield (
+        "A run is read this way if a matrix of its scores takes more than 512 MiB (67 million pairs of train sample and probe), "
+        "or if the products of the requested snapshots take more than 1 GiB. Rankings are the same either way."
     )
 
 
@@ -118,9 +126,9 @@ def _ranks(found: Figures) -> Iterator[str]:
     yield "## Two ranks"
     yield ""
     yield (
-        "8,192 train samples x 50 probes, exact, by `attribute(..., fabric=...)` with one thread a rank: from the snapshot's "
-        f"weights to its last file {_seconds(one)} s with one rank, {_seconds(two)} s with two; **{_ratio(ratio)} times as "
-        f"fast** ({ratio.runs} pairs of runs in turn). Each rank computes the probes' gradients, and every second shard of the "
+        "8,192 train samples x 50 probes, exact, by `attribute(..., fabric=...)` with one thread per rank: from the snapshot's "
+        f"weights to its last file, {_seconds(one)} s with one rank and {_seconds(two)} s with two; **{_ratio(ratio)} times as "
+        f"fast** ({ratio.runs} pairs of runs, in turn). Each rank computes the gradients of all probes and half of the shards of "
         "train samples."
     )
 
@@ -131,13 +139,12 @@ def _computed(passes: Figures, reading: Figures) -> Iterator[str]:
     yield f"## {SAMPLES:,} samples on {RANKS} GPUs"
     yield ""
     yield (
-        f"**Computed, not measured: no GPU and no {RANKS} processes were at hand.** Assumed: {PROBES} probes in {LANGUAGES} "
-        f"languages, {PARTS} parts (twelve layers, embeddings and head, by two groups of the optimizer), "
-        f"`projection_dim={DIM}`, texts of {TEXT} bytes, shards of {SHARD_SAMPLES} samples. A snapshot's bytes for a train "
-        "sample:"
+        f"**Computed, not measured: there was no GPU and no machine for {RANKS} processes.** Assumptions: {PROBES} probes in "
+        f"{LANGUAGES} languages, {PARTS} parts (twelve layers, embeddings and head, in two groups of the optimizer), "
+        f"`projection_dim={DIM}`, texts of {TEXT} bytes, shards of {SHARD_SAMPLES} samples. What a snapshot takes:"
     )
     yield ""
-    yield "| method | formula | bytes a sample | a snapshot |"
+    yield "| method | formula | bytes per train sample | in all |"
     yield "|---|---|---:|---:|"
     yield f"| exact | 4 x parts x (probes + 1) + 8 | {exact:,} | {exact * SAMPLES / 1e9:,.0f} GB |"
     yield (
@@ -147,7 +154,7 @@ def _computed(passes: Figures, reading: Figures) -> Iterator[str]:
     yield f"| means | 4 x parts x (2 x languages + 1) + 8 | {means:,} | {means * SAMPLES / 1e9:,.0f} GB |"
     yield f"| projected | 2 x projection_dim + 12 | {projected:,} | {projected * SAMPLES / 1e9:,.0f} GB |"
     yield ""
-    yield "The same formulas for what was measured above, at the largest number of samples:"
+    yield "The same formulas against the measurements above, at the largest number of samples (bytes per train sample):"
     yield ""
     yield "| method | formula | measured |"
     yield "|---|---:|---:|"
@@ -157,21 +164,23 @@ def _computed(passes: Figures, reading: Figures) -> Iterator[str]:
         yield f"| {name} | {size:,} | {one['bytes'] / int(count):,.0f} |"
     yield ""
     yield (
-        f"- **Files**: {shards:,} a snapshot (for exact, times the chunks that the probes are taken in), {shards // RANKS} or "
-        f"{shards // RANKS + 1} of them by each rank. A file is written whole and flushed: what is lost with a killed rank is "
-        f"one shard.\n- **Time**: a rank does samples / {RANKS} = {SAMPLES // RANKS:,} samples and all the probes. With t the "
-        "time that your GPU takes for a sample's plain forward and backward, and r the ratio of [benchmarks.md](benchmarks.md) "
-        f"(measured on a CPU: the ratio on a GPU is not known here), a snapshot takes {SAMPLES // RANKS:,} x t x r. With t = 2 "
-        f"ms, which is an assumption, and r = 1, that is {SAMPLES / RANKS * 0.002 / 60:.1f} minutes.\n- **Disk while it is "
-        f"written**: projected features of {RANKS} ranks at that pace come at {projected * RANKS / 0.002 / 1e6:,.0f} MB/s in "
-        f"all.\n- **Reading**: one process reads {projected * SAMPLES / 1e9:,.0f} GB of a snapshot. At the "
-        f"{_rate(reading) / 1e6:.0f} MB/s measured above that is {projected * SAMPLES / _rate(reading) / 3600:.1f} hours; it is "
-        "mostly products that take it, so more cores help. With `projection_dim=512` it is a sixteenth.\n- **Memory of each "
-        "rank**: the model twice, `memory_budget`, and what the data set itself takes. Rank 0 has the table of train samples "
-        "besides, which is what grows first: "
-        f"{(reading['opened']['held'] / reading['train'] + TEXT - 13) * SAMPLES / 1e9:.1f} GB here, most of it texts, which can "
-        "be left out (`text_columns=[]`); the other ranks get it without the texts.\n- **Reading's memory**: as above; 8 to "
-        "16 bytes a train sample and snapshot beside the shards, "
+        f"- **Files**: {shards:,} per snapshot (for exact, times the number of chunks of probes); each rank writes "
+        f"{shards // RANKS} or {shards // RANKS + 1} of them. A file is written completely and flushed: a killed rank loses one "
+        "shard.\n"
+        f"- **Time**: a rank handles samples / {RANKS} = {SAMPLES // RANKS:,} samples and all the probes. Let t be the time that "
+        "your GPU takes for a plain forward and backward of one sample, and r the ratio in [benchmarks.md](benchmarks.md) "
+        f"(measured on a CPU; the ratio on a GPU is not known here). A snapshot takes {SAMPLES // RANKS:,} x t x r. With t = 2 "
+        f"ms (an assumption) and r = 1, that is {SAMPLES / RANKS * 0.002 / 60:.1f} minutes.\n"
+        f"- **Writing**: at that pace, {RANKS} ranks write {projected * RANKS / 0.002 / 1e6:,.0f} MB/s of projected features in "
+        "all.\n"
+        f"- **Reading**: one process reads {projected * SAMPLES / 1e9:,.0f} GB of a snapshot. At the "
+        f"{_rate(reading) / 1e6:.0f} MB/s measured above that is {projected * SAMPLES / _rate(reading) / 3600:.1f} hours. Most "
+        "of it is products, so more cores help. With `projection_dim=512` it is a sixteenth.\n"
+        "- **Memory of each rank**: the model twice, `memory_budget`, and the data set itself. Rank 0 also holds the table of "
+        "train samples, which grows fastest: "
+        f"{(reading['opened']['held'] / reading['train'] + TEXT - 13) * SAMPLES / 1e9:.1f} GB here. Most of it is texts, which "
+        "can be left out (`text_columns=[]`); the other ranks get the table without the texts.\n"
+        "- **Memory of reading**: as above; on top of the shards, 8 to 16 bytes per train sample and snapshot, "
         f"{16 * SAMPLES / 1e6:.0f} MB for each snapshot."
     )
 

@@ -1,4 +1,4 @@
-"""Which parameters both sides of a comparison score."""
+"""The parameters that both sides of a comparison score."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Speed and memory of scoring a stored index, in a process of its own: `python -m benchmarks.streamed RUN ROUNDS` prints JSON.
 
-In each round the files are read as they are, hashed as they are, and scored, each time after the system was asked to forget
-them (`posix_fadvise`), so that all three read the same bytes from the same disk.
+Each round reads the files, hashes them, and scores them. Before each of the three, the system is asked to drop the files from its
+cache (`posix_fadvise`), so that all three read the same bytes from the same disk.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lightning_tracin.analysis.top_k import Strongest
 from lightning_tracin.config import Scoring
 from lightning_tracin.storage import features
 
-#: What a plain read takes at once.
+#: Bytes of one plain read.
 _PIECE = 1 << 20
 
 _K = 100
@@ -36,7 +36,7 @@ def main() -> None:
     path, rounds = Path(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(2)
     files = sorted((path / "features").rglob("train-*.safetensors"))
-    torch.ones(256, 256) @ torch.ones(256, 256)  # threads and their buffers are there
+    torch.ones(256, 256) @ torch.ones(256, 256)  # starts the threads and allocates their buffers
     before = resident("VmRSS")
     start = time.perf_counter()
     run = TracInRun.open(path)
@@ -45,7 +45,7 @@ def main() -> None:
 
     def scored() -> None:
         strongest = Strongest(_K, "positive")
-        for train, (scores,) in Scorer(run.directory, run.record, run.snapshots).blocks([0], Scoring()):
+        for train, (scores,) in Scorer(run.directory, run.method).blocks([0], Scoring()):
             strongest.add(train, scores[""])
         strongest.found()
 
@@ -64,7 +64,7 @@ def main() -> None:
     for _ in range(rounds):
         for name, work in contenders.items():
             _forget(files)
-            Path("/proc/self/clear_refs").write_text("5")  # the most that was held counts from here
+            Path("/proc/self/clear_refs").write_text("5")  # resets the peak
             held = resident("VmRSS")
             start = time.perf_counter()
             work()
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def _unchecked(path: Path, remedy: str = "", owner: str = "") -> dict[str, Tensor]:
-    """A file's tensors, in memory, without a look at their checksum."""
+    """A file's tensors, in memory, with no checksum test."""
     del remedy, owner
     with safetensors.safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - it is no mapping

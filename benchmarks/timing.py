@@ -1,4 +1,4 @@
-"""Timing two sides in turn, so that what else the machine does falls on both."""
+"""Timing two sides in turn, so that other load on the machine affects both."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import torch
 
-#: Pairs that are measured whatever time they take.
+#: Pairs that are always measured, however long they take.
 FEWEST = 3
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A median with the smallest and the largest of the runs."""
+    """The median, smallest and largest of some runs."""
 
     value: float
     low: float
@@ -30,7 +30,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Seconds of one side and of another, taken in turn."""
+    """Seconds of two sides, timed in turn."""
 
     ours: tuple[float, ...]
     theirs: tuple[float, ...]
@@ -47,7 +47,7 @@ class Pairs:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Seconds that one call takes, until the device has done its part."""
+    """Seconds that one call takes, until the device has finished."""
     _wait()
     start = time.perf_counter()
     work()
@@ -64,7 +64,7 @@ def interleaved(
         ours: one side, warmed up.
         theirs: the other side, warmed up.
         repetitions: number of pairs.
-        patience: seconds after which no further pair is begun, once there are three (or all that were asked for).
+        patience: seconds after which no further pair is started, once there are three (or all that were requested).
     """
     pairs: list[tuple[float, float]] = []
     start = time.perf_counter()

@@ -1,7 +1,7 @@
-"""What is measured on: models of real shapes with random weights, and samples of ragged lengths.
+"""The workloads: models of real shapes with random weights, and samples of different lengths.
 
-Every side of a comparison gets the same `Workload`. Its samples stand in ascending order of length, so that a side which takes
-them in order, batch after batch, pads as little as one that sorts them itself.
+Every side of a comparison gets the same `Workload`. Its samples are in ascending order of length, so that a side that takes them
+in order pads as little as one that sorts them itself.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, XLMRobertaConfig, XLMRobertaForSequenceClassification
 
 Batch: TypeAlias = dict[str, Tensor]
-#: The sum of the losses of a batch's samples.
+#: Returns the sum of the losses of a batch's samples.
 Loss: TypeAlias = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
 
 _CLASSES = 3
@@ -25,7 +25,7 @@ _XLM_R_PAD = 1
 
 
 class Sentences(Dataset[Batch]):
-    """Samples as any data loader takes them: asked for several, it pads them to the longest of these.
+    """A dataset for any data loader; a request for several samples pads them to the longest.
 
     Args:
         tokens: of each sample, [length], in ascending order of length.
@@ -43,7 +43,7 @@ class Sentences(Dataset[Batch]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Batch]:
-        """Several samples, padded to the longest of these."""
+        """Several samples, padded to the longest."""
         longest = max(len(self.tokens[index]) for index in indices)
         return [
             {
@@ -55,7 +55,7 @@ class Sentences(Dataset[Batch]):
         ]
 
     def first(self, count: int) -> Sentences:
-        """So many of the samples (or all), spread evenly over all lengths."""
+        """That many samples (or all), spread evenly over all lengths."""
         count = min(count, len(self))
         chosen = [index * len(self) // count for index in range(count)]
         return Sentences([self.tokens[i] for i in chosen], [self.labels[i] for i in chosen], self.pad)
@@ -78,7 +78,7 @@ class Workload:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The model's device."""
         return next(self.model.parameters()).device
 
     def to(self, device: torch.device) -> Workload:
@@ -90,7 +90,7 @@ class Workload:
         return Workload(self.name, self.description, self.model, self.loss, self.train.first(train), self.probes.first(probes))
 
     def scaled(self, scale: float) -> Workload:
-        """The same with that part of the samples, at least two of each."""
+        """The same with this fraction of the samples, at least two of each."""
         if scale == 1:
             return self
         return self.smaller(max(2, int(len(self.train) * scale)), max(2, int(len(self.probes) * scale)))
@@ -103,13 +103,13 @@ def classification_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor
 
 
 def next_token_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Cross entropy of each next token, summed; causal attention needs no mask where padding stands at the end."""
+    """Cross entropy of each next token, summed; causal attention needs no mask for padding at the end."""
     logits = model(input_ids=batch["input_ids"]).logits[:, :-1]
     return F.cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=-100, reduction="sum")
 
 
 def reference(train: int = 256, probes: int = 64) -> Workload:
-    """XLM-R's shape made small: 6 layers, width 256, 30,000 tokens; the workload that targets are set on."""
+    """XLM-R's shape made small: 6 layers, width 256, 30,000 tokens; the workload of the targets."""
     return xlm_r("reference", train, probes, layers=6, width=256, heads=4, inner=1024, vocabulary=30_000)
 
 
@@ -166,7 +166,7 @@ def xlm_r(name: str, train: int, probes: int, *, layers: int, width: int, heads:
 
 
 def _texts(count: int, vocabulary: int, generator: torch.Generator) -> list[Tensor]:
-    """Samples of 8 to 48 tokens with their begin and end, ids falling off like Zipf's law, shortest first."""
+    """Samples of 8 to 48 tokens with begin and end tokens, ids distributed by Zipf's law, shortest first."""
     lengths = torch.randint(8, 49, (count,), generator=generator).sort().values
     texts = []
     for length in lengths.tolist():

@@ -1,7 +1,7 @@
 """Fine-tune a multilingual classifier and see which languages' training data it relies on for each language.
 
-Without options: names from the Unicode CLDR, nothing to download, a few minutes on a laptop. `--help` lists the options;
-`finetune_options/` holds sets of them for public data, as in
+Without options it uses names from the Unicode CLDR, downloads nothing, and takes a few minutes on a laptop. `--help` lists the
+options. `finetune_options/` has files of options for public data sets:
 `finetune.py --config examples/finetune_options/nusax.yaml --data_dir FOLDER`.
 """
 
@@ -25,9 +25,9 @@ from lightning_tracin import TracInCallback, TracInError, TracInRun
 from lightning_tracin.errors import printable
 from lightning_tracin.studies.data import load_split
 from lightning_tracin.studies.datasets import Split
-from lightning_tracin.studies.fit_settings import FitSettings
 from lightning_tracin.studies.models.classifier import Classifier, tokenizer_and_model
 from lightning_tracin.studies.pretraining import with_encoder
+from lightning_tracin.studies.settings import FitSettings
 from lightning_tracin.studies.text_data import TextDataModule
 
 
@@ -35,11 +35,11 @@ from lightning_tracin.studies.text_data import TextDataModule
 class Finetuning(FitSettings):
     """Fine-tune a multilingual classifier and see which languages' training data it relies on.
 
-    With no option: names from the Unicode CLDR, a small model, five training languages, three more that are only probed.
+    Without options: names from the Unicode CLDR, a small model, five train languages and three more that are only probed.
 
     Args:
-        top_k: How many proponents of a probe make its reliance.
-        output: Where everything goes; by default ``runs/<data>``. If it is taken, a number is put behind it.
+        top_k: Number of proponents of a probe that count in its reliance.
+        output: Folder for everything; by default ``runs/<data>``. A number is added if the folder is in use.
         wandb_mode: ``disabled`` logs to CSV files instead.
     """
 
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def finetune(options: Finetuning) -> None:
-    """Fine-tune with a `TracInCallback`, then print accuracy, reliance, and where everything is."""
+    """Fine-tune with a `TracInCallback`, then print accuracy, reliance, and the paths of the results."""
     pl.seed_everything(options.seed)
     if options.threads or options.model == "small":
         torch.set_num_threads(options.threads or 1)
@@ -109,7 +109,7 @@ def finetune(options: Finetuning) -> None:
 
 
 def accuracies(split: Split, predictions: list[int]) -> str:
-    """Return a table: the model's accuracy beside that of always saying the train data's most frequent label."""
+    """Return a table: the model's accuracy, and that of always predicting the most frequent train label."""
     majority = Counter(split.train.with_format(None)["label"]).most_common(1)[0][0]
     samples = split.test.with_format(None)
     labels = pd.Series(samples["label"])
@@ -127,7 +127,7 @@ def accuracies(split: Split, predictions: list[int]) -> str:
 
 
 def reliance(run: TracInRun, k: int) -> str:
-    """Return two tables, probe languages down and train languages across: shares beside chance, and lift."""
+    """Return two tables with a row for each probe language and a column for each train language: shares with chance, and lift."""
     table = run.reliance(k, cumulative=True)
     last = table[table["snapshot"] == table["snapshot"].max()]
     shares = last.pivot(index="probe_language", columns="train_language", values="share")
@@ -135,13 +135,13 @@ def reliance(run: TracInRun, k: int) -> str:
     lift = last.pivot(index="probe_language", columns="train_language", values="lift")
     return (
         f"Share of the top {k} proponents\n{shares.round(3).to_string()}\n\n"
-        f"Lift: a share over that train language's mean share, >1 where this probe language relies on it in particular\n"
+        f"Lift: a share over that train language's mean share; > 1 if this probe language in particular relies on it\n"
         f"{lift.round(2).to_string()}"
     )
 
 
 def fresh_directory(path: Path) -> Path:
-    """Make a directory, with a number behind its name if there is something in it already."""
+    """Make a new directory; a number is added to the name if it is in use."""
     number = 1
     fresh = path
     while fresh.exists() and (not fresh.is_dir() or any(fresh.iterdir())):
@@ -152,15 +152,15 @@ def fresh_directory(path: Path) -> Path:
 
 
 def slug(name: str) -> str:
-    """Return the last parts of a name or path as one word."""
+    """Return the last two parts of a name or path as one word."""
     return re.sub(r"[^a-z0-9]+", "-", "-".join(Path(name).parts[-2:]).lower()).strip("-")
 
 
 def logger_for(options: Finetuning, output: Path) -> Logger:
-    """Return the logger that the options ask for."""
+    """Return the logger that the options choose."""
     if options.wandb_mode == "disabled":
         return CSVLogger(output, name="metrics")
-    offline = options.wandb_mode == "offline"  # what W&B has to say then, the script says itself
+    offline = options.wandb_mode == "offline"  # the script prints itself where an offline run is
     settings = wandb.Settings(silent=offline)
     return WandbLogger(project="lightning-tracin", name=output.name, save_dir=output, offline=offline, settings=settings)
 

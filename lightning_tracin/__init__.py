@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 __all__ = ["TracInCallback", "TracInError", "TracInRun", "attribute", "import_checkpoints"]
 
-#: Where each name stands. A name is imported when it is asked for, so that reading a run does not load Lightning.
+#: Where a name is defined. Modules are imported on first use, so that reading a run loads neither Lightning nor transformers.
 _HOMES = {
     "TracInCallback": "callbacks.tracin",
     "TracInError": "errors",
     "TracInRun": "run",
+    "add_probes": "trainer.add_probes",  # behind `TracInRun.add_probes`
     "attribute": "trainer.attribute",
     "import_checkpoints": "trainer.import_checkpoints",
 }
@@ -27,9 +28,7 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value  # asked for once
-    return value
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

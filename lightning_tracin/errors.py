@@ -1,8 +1,10 @@
-"""The error that users can act on, and text of data sets made safe for a terminal."""
+"""The errors that users can act on, and text of data sets made safe for a terminal."""
 
 from __future__ import annotations
 
+import importlib
 import unicodedata
+from types import ModuleType
 
 
 class TracInError(RuntimeError):
@@ -10,6 +12,35 @@ class TracInError(RuntimeError):
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))
+
+
+class MissingPackageError(TracInError):
+    """An optional package is not installed; the message names it and the extra that installs it."""
+
+
+def needs(package: str, extra: str, what: str) -> ModuleType:
+    """Import an optional package where it is used.
+
+    Args:
+        package: name of the module, such as `jinja2` or `torchmetrics.classification`.
+        extra: the extra of lightning-tracin that installs it.
+        what: the things that need it, in the plural, as a sentence begins with them.
+
+    Returns:
+        The module.
+
+    Raises:
+        MissingPackageError: the package is not installed.
+    """
+    root = package.partition(".")[0]
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != root:
+            raise  # the package is installed, but lacks something itself
+        raise MissingPackageError(
+            f"{what} need {root}, which is not installed: pip install 'lightning-tracin[{extra}]'."
+        ) from error
 
 
 #: Marks that reorder what stands around them on a terminal.

@@ -15,11 +15,13 @@ from lightning_tracin.analysis.reliance import COLUMNS, Floats, Interval, Tally
 from lightning_tracin.analysis.scorer import Scorer
 from lightning_tracin.analysis.scores import Scores, require_k
 from lightning_tracin.analysis.top_k import Strongest
+from lightning_tracin.attribution.method import Method, method_of
+from lightning_tracin.attribution.prepare import Sources
 from lightning_tracin.config import DAMPING, Asked, Blocks, Measure, SampleColumns, Scoring, Sign, Similarity, Weighting
 from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.filesystem import Place, place
-from lightning_tracin.storage.lock import RunLock
+from lightning_tracin.storage.records import RunRecord
 from lightning_tracin.storage.sample_table import SampleTable
 from lightning_tracin.storage.shards import Indices, Ingredients
 from lightning_tracin.storage.snapshots import Snapshot
@@ -34,7 +36,7 @@ class TracInRun:
     """One run, opened to read.
 
     Attributes:
-        snapshots: the run's snapshots, in order.
+        method: how its influence was computed.
         train: table of the train samples.
         probes: table of the probes.
         queries: what influence is on: the probes, or their languages where only means were computed.
@@ -42,12 +44,12 @@ class TracInRun:
 
     def __init__(self, directory: RunDirectory) -> None:
         self._directory = directory
-        self.record = directory.record()
-        self.snapshots: tuple[Snapshot, ...] = directory.ledger.snapshots()
+        directory.ledger.snapshots()  # what is missing or damaged is said now
         self.train: SampleTable = directory.samples("train")
         self.probes: SampleTable = directory.samples("probes")
-        self.queries: SampleTable = _languages(self.probes) if self.record.settings.method == "means" else self.probes
-        self._scorer = Scorer(directory, self.record, self.snapshots)
+        self.method: Method = method_of(self.record.options)
+        self.queries: SampleTable = self.method.queries(self.probes)
+        self._scorer = Scorer(directory, self.method)
 
     @classmethod
     def open(cls, path: Place) -> TracInRun:
@@ -71,11 +73,20 @@ class TracInRun:
 
         It wrote down no spot check.
         """
-        settings = self.record.settings
-        if settings.method != "exact" or self.record.probes.count <= settings.batch_size:
+        if not self.method.banks_probes or self.record.probes.count <= self.record.options.batch_size:
             return False
         unchecked = [snapshot for snapshot in self.snapshots if snapshot.name not in self.record.spot_checks]
-        return any(self._directory.folder_of(snapshot).exists() for snapshot in unchecked)
+        return any(self.method.store(self._directory, snapshot).folder.exists() for snapshot in unchecked)
+
+    @property
+    def record(self) -> RunRecord:
+        """What `run.json` says."""
+        return self._directory.record()
+
+    @property
+    def snapshots(self) -> tuple[Snapshot, ...]:
+        """The run's snapshots, in order; a run that is being fitted gains more."""
+        return self._directory.ledger.snapshots()
 
     @property
     def directory(self) -> RunDirectory:
@@ -129,7 +140,9 @@ class TracInRun:
         Raises:
             TracInError: a snapshot has no ingredients, or a choice is unknown.
         """
-        scoring = Scoring(similarity, weighting, preconditioner, damping, blocks)
+        scoring = Scoring(
+            similarity=similarity, weighting=weighting, preconditioner=preconditioner, damping=damping, blocks=blocks
+        )
         total: Scores = np.zeros((len(self.train), len(self.queries)))
         for train, scores in self._summed(scoring, self._chosen(snapshots)):
             total[train] = scores
@@ -191,14 +204,16 @@ class TracInRun:
             TracInError: a choice is unknown, `k` is out of range, or the run holds language means and another measure than
                 `"mean"` is asked for.
         """
-        if self.record.settings.method == "means" and measure != "mean":
+        if self.method.measure == "mean" and measure != "mean":
             raise TracInError(
                 f"measure={measure!r} ranks train samples for each probe, but {self.path} holds language means only; take "
                 "measure='mean', or run the fit with `language_means=False`."
             )
         if by not in (None, "layer"):
             raise TracInError(f"by should be 'layer' or None, but is {by!r}.")
-        scoring = Scoring(similarity, weighting, preconditioner, damping, blocks)
+        scoring = Scoring(
+            similarity=similarity, weighting=weighting, preconditioner=preconditioner, damping=damping, blocks=blocks
+        )
         chosen = self._chosen(snapshots)
         tallies: dict[tuple[int, str], Tally] = {}
 
@@ -221,7 +236,7 @@ class TracInRun:
             tables.append(table.assign(snapshot=about.index, epoch=about.epoch, step=about.step, layer=layer))
         columns = [*RELIANCE_COLUMNS[:3], *([] if by is None else ["layer"]), *RELIANCE_COLUMNS[3:]]
         whole: pd.DataFrame = pd.concat(tables, ignore_index=True)[columns]
-        if self.record.settings.method == "means":
+        if self.method.measure == "mean":
             whole["probes"] = whole["probe_language"].map(self.probes.counts())
         return whole
 
@@ -245,7 +260,9 @@ class TracInRun:
         """
         if not 0 <= probe < len(self.queries):
             raise TracInError(f"There is no probe {probe}; the run has probes 0 to {len(self.queries) - 1}.")
-        (table,) = self.tops([probe], k, sign, Scoring(similarity, weighting, preconditioner), snapshots)
+        (table,) = self.tops(
+            [probe], k, sign, Scoring(similarity=similarity, weighting=weighting, preconditioner=preconditioner), snapshots
+        )
         return table
 
     def tops(
@@ -296,16 +313,16 @@ class TracInRun:
             TracInError: the run holds no features, a snapshot's weights were not kept, the probes' languages are not found, or
                 another process works in the run directory.
         """
-        from lightning_tracin.trainer.add_probes import add_probes  # reading a run needs neither Lightning nor a model
+        from lightning_tracin import add_probes  # loads Lightning, which reading a run does not need
 
-        with RunLock(self.path):
-            add_probes(self._directory, module, probes, SampleColumns(language_column, item_column), languages)
-        return TracInRun(self._directory)
+        columns = SampleColumns(language_column=language_column, item_column=item_column)
+        add_probes(self._directory, module, Sources(None, probes, None, languages), columns)
+        return TracInRun(RunDirectory(self.path))
 
     def _summed(self, scoring: Scoring, chosen: Sequence[int]) -> Iterator[tuple[Indices, Scores]]:
         """Train samples, block by block, with their influence summed over snapshots."""
         for train, each in self._scorer.blocks(chosen, scoring):
-            total = next(each)[""]
+            total = next(each)[""].copy()  # scores are kept for the next table
             for one in each:
                 total += one[""]
             yield train, total
@@ -318,14 +335,6 @@ class TracInRun:
         if unknown:
             raise TracInError(f"There is no snapshot {unknown[0]}; the run has {len(self.snapshots)}, numbered from 0.")
         return chosen
-
-
-def _languages(probes: SampleTable) -> SampleTable:
-    """The languages of probes as queries, in alphabetical order."""
-    counts = probes.counts()
-    names = tuple(sorted(counts))
-    nothing = (None,) * len(names)
-    return SampleTable(names, nothing, tuple(f"mean of {counts[name]} probes" for name in names), nothing)
 
 
 def top_table(indices: Indices, scores: Scores, train: SampleTable) -> pd.DataFrame:

@@ -1,6 +1,6 @@
-"""What influence is compared with: scores that look at no gradient, in the same form, [train, probes].
+"""Baselines for influence: scores [train, probes] that use no gradients.
 
-A claim about reliance has to show what influence adds to these.
+A claim about reliance has to show what influence adds to them.
 """
 
 from __future__ import annotations
@@ -8,15 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-import bm25s
 import numpy as np
 import numpy.typing as npt
 
 from lightning_tracin.analysis.scores import Scores
-from lightning_tracin.errors import TracInError
+from lightning_tracin.errors import TracInError, needs
 from lightning_tracin.storage.sample_table import SampleTable
 
-#: Words, and single characters of scripts that are written without spaces (kana, Han, Thai, Lao, Burmese, Khmer).
+#: Words, and single characters in scripts written without spaces (kana, Han, Thai, Lao, Burmese, Khmer).
 _TOKENS = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
     "|[^\\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+"
@@ -24,7 +23,7 @@ _TOKENS = re.compile(
 
 _SAME_LABEL, _REPRESENTATIONS = "same label", "representations"
 
-#: The baselines by their names; a product of two is theirs, sample by sample.
+#: Names of the baselines; `A x B` is the elementwise product of A and B.
 BASELINES = (
     "random",
     _SAME_LABEL,
@@ -43,42 +42,51 @@ def baselines_of(
     seed: int = 0,
     missing: list[str] | None = None,
 ) -> dict[str, Scores]:
-    """Baselines by their names, equal scores in random order: arrays [train, probes].
+    """Compute baselines by name: arrays [train, probes], ties broken at random.
 
     Args:
         names: some of `BASELINES`.
         train: the train samples.
         probes: the probes.
-        representations: gives the fitted model's own, of the train samples and of the probes, each [samples, width]; called
-            only if asked for. None leaves out what needs them.
-        seed: of the random scores.
-        missing: takes up which cannot be made and why, and they are left out; None makes that an error.
+        representations: returns the fitted model's representations of the train samples and of the probes, each
+            [samples, width]; called only if needed. None skips the baselines that need them.
+        seed: seed of the random scores and of the tie-breaking.
+        missing: collects the reason for each skipped baseline; None raises the error instead.
 
     Raises:
-        TracInError: the samples have no texts or labels where these are needed, or there are no representations.
+        TracInError: a baseline needs texts or labels that the samples do not have.
+
+    Example:
+        >>> train = SampleTable(("de", "en"), (None, None), ("Hund", "dog"), ("animal", "tool"))
+        >>> skipped = []
+        >>> list(baselines_of(["same label", "BM25"], train, SampleTable((), (), (), ()), None, missing=skipped))
+        ['same label', 'BM25']
+        >>> empty = SampleTable(("de",), (None,), ("",), (None,))
+        >>> list(baselines_of(["random", "BM25"], empty, train, None, missing=skipped)), skipped[0][:5]
+        (['random'], 'BM25:')
     """
-    ways: dict[str, Callable[[], Scores]] = {
+    functions: dict[str, Callable[[], Scores]] = {
         "random": lambda: random_scores(len(train), len(probes), seed),
         _SAME_LABEL: lambda: same_label(train.label, probes.label),
         "BM25": lambda: lexical(train.text, probes.text),
     }
     if representations is not None:
-        ways[_REPRESENTATIONS] = lambda: representation_similarity(*representations())
+        functions[_REPRESENTATIONS] = lambda: representation_similarity(*representations())
     parts = {name: name.split(" x ") for name in names}
-    needed = dict.fromkeys(part for of in parts.values() for part in of if part in ways)
-    tried = {part: _tried(part, ways[part], missing) for part in needed}
-    made = {part: scores for part, scores in tried.items() if scores is not None}
+    needed = dict.fromkeys(factor for factors in parts.values() for factor in factors if factor in functions)
+    results = {factor: _scores_or_none(factor, functions[factor], missing) for factor in needed}
+    scores = {factor: result for factor, result in results.items() if result is not None}
     return {
-        name: without_ties(np.prod([made[part] for part in of], axis=0), seed)
-        for name, of in parts.items()
-        if made.keys() >= {*of}
+        name: without_ties(np.prod([scores[factor] for factor in factors], axis=0), seed)
+        for name, factors in parts.items()
+        if scores.keys() >= {*factors}
     }
 
 
-def _tried(name: str, make: Callable[[], Scores], missing: list[str] | None) -> Scores | None:
-    """A baseline; None where it cannot be made and that is no error."""
+def _scores_or_none(name: str, compute: Callable[[], Scores], missing: list[str] | None) -> Scores | None:
+    """The baseline's scores, or None after adding the error to `missing`."""
     try:
-        return make()
+        return compute()
     except TracInError as error:
         if missing is None:
             raise
@@ -87,15 +95,24 @@ def _tried(name: str, make: Callable[[], Scores], missing: list[str] | None) -> 
 
 
 def random_scores(train: int, probes: int, seed: int = 0) -> Scores:
-    """Scores that know nothing, all different: array [train, probes]."""
+    """Standard normal scores: array [train, probes].
+
+    Example:
+        >>> random_scores(train=3, probes=2).shape
+        (3, 2)
+    """
     return np.random.default_rng(seed).standard_normal((train, probes))
 
 
 def same_label(train_labels: Sequence[str | None], probe_labels: Sequence[str | None]) -> Scores:
-    """1 where a train sample has the probe's label, -1 where it has another: array [train, probes].
+    """1 where a train sample has the probe's label, -1 elsewhere: array [train, probes].
 
     Raises:
         TracInError: a sample has no label.
+
+    Example:
+        >>> same_label(["pos", "neg"], ["pos"]).tolist()
+        [[1.0], [-1.0]]
     """
     for role, labels in (("train samples", train_labels), ("probes", probe_labels)):
         if any(label is None for label in labels):
@@ -108,21 +125,31 @@ def same_label(train_labels: Sequence[str | None], probe_labels: Sequence[str | 
 
 
 def words(text: str) -> list[str]:
-    """A text's words in lower case; each character by itself where the script has no spaces."""
+    """Lowercased words of a text; single characters in scripts without spaces.
+
+    Example:
+        >>> words("Guten Tag! 東京")
+        ['guten', 'tag', '東', '京']
+    """
     return _TOKENS.findall(text.lower())
 
 
 def lexical(train_texts: Sequence[str], probe_texts: Sequence[str], tokenize: Callable[[str], Sequence[str]] = words) -> Scores:
-    """BM25 of every train text for every probe's text (Robertson and Zaragoza 2009; Lucene's variant): array [train, probes].
+    """BM25 score of each train text for each probe text (Robertson and Zaragoza 2009; Lucene's variant): array [train, probes].
 
     Args:
-        train_texts: of the train samples, the documents.
-        probe_texts: of the probes, the queries; a word that a probe has twice counts twice.
-        tokenize: from a text to its tokens; a model's own tokenizer can stand here.
+        train_texts: the documents.
+        probe_texts: the queries; a word that occurs twice in a query counts twice.
+        tokenize: splits a text into tokens, for example the model's own tokenizer.
 
     Raises:
-        TracInError: no train text has a token.
+        TracInError: no train text has a token, or bm25s is not installed.
+
+    Example:
+        >>> (lexical(["the cat sat", "a dog"], ["my cat"]) > 0).tolist()
+        [[True], [False]]
     """
+    bm25s = needs("bm25s", "report", "Baselines by BM25")
     documents = [list(tokenize(text)) for text in train_texts]
     if not any(documents):
         raise TracInError("The train samples have no text to compare; name their columns with `text_columns=[...]`.")
@@ -138,25 +165,33 @@ def lexical(train_texts: Sequence[str], probe_texts: Sequence[str], tokenize: Ca
 
 
 def without_ties(scores: Scores, seed: int = 0) -> Scores:
-    """Scores with equal ones in random order: array [train, probes].
+    """Break ties at random: array [train, probes].
 
-    A baseline gives many samples the same score (no word in common, the same label); a rank by position would then favour
-    whatever language stands first in the data.
+    A baseline gives many samples the same score (no common word, the same label). Ranking them by position would favour the
+    language that comes first in the data.
+
+    Example:
+        >>> without_ties(np.array([[1.0], [1.0], [2.0]])).argmax(), len(set(without_ties(np.ones(9))))
+        (2, 9)
     """
     noise = np.random.default_rng(seed).random(scores.shape)
-    found: Scores = scores + 1e-9 * max(1.0, float(np.abs(scores).max(initial=0.0))) * noise
-    return found
+    untied: Scores = scores + 1e-9 * max(1.0, float(np.abs(scores).max(initial=0.0))) * noise
+    return untied
 
 
 def representation_similarity(train: npt.ArrayLike, probes: npt.ArrayLike) -> Scores:
-    """Cosine of sentence representations: array [train, probes]; 0 where one of the two is zero.
+    """Cosine similarity of sentence representations: array [train, probes]; 0 if either is a zero vector.
 
     Args:
-        train: of the train samples, [train, width].
-        probes: of the probes, [probes, width].
+        train: representations of the train samples, [train, width].
+        probes: representations of the probes, [probes, width].
 
     Raises:
         TracInError: the widths differ.
+
+    Example:
+        >>> representation_similarity([[3, 4], [0, 0]], [[1, 0]]).tolist()
+        [[0.6], [0.0]]
     """
     one, other = (np.asarray(side, dtype=np.float64) for side in (train, probes))
     if one.ndim != 2 or other.ndim != 2 or one.shape[1] != other.shape[1]:

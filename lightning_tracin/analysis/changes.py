@@ -28,7 +28,7 @@ COLUMNS = (
     "p_adjusted",
 )
 
-#: A change with a corrected p below this is called one.
+#: A change is significant if its corrected p is below this.
 SIGNIFICANT = 0.05
 
 
@@ -40,28 +40,32 @@ def change_table(
     sign: Sign = "positive",
     measure: Measure = "share",
 ) -> pd.DataFrame:
-    """Reliance between each snapshot and the next, and between the first and the last, with Wilcoxon's signed-rank test.
+    """Change in reliance from each snapshot to the next, and from first to last, with Wilcoxon's signed-rank test.
 
     Args:
-        scores: snapshot -> its influence alone, [train, probes]; at least two.
-        train_languages: of each train sample.
-        probe_languages: of each probe.
-        k: how many of the strongest train samples count.
+        scores: snapshot -> influence at that snapshot alone, [train, probes]; at least two snapshots.
+        train_languages: language of each train sample.
+        probe_languages: language of each probe.
+        k: number of strongest train samples to count.
         sign: proponents or opponents.
         measure: see `reliance.per_probe`.
 
     Returns:
-        Columns `COLUMNS`; means are over the probes that have a value at both snapshots (`probes`). `p` is two-sided and paired
-        by probe (scipy.stats.wilcoxon; zero differences are split between both signs, as Pratt's method ranks them), 1 where
-        no probe changes, NaN with no probe. `p_adjusted` controls the false discovery rate over all tests of the table
-        (Benjamini and Hochberg 1995).
+        Columns `COLUMNS`. Means are over the probes that have a value at both snapshots (`probes`). `p` is two-sided and paired
+        by probe (scipy.stats.wilcoxon with `zero_method="zsplit"`); 1 if no probe changes, NaN without probes. `p_adjusted`
+        controls the false discovery rate over all tests in the table (Benjamini and Hochberg 1995).
 
     Raises:
-        TracInError: there are fewer than two snapshots, or a choice is not possible.
+        TracInError: there are fewer than two snapshots, or an option is invalid.
+
+    Example:
+        >>> scores = {0: np.array([[2.0], [1.0]]), 1: np.array([[1.0], [2.0]])}  # German leads, then English
+        >>> change_table(scores, ["de", "en"], ["de"], k=1)["difference"].tolist()
+        [-1.0, 1.0]
     """
     snapshots = sorted(scores)
     if len(snapshots) < 2:
-        raise TracInError(f"Changes are between snapshots, but there are {len(snapshots)}; take at least two.")
+        raise TracInError(f"Changes need at least two snapshots, but there are {len(snapshots)}.")
     pairs = list(pairwise(snapshots))
     if len(snapshots) > 2:
         pairs.append((snapshots[0], snapshots[-1]))
@@ -73,7 +77,7 @@ def change_table(
             for before, after in pairs:
                 one, other = (values[snapshot][1][mine, column] for snapshot in (before, after))
                 both = np.isfinite(one) & np.isfinite(other)
-                rows.append((own, train, before, after, *_tested(one[both], other[both])))
+                rows.append((own, train, before, after, *_test(one[both], other[both])))
     table: pd.DataFrame = pd.DataFrame(rows, columns=list(COLUMNS[:-1]))
     table["p_adjusted"] = np.nan
     known = table["p"].notna()
@@ -82,10 +86,10 @@ def change_table(
     return table
 
 
-def _tested(
+def _test(
     before: np.ndarray[tuple[int, ...], np.dtype[np.float64]], after: np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 ) -> tuple[float, float, float, int, float, float]:
-    """Both means, the mean difference, the number of pairs, and the test's statistic and p."""
+    """Mean before, mean after, mean difference, number of pairs, test statistic and p."""
     count = len(before)
     if count == 0:
         return np.nan, np.nan, np.nan, 0, np.nan, np.nan

@@ -1,9 +1,10 @@
-"""Inner products and norms of projected features, which estimate those of the gradients."""
+"""Inner products and norms of projected features: estimates of those of the gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import singledispatch
 
 import numpy as np
 import torch
@@ -15,43 +16,44 @@ from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import Sketch
 from lightning_tracin.gradients.partition import Parts
 from lightning_tracin.storage.features import FeatureStore
+from lightning_tracin.storage.ingredients import IngredientStore
 from lightning_tracin.storage.prefetch import Ahead
-from lightning_tracin.storage.shards import FloatArray, Indices, Ingredients
+from lightning_tracin.storage.shards import FloatArray, Indices, Ingredients, Shards
 
 
 @dataclass(frozen=True)
 class FeatureShards:
-    """Ingredients of a snapshot's features, computed shard by shard; see `shards.Shards`."""
+    """Ingredients from a snapshot's features, computed shard by shard; see `shards.Shards`."""
 
     train: Sequence[Indices]  # the train samples of each shard
-    found: Ahead[int, Ingredients]  # computes a shard
+    computed: Ahead[int, Ingredients]  # computes a shard
     probe_norm: FloatArray  # [groups, probes]
-    held: int  # bytes of what shards are computed with
+    held: int  # bytes of the probes' features
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are held between reads."""
+        """Bytes held in memory between reads."""
         return self.held + sum(index.nbytes for index in self.train)
 
     def read(self, shard: int) -> Ingredients:
         """The ingredients of a shard's train samples, in the order of `train`, with all probes.
 
         Raises:
-            TracInError: the shard is damaged, or was written anew meanwhile.
+            TracInError: the shard is damaged, or was rewritten during the read.
         """
-        return self.found[shard]
+        return self.computed[shard]
 
 
 def feature_ingredients(
     store: FeatureStore, parts: Parts, into: Sequence[int] | None, fisher: tuple[float, Blocks] | None = None
 ) -> Ingredients:
-    """Inner products and norms of the features, estimates of those of the gradients.
+    """Inner products and norms of the features: estimates of those of the gradients.
 
     Args:
         store: holds the features.
-        parts: which parameter belongs to which part.
-        into: for each part, the number of the group that it is added to; None keeps the parts.
-        fisher: damping and blocks of whitening; None takes the features as they are.
+        parts: maps parameters to parts.
+        into: group that each part is added to; None keeps the parts.
+        fisher: damping and blocks of the whitening; None does not whiten.
 
     Raises:
         TracInError: features are missing or damaged.
@@ -68,7 +70,7 @@ def feature_ingredients(
 def feature_shards(
     store: FeatureStore, parts: Parts, into: Sequence[int] | None, fisher: tuple[float, Blocks] | None = None
 ) -> FeatureShards:
-    """The same, shard by shard of the train samples, each computed when it is read; arguments as of `feature_ingredients`.
+    """Like `feature_ingredients`, but computes each shard of train samples when it is read.
 
     Raises:
         TracInError: features are missing or damaged.
@@ -85,8 +87,8 @@ def feature_shards(
     def computed(shard: int) -> Ingredients:
         index, features = store.read("train", shard)
         if not np.array_equal(index.numpy(), train[shard]):
-            raise TracInError(f"{store.folder} was written anew while it was read; open the run again.")
-        dot = np.stack([(_taken(features, chosen) @ _taken(right, chosen).T).numpy() for chosen in columns])
+            raise TracInError(f"{store.folder} was rewritten while it was read; open the run again.")
+        dot = np.stack([(_select(features, chosen) @ _select(right, chosen).T).numpy() for chosen in columns])
         return Ingredients(dot, _norms(features, whitener, columns, norms_into).numpy(), probe_norm)
 
     return FeatureShards(train, Ahead(computed, range(len(train))), probe_norm, right.nbytes)
@@ -100,10 +102,10 @@ def _whitener(
     into: Sequence[int],
     fisher: tuple[float, Blocks] | None,
 ) -> tuple[Whitener | None, list[int]]:
-    """The inner product, and the group that each block's norms are counted in.
+    """The whitener, and the group that each block's norms are added to.
 
-    Norms of a block are not sums over the groups within it, so the first of these has them whole; only the sum over groups is a
-    norm, unless groups are layers.
+    A block's norm is not a sum over the groups in it, so the block's first group gets all of it. Only the sum over groups is
+    then a norm, unless groups are layers.
     """
     if fisher is None:
         return None, []
@@ -117,15 +119,15 @@ def _whitener(
 
 
 def _columns(sketch: Sketch, parts: Parts, into: Sequence[int]) -> list[Tensor]:
-    """The features of each group."""
-    found: list[list[Tensor]] = [[] for _ in range(max(into) + 1)]
+    """The feature indices of each group."""
+    indices: list[list[Tensor]] = [[] for _ in range(max(into) + 1)]
     for name, where in sketch.layout.items():
-        found[into[parts.of[name]]].append(torch.arange(where.start, where.stop))
-    return [torch.cat(chosen) if chosen else torch.zeros(0, dtype=torch.int64) for chosen in found]
+        indices[into[parts.of[name]]].append(torch.arange(where.start, where.stop))
+    return [torch.cat(chosen) if chosen else torch.zeros(0, dtype=torch.int64) for chosen in indices]
 
 
-def _taken(features: Tensor, chosen: Tensor) -> Tensor:
-    """Some of the features; without a copy where these are all."""
+def _select(features: Tensor, chosen: Tensor) -> Tensor:
+    """The chosen columns; no copy if all are chosen."""
     whole = len(chosen) == features.shape[1] and bool((chosen == torch.arange(len(chosen))).all())
     return features if whole else features[:, chosen]
 
@@ -133,7 +135,7 @@ def _taken(features: Tensor, chosen: Tensor) -> Tensor:
 def _norms(features: Tensor, whitener: Whitener | None, columns: Sequence[Tensor], norms_into: Sequence[int]) -> Tensor:
     """Norms by group: [groups, samples]."""
     if whitener is None:
-        return torch.stack([torch.linalg.vector_norm(_taken(features, chosen), dim=1) for chosen in columns])
+        return torch.stack([torch.linalg.vector_norm(_select(features, chosen), dim=1) for chosen in columns])
     squared = torch.zeros(len(columns), len(features))
     return squared.index_add_(0, torch.tensor(norms_into), whitener.squared_norms(features)).sqrt()
 
@@ -147,3 +149,35 @@ def _gathered(blocks: Iterator[tuple[Tensor, Tensor]], count: int) -> Tensor:
     if whole is None:
         raise TracInError("There are no features to read; run the attribution first.")
     return whole
+
+
+@singledispatch
+def ingredients_of(
+    store: IngredientStore, parts: Parts, into: Sequence[int] | None, fisher: tuple[float, Blocks] | None
+) -> Ingredients:
+    """Inner products and norms of whatever a method has stored; a new kind of store registers here.
+
+    Args:
+        store: of one snapshot.
+        parts: which parameter belongs to which part.
+        into: for each part, the number of the group that it is added to; None keeps the parts.
+        fisher: damping and blocks of whitening, for features; None: none.
+
+    Raises:
+        TracInError: something is missing or damaged.
+    """
+    del parts, fisher
+    return store.read(into)
+
+
+@singledispatch
+def product_shards(
+    store: IngredientStore, parts: Parts, into: Sequence[int] | None, fisher: tuple[float, Blocks] | None
+) -> Shards:
+    """The same, shard by shard of the train samples, each read when it is asked for; see `ingredients_of`."""
+    del parts, fisher
+    return store.shards(into)
+
+
+ingredients_of.register(FeatureStore, feature_ingredients)
+product_shards.register(FeatureStore, feature_shards)

@@ -1,8 +1,8 @@
-"""Scores under the Fisher information: projected features whitened by the damped second moment of the train features.
+"""Whitening of projected features by the Fisher information: the damped second moment of the train features.
 
-With F = (1/n) sum over train samples of phi phi' + ridge, the inner product of two features is ``phi' F^-1 psi``: directions
+With F = (1/n) sum over train samples of phi phi' + ridge, the inner product of two features is ``phi' F^-1 psi``. Directions
 that most train samples share count less (TrackStar, Chang et al. 2024, arXiv 2410.17413; TRAK, Park et al. 2023,
-arXiv 2303.14186). Cosines are taken in that inner product.
+arXiv 2303.14186). Cosines use the same inner product.
 """
 
 from __future__ import annotations
@@ -15,23 +15,29 @@ from torch import Tensor
 
 from lightning_tracin.errors import TracInError
 
-#: Features that can be whitened together: F has the square of it.
-_MOST = 16_384
+#: Largest number of features whitened together; F has its square in elements.
+_LARGEST_BLOCK = 16_384
 
 
 @dataclass(frozen=True)
 class Whitener:
-    """The inner product of one snapshot, block by block."""
+    """The inner product at one snapshot, block by block.
 
-    blocks: tuple[Tensor, ...]  # of each: the features that belong to it
-    factors: tuple[Tensor, ...]  # of each: lower triangular L with F = L L'
+    Example:
+        >>> whitener = Whitener((torch.tensor([0]),), (torch.tensor([[2.0]]),))  # one feature, F = 4
+        >>> whitener.dual(torch.tensor([[8.0]])).tolist()
+        [[2.0]]
+    """
+
+    blocks: tuple[Tensor, ...]  # feature indices of each block
+    factors: tuple[Tensor, ...]  # lower triangular L of each block, F = L L'
 
     def squared_norms(self, features: Tensor) -> Tensor:
-        """``phi' F^-1 phi`` by block: [blocks, samples]."""
+        """``phi' F^-1 phi`` of each block: [blocks, samples]."""
         return torch.stack([self._solved(features, i).square().sum(0) for i in range(len(self.blocks))])
 
     def dual(self, features: Tensor) -> Tensor:
-        """``F^-1 phi``: [samples, features]; plain inner products with it are those under F."""
+        """``F^-1 phi``: [samples, features]. Its plain inner product with psi is the one under F."""
         out = torch.zeros_like(features)
         for i, block in enumerate(self.blocks):
             out[:, block] = torch.linalg.solve_triangular(self.factors[i].T, self._solved(features, i), upper=True).T
@@ -44,21 +50,26 @@ class Whitener:
 
 
 def whitener_of(shards: Iterable[Tensor], blocks: Sequence[Tensor], damping: float) -> Whitener:
-    """The inner product that the train features define.
+    """Compute F and its Cholesky factors from the train features.
 
     Args:
-        shards: the train features, shard by shard: [samples, features]; only one needs to be in memory.
-        blocks: the features of each block.
-        damping: the ridge as a part of F's trace, over all blocks: so it does not change with the number of features.
+        shards: train features [samples, features], shard by shard; one shard at a time is in memory.
+        blocks: feature indices of each block.
+        damping: the ridge as a fraction of F's trace over all blocks.
 
     Raises:
         TracInError: a block has too many features, or all features are zero.
+
+    Example:
+        >>> features = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+        >>> whitener_of([features], [torch.tensor([0, 1])], damping=0.0).squared_norms(features).round(decimals=4).tolist()
+        [[2.0, 2.0]]
     """
     largest = max(map(len, blocks))
-    if largest > _MOST:
+    if largest > _LARGEST_BLOCK:
         raise TracInError(
             f"Whitening {largest:,} features together needs {largest**2 * 8 / 1e9:.0f} GB; use blocks='layer', or a "
-            f"`projection_dim` of at most {_MOST:,}."
+            f"`projection_dim` of at most {_LARGEST_BLOCK:,}."
         )
     moments = [torch.zeros(len(block), len(block), dtype=torch.float64) for block in blocks]
     count = 0

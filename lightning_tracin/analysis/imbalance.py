@@ -1,4 +1,4 @@
-"""E8: how does reliance on a language answer to more of its data? One run for each language and amount that was added."""
+"""E8: how does reliance on a language respond to more of its data? One run per language and added amount."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ COLUMNS = ("language", "added", "share", "low", "high", "chance", "over_chance",
 
 
 def imbalance_table(tables: Mapping[tuple[str, float], pd.DataFrame]) -> pd.DataFrame:
-    """Own-language share by how much of a language was added.
+    """Own-language share as a function of how much data of a language was added.
 
     Args:
-        tables: (language, per cent added) -> the run's reliance table (`reliance.reliance_table`). 0 per cent is the run that has
-            equal parts; the same table may stand for every language there.
+        tables: (language, per cent added) -> the run's reliance table (`reliance.reliance_table`). 0 per cent is the balanced
+            run, whose table can be the same for every language.
 
     Returns:
-        Columns `COLUMNS`, in order of language and amount. `chance` is the language's part of that run's train samples, which
-        grows with what is added; `over_chance` is share - chance; `mean_cross_lingual_others` is 1 - own share, averaged over the
+        Columns `COLUMNS`, sorted by language and amount. `chance` is the language's fraction of that run's train samples, which
+        grows with the amount. `over_chance` is share - chance. `mean_cross_lingual_others` is 1 - own share, averaged over the
         other probe languages.
 
     Raises:
-        TracInError: a table has no line for the language, as probe language and train language.
+        TracInError: a table has no row for the language as both probe and train language.
+
+    Example:
+        >>> row = {"probe_language": "de", "train_language": "de", "share": 0.75, "low": 0.7, "high": 0.8, "chance": 0.5}
+        >>> imbalance_table({("de", 50.0): pd.DataFrame([row])})["over_chance"].tolist()
+        [0.25]
     """
     rows = []
     for (language, added), table in sorted(tables.items(), key=lambda entry: entry[0]):
@@ -35,19 +40,19 @@ def imbalance_table(tables: Mapping[tuple[str, float], pd.DataFrame]) -> pd.Data
                 f"The run with {added:g} % more {language!r} has no probes or no train samples in {language!r} "
                 f"(languages with both: {', '.join(map(str, own.index)) or 'none'})."
             )
-        line = own.loc[language]
+        row = own.loc[language]
         rest = own.drop(index=language)["share"]
         rows.append(
             (
                 language,
                 added,
-                line["share"],
-                line["low"],
-                line["high"],
-                line["chance"],
-                line["share"] - line["chance"],
+                row["share"],
+                row["low"],
+                row["high"],
+                row["chance"],
+                row["share"] - row["chance"],
                 1 - rest.mean() if len(rest) else np.nan,
             )
         )
-    found: pd.DataFrame = pd.DataFrame(rows, columns=list(COLUMNS))
-    return found
+    result: pd.DataFrame = pd.DataFrame(rows, columns=list(COLUMNS))
+    return result

@@ -3,48 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from cachetools import LRUCache, cached
 
-from lightning_tracin.analysis.feature_products import feature_ingredients, feature_shards
-from lightning_tracin.analysis.scores import Scores, group_weights, mean_scores, snapshot_scores
-from lightning_tracin.config import Blocks, Preconditioner, Scoring, Similarity
+from lightning_tracin.analysis.feature_products import ingredients_of, product_shards
+from lightning_tracin.analysis.scores import Scores, group_weights, snapshot_scores
+from lightning_tracin.config import Blocks, Options, Preconditioner, Scoring, Similarity
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients.partition import Parts, parts_of
 from lightning_tracin.storage.directory import RunDirectory
-from lightning_tracin.storage.records import RunRecord
-from lightning_tracin.storage.shards import Indices, Ingredients, OneShard, Shards, side_by_side
+from lightning_tracin.storage.shards import Indices, Ingredients, Shards, side_by_side
 from lightning_tracin.storage.snapshots import Snapshot
 
-#: Bytes of products that are kept: tables ask for every snapshot several times, and whitening takes seconds each time.
-_KEPT = 1 << 30
+#: Bytes of scores that are kept, and half as many of products: tables ask for every snapshot several times, and whitening takes
+#: seconds each time.
+KEPT_BYTES = 1 << 30
 
 #: Bytes of one matrix of scores, of which ranking and summing make several at once.
 MATRIX_BYTES = 1 << 29
 
 
+class Readable(Protocol):
+    """What reading scores needs from the method that made a run; see `attribution.method.Method`."""
+
+    whitens: bool
+    layer_cosine: bool
+
+    def store(self, directory: RunDirectory, snapshot: Snapshot) -> Any:
+        """What was stored of a snapshot, of a kind that `ingredients_of` knows."""
+
+    def columns(self, directory: RunDirectory) -> int:
+        """Number of products for each train sample."""
+
+    def readable(self, ingredients: Ingredients, similarity: Similarity) -> tuple[Ingredients, Similarity]:
+        """The columns that a similarity is taken on, and the formula by which scores follow from them."""
+
+
 class Scorer:
-    """Scores at the snapshots of one run.
+    """Scores at the snapshots of one run, by the snapshots' positions in the ledger.
 
     Args:
         directory: the run.
-        record: what it says of itself.
-        snapshots: its snapshots, by whose positions scores are asked for.
+        method: that made it.
     """
 
-    def __init__(self, directory: RunDirectory, record: RunRecord, snapshots: Sequence[Snapshot]) -> None:
-        self._directory, self._settings, self._snapshots = directory, record.settings, snapshots
-        self._train = record.train.count
-        if self._settings.method == "means":
-            self._columns = 2 * len(directory.samples("probes").counts())
-        else:
-            self._columns = record.probes.count + sum(added.count for added in record.added_probes)
-        kept: LRUCache[Any, Ingredients] = LRUCache(_KEPT, getsizeof=lambda one: one.dot.nbytes)
-        begun: LRUCache[Any, Shards] = LRUCache(_KEPT, getsizeof=lambda one: one.nbytes)
+    def __init__(self, directory: RunDirectory, method: Readable) -> None:
+        self._directory, self._method = directory, method
+        self._train, self._columns = directory.record().train.count, method.columns(directory)
+        kept: LRUCache[Any, Ingredients] = LRUCache(KEPT_BYTES / 2, getsizeof=lambda one: one.dot.nbytes)
+        begun: LRUCache[Any, Shards] = LRUCache(KEPT_BYTES / 2, getsizeof=lambda one: one.nbytes)
+        derived: LRUCache[Any, Scores] = LRUCache(KEPT_BYTES, getsizeof=lambda one: one.nbytes)
         self._ingredients, self._shards = cached(kept)(self._read), cached(begun)(self._begin)
+        self._derived = cached(derived)(self._derive)
 
     def ingredients(self, snapshot: int, scoring: Scoring, per_layer: bool = False) -> Ingredients:
         """Inner products and norms by optimizer group (or by part: group and layer).
@@ -59,16 +72,15 @@ class Scorer:
         return (scoring.damping, scoring.blocks) if self.preconditioner(scoring) == "fisher" else None
 
     def _read(self, snapshot: int, per_layer: bool, fisher: tuple[float, Blocks] | None) -> Ingredients:
-        chosen, into = self._snapshots[snapshot], self._into(snapshot, per_layer)
-        if self._settings.method == "projected":
-            return feature_ingredients(self._directory.features(chosen), self.parts(snapshot), into, fisher)
-        return self._directory.ingredients(chosen).read(into)
+        store = self._method.store(self._directory, self._snapshot(snapshot))
+        return ingredients_of(store, self.parts(snapshot), self._into(snapshot, per_layer), fisher)
 
     def _begin(self, snapshot: int, per_layer: bool, fisher: tuple[float, Blocks] | None) -> Shards:
-        chosen, into = self._snapshots[snapshot], self._into(snapshot, per_layer)
-        if self._settings.method == "projected":
-            return feature_shards(self._directory.features(chosen), self.parts(snapshot), into, fisher)
-        return self._directory.ingredients(chosen).shards(into)
+        store = self._method.store(self._directory, self._snapshot(snapshot))
+        return product_shards(store, self.parts(snapshot), self._into(snapshot, per_layer), fisher)
+
+    def _snapshot(self, position: int) -> Snapshot:
+        return self._directory.ledger.snapshots()[position]
 
     def _into(self, snapshot: int, per_layer: bool) -> tuple[int, ...] | None:
         """The group that each part is added to; None keeps the parts."""
@@ -80,12 +92,9 @@ class Scorer:
         return 8 * self._train * self._columns > MATRIX_BYTES
 
     def _fits(self, snapshots: Sequence[int], per_layer: bool) -> bool:
-        """Whether the products of all these snapshots can be held, and scores be made of them at once."""
-        numbers = 0
-        for snapshot in snapshots:
-            groups = self.parts(snapshot).groups
-            numbers += len(groups) if per_layer else max(groups) + 1
-        return not self.is_large and 4 * numbers * self._train * self._columns <= _KEPT
+        """Whether the scores of all these snapshots (the products by layer) can be held at once."""
+        sizes = [4 * len(self.parts(snapshot).groups) if per_layer else 8 for snapshot in snapshots]
+        return not self.is_large and sum(sizes) * self._train * self._columns <= KEPT_BYTES
 
     def blocks(
         self, snapshots: Sequence[int], scoring: Scoring, by_layer: bool = False
@@ -105,11 +114,14 @@ class Scorer:
         """
         if by_layer:
             self._require_layers(scoring)
-        each: list[Shards]
         if self._fits(snapshots, by_layer):
-            each = [OneShard(self.ingredients(snapshot, scoring, by_layer)) for snapshot in snapshots]
-        else:
-            each = [self._shards(snapshot, by_layer, self._fisher(scoring)) for snapshot in snapshots]
+            if by_layer:
+                every = (self._layered(one, self.ingredients(one, scoring, True), scoring) for one in snapshots)
+            else:
+                every = ({"": self._derived(one, scoring)} for one in snapshots)
+            yield np.arange(self._train), every
+            return
+        each = [self._shards(snapshot, by_layer, self._fisher(scoring)) for snapshot in snapshots]
         for train, found in side_by_side(each):
             named = self._layered if by_layer else self._whole
             yield train, (named(snapshot, one, scoring) for snapshot, one in zip(snapshots, found, strict=True))
@@ -119,7 +131,11 @@ class Scorer:
 
     def parts(self, snapshot: int) -> Parts:
         """What the ingredients of a snapshot are kept by."""
-        return parts_of(self._snapshots[snapshot].record.groups, self._settings.per_layer)
+        return parts_of(self._snapshot(snapshot).record.groups, self._options.per_layer)
+
+    @property
+    def _options(self) -> Options:
+        return self._directory.record().options
 
     def preconditioner(self, scoring: Scoring) -> Preconditioner | None:
         """What scores are taken under.
@@ -127,10 +143,10 @@ class Scorer:
         Raises:
             TracInError: the run holds nothing to take them under it.
         """
-        asked, made = scoring.preconditioner, self._settings.preconditioner
+        asked, made = scoring.preconditioner, self._options.preconditioner
         if asked is None or asked == made:
             return made
-        if asked == "fisher" and self._settings.method == "projected":
+        if asked == "fisher" and self._method.whitens:
             return asked
         if asked == "none" and made != "adam":
             return None
@@ -142,11 +158,14 @@ class Scorer:
         raise TracInError(f"{self._directory.path} holds nothing to score with preconditioner={asked!r}; {remedy}.")
 
     def scores(self, snapshot: int, scoring: Scoring) -> Scores:
-        """Influence at one snapshot: [train, queries]."""
+        """Influence at one snapshot: [train, queries]; not to be changed, because it is kept."""
+        return self._derived(snapshot, scoring)
+
+    def _derive(self, snapshot: int, scoring: Scoring) -> Scores:
         return self._scores(self.ingredients(snapshot, scoring), scoring.similarity, self._weights(snapshot, scoring))
 
     def _weights(self, snapshot: int, scoring: Scoring) -> npt.NDArray[np.float64]:
-        chosen = self._snapshots[snapshot]
+        chosen = self._snapshot(snapshot)
         return group_weights(scoring.weighting, chosen.learning_rates, chosen.visits)
 
     def _require_layers(self, scoring: Scoring) -> None:
@@ -155,11 +174,11 @@ class Scorer:
         Raises:
             TracInError: products were not kept by layer, or not so that this score follows from them.
         """
-        if not self._settings.per_layer:
+        if not self._options.per_layer:
             raise TracInError(
                 f"{self._directory.path} keeps no products by layer; run the fit with `TracInCallback(per_layer=True)`."
             )
-        if self._settings.method == "means" and scoring.similarity == "cosine":
+        if not self._method.layer_cosine and scoring.similarity == "cosine":
             raise TracInError(
                 "Language means are over gradients divided by their whole norms, so a layer's own cosine does not follow from "
                 "them; take similarity='dot' or 'relatif', or compute exact influence."
@@ -182,6 +201,4 @@ class Scorer:
         return scores
 
     def _scores(self, ingredients: Ingredients, similarity: Similarity, weights: npt.NDArray[np.float64]) -> Scores:
-        if self._settings.method == "means":
-            return mean_scores(ingredients, similarity, weights)
-        return snapshot_scores(ingredients, similarity, weights)
+        return snapshot_scores(*self._method.readable(ingredients, similarity), weights)

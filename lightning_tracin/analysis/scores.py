@@ -42,20 +42,6 @@ def snapshot_scores(ingredients: Ingredients, similarity: Similarity, weights: n
     return score
 
 
-def mean_scores(ingredients: Ingredients, similarity: Similarity, weights: npt.NDArray[np.float64]) -> Scores:
-    """Mean influence on the probes of each language at one snapshot: [train, languages].
-
-    Args:
-        ingredients: its columns are the languages' mean gradients, then the means of their probes' normalised gradients.
-        similarity: see `snapshot_scores`; equal to the mean of its scores over the probes of a language.
-        weights: of each parameter group.
-    """
-    languages = ingredients.dot.shape[2] // 2
-    chosen = slice(languages, None) if similarity == "cosine" else slice(languages)
-    means = Ingredients(ingredients.dot[:, :, chosen], ingredients.train_norm, ingredients.probe_norm[:, chosen])
-    return snapshot_scores(means, "dot" if similarity == "dot" else "relatif", weights)
-
-
 def _inverse(norm: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)
 

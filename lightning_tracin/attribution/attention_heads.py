@@ -13,13 +13,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from lightning_tracin.analysis.reliance import Floats
 from lightning_tracin.attribution.batching import batches_of, described
 from lightning_tracin.attribution.losses import SummedLoss
 from lightning_tracin.attribution.samples import SampleSet
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients.freezing import uncompiled
 
+Floats = npt.NDArray[np.float64]
 Kept = npt.NDArray[np.bool_]  # [layers, heads]
 
 

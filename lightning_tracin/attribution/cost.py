@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lightning_tracin.attribution.batching import Job, Target, batches_of, probe_chunks, run_batch
+from lightning_tracin.attribution.batching import Job, Target, batches_of, run_batch
 from lightning_tracin.gradients import Capture, HeldBlock, ProbeBank
 
 
@@ -52,23 +52,6 @@ def measured_pace(target: Target, job: Job) -> Pace:
         held.contract(bank, dot.to(bank.squared_norms), dot[:, :, 0].to(bank.squared_norms))
         products = (time.perf_counter() - start) / len(some_train) / bank.probes
     return Pace(captured, max(0.0, collected - captured), products)
-
-
-def pass_seconds(target: Target, job: Job, method: str) -> float:
-    """Seconds that one snapshot's pass will take, roughly: by the pace of a few batches.
-
-    Args:
-        target: a snapshot, or the module as it is before the fit.
-        job: samples, loss and settings.
-        method: "exact", "means" or "projected".
-    """
-    pace = measured_pace(target, job)
-    if method == "exact":
-        chunks = probe_chunks(target, job)
-        return pace.seconds(job, len(chunks), len(job.probes) // len(chunks))
-    if method == "means":
-        return pace.seconds(job, 1, 2 * len(job.probes.table.counts()), probe_passes=2)
-    return pace.seconds(job, 1, 0)
 
 
 def in_words(seconds: float) -> str:

@@ -28,40 +28,41 @@ def read_table(dataset: Any, columns: SampleColumns, role: str, languages: Seque
     """
     count = len(dataset)
     if languages is None:
-        found = read_column(dataset, columns.language)
+        found = read_column(dataset, columns.language_column)
         if found is None:
             available = ", ".join(repr(name) for name in column_names(dataset)) or "none"
             raise TracInError(
-                f"The {role} have no column or attribute {columns.language!r} that tells their languages (columns: {available}). "
+                f"The {role} have no column or attribute {columns.language_column!r} that tells their languages (columns: "
+                f"{available}). "
                 "Name the right one with `language_column=...`, or give the languages outright, one a sample "
                 "(`languages=[...]` for the train samples, `languages_of_probes=[...]` for the probes)."
             )
-        languages = in_words(dataset, columns.language, found)
+        languages = in_words(dataset, columns.language_column, found)
     elif len(languages) != count:
         raise TracInError(f"{len(languages)} languages were given for {count} {role}; give one for each, in the dataset's order.")
     unknown = [index for index, language in enumerate(languages) if language is None or str(language) in ("", "nan")]
     if unknown:
         raise TracInError(f"Sample {unknown[0]} of the {role} has no language (and {len(unknown) - 1} more); name one for each.")
     items: Sequence[Any] | None = None
-    if columns.item is not None:
-        items = read_column(dataset, columns.item)
+    if columns.item_column is not None:
+        items = read_column(dataset, columns.item_column)
         if items is None:
             available = ", ".join(repr(name) for name in column_names(dataset)) or "none"
             raise TracInError(
-                f"The {role} have no column {columns.item!r} (columns: {available}); name the one whose value "
+                f"The {role} have no column {columns.item_column!r} (columns: {available}); name the one whose value "
                 "translations share with `item_column=...`, or leave it out."
             )
     return SampleTable(
         language=tuple(str(language) for language in languages),
-        item=(None,) * count if items is None else in_words(dataset, str(columns.item), items),
+        item=(None,) * count if items is None else in_words(dataset, str(columns.item_column), items),
         text=_text(dataset, columns),
         label=_label(dataset, columns, role),
     )
 
 
 def _text(dataset: Any, columns: SampleColumns) -> tuple[str, ...]:
-    used = {columns.language, columns.item, columns.label, "label", "labels"}
-    names = columns.text
+    used = {columns.language_column, columns.item_column, columns.label_column, "label", "labels"}
+    names = columns.text_columns
     if names is None:
         first = _first(dataset)
         names = tuple(name for name, value in first.items() if isinstance(value, str) and name not in used)
@@ -91,7 +92,7 @@ def _first(dataset: Any) -> Mapping[str, Any]:
 
 
 def _label(dataset: Any, columns: SampleColumns, role: str) -> tuple[str | None, ...]:
-    name = columns.label
+    name = columns.label_column
     if name is None:
         name = next((usual for usual in ("label", "labels") if read_column(dataset, usual) is not None), None)
     if name is None:

@@ -18,14 +18,72 @@ from lightning_tracin.attribution.batching import (
     Job,
     Target,
     batches_of,
+    bytes_of_a_probe,
     probe_chunks,
     require_finite,
     run_batch,
     shards_of,
     shards_of_rank,
 )
+from lightning_tracin.attribution.cost import measured_pace
+from lightning_tracin.attribution.method import Cost, method
+from lightning_tracin.attribution.processes import Processes
+from lightning_tracin.attribution.spot_check import check_products
+from lightning_tracin.config import Measure, Options, Similarity
 from lightning_tracin.gradients import Capture, HeldBlock, ProbeBank, ProbeNorms
+from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.ingredients import Block, IngredientStore
+from lightning_tracin.storage.records import SpotCheck
+from lightning_tracin.storage.sample_table import SampleTable
+from lightning_tracin.storage.shards import Ingredients
+from lightning_tracin.storage.snapshots import Snapshot
+
+
+@method("exact")
+class Exact:
+    """Every train sample's product with every probe."""
+
+    measure: Measure = "share"
+    adds_probes = whitens = False
+    layer_cosine = banks_probes = True
+
+    def __init__(self, options: Options) -> None:
+        del options  # none of them changes what is computed
+
+    def store(self, directory: RunDirectory, snapshot: Snapshot) -> IngredientStore:
+        """The shards of the snapshot's ingredients."""
+        return directory.ingredients(snapshot, self.columns(directory))
+
+    def columns(self, directory: RunDirectory) -> int:
+        """One for each probe."""
+        return directory.record().probes.count
+
+    def queries(self, probes: SampleTable) -> SampleTable:
+        """The probes themselves."""
+        return probes
+
+    def compute(self, target: Target, job: Job, directory: RunDirectory, snapshot: Snapshot, processes: Processes) -> None:
+        """Compute and store what is missing of a snapshot."""
+        del processes  # ranks write shards of their own
+        attribute_snapshot(target, job, self.store(directory, snapshot))
+
+    def check(self, target: Target, job: Job, directory: RunDirectory, snapshot: Snapshot) -> SpotCheck:
+        """Compare some stored products with single samples' gradients."""
+        return check_products(target, job, self.store(directory, snapshot))
+
+    def cost(self, target: Target, job: Job) -> Cost:
+        """The probes' gradients are held, in chunks that fit the budget."""
+        chunks, pace = probe_chunks(target, job), measured_pace(target, job)
+        held = min(job.memory_budget, len(job.probes) * bytes_of_a_probe(target, job))
+        return Cost(held, pace.seconds(job, len(chunks), len(job.probes) // len(chunks)))
+
+    def stored_bytes(self, parts: int, train: int, probes: SampleTable) -> int:
+        """A product for each pair and a norm for each sample, by part."""
+        return 4 * parts * (train + 1) * (len(probes) + 1)
+
+    def readable(self, ingredients: Ingredients, similarity: Similarity) -> tuple[Ingredients, Similarity]:
+        """All columns, by the similarity's own formula."""
+        return ingredients, similarity
 
 
 def attribute_snapshot(target: Target, job: Job, store: IngredientStore) -> None:

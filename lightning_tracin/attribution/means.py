@@ -8,13 +8,78 @@ from lightning_tracin.attribution.batching import (
     Job,
     Target,
     batches_of,
+    bytes_of_a_query,
     require_finite,
     shards_of,
     shards_of_rank,
 )
+from lightning_tracin.attribution.cost import measured_pace
 from lightning_tracin.attribution.exact import block_of, collect, progress_bar
+from lightning_tracin.attribution.method import Cost, method
+from lightning_tracin.attribution.processes import Processes
+from lightning_tracin.attribution.spot_check import check_means
+from lightning_tracin.config import Measure, Options, Similarity
 from lightning_tracin.gradients import Capture, ProbeNorms, QueryBank
+from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.ingredients import IngredientStore
+from lightning_tracin.storage.records import SpotCheck
+from lightning_tracin.storage.sample_table import SampleTable
+from lightning_tracin.storage.shards import Ingredients
+from lightning_tracin.storage.snapshots import Snapshot
+
+
+@method("means")
+class Means:
+    """Every train sample's mean influence on the probes of each language."""
+
+    measure: Measure = "mean"
+    adds_probes = whitens = layer_cosine = banks_probes = False
+
+    def __init__(self, options: Options) -> None:
+        del options  # none of them changes what is computed
+
+    def store(self, directory: RunDirectory, snapshot: Snapshot) -> IngredientStore:
+        """The shards of the snapshot's ingredients."""
+        return directory.ingredients(snapshot, self.columns(directory))
+
+    def columns(self, directory: RunDirectory) -> int:
+        """Two for each language of the probes."""
+        return 2 * len(directory.samples("probes").counts())
+
+    def queries(self, probes: SampleTable) -> SampleTable:
+        """The probes' languages, in alphabetical order."""
+        counts = probes.counts()
+        nothing = (None,) * len(counts)
+        return SampleTable(tuple(counts), nothing, tuple(f"mean of {count} probes" for count in counts.values()), nothing)
+
+    def compute(self, target: Target, job: Job, directory: RunDirectory, snapshot: Snapshot, processes: Processes) -> None:
+        """Compute and store what is missing of a snapshot."""
+        del processes  # ranks write shards of their own
+        attribute_means(target, job, self.store(directory, snapshot))
+
+    def check(self, target: Target, job: Job, directory: RunDirectory, snapshot: Snapshot) -> SpotCheck:
+        """Compare some stored products with single samples' gradients."""
+        return check_means(target, job, self.store(directory, snapshot))
+
+    def cost(self, target: Target, job: Job) -> Cost:
+        """Two sums of gradients are held for each language; the probes go through the model twice."""
+        columns = 2 * len(job.probes.table.counts())
+        seconds = measured_pace(target, job).seconds(job, 1, columns, probe_passes=2)
+        return Cost(columns * bytes_of_a_query(target.coverage), seconds)
+
+    def stored_bytes(self, parts: int, train: int, probes: SampleTable) -> int:
+        """A product for each train sample and column and a norm for each sample, by part."""
+        return 4 * parts * (train + 1) * (2 * len(probes.counts()) + 1)
+
+    def readable(self, ingredients: Ingredients, similarity: Similarity) -> tuple[Ingredients, Similarity]:
+        """The means of normalised gradients for a cosine, which only the train samples' norms are missing from; else the means.
+
+        The result equals the mean of the scores over the probes of a language.
+        """
+        languages = ingredients.dot.shape[2] // 2
+        chosen = slice(languages, None) if similarity == "cosine" else slice(languages)
+        means = Ingredients(ingredients.dot[:, :, chosen], ingredients.train_norm, ingredients.probe_norm[:, chosen])
+        return means, "dot" if similarity == "dot" else "relatif"
 
 
 def attribute_means(target: Target, job: Job, store: IngredientStore) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_tracin.attribution.cost import in_words as duration
+from lightning_tracin.attribution.method import Cost
 from lightning_tracin.errors import TracInError, printable
 from lightning_tracin.storage.filesystem import free_bytes
 from lightning_tracin.storage.sample_table import SampleTable
@@ -24,8 +25,7 @@ class Plan:
     kept: int | None  # how many of these the mask leaves; None: there is no mask
     weights_bytes: int  # of one snapshot on disk
     ingredients_bytes: int  # of one snapshot's ingredients (or features) on disk
-    held_bytes: int  # of the probes' gradients in memory, at most
-    seconds: float | None  # of one snapshot's pass, estimated; None where none is planned
+    cost: Cost | None  # of one snapshot's pass; None where none is planned
     snapshots: int | None  # expected number; None where the fit's length is not known
 
     @property
@@ -51,11 +51,12 @@ class Plan:
         return "" if self.kept is None else f", of which the mask leaves {self.kept:,}"
 
     def _described_time(self) -> str:
-        if self.seconds is None:
+        if self.cost is None:
             return ""
-        times = "" if self.snapshots in (None, 1) else f", {duration(self.seconds * (self.snapshots or 1))} in all"
-        held = f"holds {in_words(self.held_bytes)} in memory and " if self.held_bytes else ""
-        return f"; influence {held}takes about {duration(self.seconds)} for a snapshot{times} (by the first batches)"
+        seconds = self.cost.seconds
+        times = "" if self.snapshots in (None, 1) else f", {duration(seconds * (self.snapshots or 1))} in all"
+        held = f"holds {in_words(self.cost.held_bytes)} in memory and " if self.cost.held_bytes else ""
+        return f"; influence {held}takes about {duration(seconds)} for a snapshot{times} (by the first batches)"
 
     def require_disk(self, folder: Path) -> None:
         """Refuse a disk that cannot hold the run.

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning_tracin.attribution.processes import Processes
 from lightning_tracin.attribution.samples import SampleSet, from_loader, joined, require_loader
-from lightning_tracin.config import SampleColumns
+from lightning_tracin.config import ProbeChoice, SampleColumns
 from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.sample_table import SampleTable
 
@@ -51,19 +51,20 @@ def probes_from_loaders(
     )
 
 
-def chosen_probes(probes: SampleSet, languages: Sequence[str] | None, most: int | None) -> SampleSet:
-    """The probes of these languages (None: of all), at most so many of each (None: all).
+def chosen_probes(probes: SampleSet, choice: ProbeChoice) -> SampleSet:
+    """The probes of the chosen languages, and at most the chosen number of each.
 
     Raises:
         TracInError: a language has no samples.
     """
     present = probes.table.counts()
-    for language in languages or ():
+    for language in choice.probe_languages or ():
         if language not in present:
             raise TracInError(f"The probe language {language!r} has no samples; the probes have {', '.join(map(repr, present))}.")
-    if languages is not None:
-        probes = probes.take([index for index, language in enumerate(probes.table.language) if language in languages])
-    return probes.take(some_of_each_language(probes.table, most))
+    if choice.probe_languages is not None:
+        kept = set(choice.probe_languages)
+        probes = probes.take([index for index, language in enumerate(probes.table.language) if language in kept])
+    return probes.take(some_of_each_language(probes.table, choice.max_probes_per_language))
 
 
 def some_of_each_language(table: SampleTable, most: int | None, seed: int = 0) -> list[int]:

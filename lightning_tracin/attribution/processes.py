@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
+import torch
 from torch import Tensor
 
 from lightning_tracin.errors import TracInError
@@ -16,7 +17,7 @@ _Value = TypeVar("_Value")
 
 
 class Processes(Protocol):
-    """What a pass asks of the processes that it runs in."""
+    """What a pass needs from the processes that share it."""
 
     @property
     def rank(self) -> int:
@@ -35,15 +36,18 @@ class Processes(Protocol):
     def gather(self, values: Tensor) -> Tensor:
         """Every rank's values, which have one shape and are on the CPU: [ranks, *shape]."""
 
-    def to_device(self, batch: Any) -> Any:
-        """A batch as a fit gives it to a step: the module's own hooks around its way to the device."""
+    def prepared(self, dtype: torch.dtype) -> Callable[[Any], Any]:
+        """A function that turns a collated batch into what a step gets: on its device, floating-point tensors in one type."""
+
+    def info(self, message: str) -> None:
+        """Say something to the user, on rank 0."""
 
 
-def done_by_first(processes: Processes, work: Callable[[], _Value]) -> _Value:
-    """What rank 0 finds, on all ranks, which do not look for themselves.
+def on_rank_zero(processes: Processes, work: Callable[[], _Value]) -> _Value:
+    """Run on rank 0 and broadcast the result.
 
     Raises:
-        TracInError: rank 0 met an error; on all ranks, so that none waits for the others.
+        TracInError: rank 0 raised an error; on all ranks, so that none waits for the others.
     """
     if processes.ranks == 1:
         return work()
@@ -66,7 +70,7 @@ def acquired(folder: Path, processes: Processes) -> RunLock | None:
         TracInError: another process has it, or the directory cannot be written to; on all ranks.
     """
     lock = RunLock(folder)
-    done_by_first(processes, lock.acquire)
+    on_rank_zero(processes, lock.acquire)
     return lock if processes.rank == 0 else None
 
 

@@ -10,14 +10,74 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lightning_tracin.attribution.batching import Job, Target, batches_of, require_finite, run_batch, shards_of, shards_of_rank
+from lightning_tracin.attribution.cost import measured_pace
+from lightning_tracin.attribution.method import Cost, method
+from lightning_tracin.attribution.processes import Processes
 from lightning_tracin.attribution.samples import SampleSet
+from lightning_tracin.attribution.spot_check import check_features
+from lightning_tracin.config import Measure, Options, Similarity
 from lightning_tracin.gradients import Capture, Sketch, energy_shares
 from lightning_tracin.gradients.forms import Form
 from lightning_tracin.gradients.products import squared_norms
+from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.features import FeatureStore, Side, packed
+from lightning_tracin.storage.records import SpotCheck
+from lightning_tracin.storage.sample_table import SampleTable
+from lightning_tracin.storage.shards import Ingredients
+from lightning_tracin.storage.snapshots import Snapshot
 
 #: Train samples by which features are shared out among the parameters.
 _CALIBRATION = 128
+
+
+@method("projected")
+class Projected:
+    """Seeded projections of every sample's gradient, from which products follow."""
+
+    measure: Measure = "share"
+    adds_probes = whitens = layer_cosine = True
+    banks_probes = False
+
+    def __init__(self, options: Options) -> None:
+        assert options.projection_dim is not None
+        self._dim = options.projection_dim
+
+    def store(self, directory: RunDirectory, snapshot: Snapshot) -> FeatureStore:
+        """The snapshot's features."""
+        return directory.features(snapshot)
+
+    def columns(self, directory: RunDirectory) -> int:
+        """One for each probe, added ones included."""
+        return len(directory.samples("probes"))
+
+    def queries(self, probes: SampleTable) -> SampleTable:
+        """The probes themselves."""
+        return probes
+
+    def compute(self, target: Target, job: Job, directory: RunDirectory, snapshot: Snapshot, processes: Processes) -> None:
+        """Compute and store what is missing of a snapshot; rank 0 draws the sketch first."""
+        store = self.store(directory, snapshot)
+        if processes.rank == 0:
+            prepare_sketch(target, job, store, self._dim)
+        processes.barrier("tracin_sketch")
+        project_snapshot(target, job, store)
+
+    def check(self, target: Target, job: Job, directory: RunDirectory, snapshot: Snapshot) -> SpotCheck:
+        """Compare some stored features with projections of single samples' gradients."""
+        return check_features(target, job, self.store(directory, snapshot))
+
+    def cost(self, target: Target, job: Job) -> Cost:
+        """Nothing is held: every sample goes through the model once."""
+        return Cost(0, measured_pace(target, job).seconds(job, 1, 0))
+
+    def stored_bytes(self, parts: int, train: int, probes: SampleTable) -> int:
+        """Features in half precision, a norm and an index for each sample."""
+        del parts
+        return (2 * self._dim + 12) * (train + len(probes))
+
+    def readable(self, ingredients: Ingredients, similarity: Similarity) -> tuple[Ingredients, Similarity]:
+        """All columns, by the similarity's own formula."""
+        return ingredients, similarity
 
 
 def prepare_sketch(target: Target, job: Job, store: FeatureStore, dim: int, seed: int = 0) -> None:
@@ -87,6 +147,26 @@ def project_snapshot(target: Target, job: Job, store: FeatureStore, sides: Seque
         for side, shard in todo:
             index, features = features_of(capture, sketch, samples[side], shards[side][shard], side, target, job, bar)
             store.write(side, _name(shard), packed(index, features))
+
+
+def add_features(target: Target, job: Job, store: FeatureStore, first: int) -> None:
+    """Compute and store the features of the job's probes as the next addition to a snapshot's.
+
+    Args:
+        target: the snapshot.
+        job: its probes are the new ones.
+        store: has the sketch.
+        first: number of the first new probe in the run.
+
+    Raises:
+        TracInError: a loss or gradient is not finite.
+    """
+    store.start_addition()
+    sketch = store.sketch().to(next(target.model.parameters()).device)
+    with Capture(target.model, target.coverage) as capture:
+        for shard, batches in enumerate(shards_of(batches_of(job.probes, job.batch_size))):
+            index, features = features_of(capture, sketch, job.probes, batches, "probes", target, job)
+            store.write_addition(shard, packed([first + one for one in index], features))
 
 
 def features_of(

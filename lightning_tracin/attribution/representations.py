@@ -7,20 +7,22 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from lightning_tracin.analysis.reliance import Floats
 from lightning_tracin.attribution.batching import batches_of
 from lightning_tracin.attribution.losses import SummedLoss
 from lightning_tracin.attribution.samples import SampleSet
 from lightning_tracin.errors import TracInError
 
+_Floats = npt.NDArray[np.float64]
+
 
 @torch.no_grad()
 def sentence_representations(
     module: nn.Module, samples: SampleSet, loss: SummedLoss, prepare: Callable[[Any], Any], batch_size: int = 32
-) -> Floats:
+) -> _Floats:
     """The mean of the last hidden states over a sample's positions, without padding: [samples, width].
 
     Args:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler
 from tqdm.auto import tqdm
 
 from lightning_tracin.attribution.dataset_columns import read_table
-from lightning_tracin.attribution.processes import Processes, done_by_first
+from lightning_tracin.attribution.processes import Processes, on_rank_zero
 from lightning_tracin.config import SampleColumns
 from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.sample_table import SampleTable
@@ -167,7 +167,7 @@ def _shared(read: Callable[[], SampleTable], environment: Processes) -> SampleTa
         own.append(read())
         return replace(own[0], text=("",) * len(own[0]))
 
-    received = done_by_first(environment, facts)
+    received = on_rank_zero(environment, facts)
     return own[0] if own else received
 
 

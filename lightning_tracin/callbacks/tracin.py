@@ -11,8 +11,9 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities.data import extract_batch_size
 from torch.utils.data import DataLoader
 
+from lightning_tracin.attribution.prepare import Sources
 from lightning_tracin.attribution.processes import acquired
-from lightning_tracin.config import Options, Precision, Preconditioner, SampleColumns, Similarity, View, Weighting, When
+from lightning_tracin.config import Options
 from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.filesystem import Place, place
@@ -27,103 +28,36 @@ from lightning_tracin.trainer.session import Session, averaging_callback
 class TracInCallback(CallbackBase):
     """Snapshots a fit, computes TracIn influence, and logs cross-lingual reliance.
 
+    When a fit ends after steps that no snapshot covers, a last snapshot is taken, so that the ledger covers the whole fit.
+
     Args:
         dirpath: the run directory; default: beside the first logger's files, else under the Trainer's `default_root_dir`.
         probes: a DataLoader (or several) of the samples whose influences are asked for; default: the validation loaders.
-        probe_languages: languages to probe; default: all that the probes have.
-        max_probes_per_language: at most so many probes of each language (None: all), the same items where parallel.
-        language_column: column (or attribute) of the dataset behind a loader that tells each sample's language.
-        languages: each train sample's language, in the dataset's order, given outright.
-        languages_of_probes: each probe's language, in the probe datasets' order, given outright.
-        item_column: column whose value parallel samples share.
-        text_columns: columns to show as text; default: all columns of strings that have no other use.
-        label_column: column to show as label; default: `label` or `labels`.
-        every_n_epochs: snapshot at the end of every n-th epoch (default 1, unless `every_n_train_steps` is given).
-        every_n_train_steps: snapshot after every n optimizer steps instead.
-        when: `"fit_end"` (default) computes influence when the fit ends, `"snapshot"` at each snapshot, `"never"` not at all.
-        parameters: glob patterns over parameter names; only these are scored; None = all trainable ones.
-        keep_snapshots: False deletes a snapshot's weights when its influence is computed.
-        top_k: how many proponents count in what is logged.
-        similarity: of what is logged: `"cosine"`, `"dot"` or `"relatif"`.
-        weighting: of what is logged: `"uniform"` or `"learning_rate"`.
-        batch_size: samples in one pass of the attribution.
-        dtype: in which influence is computed, whatever the fit's precision.
-        memory_budget: bytes that the probes' gradients and a block's factors may take; None = a share of what is free.
-        per_layer: keep products by layer, for `run.reliance(by="layer")`; False keeps them by optimizer group only.
-        language_means: compute only each train sample's mean influence on the probes of each language, at a cost that does not
-            depend on the number of probes.
-        projection_dim: None computes exact products; else so many numbers are stored of a sample (seeded projections), so that
-            new probes cost only themselves (`run.add_probes`).
-        preconditioner: `"adam"` takes every product under the optimizer's second moments; `"fisher"` shows scores of projected
-            features that are whitened (needs `projection_dim`); None neither.
-        mask: a safetensors file, parameter -> 0/1 tensor of its shape (`masks.write_mask`): gradients are compared only where it
-            is 1, so not at all for parameters that it does not name. Where `parameters` is given too, what both choose counts;
-            with `preconditioner="adam"`, gradients are multiplied with both. None = everywhere.
-        dry_run: say what the run would cost, and do nothing else: the fit goes on as without the callback.
-
-    When a fit ends after steps that no snapshot covers, a last snapshot is taken, so that the ledger covers the whole fit.
+        languages: each train sample's language, in the dataset's order; default: read from `language_column`.
+        languages_of_probes: each probe's language, in the probe datasets' order; default: read from `language_column`.
+        options: by name, any field of `config.Options`, which documents and checks them.
 
     Raises:
-        TracInError: a value is out of range, or two contradict each other.
+        TracInError: a value is out of range, two contradict each other, or there is no such option.
+
+    Example:
+        >>> TracInCallback("runs/xnli", item_column="item", top_k=50).options.top_k
+        50
     """
 
     def __init__(
         self,
         dirpath: Place | None = None,
         probes: DataLoader[Any] | list[DataLoader[Any]] | None = None,
-        probe_languages: list[str] | None = None,
-        max_probes_per_language: int | None = 50,
-        language_column: str = "language",
         languages: list[str] | None = None,
         languages_of_probes: list[str] | None = None,
-        item_column: str | None = None,
-        text_columns: list[str] | None = None,
-        label_column: str | None = None,
-        every_n_epochs: int | None = None,
-        every_n_train_steps: int | None = None,
-        when: When = "fit_end",
-        parameters: list[str] | None = None,
-        keep_snapshots: bool = True,
-        top_k: int = 100,
-        similarity: Similarity = "cosine",
-        weighting: Weighting = "uniform",
-        batch_size: int = 32,
-        dtype: Precision = "float32",
-        memory_budget: int | None = None,
-        per_layer: bool = True,
-        language_means: bool = False,
-        projection_dim: int | None = None,
-        preconditioner: Preconditioner | None = None,
-        mask: str | Path | None = None,
-        dry_run: bool = False,
+        **options: Any,
     ) -> None:
-        if every_n_epochs is None and every_n_train_steps is None:
-            every_n_epochs = 1
-        self._options = Options(
-            columns=SampleColumns(
-                language_column, item_column, None if text_columns is None else tuple(text_columns), label_column
-            ),
-            view=View(top_k, similarity, weighting, "mean" if language_means else "share"),
-            probes=probes,
-            probe_languages=probe_languages,
-            max_probes_per_language=max_probes_per_language,
-            languages=languages,
-            languages_of_probes=languages_of_probes,
-            every_n_epochs=every_n_epochs,
-            every_n_train_steps=every_n_train_steps,
-            when=when,
-            parameters=parameters,
-            keep_snapshots=keep_snapshots,
-            batch_size=batch_size,
-            dtype=dtype,
-            memory_budget=memory_budget,
-            per_layer=per_layer,
-            language_means=language_means,
-            projection_dim=projection_dim,
-            preconditioner=preconditioner,
-            mask=None if mask is None else Path(mask),
-            dry_run=dry_run,
-        )
+        for name, given in (("languages", languages), ("languages_of_probes", languages_of_probes)):
+            if isinstance(given, str):
+                raise TracInError(f"{name} should be a list of strings, but is the string {given!r}.")
+        self.options = Options(**options)
+        self.sources = Sources(None, probes, languages, languages_of_probes)
         self.dirpath = None if dirpath is None else place(dirpath)
         self._run = ""
         self._recorder = Recorder()
@@ -135,14 +69,9 @@ class TracInCallback(CallbackBase):
         self._began = False
 
     @property
-    def options(self) -> Options:
-        """What the callback was told."""
-        return self._options
-
-    @property
     def state_key(self) -> str:
         """Tells this callback's state from another's in a checkpoint."""
-        options = self._options
+        options = self.options
         return self._generate_state_key(every_n_epochs=options.every_n_epochs, every_n_train_steps=options.every_n_train_steps)
 
     def state_dict(self) -> dict[str, Any]:
@@ -187,15 +116,15 @@ class TracInCallback(CallbackBase):
         if trainer.global_step == 0:  # another fit than the one that this callback may have seen before
             self._run, self._recorder, self._last_step = "", Recorder(), 0
         directory = RunDirectory(self.dirpath)
-        if not self._options.dry_run:
+        if not self.options.dry_run:
             self._take_lock(trainer, self.dirpath)
         resumed = directory.holds_run and directory.record().run == self._run
-        if not resumed and not self._options.dry_run:
+        if not resumed and not self.options.dry_run:
             directory.refuse_other_run()
             self._run = str(trainer.strategy.broadcast(uuid.uuid4().hex))
         with untouched_process():
-            session = Session(self._options, directory, trainer, pl_module)
-        if self._options.dry_run:
+            session = Session(self.options, self.sources, directory, trainer, pl_module)
+        if self.options.dry_run:
             rank_zero_info("TracIn: dry_run, so nothing is written and the fit goes on as without the callback.")
             return
         session.start(self._run, self._recorder.step, resumed)
@@ -219,13 +148,13 @@ class TracInCallback(CallbackBase):
         if self._session is None:
             return
         self._recorder.see(_samples_in_batch(trainer.train_dataloader, batch, batch_idx) * trainer.world_size)
-        every = self._options.every_n_train_steps
+        every = self.options.every_n_train_steps
         if every is not None and self._recorder.step // every > self._last_step // every:
             self._snapshot(self._session)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Snapshot if epochs are what is counted."""
-        every = self._options.every_n_epochs
+        every = self.options.every_n_epochs
         if self._session is not None and every is not None and self._epoch % every == 0:
             self._snapshot(self._session)
 
@@ -239,9 +168,6 @@ class TracInCallback(CallbackBase):
                 "TracInCallback noticed no optimizer step, so there are no snapshots and no influence. Under manual "
                 "optimization, step the optimizers that `self.optimizers()` gives, not the torch optimizers within them."
             )
-        assert self.dirpath is not None
-        if trainer.is_global_zero:
-            RunDirectory(self.dirpath).end()
         self._session.finish()
         self._end()
 

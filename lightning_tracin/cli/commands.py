@@ -11,7 +11,7 @@ import pandas as pd
 
 from lightning_tracin.attribution.plan import in_words
 from lightning_tracin.attribution.spot_check import described as described_check
-from lightning_tracin.config import Measure, Sign, Similarity, View, Weighting
+from lightning_tracin.config import Measure, Sign, Similarity, Weighting
 from lightning_tracin.errors import one_line, printable
 from lightning_tracin.reporting.findings import study_of
 from lightning_tracin.reporting.results import analyse
@@ -61,7 +61,7 @@ def status(run: str) -> str:
     missing = [str(index) for index, state in zip(table["snapshot"], table["attributed"], strict=True) if state != "yes"]
     lines = [
         f"Run {record.run} in {directory.path}: {len(opened.train)} train samples ({_counted(opened.train)}) x "
-        f"{len(opened.probes)} probes ({_counted(opened.probes)}), {record.settings.method} influence by {record.loss}, "
+        f"{len(opened.probes)} probes ({_counted(opened.probes)}), {record.options.method_name} influence by {record.loss}, "
         f"{record.elements:,} elements of {record.parameters} parameters.",
         "",
         _as_table(table) if len(table) else "There are no snapshots: the fit ended before the first one was taken.",
@@ -103,14 +103,14 @@ def reliance(
         output: how it is printed.
     """
     opened = TracInRun.open(run)
-    choices = opened.record.choices
+    options = opened.record.options
     table = opened.reliance(
-        choices.top_k if k is None else k,
+        options.top_k if k is None else k,
         sign,
         cumulative,
-        measure or _measure(opened),
-        similarity or choices.similarity,
-        weighting or choices.weighting,
+        measure or opened.method.measure,
+        similarity or options.similarity,
+        weighting or options.weighting,
         snapshots,
         by=by,
     )
@@ -140,8 +140,8 @@ def top(
         output: how it is printed.
     """
     opened = TracInRun.open(run)
-    choices = opened.record.choices
-    table = opened.top(probe, k, sign, similarity or choices.similarity, weighting or choices.weighting, snapshots)
+    options = opened.record.options
+    table = opened.top(probe, k, sign, similarity or options.similarity, weighting or options.weighting, snapshots)
     said = _printed(table, output)
     if output != "table":
         return said
@@ -176,8 +176,7 @@ def export(run: str, folder: str, format: Format = "csv", k: int | None = None) 
 
 def _tables(run: TracInRun, k: int | None) -> Iterator[tuple[str, pd.DataFrame]]:
     """All tables of a run by name."""
-    choices = run.record.choices
-    view = View(choices.top_k if k is None else k, choices.similarity, choices.weighting, _measure(run))
+    view = run.record.options.view(run.method.measure).but(top_k=k)
     yield "snapshots", pd.DataFrame([_about(run, snapshot) for snapshot in run.snapshots])
     yield "train", pd.DataFrame(run.train.rows())
     yield "probes", pd.DataFrame(run.probes.rows())
@@ -192,17 +191,13 @@ def _tables(run: TracInRun, k: int | None) -> Iterator[tuple[str, pd.DataFrame]]
                 yield name, table
 
 
-def _measure(run: TracInRun) -> Measure:
-    return "mean" if run.record.settings.method == "means" else "share"
-
-
 def _about(run: TracInRun, snapshot: Snapshot) -> dict[str, object]:
     """One snapshot's line."""
-    computed = run.directory.folder_of(snapshot)
-    sizes = [path.stat().st_size for path in computed.glob("*.safetensors")]
+    store = run.method.store(run.directory, snapshot)
+    sizes = [path.stat().st_size for path in store.folder.glob("*.safetensors")]
     weights = [path.stat().st_size for path in snapshot.path.glob("*.safetensors")]
     check = run.record.spot_checks.get(snapshot.name)
-    complete = bool(sizes) and run.directory.stored(snapshot).is_complete()
+    complete = bool(sizes) and store.is_complete()
     return {
         "snapshot": snapshot.index,
         "epoch": snapshot.epoch,

@@ -19,11 +19,10 @@ from lightning_fabric import Fabric
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from lightning_tracin.callbacks.tracin import TracInCallback
-from lightning_tracin.config import Options
 from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.filesystem import place
-from lightning_tracin.storage.records import differing_settings
+from lightning_tracin.storage.records import differing_options
 from lightning_tracin.trainer.attribute import attribute
 
 #: How a Trainer's `precision` keeps the weights; under any other they are as the module has them.
@@ -80,26 +79,21 @@ def attribute_from_config(
     if str(Path.cwd()) not in sys.path:  # a user's classes stand beside the file, as with a script of their own
         sys.path.insert(0, str(Path.cwd()))
     try:
-        options, module, data = _built(read)
+        callback, module, data = _built(read)
         train, validation = _loaders(module, data)
     except TracInError:
         raise
     except Exception as error:
         raise TracInError(f"{config} does not build a module and its data: {_one_line(error)}") from error
     given: dict[str, Any] = {"mask": mask}
-    if options is not None:
-        for name, ours, theirs in differing_settings(options.settings(record.settings.mask), record.settings):
+    if callback is not None:
+        options, sources = callback.options, callback.sources
+        for name, ours, theirs in differing_options(options, record.options):
             raise TracInError(f"{config} says {name}={ours}, but the run {run} was made with {theirs}; give the fit's own file.")
-        given = {
-            "mask": options.mask if mask is None else mask,
-            "languages": options.languages,
-            "languages_of_probes": options.languages_of_probes,
-            "top_k": options.view.top_k,
-            "similarity": options.view.similarity,
-            "weighting": options.view.weighting,
-            "memory_budget": options.memory_budget,
-        }
-        validation = validation if options.probes is None else options.probes
+        given |= {name: getattr(options, name) for name in ("top_k", "similarity", "weighting", "memory_budget")}
+        given |= {name: getattr(sources, name) for name in ("languages", "languages_of_probes")}
+        given["mask"] = options.mask if mask is None else mask
+        validation = validation if sources.probes is None else sources.probes
     fabric = _fabric(read, accelerator, devices)
     fabric.launch()
     precision = str(read.trainer.get("precision"))
@@ -128,8 +122,8 @@ def _read(path: Path) -> Config:
     return Config(path, values)
 
 
-def _built(config: Config) -> tuple[Options | None, Any, Any]:
-    """The callback's options, the module and the data module; None where the file has none."""
+def _built(config: Config) -> tuple[TracInCallback | None, Any, Any]:
+    """The callback, the module and the data module; None for a callback or data module that the file does not have."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(_of_both("LightningModule"), "model", fail_untyped=False)
     sections = {"model": config.values["model"]}
@@ -144,8 +138,7 @@ def _built(config: Config) -> tuple[Options | None, Any, Any]:
     if seed is not False and seed is not None:
         pl.seed_everything(None if seed is True else int(seed), workers=True)
     built = parser.instantiate_classes(parsed)
-    callback = built.get("callback")
-    return None if callback is None else callback.options, built["model"], built.get("data")
+    return built.get("callback"), built["model"], built.get("data")
 
 
 def _loaders(module: Any, data: Any) -> tuple[Any, Any]:

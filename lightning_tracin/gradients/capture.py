@@ -14,8 +14,8 @@ then the second run counts. Otherwise a second run only repeats what the first d
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -28,11 +28,12 @@ from lightning_tracin.gradients.coverage import Coverage, Layer
 from lightning_tracin.gradients.fallbacks import move_outwards
 from lightning_tracin.gradients.forms import Dense, Form, Outer, merged
 from lightning_tracin.gradients.freezing import frozen, uncompiled
-from lightning_tracin.gradients.layouts import Layout, NotPerSampleError, fitting, lines_of
-from lightning_tracin.gradients.replay import Autocast, Call, replayed_gradients
+from lightning_tracin.gradients.layouts import Layout, NotPerSampleError, layer_layout, lines_of, output_layout
+from lightning_tracin.gradients.replay import Call, replayed_gradients
 from lightning_tracin.gradients.rules.embedding import looked_up
 from lightning_tracin.gradients.rules.linear import live_positions
-from lightning_tracin.gradients.shared import SharedTensor
+from lightning_tracin.gradients.shared import SharedTensor, with_lines
+from lightning_tracin.gradients.stand_ins import StandIn, in_place, set_aside, stand_in_for
 
 #: Receives a parameter's name and its per-sample gradients, once per batch and parameter.
 Consumer = Callable[[str, tuple[Form, ...]], None]
@@ -60,7 +61,7 @@ class Capture:
         self._awaited: Counter[str] = Counter()  # module -> its calls without gradients, which checkpointing may repeat
         self._called: set[str] = set()
         self._arrived: dict[str, list[Form]] = {}
-        self._stand_ins: list[tuple[dict[str, Any], str, nn.Parameter, Tensor]] = []
+        self._stand_ins: list[StandIn] = []
         self._coarsest = torch.float64
 
     @property
@@ -72,7 +73,7 @@ class Capture:
         with ExitStack() as stack:
             stack.enter_context(frozen(self._model))
             stack.enter_context(uncompiled(self._model))
-            stack.callback(self._remove_hooks)
+            stack.callback(self._hooks.close)
             self._place_hooks()
             self._stack = stack.pop_all()
         return self
@@ -80,12 +81,9 @@ class Capture:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def _remove_hooks(self) -> None:
-        self._hooks.close()
-
     def _place_hooks(self) -> None:
         """A hook on every layer with a rule, and on every module that is computed again."""
-        self._remove_hooks()
+        self._hooks.close()
         replayed = self._decisions.replayed
         for layer in self._coverage.layers:
             if self._by_rule(layer):
@@ -120,14 +118,15 @@ class Capture:
         try:
             while True:
                 self._forget()
-                with self._shared_parameters() as leaves:
+                self._stand_ins = self._shared_parameters()
+                with in_place(self._stand_ins):
                     try:
                         value = self._forward(loss, moved)
                     except NotPerSampleError as error:
                         moved |= self._take_the_next_way(error)
                         continue
                     if torch.isfinite(value.detach()):
-                        self._backward(value, leaves)
+                        self._backward(value)
                     return value.detach()
         finally:
             self._consumer = None
@@ -139,6 +138,7 @@ class Capture:
         self._awaited.clear()
         self._called.clear()
         self._arrived.clear()
+        self._stand_ins = []
 
     def _forward(self, loss: Callable[[], Tensor], moved: set[str]) -> Tensor:
         with torch.enable_grad():
@@ -150,7 +150,7 @@ class Capture:
                 raise NotPerSampleError([layer], "the module around it is not called")
         return value
 
-    def _backward(self, value: Tensor, leaves: Sequence[tuple[str, Tensor]]) -> None:
+    def _backward(self, value: Tensor) -> None:
         if not value.requires_grad:
             raise TracInError(
                 "The loss does not depend on any scored parameter; check `parameters=[...]`, and that the loss is not "
@@ -158,45 +158,24 @@ class Capture:
             )
         self._in_backward = True
         value.backward()  # type: ignore[no-untyped-call]
-        for name, leaf in leaves:
-            if leaf.grad is not None:
-                self._arrived.setdefault(name, []).append(Dense(leaf.grad.reshape(self._samples, -1)))
-                leaf.grad = None
+        for stand_in in self._stand_ins:
+            gradient = stand_in.taken_gradient()
+            if gradient is not None:
+                self._arrived.setdefault(stand_in.name, []).append(Dense(gradient.reshape(self._samples, -1)))
         for name in list(self._arrived):  # uses that the loss does not reach have no gradient to wait for
             self._hand_on(name)
 
-    @contextmanager
-    def _shared_parameters(self) -> Iterator[list[tuple[str, Tensor]]]:
-        """Parameters without a rule stand in their modules as shared tensors inside; gives (name, lines)."""
-        leaves: list[tuple[str, Tensor]] = []
-        try:
-            for layer in self._coverage.layers:
-                if self._by_rule(layer) or layer.name in self._decisions.replayed:
-                    continue
-                for own_name, name in layer.names.items():
-                    parameter = layer.module._parameters[own_name]
-                    assert parameter is not None
-                    lines = parameter.detach().expand(self._samples, *parameter.shape).requires_grad_()
-                    alone = self._samples == 1
-                    shared = (
-                        lines[0]
-                        if alone
-                        else SharedTensor.of(
-                            lines, layer.name, self._decisions, f".{own_name}", partial(self._on_use, layer, name)
-                        )
-                    )
-                    self._stand_ins.append((layer.module._parameters, own_name, parameter, shared))
-                    leaves.append((name, lines))
-                    self._due[name] += 1  # complete only when the backward has ended
-            self._put_stand_ins(True)
-            yield leaves
-        finally:
-            self._put_stand_ins(False)
-            self._stand_ins.clear()
-
-    def _put_stand_ins(self, there: bool) -> None:
-        for owner, own_name, parameter, shared in self._stand_ins:
-            owner[own_name] = shared if there else parameter
+    def _shared_parameters(self) -> list[StandIn]:
+        """What stands for each parameter without a rule."""
+        stand_ins = []
+        for layer in self._coverage.layers:
+            if self._by_rule(layer) or layer.name in self._decisions.replayed:
+                continue
+            for own_name, name in layer.names.items():
+                used = partial(self._on_use, layer, name)
+                stand_ins.append(stand_in_for(layer, own_name, self._samples, self._decisions, used))
+                self._due[name] += 1  # complete only when the backward has ended
+        return stand_ins
 
     def _take_the_next_way(self, error: NotPerSampleError) -> set[str]:
         for layer in self._coverage.layers:
@@ -218,8 +197,9 @@ class Capture:
         if counts is None:
             return None
         inputs = args[0] if args else next(iter(kwargs.values()))
-        layout = self._layout(layer, inputs, output)
-        lines, output = self._lined(layer, layout, output)
+        shared = isinstance(output, SharedTensor)
+        layout = Layout.SHARED if shared else layer_layout(layer.name, inputs, output, self._samples, self._decisions)
+        lines, output = with_lines(output, layout, self._samples, layer.name, self._decisions)
         if not counts:
             return output
         self._due.update(layer.names.values())
@@ -269,38 +249,6 @@ class Capture:
             self._due.subtract(layer.names.values())
         return True
 
-    def _layout(self, layer: Layer, inputs: Tensor, output: Tensor) -> Layout:
-        samples = self._samples
-        if isinstance(output, SharedTensor):
-            return Layout.SHARED
-        if samples == 1:
-            return Layout.LINES if output.ndim > 1 and output.shape[0] == 1 and inputs.shape[:1] == (1,) else Layout.FLAT
-        if output.shape[:1] == (1,) and not inputs.requires_grad:
-            return Layout.SHARED  # which needs no choice
-        candidates = fitting(output, samples) if output.ndim > 1 and inputs.shape[:1] == output.shape[:1] else []
-        if not inputs.is_floating_point():  # look-ups by one list of positions are frequent, by flattened tokens are not
-            lines = [layout for layout in candidates if layout is Layout.LINES]
-            candidates = [*lines, Layout.SHARED, *[layout for layout in candidates if layout not in lines]]
-        elif not inputs.requires_grad:
-            candidates = [*candidates, Layout.SHARED]
-        described = f"the input of {layer.name!r}"
-        if not candidates and (layer.name, output.ndim) not in self._decisions.layouts:
-            raise NotPerSampleError([layer.name], f"{described} has the shape {list(inputs.shape)} for {samples} samples")
-        return self._decisions.choose((layer.name, output.ndim), candidates, described)
-
-    def _lined(self, layer: Layer, layout: Layout, output: Tensor) -> tuple[Tensor, Tensor]:
-        """The tensor whose gradient is per sample, and what the model goes on with."""
-        if isinstance(output, SharedTensor):
-            return output.lines, output
-        if layout is Layout.SHARED:
-            lines = output.detach().expand(self._samples, *output.shape).requires_grad_()
-            lines = lines.view_as(lines)
-            return lines, SharedTensor.of(lines, layer.name, self._decisions)
-        if not output.requires_grad:
-            # The clone is a non-leaf, so the model may change it in place as it could before.
-            output = output.detach().requires_grad_().clone()
-        return output, output
-
     def _on_gradient(self, layer: Layer, inputs: Tensor, gradient: Tensor) -> None:
         assert layer.rule is not None
         forms = layer.rule(layer.module, inputs, gradient, frozenset(layer.names))
@@ -317,8 +265,8 @@ class Capture:
             lines = output if output.requires_grad else output.detach().requires_grad_().clone()
             layout, output = Layout.LINES, SharedTensor.of(lines, layer.name, self._decisions)
         else:
-            layout = self._layout(layer, inputs, output)
-            lines, output = self._lined(layer, layout, output)
+            layout = layer_layout(layer.name, inputs, output, self._samples, self._decisions)
+            lines, output = with_lines(output, layout, self._samples, layer.name, self._decisions)
         if counts:
             self._due[name] += 1
             table = self._coverage.elements[name] // output.shape[-1]
@@ -345,36 +293,20 @@ class Capture:
             return None
         leaves, structure = pytree.tree_flatten(output)
         places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-        layouts = [self._output_layout(target, layers, i, leaves[i]) for i in places]
+        names = [layer.name for layer in layers]
+        if any(isinstance(leaves[i], SharedTensor) for i in places):
+            raise NotPerSampleError(names, f"{target!r} returns what the whole batch shares")
+        layouts = [output_layout(target, i, leaves[i], self._samples, self._decisions, names) for i in places]
         for i in places:  # nodes of their own, so that their gradients do not count what the module itself did with them
             leaf = leaves[i]
             leaves[i] = leaf.view_as(leaf) if leaf.requires_grad else leaf.detach().requires_grad_().clone()
         if counts and places:
             outputs = tuple(leaves[i] for i in places)
-            call = Call(
-                target,
-                module,
-                pytree.tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, (args, kwargs)),
-                tuple(leaf.detach() for leaf in outputs),
-                tuple(layouts),
-                Autocast.now(outputs[0].device),
-            )
+            call = Call.of(target, module, (args, kwargs), outputs, layouts)
             for layer in layers:
                 self._due.update(layer.names.values())
             torch.autograd.graph.register_multi_grad_hook(outputs, partial(self._on_gradients, call, layers))
         return pytree.tree_unflatten(leaves, structure)
-
-    def _output_layout(self, target: str, layers: Sequence[Layer], place: int, output: Tensor) -> Layout:
-        names = [layer.name for layer in layers]
-        if isinstance(output, SharedTensor):
-            raise NotPerSampleError(names, f"{target!r} returns what the whole batch shares")
-        if self._samples == 1:
-            return Layout.FLAT
-        candidates = fitting(output, self._samples)
-        key, described = (target, "output", place), f"output {place} of {target!r}"
-        if not candidates and key not in self._decisions.layouts:
-            raise NotPerSampleError(names, f"{described} has the shape {list(output.shape)} for {self._samples} samples")
-        return self._decisions.choose(key, candidates, described)
 
     def _on_gradients(self, call: Call, layers: Sequence[Layer], gradients: Sequence[Tensor | None]) -> None:
         prefix = f"{call.name}." if call.name else ""
@@ -384,17 +316,16 @@ class Capture:
             if gradient is not None:
                 self._note(gradient.dtype)
         self._suspended = True
-        self._put_stand_ins(False)
         try:
-            found = replayed_gradients(
-                call,
-                gradients,
-                {path: value for path, value in parameters.items() if value is not None},
-                self._samples,
-                self._decisions,
-            )
+            with set_aside(self._stand_ins):
+                found = replayed_gradients(
+                    call,
+                    gradients,
+                    {path: value for path, value in parameters.items() if value is not None},
+                    self._samples,
+                    self._decisions,
+                )
         finally:
-            self._put_stand_ins(True)
             self._suspended = False
         for path, gradient in found.items():
             layer, own = paths[path]

@@ -92,3 +92,57 @@ def fitting(tensor: Tensor, samples: int) -> list[Layout]:
     if tensor.shape[0] > 0 and tensor.shape[0] % samples == 0:
         return [Layout.FLAT]
     return []
+
+
+def layer_layout(layer: str, inputs: Tensor, output: Tensor, samples: int, decisions: Decisions) -> Layout:
+    """Where the output of a layer keeps its samples, by its shape and its input's.
+
+    Args:
+        layer: its name.
+        inputs: its input, of any shape.
+        output: its output, no shared tensor.
+        samples: number of samples in the batch.
+        decisions: what has been chosen so far; a new choice is kept there.
+
+    Raises:
+        NotPerSampleError: no layout fits.
+        TracInError: an earlier batch had a layout that this one cannot have.
+    """
+    if samples == 1:
+        return Layout.LINES if output.ndim > 1 and output.shape[0] == 1 and inputs.shape[:1] == (1,) else Layout.FLAT
+    if output.shape[:1] == (1,) and not inputs.requires_grad:
+        return Layout.SHARED  # which needs no choice
+    candidates = fitting(output, samples) if output.ndim > 1 and inputs.shape[:1] == output.shape[:1] else []
+    if not inputs.is_floating_point():  # look-ups by one list of positions are frequent, by flattened tokens are not
+        lines = [layout for layout in candidates if layout is Layout.LINES]
+        candidates = [*lines, Layout.SHARED, *[layout for layout in candidates if layout not in lines]]
+    elif not inputs.requires_grad:
+        candidates = [*candidates, Layout.SHARED]
+    described = f"the input of {layer!r}"
+    if not candidates and (layer, output.ndim) not in decisions.layouts:
+        raise NotPerSampleError([layer], f"{described} has the shape {list(inputs.shape)} for {samples} samples")
+    return decisions.choose((layer, output.ndim), candidates, described)
+
+
+def output_layout(module: str, place: int, output: Tensor, samples: int, decisions: Decisions, layers: Sequence[str]) -> Layout:
+    """Where one of a module's outputs keeps its samples, by its shape alone.
+
+    Args:
+        module: name of the module.
+        place: of the output among all of them.
+        output: no shared tensor.
+        samples: number of samples in the batch.
+        decisions: what has been chosen so far; a new choice is kept there.
+        layers: names of the layers that need to know.
+
+    Raises:
+        NotPerSampleError: no layout fits.
+        TracInError: an earlier batch had a layout that this one cannot have.
+    """
+    if samples == 1:
+        return Layout.FLAT
+    candidates = fitting(output, samples)
+    key, described = (module, "output", place), f"output {place} of {module!r}"
+    if not candidates and key not in decisions.layouts:
+        raise NotPerSampleError(layers, f"{described} has the shape {list(output.shape)} for {samples} samples")
+    return decisions.choose(key, candidates, described)

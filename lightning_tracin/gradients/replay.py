@@ -70,6 +70,19 @@ class Call:
     layouts: tuple[Layout, ...]
     autocast: Autocast
 
+    @staticmethod
+    def of(
+        name: str,
+        module: nn.Module,
+        arguments: tuple[tuple[Any, ...], dict[str, Any]],
+        outputs: Sequence[Tensor],
+        layouts: Sequence[Layout],
+    ) -> Call:
+        """The call that has just been made, apart from its graph."""
+        detached = pytree.tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, arguments)
+        autocast = Autocast.now(outputs[0].device)
+        return Call(name, module, detached, tuple(output.detach() for output in outputs), tuple(layouts), autocast)
+
 
 def floating(tree: Any) -> list[Tensor]:
     """The floating-point tensors of a module's output."""

@@ -79,6 +79,31 @@ class SharedTensor(Tensor):
             return _operate(name, call, leaves)
 
 
+def with_lines(output: Tensor, layout: Layout, samples: int, layer: str, decisions: Decisions) -> tuple[Tensor, Tensor]:
+    """A layer's output made ready for the backward pass.
+
+    Args:
+        output: [samples, ...], or of another shape where the layout says so.
+        layout: where it keeps its samples.
+        samples: number of samples in the batch.
+        layer: name of the layer.
+        decisions: where a shared tensor has met samples before.
+
+    Returns:
+        The tensor whose gradient is per sample, and what the model goes on with.
+    """
+    if isinstance(output, SharedTensor):
+        return output.lines, output
+    if layout is Layout.SHARED:
+        lines = output.detach().expand(samples, *output.shape).requires_grad_()
+        lines = lines.view_as(lines)
+        return lines, SharedTensor.of(lines, layer, decisions)
+    if not output.requires_grad:
+        # The clone is a non-leaf, so the model may change it in place as it could before.
+        output = output.detach().requires_grad_().clone()
+    return output, output
+
+
 def _used(name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], used: Use) -> Any:
     """A linear map or a look-up: its samples' gradients have cheaper forms than lines."""
     inputs, weight = args[0], args[1]

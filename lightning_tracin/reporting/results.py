@@ -97,7 +97,9 @@ def _top(run: TracInRun, view: View) -> pd.DataFrame:
     k = min(_SHOWN, len(run.train))
     parts = []
     for sign in _SIGNS:
-        for probe, table in zip(shown, run.tops(shown, k, sign, Scoring(view.similarity, view.weighting)), strict=True):
+        for probe, table in zip(
+            shown, run.tops(shown, k, sign, Scoring(similarity=view.similarity, weighting=view.weighting)), strict=True
+        ):
             facts = run.queries.take([probe])
             about: dict[str, Any] = {
                 "probe": probe,

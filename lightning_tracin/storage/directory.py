@@ -1,14 +1,14 @@
-"""A run directory: where its parts stand, and the record that says what it holds.
+"""A run directory: the paths of its parts, and the record of what it holds.
 
-`run.json` is written when the fit starts, after the tables of samples and before the first snapshot: a folder without it, and
-without snapshots, holds no run. A fit only goes on in a directory whose record equals its own in everything that scores
-depend on. It is written again when the fit has ended, when it is resumed, and when probes are added. `results` is made from
-the rest, and made anew; only the representations in it are read. Whoever writes holds the lock (`lock`); readers need none.
+`run.json` is written when the fit starts, after the tables of samples and before the first snapshot: a folder without it and
+without snapshots holds no run. A fit resumes only in a directory whose record equals its own in everything that scores depend
+on. The record is written again when the fit ends, when it resumes, when a pass is checked and when probes are added. `results`
+is derived from the rest and can be made again; only its representations are read. Writers hold the lock (`lock`); readers need
+none.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -34,17 +34,33 @@ from lightning_tracin.storage.sample_table import SampleTable, table_of_rows
 from lightning_tracin.storage.snapshots import Ledger, Snapshot
 
 
-@dataclass(frozen=True)
 class RunDirectory:
-    """Paths and records of one run."""
+    """Paths and records of one run.
 
-    path: Path
+    The record, the ledger and the tables of samples are read once and kept; what this object writes, it also keeps. `reload`
+    forgets them, for when another process has written.
+
+    Args:
+        path: the run directory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.reload()
+
+    def reload(self) -> None:
+        """Read the files again when they are next asked for."""
+        self._read: RunRecord | None = None
+        self._opened: Ledger | None = None
+        self._tables: dict[str, SampleTable] = {}
 
     @property
     def ledger(self) -> Ledger:
         """The run's snapshots."""
-        record = self.record()
-        return Ledger(self._snapshots, record.run, record.snapshots)
+        if self._opened is None:
+            record = self.record()
+            self._opened = Ledger(self._snapshots, record.run, record.snapshots)
+        return self._opened
 
     @property
     def _snapshots(self) -> Path:
@@ -88,7 +104,15 @@ class RunDirectory:
         Raises:
             TracInError: there is no run, or its record is damaged.
         """
-        return read_record(self._record, RunRecord)
+        if self._read is None:
+            self._read = read_record(self._record, RunRecord)
+        return self._read
+
+    def _write(self, record: RunRecord) -> None:
+        write_record(self._record, record)
+        if self._read is not None and self._read.snapshots != record.snapshots:
+            self._opened = None  # it checks this number
+        self._read = record
 
     def samples(self, role: Literal["train", "probes"]) -> SampleTable:
         """One of the tables of samples.
@@ -96,11 +120,13 @@ class RunDirectory:
         Raises:
             TracInError: it is missing, damaged, or not of this run.
         """
-        record = self.record()
-        table = self._samples(self._table(role), getattr(record, role))
-        for number, added in enumerate(record.added_probes if role == "probes" else ()):
-            table = table.followed_by(self._samples(self._added(number), added))
-        return table
+        if role not in self._tables:
+            record = self.record()
+            table = self._samples(self._table(role), getattr(record, role))
+            for number, added in enumerate(record.added_probes if role == "probes" else ()):
+                table = table.followed_by(self._samples(self._added(number), added))
+            self._tables[role] = table
+        return self._tables[role]
 
     def _samples(self, path: Path, expected: Samples) -> SampleTable:
         sha256, rows = read_lines(path)
@@ -116,16 +142,15 @@ class RunDirectory:
             raise TracInError(f"{path} is damaged or of another run: it differs from what run.json says; restore the file.")
         return table
 
-    def folder_of(self, snapshot: Snapshot) -> Path:
-        """Where what the run's method computes of a snapshot stands."""
-        return self.path / ("features" if self.record().settings.method == "projected" else "ingredients") / snapshot.name
+    def ingredients(self, snapshot: Snapshot, columns: int) -> IngredientStore:
+        """The shards of one snapshot.
 
-    def ingredients(self, snapshot: Snapshot) -> IngredientStore:
-        """The shards of one snapshot."""
-        record = self.record()
-        columns = record.probes.count if record.settings.method == "exact" else 2 * len(self.samples("probes").counts())
-        owner = f"{record.run}/ingredients/{snapshot.name}"
-        return IngredientStore(self.folder_of(snapshot), record.train.count, columns, owner)
+        Args:
+            snapshot: in the ledger.
+            columns: number of products stored for each train sample: one for each probe, or for each sum of probes.
+        """
+        record, folder = self.record(), self.path / "ingredients" / snapshot.name
+        return IngredientStore(folder, record.train.count, columns, f"{record.run}/ingredients/{snapshot.name}")
 
     def features(self, snapshot: Snapshot, adding: int = 0) -> FeatureStore:
         """The projected features of one snapshot.
@@ -138,25 +163,21 @@ class RunDirectory:
         probes = record.probes.count + sum(added.count for added in record.added_probes) + adding
         additions = len(record.added_probes) + (adding > 0)
         owner = f"{record.run}/features/{snapshot.name}"
-        return FeatureStore(self.folder_of(snapshot), record.train.count, probes, additions, owner)
-
-    def stored(self, snapshot: Snapshot) -> IngredientStore | FeatureStore:
-        """What the run's method computes of a snapshot."""
-        return self.features(snapshot) if self.record().settings.method == "projected" else self.ingredients(snapshot)
+        return FeatureStore(self.path / "features" / snapshot.name, record.train.count, probes, additions, owner)
 
     def discard(self, name: str) -> None:
-        """Delete what was computed of the snapshot of this name."""
+        """Delete what was computed from the snapshot of this name, by whichever method."""
         record = self.record()
         if name in record.spot_checks:
             kept = {other: check for other, check in record.spot_checks.items() if other != name}
-            write_record(self._record, record.model_copy(update={"spot_checks": kept}))
-        for kind in ("ingredients", "features"):
-            remove_tree(self.path / kind / name)
+            self._write(record.model_copy(update={"spot_checks": kept}))
+        for folder in [folder for folder in self.path.glob(f"*/{name}") if folder.parent != self._snapshots]:
+            remove_tree(folder)
 
     def note_check(self, name: str, check: SpotCheck) -> None:
-        """Write what a check of a snapshot's products has found into the record."""
+        """Record what a check of a snapshot's products found."""
         record = self.record()
-        write_record(self._record, record.model_copy(update={"spot_checks": {**record.spot_checks, name: check}}))
+        self._write(record.model_copy(update={"spot_checks": {**record.spot_checks, name: check}}))
 
     def _table(self, role: str) -> Path:
         return self.path / "samples" / f"{role}.jsonl"
@@ -169,7 +190,8 @@ class RunDirectory:
         record = self.record()
         write_bytes(self._added(len(record.added_probes)), as_lines(probes.rows()))
         added = (*record.added_probes, known_samples(probes))
-        write_record(self._record, record.model_copy(update={"added_probes": added}))
+        self._write(record.model_copy(update={"added_probes": added}))
+        self._tables.pop("probes", None)
 
     def start(self, record: RunRecord, train: SampleTable, probes: SampleTable) -> None:
         """Make this the directory of a new run.
@@ -179,7 +201,7 @@ class RunDirectory:
         """
         self.refuse_other_run()
         self._write_samples(train, probes)
-        write_record(self._record, record)
+        self._write(record)
 
     def start_imported(self, record: RunRecord, train: SampleTable, probes: SampleTable) -> None:
         """Make this the directory of a run whose snapshots all stand in `import_ledger`.
@@ -194,7 +216,7 @@ class RunDirectory:
             move_tree(self._imported, self._snapshots)
         except OSError as error:
             raise unwritable(self._snapshots, error) from error
-        write_record(self._record, record.model_copy(update={"snapshots": count}))
+        self._write(record.model_copy(update={"snapshots": count}))
 
     def _write_samples(self, train: SampleTable, probes: SampleTable) -> None:
         write_bytes(self._table("train"), as_lines(train.rows()))
@@ -232,7 +254,7 @@ class RunDirectory:
                 "Use the settings and data of that run, or another `dirpath`."
             )
         snapshots = self.ledger.snapshots()
-        write_record(self._record, held.model_copy(update={"snapshots": None}))
+        self._write(held.model_copy(update={"snapshots": None}))
         for snapshot in snapshots:
             if snapshot.step > step:  # first: what a kill leaves, a later snapshot could take for its own
                 self.discard(snapshot.name)
@@ -241,7 +263,7 @@ class RunDirectory:
     def end(self) -> None:
         """Note that the fit has ended, with as many snapshots as there are now."""
         count = len(self.ledger.snapshots())
-        write_record(self._record, self.record().model_copy(update={"snapshots": count}))
+        self._write(self.record().model_copy(update={"snapshots": count}))
 
     def write_representations(self, train: Tensor, probes: Tensor) -> None:
         """Write the fitted model's own sentence representations: [samples, width] each."""

@@ -119,6 +119,8 @@ def read_record(path: Path, model: type[_Model]) -> _Model:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise TracInError(f"{path} is damaged or of another version ({where}: {first['msg']}); {remedy}.") from error
+    except TracInError as error:  # an option in it that is not possible
+        raise TracInError(f"{path} is damaged or of another version ({error}); {remedy}.") from error
     if checked is not None and hashlib.sha256(content).hexdigest().encode() != checked[1]:
         raise TracInError(f"{path} is damaged: its checksum does not fit; {remedy}.")
     return record

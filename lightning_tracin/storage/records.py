@@ -1,4 +1,4 @@
-"""What `run.json` says of a run."""
+"""What `run.json` says of a run: the schema, and how two records differ."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import importlib.metadata
 import platform
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from lightning_tracin.config import Choices, Settings, _Record
-from lightning_tracin.storage.files import (
-    as_lines,
-)
+from lightning_tracin.config import Options, Stored
+from lightning_tracin.storage.files import as_lines
 from lightning_tracin.storage.sample_table import SampleTable
 
 _PACKAGES = ("lightning-tracin", "torch", "pytorch-lightning", "transformers", "datasets")
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Samples(_Record):
@@ -39,10 +41,12 @@ class SpotCheck(_Record):
 class RunRecord(_Record):
     """What `run.json` says."""
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     run: str = Field(pattern=r"^\w+$", description="identity of the fit")
-    settings: Settings
-    choices: Choices = Choices()
+    options: Options = Field(description="what the callback was told")
+    mask: str | None = Field(default=None, description="sha256 of what the mask keeps; null = all elements count")
+    languages_given: bool = Field(default=False, description="whether the train samples' languages were given as a list")
+    languages_of_probes_given: bool = Field(default=False, description="whether the probes' languages were given as a list")
     loss: str = Field(description="per_sample_loss, or training_step and its reduction")
     train: Samples
     probes: Samples
@@ -56,6 +60,20 @@ class RunRecord(_Record):
     snapshots: int | None = Field(default=None, description="how many there were when the fit ended; null = it has not ended")
     spot_checks: dict[str, SpotCheck] = Field(default={}, description="snapshot -> what a check of its products has found")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_version_2(cls, values: Any) -> Any:
+        """Read what versions before 0.3 wrote: the options in two parts, and the method by its name."""
+        if not isinstance(values, dict) or values.get("format") != 2:
+            return values
+        values = dict(values)
+        settings, choices = dict(values.pop("settings")), dict(values.pop("choices", {}))
+        values["mask"] = settings.pop("mask", None)
+        for name in ("languages_given", "languages_of_probes_given"):
+            values[name] = choices.pop(name, False)
+        means = settings.pop("method") == "means"
+        return {**values, "format": 3, "options": {**settings, **choices, "language_means": means}}
+
 
 def package_versions() -> dict[str, str]:
     """Versions of what computed the scores."""
@@ -68,14 +86,15 @@ def known_samples(table: SampleTable) -> Samples:
     return Samples(count=len(table), sha256=hashlib.sha256(as_lines(table.rows())).hexdigest())
 
 
-def differing_settings(ours: Settings, theirs: Settings) -> list[tuple[str, Any, Any]]:
-    """Names of the settings that differ, with both values."""
-    pairs = [(name, getattr(ours, name), getattr(theirs, name)) for name in Settings.model_fields]
-    return [(name, a, b) for name, a, b in pairs if a != b]
+def differing_options(ours: Options, theirs: Options) -> list[tuple[str, Any, Any]]:
+    """Names of the options that stored products depend on and that differ, with both values."""
+    pairs = [(name, getattr(ours, name), getattr(theirs, name)) for name in ("method_name", *Stored.model_fields)]
+    return [(name.removesuffix("_name"), a, b) for name, a, b in pairs if a != b]
 
 
 def differences(ours: RunRecord, theirs: RunRecord) -> list[tuple[str, Any, Any]]:
-    """Names of what two records disagree on, with both values: settings, and what identifies fit and samples."""
-    pairs = differing_settings(ours.settings, theirs.settings)
-    pairs += [(name, getattr(ours, name), getattr(theirs, name)) for name in ("run", "loss", "train", "probes", "elements")]
+    """Names of what two records disagree on, with both values: options, and what identifies the fit and its samples."""
+    pairs = differing_options(ours.options, theirs.options)
+    names = ("mask", "run", "loss", "train", "probes", "elements")
+    pairs += [(name, getattr(ours, name), getattr(theirs, name)) for name in names]
     return [(name, a, b) for name, a, b in pairs if a != b]

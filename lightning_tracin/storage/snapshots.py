@@ -233,13 +233,23 @@ class Ledger:
 
     def __init__(self, folder: Path, run: str = "", count: int | None = None) -> None:
         self._folder, self._run, self._count = folder, run, count
+        self._known: tuple[Snapshot, ...] | None = None
 
     def snapshots(self) -> tuple[Snapshot, ...]:
-        """All snapshots in order.
+        """All snapshots in order; read once, then kept up to date by what this ledger appends and drops.
 
         Raises:
             TracInError: a record is damaged or of another run, or one is missing.
         """
+        if self._known is None:
+            self._known = self._read()
+        return self._known
+
+    def reload(self) -> None:
+        """Read the records again when they are next asked for: another process has written."""
+        self._known = None
+
+    def _read(self) -> tuple[Snapshot, ...]:
         records = sorted(self._folder.glob(f"*/{_RECORD}")) if self._folder.exists() else []
         found = tuple(Snapshot(read_record(path, SnapshotRecord), path.parent) for path in records)
         for position, snapshot in enumerate(found):
@@ -282,8 +292,11 @@ class Ledger:
             write_tensors(path / _WEIGHTS, weights, owner)
             if scales is not None:
                 write_tensors(path / _SCALES, scales, owner)
+        known = self.snapshots()[: record.index]
         write_record(path / _RECORD, record)
-        return Snapshot(record, path)
+        added = Snapshot(record, path)
+        self._known = (*known, added)
+        return added
 
     def append_unfrozen(self, step: int, parameters: Mapping[str, Tensor]) -> None:
         """Keep the values of parameters that are trained after this step for the first time: the snapshots so far lack them."""
@@ -299,6 +312,7 @@ class Ledger:
         for unfrozen, path in _unfrozen(self._folder):
             if unfrozen > step:
                 path.unlink()
+        self._known = None
         return dropped
 
 

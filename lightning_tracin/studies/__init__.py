@@ -1,1 +1,1 @@
-"""Whole studies: from text and options to fits, their influence, refits, and tables with figures."""
+"""Whole studies: from text and settings to fits with influence, refits, and a page of tables and figures."""

@@ -1,4 +1,4 @@
-"""From options to samples: which loader reads the data, and how they are divided."""
+"""From the settings of a fit to its samples: which loader reads the data, and how they are split."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from lightning_tracin.studies.datasets import (
 )
 from lightning_tracin.studies.datasets.hub import RECIPES
 from lightning_tracin.studies.datasets.text_files import PLACEHOLDER
-from lightning_tracin.studies.fit_settings import FitSettings
+from lightning_tracin.studies.settings import FitSettings
 
-# Kinship and script differ, and each zero-shot language has a relative among the train languages. The languages of XNLI and
-# PAWS-X are those of Choenni et al. 2023.
+# The train languages differ in family and script, and each zero-shot language is related to one of them. The languages of XNLI
+# and PAWS-X are those of Choenni et al. 2023.
 TRAIN_LANGUAGES = {"cldr": "en de es ru ko", "xnli": "en fr de ru es", "paws-x": "en fr de ko es"}
 ZERO_SHOT_LANGUAGES = {"cldr": "nl fr uk"}
 PROBE_SPLITS = {"xnli": "validation", "paws-x": "validation"}
 
 
 def load_split(options: FitSettings, extra: int = 0) -> tuple[Split, str]:
-    """Return the samples to train on, to probe and to test on, and an account of what was left out and what is amiss.
+    """Return train samples, probes and test samples, and an account of what was left out and what may be a problem.
 
     Args:
         options: Which data, and how many samples.
-        extra: Further train samples of each train language, for `Split.extra`; train samples and probes stay the same.
+        extra: Number of further train samples of each language, for `Split.extra`; it does not change the other samples.
 
     Raises:
-        TracInError: The data cannot be had as asked for.
+        TracInError: The data cannot be loaded with these options.
     """
     _require_apart(options)
     trained, probed = _languages(options)
@@ -58,28 +58,32 @@ def load_split(options: FitSettings, extra: int = 0) -> tuple[Split, str]:
 
 
 def _require_apart(options: FitSettings) -> None:
-    """Refuse two names for the same samples: row numbers would make them different items, and probes would be trained on.
+    """Refuse to read probes from the rows of the train samples.
+
+    Items named by row number would differ between the two, so that probes would be trained on unnoticed.
 
     Raises:
-        TracInError: probes would be read from where the train samples are.
+        TracInError: the options name the same rows twice.
     """
     files = options.data == "cldr" or _is_file(options.data)
     if files and options.probe_split is not None:
         raise TracInError(
-            f"probe_split={options.probe_split!r} is for data sets of the hub, but data is {options.data!r}: name the probes' "
-            "files as probe_data, or leave both out to have probes taken out of data."
+            f"probe_split={options.probe_split!r} is for data sets of the hub, but data is {options.data!r}: name the files of "
+            "the probes as probe_data, or leave both out to have the probes taken out of data."
         )
     recipe = RECIPES.get(options.data)
     if options.item_column is not None or (recipe is not None and recipe.columns.item is not None):
-        return  # items that stand in both are told by their names
+        return  # items have names, so an item that is in both is recognised
     same = (options.probe_data or options.data) == options.data
     if same and options.probe_split is not None and options.probe_split.split("[")[0] == options.train_split.split("[")[0]:
         raise TracInError(
-            f"probe_split={options.probe_split!r} and train_split={options.train_split!r} are of the same rows: leave "
-            "probe_split out to have probes taken out of these by whole items, or name another split."
+            f"probe_split={options.probe_split!r} and train_split={options.train_split!r} name the same rows: leave "
+            "probe_split out to have the probes taken out of these rows by whole items, or name another split."
         )
     if options.probe_data == options.data and options.probe_split is None:
-        raise TracInError(f"probe_data is data ({options.data!r}): leave it out to have probes taken out of data by whole items.")
+        raise TracInError(
+            f"probe_data is the same as data ({options.data!r}): leave it out to have the probes taken out of data."
+        )
 
 
 def _is_file(name: str) -> bool:
@@ -95,10 +99,10 @@ def load(
     label_names: list[str] | None = None,
     item_prefix: str = "",
 ) -> Corpus:
-    """Load the data of a name with the loader that it is for.
+    """Load a data set by its name, with the loader for its kind.
 
     Raises:
-        TracInError: The data cannot be had as asked for.
+        TracInError: The data cannot be loaded with these options.
     """
     if name == "cldr":
         return load_cldr(languages or [])
@@ -134,7 +138,7 @@ def load(
 
 
 def _languages(options: FitSettings) -> tuple[list[str] | None, list[str] | None]:
-    """Return the languages to train on and to probe, None where that is for the data to say."""
+    """Return the languages to train on and to probe; None if the data determine them."""
     trained = options.train_languages or TRAIN_LANGUAGES.get(options.data, "").split() or None
     probed = options.probe_languages
     if probed is None and trained is not None:
@@ -144,7 +148,7 @@ def _languages(options: FitSettings) -> tuple[list[str] | None, list[str] | None
 
 
 def _account(split: Split, plan: SplitPlan) -> str:
-    """Say which probes have a train sample's text, and which languages have fewer test samples than asked for."""
+    """Say how many probes have the text of a train sample, and which languages have too few test samples."""
     repeated = repeated_texts(split)
     said = ", ".join(f"{language} {count} of {plan.probes_per_language}" for language, count in repeated.items())
     lines = [f"probes whose text is also that of a train sample of another item: {said or 'none'}"]
@@ -152,7 +156,7 @@ def _account(split: Split, plan: SplitPlan) -> str:
     asked = plan.test_per_language
     few = [f"{name} {tests[name]:,}" for name in plan.probe_languages if asked is not None and tests[name] < asked]
     if few:
-        lines.append(f"fewer test samples than the {asked:,} asked for: {', '.join(few)}")
+        lines.append(f"languages with fewer than {asked:,} test samples: {', '.join(few)}")
     return "\n".join(lines)
 
 
@@ -174,7 +178,7 @@ def _plan(options: FitSettings, trained: list[str], probed: list[str] | None, ex
 
 
 def _columns(options: FitSettings) -> Columns | None:
-    """Return the columns named by options, None if none is: the loader's own then hold."""
+    """Return the columns that the options name; None if they name none, so that the loader uses its own."""
     named = {
         "text": options.text_column,
         "text_pair": options.text_pair_column,

@@ -1,6 +1,6 @@
-"""The fits of a study, each written when it is done: what a fit says of the candidates, and runs with their influence.
+"""The fits of a study that are stored: what a fit predicts for candidates and test samples, and runs with influence.
 
-Functions here are sent to other processes; what they find they write to files, under a name that says what it is.
+These functions run in other processes, so they write their results to files and return nothing.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from torch.utils.data import DataLoader
 
 from lightning_tracin.callbacks.tracin import TracInCallback
 from lightning_tracin.storage.files import read_tensors, write_tensors
-from lightning_tracin.studies.fits import Recipe, build, prepared
+from lightning_tracin.studies.fits import FitRecipe, build, prepared
 from lightning_tracin.trainer.refits import Fit, fit_on, seeded
 
-#: Samples of a batch through the model for influence; ragged batches change no score.
+#: Batch size for predictions and influence; how samples are batched changes no score.
 _BATCH = 64
 
 
 @dataclass(frozen=True)
 class First:
-    """What the fit of a seed on all train samples says, before anything is known of its influence.
+    """What the fit of a seed on all train samples predicts, before its influence is computed.
 
     Attributes:
-        correct: whether it gets each candidate right, [candidates].
-        test: whether it gets each test sample right, [test].
-        train: whether it gets each train sample right, [train].
-        epochs: how many it made.
+        correct: whether it classifies each candidate correctly, [candidates].
+        test: whether it classifies each test sample correctly, [test].
+        train: whether it classifies each train sample correctly, [train].
+        epochs: number of its epochs.
     """
 
     correct: np.ndarray[Any, np.dtype[np.bool_]]
@@ -41,8 +41,8 @@ class First:
     epochs: int
 
 
-def first_fit(recipe: Recipe, seed: int, path: Path) -> None:
-    """Fit on all train samples, and write what `First` holds."""
+def first_fit(recipe: FitRecipe, seed: int, path: Path) -> None:
+    """Fit on all train samples, and write the values of a `First` to a file."""
     with seeded(seed):
         fit = build(recipe)
         fit_on(fit, np.ones(len(fit.train.dataset), dtype=np.bool_), seed)  # type: ignore[arg-type]
@@ -57,7 +57,7 @@ def first_fit(recipe: Recipe, seed: int, path: Path) -> None:
 
 
 def read_first(path: Path) -> First:
-    """What `first_fit` wrote.
+    """Read what `first_fit` wrote.
 
     Raises:
         TracInError: the file is missing or damaged.
@@ -73,10 +73,17 @@ def _right(fit: Fit, loader: DataLoader[Any]) -> torch.Tensor:
     return predicted.cpu() == torch.tensor(labels)
 
 
-def influence_run(recipe: Recipe, seed: int, path: Path, top_k: int, callback: dict[str, Any]) -> None:
-    """Fit with the callback; the run directory counts as done once its marker stands beside it.
+def influence_run(recipe: FitRecipe, seed: int, path: Path, top_k: int, callback: dict[str, Any]) -> None:
+    """Fit with the callback. The run is complete once its marker file exists.
 
-    What an interrupted fit left is deleted, and the fit begins again.
+    The files of an interrupted fit are deleted, and the fit starts again.
+
+    Args:
+        recipe: of the fit.
+        seed: of the first weights and of the order of samples.
+        path: the run directory.
+        top_k: number of strongest train samples that the run's own results use.
+        callback: further arguments of `TracInCallback`.
     """
     shutil.rmtree(path, ignore_errors=True)
     with seeded(seed):
@@ -90,5 +97,5 @@ def influence_run(recipe: Recipe, seed: int, path: Path, top_k: int, callback: d
 
 
 def done(path: Path) -> Path:
-    """The marker of a run that is complete."""
+    """The marker file of a complete run."""
     return path.with_name(f"{path.name}.done")

@@ -1,4 +1,4 @@
-"""From options to a fit that has not begun: the same data, first weights and schedule whenever it is asked for."""
+"""From the settings to a fit that is ready to start, with the same data, first weights and schedule each time it is built."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from torch.utils.data import DataLoader
 from lightning_tracin.errors import TracInError
 from lightning_tracin.studies.data import load_split
 from lightning_tracin.studies.datasets import Split
-from lightning_tracin.studies.fit_settings import FitSettings
 from lightning_tracin.studies.models.classifier import Classifier, tokenizer_and_model
 from lightning_tracin.studies.quiet import silence_own_process
+from lightning_tracin.studies.settings import FitSettings
 from lightning_tracin.studies.text_data import TextDataModule
 from lightning_tracin.trainer.refits import Fit
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What the train samples are, beside those that every fit has.
+    """How the train samples of a fit differ from those of the other fits.
 
     Attributes:
         without: a train language that is left out, so that it is zero-shot.
-        more: a train language of which samples are added.
-        per_cent: how many, as a part of its own.
+        more: a train language to which samples are added.
+        per_cent: how many are added, in per cent of the language's train samples.
     """
 
     without: str | None = None
@@ -39,23 +39,23 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """As it stands in the names of run directories."""
+        """Its part of the name of a run directory."""
         if self.without is not None:
             return f"-without-{self.without}"
         return "" if self.more is None else f"-{self.more}+{self.per_cent}"
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Everything that a fit depends on but its seed, in plain types: it is sent to other processes.
+class FitRecipe:
+    """Everything that a fit depends on except its seed, in plain types, because it is sent to other processes.
 
     Attributes:
-        options: data, model and schedule; `probes_per_language` counts candidates here.
-        extra: further train samples of each language that are at hand.
-        chosen: which of the candidates are the probes; None takes all.
-        variant: of the train samples.
-        stop_after: epochs after which the fit stops though its schedule goes on; None lets it run to its end.
-        patience: epochs without a better loss on the test samples after which it stops.
+        options: data, model and schedule; `probes_per_language` is the number of candidates here.
+        extra: number of further train samples of each language that are set aside.
+        chosen: positions of the probes among the candidates; None takes all.
+        variant: how the train samples differ from those of the other fits.
+        stop_after: epochs after which the fit stops, although its schedule is longer; None trains for all epochs.
+        patience: epochs without a better loss on the test samples after which the fit stops; None never stops early.
     """
 
     options: FitSettings
@@ -67,26 +67,26 @@ class Recipe:
 
 
 class StopAfter(pl.Callback):
-    """Ends a fit after some epochs, without a change of its schedule."""
+    """Ends a fit after some epochs without changing its schedule."""
 
     def __init__(self, epochs: int) -> None:
         self._epochs = epochs
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Ask the Trainer to stop where it is time."""
+        """Ask the Trainer to stop after the last epoch."""
         if trainer.current_epoch + 1 >= self._epochs:
             trainer.should_stop = True
 
 
-def build(recipe: Recipe) -> Fit:
-    """A fit of a classifier; its first weights depend on the seed that is set, not on the variant.
+def build(recipe: FitRecipe) -> Fit:
+    """A fit of a classifier; its first weights depend on the current random seed, not on the variant.
 
     Raises:
-        TracInError: data or model cannot be had, or the variant does not go with the data.
+        TracInError: data or model cannot be loaded, or there are too few further samples for the variant.
     """
     silence_own_process()
     options = recipe.options
-    if options.threads or options.model == "small":  # whose steps are too short to be shared
+    if options.threads or options.model == "small":  # its steps are too short to be split among threads
         torch.set_num_threads(options.threads or 1)
     data, split = prepared(options, recipe.extra)
     _, model = tokenizer_and_model(options, split)
@@ -98,7 +98,7 @@ def build(recipe: Recipe) -> Fit:
     if recipe.patience is not None:
         callbacks.append(EarlyStopping("val_loss", patience=recipe.patience))
         validation = data.predict_dataloader()
-        validation.generator = torch.Generator()  # else it draws from the fit's own, and later fits without it have other dropout
+        validation.generator = torch.Generator()  # else it draws from the global one, which changes the fit's dropout
     trainer = pl.Trainer(
         max_epochs=options.epochs,
         callbacks=callbacks,
@@ -106,7 +106,7 @@ def build(recipe: Recipe) -> Fit:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        devices=1,  # a study has its own processes
+        devices=1,  # a study runs several fits in processes of its own
     )
     probes = data.probes if recipe.chosen is None else data.probes.select(recipe.chosen)
     loader = _loader(data, _train_samples(data, recipe), shuffle=True)
@@ -117,7 +117,7 @@ def _loader(data: TextDataModule, samples: Dataset, shuffle: bool = False) -> Da
     return DataLoader(samples, batch_size=data.batch_size, shuffle=shuffle, collate_fn=data.collate)
 
 
-def _train_samples(data: TextDataModule, recipe: Recipe) -> Dataset:
+def _train_samples(data: TextDataModule, recipe: FitRecipe) -> Dataset:
     variant = recipe.variant
     languages = data.train.with_format(None)["language"][:]
     if variant.without is not None:
@@ -128,7 +128,7 @@ def _train_samples(data: TextDataModule, recipe: Recipe) -> Dataset:
     here = [i for i, language in enumerate(data.extra.with_format(None)["language"]) if language == variant.more]
     if count > len(here):
         raise TracInError(
-            f"{variant.per_cent} % more {variant.more!r} are {count} samples, but there are {len(here)} further ones."
+            f"{variant.per_cent} % more {variant.more!r} are {count} samples, but only {len(here)} are set aside; add fewer."
         )
     more: Dataset = concatenate_datasets([data.train, data.extra.select(here[:count])])
     more.set_format(**data.train.format)
@@ -136,7 +136,7 @@ def _train_samples(data: TextDataModule, recipe: Recipe) -> Dataset:
 
 
 def prepared(options: FitSettings, extra: int) -> tuple[TextDataModule, Split]:
-    """The samples as batches, and as text; kept for the next fit of this process."""
+    """The samples as batches and as text, cached for the next fit in this process."""
     return _prepared(json.dumps(asdict(options)), extra)
 
 

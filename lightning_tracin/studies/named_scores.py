@@ -1,4 +1,4 @@
-"""Scores of a study by their names: which kind of run they are read from, and how."""
+"""The scores of a study by name: from which kind of run each is read, and how."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from lightning_tracin.analysis.scores import Scores
 from lightning_tracin.config import Similarity, Weighting
 from lightning_tracin.run import TracInRun
 
-#: How a run computes, by what its callback is told.
+#: The kinds of runs; see `settings_of` for what their callbacks are told.
 Way = Literal["exact", "adam", "projected"]
 
 
 @dataclass(frozen=True)
 class Score:
-    """One way to read influence off a run."""
+    """How a score is read from a run."""
 
     way: Way
     similarity: Similarity
@@ -36,12 +36,12 @@ SCORES: Mapping[str, Score] = {
 
 
 def ways_of(names: Sequence[str]) -> list[Way]:
-    """Which runs these scores need, in a fixed order; the first score's way first."""
+    """The kinds of runs that these scores need; the first score's kind comes first."""
     return list(dict.fromkeys(SCORES[name].way for name in names))
 
 
 def settings_of(way: Way, projection_dim: int) -> dict[str, Any]:
-    """What the callback is told for a way."""
+    """The arguments of the callback for a kind of run."""
     told: dict[Way, dict[str, Any]] = {
         "exact": {},
         "adam": {"preconditioner": "adam"},
@@ -51,6 +51,6 @@ def settings_of(way: Way, projection_dim: int) -> dict[str, Any]:
 
 
 def influence_of(name: str, run: TracInRun, snapshots: Sequence[int] | None = None) -> Scores:
-    """A score by its name, summed over snapshots: [train, probes]."""
+    """The score of this name, summed over snapshots: [train, probes]."""
     score = SCORES[name]
     return run.influence(score.similarity, score.weighting, snapshots).to_numpy()

@@ -1,28 +1,28 @@
-"""What a study found, as files: a page (HTML and Markdown), every table (CSV), every figure (PNG)."""
+"""The files that present a study: a page (HTML and Markdown), every table (CSV) and every figure (PNG)."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-from jinja2 import Environment, PackageLoader, select_autoescape
-
-from lightning_tracin.reporting.figures import png
+from lightning_tracin.reporting import figures
+from lightning_tracin.reporting.html import columns_and_rows, embedded, render
 from lightning_tracin.storage.files import as_utf8, write_bytes
 from lightning_tracin.studies.runner import Outcome
 from lightning_tracin.studies.section import Section
 
-#: Tables with more lines are in their files only; Markdown, which goes into other people's pages, has none with the data's texts.
+#: Longer tables are not on the page, but in their own files. Markdown, which goes into other pages, has no texts of the data.
 _LINES = {"html": 120, "md": 60}
 _TEXTS = ("texts",)
 
 
 def write_page(outcome: Outcome) -> Path:
-    """Write `results/` of a study; returns the page's path."""
+    """Write the `results/` folder of a study; returns the path of the HTML page.
+
+    Raises:
+        MissingPackageError: jinja2 or matplotlib is not installed.
+    """
     folder = outcome.folder / "results"
     pictures: dict[str, bytes] = {}
     write_bytes(folder / "accuracy.csv", as_utf8(outcome.accuracy.to_csv(index=False)))
@@ -30,12 +30,12 @@ def write_page(outcome: Outcome) -> Path:
         for name, table in section.tables.items():
             write_bytes(folder / f"{section.name}-{name}.csv", as_utf8(table.to_csv(index=False)))
         for name, figure in section.figures.items():
-            pictures[f"{section.name}-{name}.png"] = png(figure)
+            pictures[f"{section.name}-{name}.png"] = figures.png(figure)
     for file, content in pictures.items():
         write_bytes(folder / file, content)
-    embedded = {file: f"data:image/png;base64,{base64.b64encode(content).decode()}" for file, content in pictures.items()}
     write_bytes(folder / "report.md", as_utf8(markdown(outcome, "")))
-    write_bytes(folder / "report.html", as_utf8(_rendered("html", outcome, embedded)))
+    page = _rendered("html", outcome, {file: embedded(content) for file, content in pictures.items()})
+    write_bytes(folder / "report.html", as_utf8(page))
     return folder / "report.html"
 
 
@@ -44,9 +44,12 @@ def markdown(outcome: Outcome, figures_at: str, level: int = 1, shown: Sequence[
 
     Args:
         outcome: of the study.
-        figures_at: stands before the names of figure files.
+        figures_at: is put in front of the names of figure files.
         level: of its first heading.
-        shown: figure files (without .png) that it shows; None shows all.
+        shown: names of the figure files to show, without .png; None shows all.
+
+    Raises:
+        MissingPackageError: jinja2 is not installed.
     """
     files = [f"{section.name}-{name}" for section in outcome.sections for name in section.figures]
     chosen = [file for file in files if shown is None or file in shown]
@@ -54,14 +57,11 @@ def markdown(outcome: Outcome, figures_at: str, level: int = 1, shown: Sequence[
 
 
 def _rendered(kind: str, outcome: Outcome, pictures: dict[str, str], heading: str = "#") -> str:
-    environment = Environment(
-        loader=PackageLoader("lightning_tracin.reporting"), autoescape=select_autoescape(), trim_blocks=True
-    )
-    environment.filters["cell"] = _cell if kind == "html" else _markdown_cell
-    return environment.get_template(f"study.{kind}").render(
+    return render(
+        f"study.{kind}",
         outcome=outcome,
         settings=outcome.settings,
-        accuracy=_shown(outcome.accuracy),
+        accuracy=columns_and_rows(outcome.accuracy),
         sections=[(section, _tables(section, kind)) for section in outcome.sections],
         pictures=pictures,
         heading=heading,
@@ -70,23 +70,7 @@ def _rendered(kind: str, outcome: Outcome, pictures: dict[str, str], heading: st
 
 def _tables(section: Section, kind: str) -> dict[str, dict[str, Any]]:
     return {
-        name: _shown(table)
+        name: columns_and_rows(table)
         for name, table in section.tables.items()
         if len(table) <= _LINES[kind] and (kind == "html" or name not in _TEXTS)
     }
-
-
-def _shown(table: pd.DataFrame) -> dict[str, Any]:
-    return {"columns": list(table.columns), "rows": table.to_numpy().tolist()}
-
-
-def _cell(value: Any) -> str:
-    """A value as tables show it."""
-    if isinstance(value, float):
-        return "" if value != value else f"{value:.3g}" if abs(value) < 0.01 and value else f"{value:.3f}"
-    return str(value)
-
-
-def _markdown_cell(value: Any) -> str:
-    """A value as Markdown's tables show it; what would end a cell, or be read as HTML, is escaped."""
-    return " ".join(escape(_cell(value), quote=False).split()).replace("|", "\\|")

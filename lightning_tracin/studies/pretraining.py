@@ -1,6 +1,6 @@
 """A small multilingual encoder, pre-trained by masked language modelling on unlabelled text (Devlin et al. 2019).
 
-Where no pre-trained model can be had, this takes its place: some minutes on the data's own texts, all languages together.
+It replaces a downloaded model where there is none: it takes some minutes on the texts of the data, all languages together.
 """
 
 from __future__ import annotations
@@ -26,38 +26,38 @@ from transformers import (
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.studies.datasets import Split
-from lightning_tracin.studies.fit_settings import FitSettings
 from lightning_tracin.studies.models.classifier import small_config
+from lightning_tracin.studies.settings import FitSettings
 from lightning_tracin.studies.text_data import texts_of, train_tokenizer
 
 _WARMUP = 0.1
 
 
 class MaskedLanguageModel(pl.LightningModule):
-    """Pre-training with AdamW, a linear warm-up and a linear decay to zero."""
+    """Pre-trains with AdamW, a linear warm-up and a linear decay to zero."""
 
     def __init__(self, model: XLMRobertaForMaskedLM, *, learning_rate: float) -> None:
         super().__init__()
         self.model, self.learning_rate = model, learning_rate
-        self.losses: list[float] = []  # the mean of each epoch
+        self.losses: list[float] = []  # mean loss of each epoch
         self._sum, self._count = 0.0, 0
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:  # noqa: ARG002
-        """Return the mean loss over the masked positions of a batch; the others are not asked, which saves work."""
+        """Return the mean loss over the masked positions of a batch; logits of other positions are not computed."""
         states = self.model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
-        masked = batch["labels"] != -100  # as transformers marks what is not asked
+        masked = batch["labels"] != -100  # how transformers marks positions without a target
         loss = cross_entropy(self.model.lm_head(states[masked]), batch["labels"][masked])
         self._sum, self._count = self._sum + float(loss.detach()), self._count + 1
         self.log("masked_loss", loss, prog_bar=True)
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Keep the epoch's mean loss."""
+        """Store the epoch's mean loss."""
         self.losses.append(self._sum / max(1, self._count))
         self._sum, self._count = 0.0, 0
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return AdamW with a schedule that moves on at every step."""
+        """Return AdamW with a schedule that is advanced after every step."""
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.learning_rate)
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = get_linear_schedule_with_warmup(  # type: ignore[no-untyped-call]
@@ -67,13 +67,13 @@ class MaskedLanguageModel(pl.LightningModule):
 
 
 def with_encoder(options: FitSettings, split: Split, folder: Path, *, progress: bool = True) -> FitSettings:
-    """The options of a fit that begins from a pre-trained encoder, where that is asked for; pre-trains where it is not there.
+    """The settings of a fit that starts from a pre-trained encoder, which is made first if it does not exist.
 
     Args:
-        options: of the fit; pre-training is asked for by `pretraining_epochs`.
-        split: the data, whose texts are all trained on, labels unseen.
+        options: of the fit; with `pretraining_epochs=0` they are returned as they are.
+        split: the data; all their texts are trained on, without labels.
         folder: of the encoder.
-        progress: whether a bar is shown.
+        progress: whether to show a progress bar.
 
     Raises:
         TracInError: the model is not a small one, or see `pretrain`.
@@ -82,8 +82,8 @@ def with_encoder(options: FitSettings, split: Split, folder: Path, *, progress: 
         return options
     if options.model != "small":
         raise TracInError(
-            f"pretraining_epochs={options.pretraining_epochs} is for a small model, but the model is {options.model!r}; leave "
-            "one of the two out."
+            f"pretraining_epochs={options.pretraining_epochs} is for a small model, but model is {options.model!r}; leave out "
+            "one of the two."
         )
     parts = (split.train, split.probes, split.test, split.extra)
     pretrain([text for part in parts for text in texts_of(part)], options, folder, progress=progress)
@@ -91,13 +91,15 @@ def with_encoder(options: FitSettings, split: Split, folder: Path, *, progress: 
 
 
 def pretrain(texts: Sequence[str], options: FitSettings, folder: Path, *, progress: bool = True) -> None:
-    """Train a tokenizer and an encoder on texts; write both to a folder that `from_pretrained` can read, whole or not at all.
+    """Train a tokenizer and an encoder on texts, and write both to a folder that `from_pretrained` can read.
+
+    An interrupted pre-training leaves no folder.
 
     Args:
         texts: unlabelled, of all languages.
         options: vocabulary, sizes, seed, and `pretraining_*`.
-        folder: where the encoder goes. What is there stays as it is. `pretraining.json` keeps the mean loss of each epoch.
-        progress: whether a bar is shown.
+        folder: where both are written; if it exists, nothing is done. Its `pretraining.json` has the mean loss of each epoch.
+        progress: whether to show a progress bar.
 
     Raises:
         TracInError: there is no text, or the vocabulary cannot hold its characters.
@@ -106,7 +108,7 @@ def pretrain(texts: Sequence[str], options: FitSettings, folder: Path, *, progre
         return
     distinct = list(dict.fromkeys(text for text in texts if text.strip()))
     if not distinct:
-        raise TracInError("There is no text to pre-train on.")
+        raise TracInError("The data have no text to pre-train on; name the column of the text as text_column.")
     tokenizer = train_tokenizer(distinct, options.vocabulary_size, masked=True)
     with torch.random.fork_rng(devices=[]):
         pl.seed_everything(options.seed, verbose=False)

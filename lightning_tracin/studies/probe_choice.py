@@ -1,4 +1,4 @@
-"""Which of the candidates are the probes: those that the fitted models get right, the same items in every language."""
+"""Which candidates become the probes: those that the fits classify correctly, the same items in every language."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from lightning_tracin.errors import TracInError
 
 
 def choose_probes(languages: Sequence[str], items: Sequence[str], correct: npt.ArrayLike, per_language: int) -> tuple[int, ...]:
-    """The first candidates of each language that every fit gets right.
+    """The first candidates of each language that every fit classifies correctly.
 
-    Where all languages have the same items, an item is taken if it is right in all of them, so that probes stay parallel.
+    If all languages have the same items, an item is taken only if it is classified correctly in all of them, so that the probes
+    are parallel.
 
     Args:
         languages: of each candidate.
         items: of each candidate.
-        correct: whether a fit gets a candidate right, [fits, candidates].
-        per_language: how many are asked for.
+        correct: whether a fit classifies a candidate correctly, [fits, candidates].
+        per_language: number of probes of each language.
 
     Returns:
         Positions of the chosen candidates, in the candidates' order.
 
     Raises:
-        TracInError: a language has fewer.
+        TracInError: a language has fewer such candidates.
     """
     right = np.asarray(correct, dtype=np.bool_)
     if right.ndim != 2 or right.shape[1] != len(languages):
@@ -44,8 +45,8 @@ def choose_probes(languages: Sequence[str], items: Sequence[str], correct: npt.A
         if len(usable) < per_language:
             inside = " in every language" if parallel else ""
             raise TracInError(
-                f"Language {language!r} has {len(usable)} of {len(places)} candidates that all {len(right)} fits get "
-                f"right{inside}, but {per_language} probes are asked for: ask for fewer probes_per_language, give more "
+                f"All {len(right)} fits classify only {len(usable)} of {len(places)} candidates of language {language!r} "
+                f"correctly{inside}, but probes_per_language={per_language}: take fewer probes_per_language or more "
                 "candidates_per_language, or set correct_probes to false."
             )
         chosen += usable[:per_language]

@@ -1,4 +1,4 @@
-"""Nothing of the libraries' own on the terminal: a study shows bars of its own."""
+"""Silences the libraries that a study uses, because it shows its own progress."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LOGGERS = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "trans
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Libraries say nothing inside; afterwards they speak as before."""
+    """Silence the libraries in this context, and restore their output afterwards."""
     levels = {name: logging.getLogger(name).level for name in _LOGGERS}
     bars = datasets.are_progress_bars_disabled(), transformers.utils.logging.is_progress_bar_enabled()
     with warnings.catch_warnings():
@@ -33,7 +33,7 @@ def quietly() -> Iterator[None]:
 
 
 def silence() -> None:
-    """Libraries say nothing from here on: for a process that does nothing else."""
+    """Silence the libraries for the rest of this process."""
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     for name in _LOGGERS:
@@ -42,6 +42,6 @@ def silence() -> None:
 
 
 def silence_own_process() -> None:
-    """`silence`, in a process that another one started for its work; nothing in the process of the user."""
+    """Call `silence` in a worker process; do nothing in the user's own process."""
     if multiprocessing.parent_process() is not None:
         silence()

@@ -1,61 +1,159 @@
-"""What can be asked of a study: every setting, its default and its meaning."""
+"""Every setting of a fit and of a study, with its default and its meaning."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Literal, get_args
+from typing import Any, Literal, TypeVar
 
 from lightning_tracin.analysis.baselines import BASELINES
 from lightning_tracin.errors import TracInError
-from lightning_tracin.studies.fit_settings import FitSettings
 from lightning_tracin.studies.named_scores import SCORES
+from lightning_tracin.studies.registry import all_experiments, chosen_experiments, experiment_named, optional_names, summaries
 
-Experiment = Literal["removal", "left_out", "lds", "zero_shot", "imbalance", "masks"]
+_SomeOptions = TypeVar("_SomeOptions")
+
+
+@dataclasses.dataclass(frozen=True)
+class FitSettings:
+    """Data, model and schedule of one fit of a multilingual classifier.
+
+    By default: names from the Unicode CLDR, a small model, five training languages, and three more that are only probed.
+
+    Args:
+        data: ``cldr``, ``xnli``, ``paws-x``, a path with ``{language}`` in it, the path of one .csv, .tsv or .jsonl file with
+            a language column, or the name of any data set on the Hugging Face hub.
+        data_dir: The folder that paths in ``data`` and ``probe_data`` are relative to.
+        probe_data: Like ``data``, if probes and test samples are in files of their own; by default they are taken out of
+            ``data``, by whole items.
+        train_split: The hub data set's split to train on; ``train[:20000]`` takes the first rows only.
+        probe_split: The hub data set's split to probe and test on; by default ``validation`` for xnli and paws-x, else the
+            probes are taken out of the train split.
+        config_name: The hub data set's configuration; ``{language}`` in it is replaced by the language.
+        train_languages: The languages to train on; data sets of the hub other than xnli and paws-x need them named.
+        probe_languages: The languages to probe and test; one that is not trained on is zero-shot.
+        text_column: The column of the text.
+        text_pair_column: The column of the second text, for pairs.
+        label_column: The column of the label.
+        language_column: The column of the language, if one table holds several languages.
+        item_column: The column whose value translations share; by default they share the row number.
+        header: The names of the columns, for files without a header.
+        parallel: Whether samples with the same item are translations; then only items that all languages have are used.
+        drop_texts: Texts that are placeholders; such rows are dropped and counted.
+        merge_labels: New names of labels, such as ``{"1": "negative", "3": null}``; null drops the label's rows.
+        differing_labels: What to do with items whose translations have different labels: ``drop`` leaves them out in every
+            language and counts them, ``keep`` takes them as they are, ``error`` refuses the data.
+        train_per_language: Number of train samples of each language; they are of the same items if parallel.
+        probes_per_language: Number of probes of each language.
+        test_per_language: Highest number of test samples of each language.
+        share_items: Whether the train data may contain translations of the probes.
+        model: ``small`` trains a tokenizer and a small XLM-R from scratch; otherwise a name on the hub, such as
+            ``xlm-roberta-base``, or a folder.
+        vocabulary_size: Largest vocabulary of the small model's tokenizer.
+        hidden_size: Width of the small model.
+        layers: Layers of the small model.
+        heads: Attention heads in each layer of the small model.
+        max_length: Longer samples are cut to this number of tokens.
+        dropout: Dropout of all layers in training; by default the model's own.
+        pretraining_epochs: Epochs of masked language modelling on all texts, without labels, before a small model is fine-tuned.
+        pretraining_batch_size: Texts in one optimizer step of pre-training.
+        pretraining_learning_rate: Highest learning rate of pre-training.
+        epochs: Epochs of fine-tuning; a snapshot is taken after each.
+        batch_size: Samples in one optimizer step.
+        learning_rate: Highest learning rate; it is reached by a linear warm-up and then decays linearly to zero.
+        warmup: Share of the optimizer steps that belong to the warm-up.
+        weight_decay: Weight decay of AdamW.
+        threads: Threads that PyTorch uses; by default one for the small model, whose steps are too short to be split (on a
+            busy machine, threads waiting for each other make them many times slower), otherwise PyTorch's own default.
+        seed: Seed of the split, the first weights and the order of samples.
+    """
+
+    data: str = "cldr"
+    data_dir: str = "."
+    probe_data: str | None = None
+    train_split: str = "train"
+    probe_split: str | None = None
+    config_name: str | None = None
+    train_languages: list[str] | None = None
+    probe_languages: list[str] | None = None
+    text_column: str | None = None
+    text_pair_column: str | None = None
+    label_column: str | None = None
+    language_column: str | None = None
+    item_column: str | None = None
+    header: list[str] | None = None
+    parallel: bool = True
+    drop_texts: list[str] | None = None
+    merge_labels: dict[str, str | None] | None = None
+    differing_labels: Literal["error", "drop", "keep"] = "error"
+    train_per_language: int = 400
+    probes_per_language: int = 30
+    test_per_language: int = 400
+    share_items: bool = False
+    model: str = "small"
+    vocabulary_size: int = 600
+    hidden_size: int = 128
+    layers: int = 3
+    heads: int = 4
+    max_length: int = 64
+    dropout: float | None = None
+    pretraining_epochs: int = 0
+    pretraining_batch_size: int = 32
+    pretraining_learning_rate: float = 1e-3
+    epochs: int = 6
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    threads: int | None = None
+    seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class StudySettings:
-    """Run a study: which languages' train samples does a fine-tuned model rely on, and does influence say so rightly?
+    """Run a study: which languages' train samples does a fine-tuned model rely on, and can influence be trusted to tell?
 
-    Tables of reliance, their changes between epochs, and reinforcing samples (E1, E3 to E6) need no experiment: every study has
-    them, with the baselines.
+    Tables of reliance, their changes between epochs, and reinforcing samples (E1, E3 to E6) are part of every study, with the
+    baselines; the experiments below are additional.
 
     Args:
-        name: Of the study; its folder is ``output/name``.
+        name: Name of the study; its folder is ``output/name``.
         fit: Data, model and schedule, as for a single fit.
-        output: Where studies stand.
-        seeds: How many fits from other first weights (of the head, where the model is pre-trained) and in other orders.
-        experiments: What is fitted besides: ``removal`` (E2: refits without the top k), ``left_out`` (refits without each
-            language), ``lds`` (refits on random halves), ``zero_shot`` (E7), ``imbalance`` (E8), ``masks`` (E9).
-        scores: What is compared, the study's own first; it gives the tables.
-        baselines: What needs no gradient, beside them.
-        top_k: How many of a probe's strongest train samples count.
-        correct_probes: Whether only probes that the fits of all seeds get right are kept, as in the study.
-        candidates_per_language: Among how many samples of a language these are looked for; None takes five times as many.
-        patience: Epochs without a better loss on the test samples after which a fit stops; None lets it go on to its end.
-        ks: How many samples ``removal`` takes away.
-        draws: How many random removals of each size.
-        removal_seeds: On how many of the seeds ``removal`` is made.
-        removal_scores: What is removed by at each k, beside the study's own score.
-        area_scores: What is removed by at every third k only, for the area; None takes all other scores and baselines.
-        subsets: How many halves ``lds`` fits on.
-        variant_seeds: On how many of the seeds ``zero_shot``, ``imbalance`` and ``masks`` are made.
-        zero_shot: Which train languages are left out by ``zero_shot``; None takes all.
-        imbalance: Of which train languages ``imbalance`` adds samples; None takes all.
-        amounts: How many per cent it adds.
-        kept_heads: Which part of the attention heads a language's mask keeps.
-        random_masks: How many random masks of the same size stand beside these.
-        projection_dim: Of the whitened scores.
+        output: Folder that holds the studies.
+        seeds: Number of seeds; each gives a fit with other first weights (of the head, if the model is pre-trained) and
+            another order of samples.
+        experiments: Experiments that need further fits, any of: {experiments}.
+        options: Settings of single experiments that declare their own: the experiment's name, then its options.
+        scores: Scores to compare. The first one is the study's own score, which all tables are made with.
+        baselines: Baselines that need no gradient, compared with the scores.
+        top_k: Number of a probe's strongest train samples that count.
+        correct_probes: Whether to keep only probes that the fits of all seeds classify correctly, as in the original study.
+        candidates_per_language: Number of samples of each language among which probes are looked for; None takes five times
+            the number of probes.
+        patience: Epochs without a better loss on the test samples after which a fit stops; None trains for all epochs.
+        ks: Numbers of samples that ``removal`` takes away.
+        draws: Number of random removals of each size.
+        removal_seeds: Number of seeds that ``removal`` is made with.
+        removal_scores: Scores and baselines that ``removal`` uses at every k, besides the study's own score.
+        area_scores: Scores and baselines that it uses only at every third k, for the area; None takes all others.
+        subsets: Number of random halves that ``lds`` fits on.
+        variant_seeds: Number of seeds that ``zero_shot``, ``imbalance`` and ``masks`` are made with.
+        zero_shot: Train languages that ``zero_shot`` leaves out; None takes each in turn.
+        imbalance: Train languages to which ``imbalance`` adds samples; None takes each in turn.
+        amounts: How many per cent of its samples it adds to a language.
+        kept_heads: Share of the attention heads that a language's mask keeps.
+        random_masks: Number of random masks of the same size that are compared with these.
+        projection_dim: Number of features of the Fisher-whitened scores.
         workers: Processes that fit at the same time; None takes one for each core.
-        wandb_mode: Where the study's tables and figures go in W&B.
+        wandb_mode: Whether tables and figures are logged to W&B, and how.
     """
 
     name: str
     fit: FitSettings = dataclasses.field(default_factory=FitSettings)
     output: str = "runs/studies"
     seeds: int = 1
-    experiments: list[Experiment] = dataclasses.field(default_factory=list)
+    experiments: list[str] = dataclasses.field(default_factory=list)
+    options: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     scores: list[str] = dataclasses.field(
         default_factory=lambda: ["cosine", "dot product", "dot product x learning rate", "relatif"]
     )
@@ -82,28 +180,36 @@ class StudySettings:
 
     @property
     def candidates(self) -> int:
-        """Among how many samples of a language the probes are looked for."""
+        """Number of samples of each language among which probes are looked for."""
         if self.candidates_per_language is not None:
             return self.candidates_per_language
         return self.fit.probes_per_language * (5 if self.correct_probes else 1)
 
     @property
     def processes(self) -> int:
-        """How many fits go on at the same time."""
+        """Number of processes that fit at the same time."""
         return os.cpu_count() or 1 if self.workers is None else self.workers
+
+    @property
+    def extra_per_language(self) -> int:
+        """Number of further train samples of each language that the experiments need."""
+        needed = (one.extra_samples(self) for one in chosen_experiments(self.experiments) if one.extra_samples is not None)
+        return max(needed, default=0)
+
+    def options_of(self, kind: type[_SomeOptions]) -> _SomeOptions:
+        """The options of the experiment that declares them as this class."""
+        declared = next(one for one in all_experiments() if one.options is kind)
+        found: _SomeOptions = declared.parsed(self.options.get(declared.name, {}))
+        return found
 
     def __post_init__(self) -> None:
         self._check_names()
         self._check_numbers()
-        if "masks" in self.experiments and SCORES[self.scores[0]].way == "projected":
-            raise TracInError(f"masks go with exact influence only, so the first of scores cannot be {self.scores[0]!r}.")
-        if "removal" not in self.experiments:
-            return
-        if not self.ks or self.ks[0] < 1 or self.ks != sorted(set(self.ks)):
-            raise TracInError(f"ks should be some numbers from 1 on, ascending, but is {self.ks}.")
-        for name in [*self.removal_scores, *(self.area_scores or ())]:
-            if name not in [*self.scores, *self.baselines]:
-                raise TracInError(f"{name!r} is to be removed by, but is neither among scores nor among baselines; add it there.")
+        for name, given in self.options.items():
+            experiment_named(name).parsed(given)
+        for experiment in chosen_experiments(self.experiments):
+            if experiment.check_settings is not None:
+                experiment.check_settings(self)
 
     def _check_names(self) -> None:
         every = [*SCORES, *BASELINES]
@@ -112,13 +218,13 @@ class StudySettings:
             ("baselines", BASELINES),
             ("removal_scores", every),
             ("area_scores", every),
-            ("experiments", get_args(Experiment)),
+            ("experiments", optional_names()),
         ):
             unknown = [one for one in getattr(self, field) or () if one not in known]
             if unknown:
                 raise TracInError(f"{field} has {unknown[0]!r}, but should have some of: {', '.join(known)}.")
         if not self.scores:
-            raise TracInError("scores is empty, but the study needs one at least, such as cosine.")
+            raise TracInError("scores is empty, but a study needs at least one, such as cosine.")
 
     def _check_numbers(self) -> None:
         for name in ("seeds", "top_k", "draws", "removal_seeds", "variant_seeds", "subsets", "random_masks", "projection_dim"):
@@ -127,17 +233,23 @@ class StudySettings:
         for name in ("removal_seeds", "variant_seeds"):
             if getattr(self, name) > self.seeds:
                 raise TracInError(f"{name}={getattr(self, name)} is more than seeds={self.seeds}.")
-        if "lds" in self.experiments and self.subsets < 3:
-            raise TracInError(f"subsets should be 3 or more, so that there is a rank correlation, but is {self.subsets}.")
-        if "imbalance" in self.experiments and (not self.amounts or min(self.amounts) < 1):
-            raise TracInError(f"amounts should be some per cents from 1 on, but is {self.amounts}.")
-        for name in ("zero_shot", "imbalance"):
-            if getattr(self, name) == [] and name in self.experiments:
-                raise TracInError(f"{name} is empty: name languages, or leave it out to take every train language.")
         if self.fit.test_per_language < 1:
-            raise TracInError("fit.test_per_language should be 1 or more: a study states the accuracy on test samples.")
+            raise TracInError("fit.test_per_language should be 1 or more: a study reports the accuracy on test samples.")
         if not 0 < self.kept_heads < 1:
             raise TracInError(f"kept_heads should be between 0 and 1, but is {self.kept_heads}.")
         candidates, probes = self.candidates_per_language, self.fit.probes_per_language
         if candidates is not None and candidates < probes:
             raise TracInError(f"candidates_per_language={candidates} is less than probes_per_language={probes}.")
+
+
+class _Help:
+    """A docstring that names the registered experiments; made when it is read, because importing them takes seconds."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __get__(self, instance: object, owner: type) -> str:
+        return self._text.replace("{experiments}", summaries())
+
+
+StudySettings.__doc__ = _Help(str(StudySettings.__doc__))  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""What a study's experiments stand on: its runs, their scores, and refits; everything is computed once."""
+"""The runs and refits of a study, and the scores read from them; each is computed once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning_tracin.config import View
 from lightning_tracin.run import TracInRun
 from lightning_tracin.storage.sample_table import SampleTable
 from lightning_tracin.studies.fit_jobs import done, influence_run
-from lightning_tracin.studies.fits import Recipe, Variant, build
+from lightning_tracin.studies.fits import FitRecipe, Variant, build
 from lightning_tracin.studies.named_scores import SCORES, Way, influence_of, settings_of, ways_of
 from lightning_tracin.studies.settings import StudySettings
 from lightning_tracin.trainer.process_pool import run_all
@@ -23,26 +23,33 @@ from lightning_tracin.trainer.refits import Refits
 
 @dataclass(frozen=True)
 class Wanted:
-    """A run that an experiment needs."""
+    """A run that an experiment needs.
+
+    Attributes:
+        seed: of the fit.
+        way: how the run computes influence.
+        variant: which train samples the fit has.
+        mask: file of the mask that its gradients are restricted to; the file's name becomes part of the run's name.
+    """
 
     seed: int
     way: Way
     variant: Variant = Variant()  # noqa: RUF009 - frozen
-    mask: Path | None = None  # of gradients; its name is part of the run's
+    mask: Path | None = None
 
 
-class Ground:
-    """A study's runs and refits.
+class StudyRuns:
+    """The runs and refits of one study, as its experiments see them.
 
     Args:
         settings: of the study.
-        folder: where it stands.
+        folder: of the study.
         recipe: of its fits, with the probes chosen.
-        epochs: how many each seed's fit makes.
-        progress: whether bars are shown.
+        epochs: number of epochs of each seed's fit.
+        progress: whether to show progress bars.
     """
 
-    def __init__(self, settings: StudySettings, folder: Path, recipe: Recipe, epochs: Sequence[int], progress: bool) -> None:
+    def __init__(self, settings: StudySettings, folder: Path, recipe: FitRecipe, epochs: Sequence[int], progress: bool) -> None:
         self.settings, self.folder, self.epochs = settings, folder, tuple(epochs)
         self.recipe, self._progress = recipe, progress
         self._runs: dict[Wanted, TracInRun] = {}
@@ -55,28 +62,28 @@ class Ground:
 
     @property
     def main(self) -> str:
-        """The study's own score."""
+        """Name of the study's own score."""
         return self.settings.scores[0]
 
     @property
     def view(self) -> View:
-        """The study's own score as a run shows it."""
+        """How the study's own score is read from a run."""
         score = SCORES[self.main]
-        return View(self.settings.top_k, score.similarity, score.weighting)
+        return View(top_k=self.settings.top_k, similarity=score.similarity, weighting=score.weighting)
 
     @cached_property
     def train(self) -> SampleTable:
-        """The train samples of every fit that is no variant."""
-        return self.run(Wanted(0, SCORES[self.main].way)).train
+        """The train samples of every fit that is not a variant."""
+        return self.main_run(0).train
 
     @cached_property
     def probes(self) -> SampleTable:
-        """The probes of every fit."""
-        return self.run(Wanted(0, SCORES[self.main].way)).probes
+        """The probes, which all fits share."""
+        return self.main_run(0).probes
 
     @property
     def units(self) -> list[str | None]:
-        """What each probe is a version of: its item, where translations share it."""
+        """The item of each probe; the translations of one probe have the same one."""
         return list(self.probes.item)
 
     @property
@@ -89,11 +96,11 @@ class Ground:
         return [Wanted(seed, way) for seed in self.seeds for way in ways_of(self.settings.scores)]
 
     def of_main(self, seed: int, variant: Variant, mask: Path | None = None) -> Wanted:
-        """A run for the study's own score on a variant."""
+        """The run of a variant from which the study's own score is read."""
         return Wanted(seed, SCORES[self.main].way, variant, mask)
 
     def complete(self, wanted: Sequence[Wanted]) -> None:
-        """Fit what has not been fitted yet."""
+        """Make those of the runs that do not exist yet."""
         jobs = [self._job(one) for one in dict.fromkeys(wanted) if not done(self._path(one)).exists()]
         run_all(influence_run, jobs, self.settings.processes, "fits with influence", self._progress)
 
@@ -104,11 +111,11 @@ class Ground:
         return self._runs[wanted]
 
     def main_run(self, seed: int) -> TracInRun:
-        """The run of a seed that the study's own score is read from."""
+        """The seed's run from which the study's own score is read."""
         return self.run(self.of_main(seed, Variant()))
 
     def main_scores(self, wanted: Wanted) -> Scores:
-        """The study's own score of a run, summed over its snapshots: [train, probes]."""
+        """The study's own score in a run, summed over its snapshots: [train, probes]."""
         return influence_of(self.main, self.run(wanted))
 
     def scores(self, seed: int) -> Mapping[str, Scores]:
@@ -121,7 +128,7 @@ class Ground:
         return self._scores[seed]
 
     def refits(self, seed: int) -> Refits:
-        """The series of refits that share the seed's first weights, order and schedule."""
+        """The refits that have the first weights, order and schedule of this seed."""
         recipe = replace(self.recipe, stop_after=self.epochs[seed])
         return Refits(partial(build, recipe), self.folder / "refits", workers=self.settings.processes, progress=self._progress)
 
@@ -134,7 +141,7 @@ class Ground:
         callback = settings_of(wanted.way, self.settings.projection_dim)
         if wanted.mask is not None:
             callback["mask"] = str(wanted.mask)
-        # weights are kept where masks are made of them, products by layer once: both take a multiple of the disk
+        # Both take a multiple of the disk space: only masks are made from kept weights, and only seed 0 has a table by layer.
         callback["keep_snapshots"] = wanted == self.of_main(wanted.seed, Variant())
         callback["per_layer"] = wanted == self.of_main(0, Variant())
         return recipe, wanted.seed, self._path(wanted), self.settings.top_k, callback

@@ -35,19 +35,19 @@ def train_tokenizer(texts: list[str], vocabulary_size: int, *, masked: bool = Fa
     """Train a Unigram tokenizer (Kudo 2018, arXiv 1804.10959), XLM-R's kind, on the training texts.
 
     Args:
-        texts: What is trained on.
-        vocabulary_size: Pieces at most.
-        masked: Whether a token for masked positions stands behind all pieces.
+        texts: To train on.
+        vocabulary_size: Largest number of pieces.
+        masked: Whether to add a token for masked positions after all pieces.
 
     Raises:
-        TracInError: The vocabulary cannot even hold the characters of the texts.
+        TracInError: The vocabulary is smaller than the number of characters in the texts.
     """
     tokenizer = _prepared(Tokenizer(models.Unigram()))
     characters = set(normalizers.NFKC().normalize_str("".join(texts)))
     if vocabulary_size < len(characters) + len(SPECIAL_TOKENS):
         raise TracInError(
             f"vocabulary_size={vocabulary_size} cannot hold the {len(characters):,} different characters of the training "
-            f"texts and {len(SPECIAL_TOKENS)} special tokens: make it larger, by some hundreds at least."
+            f"texts and {len(SPECIAL_TOKENS)} special tokens: make it larger by some hundreds at least."
         )
     trainer = trainers.UnigramTrainer(
         vocab_size=vocabulary_size, special_tokens=SPECIAL_TOKENS, unk_token=UNKNOWN, show_progress=False
@@ -73,7 +73,7 @@ def _prepared(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def _ordered_pieces(tokenizer: Tokenizer) -> list[tuple[str, float]]:
-    """Return pieces and scores in an order that is the same every time, which the trainer's is not."""
+    """Return pieces and scores in a fixed order; the order of the trainer varies."""
     pieces = json.loads(tokenizer.to_str())["model"]["vocab"]
     return [(piece, score) for piece, score in sorted(pieces, key=lambda pair: _rank(pair[0]))]
 
@@ -86,20 +86,20 @@ def pretrained_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Load a tokenizer from a local folder or the Hugging Face hub.
 
     Raises:
-        TracInError: It is not there, or there is no network.
+        TracInError: It does not exist, or there is no network.
     """
     try:
         return AutoTokenizer.from_pretrained(name)
     except OSError as error:
         raise TracInError(
-            f"The tokenizer of {name!r} is neither in a folder here nor to be had from the Hugging Face hub: correct the "
-            "name; without a network, fetch it where there is one, copy the folder and give its path as --model, or use "
+            f"The tokenizer of {name!r} is neither in a local folder nor available from the Hugging Face hub: correct the "
+            "name; without a network, download it elsewhere, copy the folder and give its path as --model, or use "
             "--model small."
         ) from error
 
 
 def encode(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
-    """Add the token ids, and hide the columns that are no model's input: a collate function cannot pad a language."""
+    """Add the token ids, and hide the columns that are not inputs of the model, such as the language."""
     columns = [column for column in ("text", "text_pair") if column in dataset.column_names]
     encoded = dataset.map(
         lambda *texts: tokenizer(*texts, truncation=True, max_length=max_length), batched=True, input_columns=columns
@@ -109,7 +109,7 @@ def encode(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int
 
 
 class TextDataModule(pl.LightningDataModule):
-    """Train samples, probes (what is validated on) and test samples as padded batches."""
+    """Train samples, probes (as validation samples) and test samples in padded batches."""
 
     def __init__(self, split: Split, tokenizer: PreTrainedTokenizerBase, *, batch_size: int, max_length: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A study in W&B: the curves of its first run, every table and figure, and the findings."""
+"""Logging a study to W&B: the curves of its first run, every table and figure, and the findings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning_tracin.studies.runner import Outcome
 
 
 def log_to_wandb(outcome: Outcome, project: str = "lightning-tracin") -> Path:
-    """Log a study, whose page is written, to a W&B run of its own; returns the run's folder."""
+    """Log a study to a new W&B run; returns the run's folder. The page has to be written before."""
     offline = outcome.settings.wandb_mode == "offline"
     logger = WandbLogger(
         project=project,

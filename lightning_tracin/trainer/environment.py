@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
+from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
-from lightning_tracin.attribution.processes import Processes, _Value
+from lightning_tracin.attribution.processes import _Value
 from lightning_tracin.errors import TracInError
 
 
@@ -45,9 +46,15 @@ class TrainerEnvironment:
         strategy = self.trainer.strategy
         return strategy.all_gather(values.to(strategy.root_device)).cpu().view(self.ranks, *values.shape)
 
-    def to_device(self, batch: Any) -> Any:
-        """A batch as the fit gives it to a step."""
-        return self.trainer.strategy.batch_to_device(self.module._on_before_batch_transfer(batch))
+    def prepared(self, dtype: torch.dtype) -> Callable[[Any], Any]:
+        """A function that turns a collated batch into what the fit gives a step."""
+        return in_one_precision(
+            lambda batch: self.trainer.strategy.batch_to_device(self.module._on_before_batch_transfer(batch)), dtype
+        )
+
+    def info(self, message: str) -> None:
+        """Say something to the user, on rank 0."""
+        rank_zero_info(message)
 
 
 @dataclass(frozen=True)
@@ -69,9 +76,13 @@ class OneProcess:
         """The values themselves: [1, *shape]."""
         return values[None]
 
-    def to_device(self, batch: Any) -> Any:
-        """A batch as a fit would give it to a step."""
-        return to_device_of(self.module, batch)
+    def prepared(self, dtype: torch.dtype) -> Callable[[Any], Any]:
+        """A function that turns a collated batch into what a fit would give a step."""
+        return in_one_precision(lambda batch: to_device_of(self.module, batch), dtype)
+
+    def info(self, message: str) -> None:
+        """Say something to the user, on rank 0."""
+        rank_zero_info(message)
 
 
 @dataclass(frozen=True)
@@ -105,9 +116,13 @@ class FabricEnvironment:
         gathered: Tensor = self.fabric.all_gather(values)
         return gathered.cpu().view(self.ranks, *values.shape)
 
-    def to_device(self, batch: Any) -> Any:
-        """A batch as a fit would give it to a step."""
-        return to_device_of(self.module, batch)
+    def prepared(self, dtype: torch.dtype) -> Callable[[Any], Any]:
+        """A function that turns a collated batch into what a fit would give a step."""
+        return in_one_precision(lambda batch: to_device_of(self.module, batch), dtype)
+
+    def info(self, message: str) -> None:
+        """Say something to the user, on rank 0."""
+        rank_zero_info(message)
 
 
 def refuse_sharded(strategy: object, what: str, remedy: str) -> None:
@@ -131,12 +146,12 @@ def to_device_of(module: LightningModule, batch: Any) -> Any:
     return module._apply_batch_transfer_handler(module._on_before_batch_transfer(batch), device=module.device)
 
 
-def preparation(environment: Processes, dtype: torch.dtype) -> Callable[[Any], Any]:
-    """A function that makes a batch what a step gets, in the precision of the scores."""
+def in_one_precision(to_device: Callable[[Any], Any], dtype: torch.dtype) -> Callable[[Any], Any]:
+    """A function that moves a batch to its device, with floating-point tensors in the precision of the scores."""
 
     def prepared(batch: Any) -> Any:
         return apply_to_collection(
-            environment.to_device(batch), Tensor, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor
+            to_device(batch), Tensor, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor
         )
 
     return prepared

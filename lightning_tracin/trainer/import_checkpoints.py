@@ -12,21 +12,26 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from lightning_tracin.attribution.checks import check_gradients, checked_loss
-from lightning_tracin.attribution.masks import read_mask
-from lightning_tracin.attribution.probes import chosen_probes, probes_from_loaders
-from lightning_tracin.attribution.samples import from_loader
-from lightning_tracin.callbacks.tracin import TracInCallback
+from lightning_tracin.attribution.prepare import (
+    Setup,
+    Sources,
+    dtype_of,
+    opened_mask,
+    read_samples,
+    run_record,
+    scored_names,
+    snapshot_record,
+    verify,
+)
+from lightning_tracin.config import Options
 from lightning_tracin.errors import TracInError
-from lightning_tracin.gradients import plan_coverage
 from lightning_tracin.run import TracInRun
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.filesystem import Place, place
 from lightning_tracin.storage.lock import RunLock
-from lightning_tracin.storage.records import RunRecord, known_samples, package_versions
-from lightning_tracin.storage.snapshots import SnapshotRecord, frozen_digest, load_weights, weights_of
+from lightning_tracin.storage.snapshots import frozen_digest, load_weights, weights_of
 from lightning_tracin.trainer.checkpoints import Checkpoint, found_checkpoints, read_checkpoint
-from lightning_tracin.trainer.environment import OneProcess, preparation
+from lightning_tracin.trainer.environment import OneProcess
 from lightning_tracin.trainer.isolation import isolated_copy, untouched_process
 from lightning_tracin.trainer.learning_rates import group_of_parameters
 
@@ -64,30 +69,23 @@ def import_checkpoints(
         TracInError: there is no checkpoint, one is of an unknown layout or holds other parameters than the module, the
             directory holds a run, or samples and loss are not what influence can be computed for.
     """
-    options = TracInCallback(dirpath, probes=probes, **{**settings, "when": "never"}).options
+    sources = Sources(train_loader, probes, settings.pop("languages", None), settings.pop("languages_of_probes", None))
+    options = Options(**{**settings, "when": "never"})
     if options.preconditioner == "adam":
         raise TracInError("preconditioner='adam' needs second moments at each snapshot, which are not taken from checkpoints.")
     directory = RunDirectory(place(dirpath))
     with RunLock(directory.path):
         directory.refuse_other_run()
-        train = from_loader(train_loader, options.columns, "train samples", options.languages)
-        chosen = chosen_probes(
-            probes_from_loaders(probes, options.columns, options.languages_of_probes),
-            options.probe_languages,
-            options.max_probes_per_language,
-        )
-        mask = None if options.mask is None else read_mask(options.mask)
-        if mask is not None:
-            mask.require_fits(module)
-        names = options.scored(module) if mask is None else mask.restricted(options.scored(module))
-        places = found_checkpoints(checkpoints)
-        ordered = _ordered(places, len(train_loader))
+        train, chosen = read_samples(sources, options)
+        mask = opened_mask(options.mask, module)
+        names = scored_names(options, mask, module)
+        ordered = _ordered(found_checkpoints(checkpoints), len(train_loader))
         identity = uuid.uuid4().hex
         ledger = directory.import_ledger(identity)
         with untouched_process():
             kept = isolated_copy(module, next(module.parameters()).dtype)
-            copy = isolated_copy(module, options.torch_dtype)
-            prepared = preparation(OneProcess(copy), options.torch_dtype)
+            copy = isolated_copy(module, dtype_of(options))
+            prepared = OneProcess(copy).prepared(dtype_of(options))
             everything = frozenset(name for name, _ in kept.named_parameters())
             before: Checkpoint | None = None
             for index, (path, step) in enumerate(ordered):
@@ -96,43 +94,23 @@ def import_checkpoints(
                 weights = weights_of(kept, everything)
                 load_weights(copy, weights)
                 if index == 0:
-                    coverage = plan_coverage(copy, names)
-                    loss = checked_loss(copy, train, chosen, prepared)
-                    check_gradients(copy, coverage, loss, train, prepared, "train sample", f"at {path}")
-                    check_gradients(copy, coverage, loss, chosen, prepared, "probe", f"at {path}")
-                groups, idle = _groups(module, names, checkpoint, optimizers)
-                extra = (0.0,) if idle in groups.values() else ()
-                record = SnapshotRecord(
-                    index=index,
+                    coverage, loss = verify(copy, names, train, chosen, prepared, f"at {path}")
+                record = snapshot_record(
+                    index,
                     epoch=checkpoint.epoch,
                     step=step,
                     steps=step - (0 if before is None else before.step),
                     visits=max(0.0, checkpoint.passed - (0 if before is None else before.passed)),
-                    learning_rates=checkpoint.mean_rates(before) + extra,
-                    last_learning_rates=checkpoint.rates + extra,
-                    groups=groups,
+                    rates=checkpoint.mean_rates(before),
+                    last_rates=checkpoint.rates,
+                    groups=_groups(module, names, checkpoint, optimizers),
                     elements=coverage.total,
                     frozen=frozen_digest(kept, everything),
                 )
                 ledger.append(record, weights)
                 before = checkpoint
-        directory.start_imported(
-            RunRecord(
-                run=identity,
-                settings=options.settings(None if mask is None else mask.sha256),
-                choices=options.choices,
-                loss=loss.name,
-                train=known_samples(train.table),
-                probes=known_samples(chosen.table),
-                parameters=len(coverage.elements),
-                elements=coverage.total,
-                kept_elements=None if mask is None else mask.elements(names),
-                coverage=dict(coverage.by_rule),
-                versions=package_versions(),
-            ),
-            train.table,
-            chosen.table,
-        )
+        setup = Setup(options, train, chosen, loss.name, mask)
+        directory.start_imported(run_record(identity, setup, coverage, sources), train.table, chosen.table)
         return TracInRun(directory)
 
 
@@ -172,11 +150,11 @@ def _named(module: nn.Module, checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 def _groups(
     module: LightningModule, names: frozenset[str], checkpoint: Checkpoint, optimizers: Sequence[Optimizer] | None
-) -> tuple[dict[str, int], int]:
-    """The group of each of the named parameters in the module's order, and the number of the group that no optimizer moves."""
+) -> dict[str, int]:
+    """The group of each of the named parameters in the module's order; one more group for those that no optimizer moves."""
     ordered = [name for name, _ in module.named_parameters() if name in names]
     if checkpoint.groups is None or (len(checkpoint.groups) == 1 and optimizers is None):
-        return dict.fromkeys(ordered, 0), 1
+        return dict.fromkeys(ordered, 0)
     if optimizers is None:
         optimizers = _configured(module)
     sizes = tuple(len(group["params"]) for optimizer in optimizers for group in optimizer.param_groups)
@@ -187,7 +165,7 @@ def _groups(
         )
     numbered = group_of_parameters(optimizers)
     parameters: Mapping[str, nn.Parameter] = dict(module.named_parameters())
-    return {name: numbered.get(id(parameters[name]), len(sizes)) for name in ordered}, len(sizes)
+    return {name: numbered.get(id(parameters[name]), len(sizes)) for name in ordered}
 
 
 def _configured(module: LightningModule) -> list[Optimizer]:

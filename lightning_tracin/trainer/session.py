@@ -14,26 +14,31 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from lightning_tracin.attribution.adam import adam_scales, require_second_moments
-from lightning_tracin.attribution.attributor import Attributor, Pass
-from lightning_tracin.attribution.batching import Target, bytes_of_a_probe, bytes_of_a_query
-from lightning_tracin.attribution.checks import check_gradients, checked_loss
-from lightning_tracin.attribution.cost import pass_seconds
+from lightning_tracin.attribution.attributor import Attributor
 from lightning_tracin.attribution.losses import SummedLoss
-from lightning_tracin.attribution.masks import read_mask
+from lightning_tracin.attribution.method import method_of
 from lightning_tracin.attribution.plan import Plan
-from lightning_tracin.attribution.probes import chosen_probes, probes_from_loaders
-from lightning_tracin.attribution.samples import from_loader, measured
-from lightning_tracin.config import Options
-from lightning_tracin.errors import TracInError
-from lightning_tracin.gradients import plan_coverage
+from lightning_tracin.attribution.prepare import (
+    Setup,
+    Sources,
+    dtype_of,
+    opened_mask,
+    read_samples,
+    require_top_k,
+    run_record,
+    scored_names,
+    snapshot_record,
+    verify,
+)
+from lightning_tracin.config import Options, View
 from lightning_tracin.gradients.partition import parts_of
 from lightning_tracin.reporting.loggers import sinks_for
 from lightning_tracin.reporting.results import point
 from lightning_tracin.run import TracInRun
 from lightning_tracin.storage.directory import RunDirectory
-from lightning_tracin.storage.records import RunRecord, known_samples, package_versions
 from lightning_tracin.storage.snapshots import Snapshot, SnapshotRecord, folder_name, frozen_digest, trainable_names, weights_of
-from lightning_tracin.trainer.environment import TrainerEnvironment, preparation
+from lightning_tracin.trainer.environment import TrainerEnvironment
+from lightning_tracin.trainer.finish import finish
 from lightning_tracin.trainer.isolation import isolated_copy, untouched_process
 from lightning_tracin.trainer.learning_rates import Recorder, group_of_parameters
 
@@ -42,91 +47,69 @@ class Session:
     """Everything that one fit needs.
 
     Args:
-        options: the user's settings.
+        options: of the callback.
+        sources: probes and languages that the callback was given; samples otherwise come from the Trainer's loaders.
         directory: where the run goes.
         trainer: the fit's Trainer.
         module: the module being fitted.
 
     Raises:
-        TracInError: the samples, the loss or the parameters are not what influence can be computed for; see each part.
+        TracInError: influence cannot be computed for the samples, the loss or the parameters; see each part.
     """
 
-    def __init__(self, options: Options, directory: RunDirectory, trainer: Trainer, module: LightningModule) -> None:
+    def __init__(
+        self, options: Options, sources: Sources, directory: RunDirectory, trainer: Trainer, module: LightningModule
+    ) -> None:
         self._options, self._directory, self._trainer, self._module = options, directory, trainer, module
-        self._progress = trainer.is_global_zero and trainer.progress_bar_callback is not None
-        environment = TrainerEnvironment(trainer, module)
-        train = from_loader(trainer.train_dataloader, options.columns, "train samples", options.languages, environment)
-        self.train = measured(replace(train, progress=self._progress), environment)
-        loaders = options.probes if options.probes is not None else _validation_loaders(trainer)
-        self.probes = chosen_probes(
-            probes_from_loaders(loaders, options.columns, options.languages_of_probes, environment),
-            options.probe_languages,
-            options.max_probes_per_language,
+        self._processes = TrainerEnvironment(trainer, module)
+        self._sources = replace(
+            sources,
+            train=trainer.train_dataloader,
+            probes=_validation_loaders(trainer) if sources.probes is None else sources.probes,
         )
-        if options.when != "never" and options.view.top_k > len(self.train):
-            raise TracInError(
-                f"top_k={options.view.top_k} is larger than the train set ({len(self.train)} samples); choose a smaller `top_k`."
-            )
+        progress = trainer.is_global_zero and trainer.progress_bar_callback is not None
+        train, probes = read_samples(self._sources, options, self._processes, progress)
+        if options.when != "never":
+            require_top_k(options.top_k, len(train))
         if options.preconditioner == "adam":
             require_second_moments(trainer.optimizers)
-        self._mask = None if options.mask is None else read_mask(options.mask)
-        if self._mask is not None:
-            self._mask.require_fits(module)
-        names = self._scored()
+        mask = opened_mask(options.mask, module)
+        names = scored_names(options, mask, module)
         self._trainable = trainable_names(module)
-        copy = self._copy()
-        coverage = plan_coverage(copy, names)
-        prepared = preparation(environment, options.torch_dtype)
-        loss = checked_loss(copy, self.train, self.probes, prepared)
-        check_gradients(copy, coverage, loss, self.train, prepared, "train sample", "before the fit")
-        check_gradients(copy, coverage, loss, self.probes, prepared, "probe", "before the fit")
-        self._work = Pass(
-            train=self.train,
-            probes=self.probes,
-            settings=options.settings(None if self._mask is None else self._mask.sha256),
-            loss=loss.name,
-            mask=self._mask,
-            memory_budget=options.memory_budget,
-            progress=self._progress,
-            decisions=coverage.decisions,
-        )
-        self._attributor = Attributor(directory, environment, self._work)
-        parts = parts_of(self._groups(names), options.per_layer)
-        self._plan = Plan(
-            train=self.train.table,
-            probes=self.probes.table,
+        copy = isolated_copy(module, dtype_of(options))
+        prepared = self._processes.prepared(dtype_of(options))
+        self._coverage, loss = verify(copy, names, train, probes, prepared, "before the fit")
+        self._setup = Setup(options, train, probes, loss.name, mask, progress, self._coverage.decisions)
+        self._attributor = Attributor(directory, self._processes, self._setup)
+        self._method = method_of(options)
+        plan = self._planned(copy, loss)
+        rank_zero_info(plan.described(directory.path))
+        plan.require_disk(directory.path)
+        self._sinks = sinks_for(trainer.loggers) if trainer.is_global_zero else []
+        self._run: TracInRun | None = None
+
+    def _planned(self, copy: LightningModule, loss: SummedLoss) -> Plan:
+        """What the run will cost, by a few batches through a copy of the module before the fit."""
+        options, setup, coverage = self._options, self._setup, self._coverage
+        groups = self._groups(frozenset(coverage.elements))
+        writes = options.when != "never"
+        parts = len(parts_of(groups, options.per_layer))
+        return Plan(
+            train=setup.train.table,
+            probes=setup.probes.table,
             parameters=len(coverage.elements),
             elements=coverage.total,
             coverage=coverage.by_rule,
-            kept=None if self._mask is None else self._mask.elements(names),
+            kept=None if setup.mask is None else setup.mask.elements(frozenset(coverage.elements)),
             weights_bytes=self._weights_bytes() if options.writes_weights else 0,
-            ingredients_bytes=self._ingredients_bytes(len(parts)) if options.when != "never" else 0,
-            held_bytes=0,
-            seconds=None,
-            snapshots=_expected_snapshots(options, trainer),
+            ingredients_bytes=self._method.stored_bytes(parts, len(setup.train), setup.probes.table) if writes else 0,
+            cost=self._attributor.cost(copy, coverage, groups, loss) if writes or options.dry_run else None,
+            snapshots=_expected_snapshots(options, self._trainer),
         )
-        if options.when != "never" or options.dry_run:
-            scales = self._attributor.on_both_sides(None, names, module.device)
-            target = Target("the start of the fit", copy, coverage, parts, scales)
-            self._plan = replace(self._plan, **self._cost(target, loss))
-        rank_zero_info(self._plan.described(directory.path))
-        self._plan.require_disk(directory.path)
-        self._sinks = sinks_for(trainer.loggers) if trainer.is_global_zero else []
 
     def _scored(self) -> frozenset[str]:
-        """Names of the parameters whose gradients are compared now: by the patterns, and by the mask."""
-        names = self._options.scored(self._module)
-        return names if self._mask is None else self._mask.restricted(names)
-
-    def _cost(self, target: Target, loss: SummedLoss) -> dict[str, Any]:
-        """What one snapshot's pass will hold in memory, and how long it will take: by a few batches, before the fit."""
-        job = self._attributor.job(loss, self._attributor.memory_budget(target.model))
-        held = 0
-        if self._options.method == "exact":
-            held = min(job.memory_budget, len(self.probes) * bytes_of_a_probe(target, job))
-        elif self._options.method == "means":
-            held = 2 * len(self.probes.table.counts()) * bytes_of_a_query(target.coverage)
-        return {"held_bytes": held, "seconds": pass_seconds(target, job, self._options.method)}
+        """Names of the parameters whose gradients are compared now."""
+        return scored_names(self._options, self._setup.mask, self._module)
 
     def start(self, run: str, step: int, resumed: bool) -> None:
         """Write what the run is, or find it as it was.
@@ -138,37 +121,30 @@ class Session:
         """
         self._trainer.strategy.barrier("tracin_checked")
         if self._trainer.is_global_zero:
-            record = RunRecord(
-                run=run,
-                settings=self._work.settings,
-                choices=self._options.choices,
-                loss=self._work.loss,
-                train=known_samples(self.train.table),
-                probes=known_samples(self.probes.table),
-                parameters=self._plan.parameters,
-                elements=self._plan.elements,
-                kept_elements=self._plan.kept,
-                coverage=dict(self._plan.coverage),
-                versions=package_versions(),
-                averaging=averaging_callback(getattr(self._trainer, "callbacks", ())),
-            )
+            averaging = averaging_callback(getattr(self._trainer, "callbacks", ()))
+            record = run_record(run, self._setup, self._coverage, self._sources, averaging)
             if resumed:
                 self._directory.resume(record, step)
             else:
-                self._directory.start(record, self.train.table, self.probes.table)
+                self._directory.start(record, self._setup.train.table, self._setup.probes.table)
         self._trainer.strategy.barrier("tracin_start")
+        if self._trainer.is_global_zero:
+            self._run = TracInRun(self._directory)
+        else:
+            self._directory.reload()
 
     def snapshot(self, recorder: Recorder, epoch: int) -> None:
-        """Take a snapshot now, and attribute it if that is due at once."""
-        snapshots = self._directory.ledger.snapshots()
+        """Take a snapshot now, and attribute it now where that is asked for."""
         weights = weights_of(self._module, trainable_names(self._module))
         scales = self._scales()
-        record = self._record(recorder, len(snapshots), epoch)
+        record = self._record(recorder, len(self._directory.ledger.snapshots()), epoch)
         self._trainer.strategy.barrier("tracin_ledger_read")
         if self._trainer.is_global_zero:
             self._directory.discard(folder_name(record))  # what a killed fit left
             self._directory.ledger.append(record, weights if self._options.writes_weights else None, scales)
         self._trainer.strategy.barrier("tracin_ledger_written")
+        if not self._trainer.is_global_zero:
+            self._directory.ledger.reload()
         if self._options.when == "snapshot":
             with untouched_process():
                 added = self._directory.ledger.snapshots()[record.index]
@@ -197,17 +173,15 @@ class Session:
         interval = recorder.interval(optimizers)
         names = self._scored()
         scored = {name: parameter for name, parameter in self._module.named_parameters() if name in names}
-        groups, idle = self._groups(names), len(interval.mean)
-        extra = (0.0,) if idle in groups.values() else ()  # the group of parameters that no optimizer moves
-        return SnapshotRecord(
-            index=index,
+        return snapshot_record(
+            index,
             epoch=epoch,
             step=recorder.step,
             steps=interval.steps,
-            visits=interval.samples / len(self.train),
-            learning_rates=interval.mean + extra,
-            last_learning_rates=interval.last + extra,
-            groups=groups,
+            visits=interval.samples / len(self._setup.train),
+            rates=interval.mean,
+            last_rates=interval.last,
+            groups=self._groups(names),
             elements=sum(parameter.numel() for parameter in scored.values()),
             frozen=frozen_digest(self._module, trainable_names(self._module)),
         )
@@ -219,8 +193,10 @@ class Session:
         return {name: numbered.get(id(tensor), idle) for name, tensor in self._module.named_parameters() if name in names}
 
     def finish(self) -> None:
-        """Attribute what is due at the end; log and write the results."""
+        """Attribute what is due at the end, log it, and write the results."""
         snapshots = self._directory.ledger.snapshots()
+        if self._trainer.is_global_zero:
+            self._directory.end()
         if self._options.when == "never" or not snapshots:
             return
         # live, only what a killed process left undone
@@ -231,19 +207,24 @@ class Session:
                 for snapshot in due:
                     self._attributor.attribute_stored(copy, snapshot)
                     self._attributed(snapshot)
-        results = self._attributor.write_results(self._options.view, self._copy)
-        if results is not None:
+        if self._run is not None:
+            results = finish(self._run, self._view, self._setup, self._processes, self._copy)
             for sink in self._sinks:
                 sink.finish(results)
 
     def _copy(self) -> LightningModule:
-        return isolated_copy(self._module, self._options.torch_dtype)
+        return isolated_copy(self._module, self._setup.dtype)
+
+    @property
+    def _view(self) -> View:
+        """What is shown."""
+        return self._options.view(self._method.measure)
 
     def _attributed(self, snapshot: Snapshot) -> None:
         """Log a snapshot's point, and drop weights that are not to be kept."""
-        if not self._trainer.is_global_zero:
+        if self._run is None:
             return
-        reliance = point(TracInRun(self._directory), snapshot.index, self._options.view)
+        reliance = point(self._run, snapshot.index, self._view)
         for sink in self._sinks:
             sink.point(reliance)
         if not self._options.keep_snapshots:
@@ -252,12 +233,6 @@ class Session:
     def _weights_bytes(self) -> int:
         trainable = (tensor for tensor in self._module.parameters() if tensor.requires_grad)
         return sum(tensor.nbytes for tensor in (*trainable, *self._module.buffers()))
-
-    def _ingredients_bytes(self, parts: int) -> int:
-        if self._options.projection_dim is not None:
-            return (2 * self._options.projection_dim + 12) * (len(self.train) + len(self.probes))
-        columns = 2 * len(self.probes.table.counts()) if self._options.language_means else len(self.probes)
-        return 4 * parts * (len(self.train) + 1) * (columns + 1)
 
 
 def _validation_loaders(trainer: Trainer) -> Any:

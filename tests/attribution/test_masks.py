@@ -131,13 +131,22 @@ def test_what_the_mask_leaves_is_said_and_stored(tmp_path: Path, caplog: pytest.
         run = fitted(tmp_path, Classifier(), mask=str(tmp_path / "mask.safetensors"))
     assert "256 elements of 1 parameters (all that were chosen: Linear 256), of which the mask leaves 48" in caplog.text
     assert (run.record.elements, run.record.kept_elements) == (256, 48)
-    assert run.record.settings.mask == read_mask(tmp_path / "mask.safetensors").sha256
+    assert run.record.mask == read_mask(tmp_path / "mask.safetensors").sha256
 
 
-def test_a_run_without_a_mask_is_read_as_before(tmp_path: Path) -> None:
+_SETTINGS = ("every_n_epochs", "every_n_train_steps", "parameters", "dtype", "batch_size", "projection_dim", "preconditioner")
+_CHOICES = ("language_column", "item_column", "text_columns", "label_column", "probe_languages", "max_probes_per_language")
+
+
+def test_a_run_of_version_2_without_a_mask_is_read_as_before(tmp_path: Path) -> None:
     run = fitted(tmp_path, Classifier())
     old = json.loads((run.path / "run.json").read_text())
-    del old["checksum"], old["kept_elements"], old["settings"]["mask"]  # as they were before there were masks
+    options = old.pop("options")
+    for name in ("checksum", "kept_elements", "mask", "languages_given", "languages_of_probes_given"):
+        del old[name]  # as they were before there were masks
+    old["format"] = 2
+    old["settings"] = {name: options[name] for name in (*_SETTINGS, "per_layer")} | {"method": "exact"}
+    old["choices"] = {name: options[name] for name in (*_CHOICES, "top_k", "similarity", "weighting", "memory_budget")}
     (run.path / "run.json").write_text(json.dumps(old))
     again = TracInRun.open(run.path)
     assert again.record == run.record

@@ -14,7 +14,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 from lightning_tracin import TracInError
 from lightning_tracin.attribution.probes import chosen_probes, some_of_each_language
 from lightning_tracin.attribution.samples import SampleSet, from_loader, joined
-from lightning_tracin.config import SampleColumns
+from lightning_tracin.config import ProbeChoice, SampleColumns
 from lightning_tracin.storage.sample_table import SampleTable
 
 ROWS = [
@@ -77,7 +77,7 @@ WHOLE = ("de", "de", "de", "de", "ru", "ru", "ru", "ru")
     ],
 )
 def test_languages_and_items(build: Callable[[], Any], languages: tuple[str, ...]) -> None:
-    samples = from_loader(DataLoader(build(), collate_fn=collate), SampleColumns(item="item"), "probes")
+    samples = from_loader(DataLoader(build(), collate_fn=collate), SampleColumns(item_column="item"), "probes")
     assert samples.table.language == languages
     numbers = {"de": "0123", "ru": "0123"}
     assert all(
@@ -86,7 +86,7 @@ def test_languages_and_items(build: Callable[[], Any], languages: tuple[str, ...
 
 
 def test_text_label_and_items_of_hidden_columns() -> None:
-    table = from_loader(DataLoader(hidden(), collate_fn=collate), SampleColumns(item="item"), "probes").table
+    table = from_loader(DataLoader(hidden(), collate_fn=collate), SampleColumns(item_column="item"), "probes").table
     assert table.text == tuple(f"text {i}" for i in range(8))
     assert table.label == tuple(str(i % 2) for i in range(8))
     assert table.item == ("item0", "item1", "item2", "item3") * 2
@@ -113,16 +113,16 @@ def test_labels_of_several_values_are_shown_as_they_are() -> None:
 
 
 def test_text_of_chosen_columns_is_joined() -> None:
-    columns = SampleColumns(text=("text", "item"))
+    columns = SampleColumns(text_columns=("text", "item"))
     assert from_loader(DataLoader(hidden(), collate_fn=collate), columns, "probes").table.text[3] == "text 3 | item3"
 
 
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        (SampleColumns(item="translation"), "no column 'translation'.*item_column"),
-        (SampleColumns(text=("sentence",)), "no text column 'sentence'.*text_columns"),
-        (SampleColumns(label="gold"), "no label column 'gold'"),
+        (SampleColumns(item_column="translation"), "no column 'translation'.*item_column"),
+        (SampleColumns(text_columns=("sentence",)), "no text column 'sentence'.*text_columns"),
+        (SampleColumns(label_column="gold"), "no label column 'gold'"),
     ],
 )
 def test_missing_columns_are_named(columns: SampleColumns, message: str) -> None:
@@ -152,8 +152,9 @@ def test_shuffled_loader_that_drops_its_last_batch_gives_every_sample_in_order()
 
 
 def test_samples_of_several_loaders_keep_their_collate_functions() -> None:
-    first = from_loader(DataLoader(hidden(), collate_fn=collate), SampleColumns(item="item"), "probes")
-    second = from_loader(DataLoader(Records(), collate_fn=lambda rows: ("other", rows)), SampleColumns(item="item"), "probes")
+    first = from_loader(DataLoader(hidden(), collate_fn=collate), SampleColumns(item_column="item"), "probes")
+    other = DataLoader(Records(), collate_fn=lambda rows: ("other", rows))
+    second = from_loader(other, SampleColumns(item_column="item"), "probes")
     both = joined([first, second]).take([9, 1, 15])
     assert both.table.text == ("text 1", "text 1", "text 7")
     assert both.batch([0, 2]) == ("other", [ROWS[1], ROWS[7]])
@@ -182,7 +183,7 @@ def test_chosen_probes_without_items_are_so_many_of_each_language() -> None:
 
 def test_probe_languages_limit_the_probes() -> None:
     samples = SampleSet(table(items=True), ([],), (collate,), tuple((0, i) for i in range(90)))
-    chosen = chosen_probes(samples, ["ko", "de"], None)
+    chosen = chosen_probes(samples, ProbeChoice(probe_languages=("ko", "de"), max_probes_per_language=None))
     assert chosen.table.counts() == {"de": 30, "ko": 30}
     assert chosen.places[0] == (0, 0)
     assert chosen.places[1] == (0, 2)

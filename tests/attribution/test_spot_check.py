@@ -51,7 +51,7 @@ def test_each_snapshot_is_checked_and_the_record_says_so(tmp_path: Path, way: st
 def changed(run: TracInRun, name: str, change: Any) -> None:
     """Change one tensor of each file of the last snapshot, as if the engine had computed it so; the check is to be made again."""
     snapshot = run.snapshots[-1]
-    folder = run.directory.folder_of(snapshot)
+    folder = run.method.store(run.directory, snapshot).folder
     for path in folder.glob("*.safetensors"):
         owner = f"{run.record.run}/{folder.parent.name}/{snapshot.name}"
         tensors = dict(read_tensors(path, owner=owner))

@@ -15,8 +15,8 @@ from datasets import ClassLabel, Dataset, Features, Value
 from lightning_tracin import TracInRun
 from lightning_tracin.studies.data import load_split
 from lightning_tracin.studies.datasets import Split
-from lightning_tracin.studies.fit_settings import FitSettings
 from lightning_tracin.studies.models.classifier import Classifier, small_model
+from lightning_tracin.studies.settings import FitSettings
 from lightning_tracin.studies.text_data import TextDataModule, train_tokenizer
 from tests.support.rows import real_data, write
 

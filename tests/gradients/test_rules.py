@@ -8,11 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
-from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
-from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
-from transformers.models.t5.modeling_t5 import T5LayerNorm
 from transformers.pytorch_utils import Conv1D
 
 from lightning_tracin.gradients import Coverage, plan_coverage
@@ -72,11 +67,6 @@ def test_convolutions(dimensions: int, options: dict[str, Any]) -> None:
         (nn.LayerNorm((5, 6)), "LayerNorm"),
         (nn.RMSNorm(6), "RMSNorm"),
         (nn.RMSNorm((5, 6), eps=0.1), "RMSNorm"),
-        (T5LayerNorm(6, eps=0.1), "RMSNorm"),
-        (LlamaRMSNorm(6, eps=0.1), "RMSNorm"),
-        (Qwen3RMSNorm(6, eps=0.1), "RMSNorm"),
-        (Olmo2RMSNorm(6, eps=0.1), "RMSNorm"),
-        (GemmaRMSNorm(6, eps=0.1), "RMSNorm"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )
@@ -89,12 +79,7 @@ def test_subclass_with_another_forward_does_not_get_the_formula() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return F.linear(x, self.weight * 2, self.bias)
 
-    class Squared(LlamaRMSNorm):
-        def forward(self, hidden_states: Tensor) -> Tensor:
-            return super().forward(hidden_states) * self.weight
-
     assert_layer_is_exact(Doubled(6, 4), (5, 6), "fallback")
-    assert_layer_is_exact(Squared(6), (5, 6), "fallback")
 
 
 def test_forward_replaced_on_one_module_does_not_get_the_formula() -> None:

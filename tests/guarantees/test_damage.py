@@ -152,7 +152,7 @@ def test_what_is_intact_stays_usable(runs: tuple[Path, Path], tmp_path: Path) ->
 def test_shard_of_another_snapshot_is_noticed(runs: tuple[Path, Path], tmp_path: Path) -> None:
     shutil.copytree(runs[0] / "run", tmp_path / "run")
     run = TracInRun.open(tmp_path / "run")
-    kind = "features" if run.record.settings.method == "projected" else "ingredients"
+    kind = "features" if run.record.options.method_name == "projected" else "ingredients"
     first, second = (tmp_path / "run" / kind / snapshot.name for snapshot in run.snapshots)
     shard = next(file.name for file in sorted(second.iterdir()) if file.name != "sketch.safetensors")
     shutil.copy(second / shard, first / shard)

@@ -134,7 +134,7 @@ def said(run: TracInRun, by_layer: bool) -> dict[str, Any]:
         for sign in ("positive", "negative"):
             found[f"top {similarity} {sign}"] = run.top(1, 7, sign, similarity, "learning_rate")  # type: ignore[arg-type]
     kinds = [("mean", "positive")]
-    if run.record.settings.method != "means":
+    if run.record.options.method_name != "means":
         kinds += [("share", "positive"), ("share", "negative"), ("mass", "negative")]
     for measure, sign in kinds:
         for cumulative in (False, True):

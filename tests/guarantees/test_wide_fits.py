@@ -79,7 +79,7 @@ def loop(run: TracInRun, width: int, mask: Path | None = None) -> tuple[Tensor, 
     load_weights(module, snapshot.state_dict())
     names = list(dict(module.named_parameters()))
     scales: dict[str, Tensor] = {}
-    if run.record.settings.preconditioner == "adam":
+    if run.record.options.preconditioner == "adam":
         scales = snapshot.scales()
     if mask is not None:
         from safetensors.torch import load_file
@@ -103,12 +103,12 @@ WAYS: dict[str, dict[str, Any]] = {
 def assert_equals_the_loop(run: TracInRun, z: Tensor, q: Tensor) -> None:
     norms = (z.norm(dim=1)[:, None] * q.norm(dim=1)).numpy()
     products, cosine = (z @ q.T).numpy(), (z @ q.T).numpy() / norms
-    if run.record.settings.method == "means":
+    if run.record.options.method_name == "means":
         for similarity, whole, size in (("dot", products, norms), ("cosine", cosine, np.ones_like(norms))):
             got = run.influence(similarity).to_numpy()
             want, scale = (np.stack([one[:, i::2].mean(1) for i in range(2)], 1) for one in (whole, size))
             assert (np.abs(got - want) / scale).max() <= 1e-5
-    elif run.record.settings.method == "projected":
+    elif run.record.options.method_name == "projected":
         assert np.abs(run.influence("cosine").to_numpy() - cosine).max() <= 0.1
     else:
         assert (np.abs(run.influence("dot").to_numpy() - products) / norms).max() <= 1e-5

@@ -140,7 +140,7 @@ def test_one_process_at_a_time(folder: str) -> None:
 
 def test_damage_is_named(folder: str, tmp_path: Path) -> None:
     run = fitted(f"{folder}/run", tmp_path)
-    shard = next(iter(sorted(run.directory.folder_of(run.snapshots[0]).glob("*.safetensors"))))
+    shard = next(iter(sorted(run.method.store(run.directory, run.snapshots[0]).folder.glob("*.safetensors"))))
     whole = shard.read_bytes()
     write_whole(shard, whole[:-3])
     with pytest.raises(TracInError, match=re.escape(f"{shard} is damaged")):

@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser
 
 from lightning_tracin.studies.data import load_split
 from lightning_tracin.studies.datasets import Split, hub
-from lightning_tracin.studies.fit_settings import FitSettings
+from lightning_tracin.studies.settings import FitSettings
 from tests.studies.datasets.test_hub import data_set
 from tests.support.rows import labels, write, write_jsonl
 

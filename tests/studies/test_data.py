@@ -4,7 +4,7 @@ import pytest
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.studies.data import load_split
-from lightning_tracin.studies.fit_settings import FitSettings
+from lightning_tracin.studies.settings import FitSettings
 from tests.studies.datasets.test_hub import data_set, nli
 from tests.support.rows import items, write, write_jsonl
 
@@ -112,7 +112,7 @@ def test_extra_train_samples_beside_probes_of_their_own(folder: Path) -> None:
 
 
 def test_fewer_test_samples_than_asked_for_are_counted(folder: Path) -> None:
-    said = "fewer test samples than the 5 asked for: en 4, de 4, fr 4"
+    said = "languages with fewer than 5 test samples: en 4, de 4, fr 4"
     assert load_split(file_options(folder, train_languages=["en", "de", "fr"], test_per_language=5))[1].endswith(said)
     assert "fewer test samples" not in load_split(file_options(folder, test_per_language=4))[1]
 
@@ -158,7 +158,7 @@ def test_a_copy_of_a_well_known_data_set_is_told_from_its_name(tmp_path: Path, m
 def test_probes_are_not_read_from_where_the_train_samples_are(folder: Path) -> None:
     with pytest.raises(TracInError, match=r"probe_split='test' is for data sets of the hub"):
         load_split(file_options(folder, probe_split="test"))
-    with pytest.raises(TracInError, match=r"probe_data is data \('train/\{language\}\.tsv'\)"):
+    with pytest.raises(TracInError, match=r"probe_data is the same as data \('train/\{language\}\.tsv'\)"):
         load_split(file_options(folder, probe_data="train/{language}.tsv"))
-    with pytest.raises(TracInError, match=r"probe_split='train' and train_split='train\[:100\]' are of the same rows"):
+    with pytest.raises(TracInError, match=r"probe_split='train' and train_split='train\[:100\]' name the same rows"):
         load_split(FitSettings(data="xnli", train_split="train[:100]", probe_split="train", **SIZES))  # type: ignore[arg-type]

@@ -9,9 +9,9 @@ from transformers import DataCollatorForLanguageModeling, XLMRobertaForMaskedLM
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.studies.datasets import Split, load_cldr
-from lightning_tracin.studies.fit_settings import FitSettings
 from lightning_tracin.studies.models.classifier import pretrained_model, small_config
 from lightning_tracin.studies.pretraining import MaskedLanguageModel, pretrain, with_encoder
+from lightning_tracin.studies.settings import FitSettings
 from lightning_tracin.studies.text_data import pretrained_tokenizer, train_tokenizer
 
 TEXTS = load_cldr(["en", "de"], kinds=["territory"]).dataset["text"][:120]
@@ -44,7 +44,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_run_does_not_overwrite(t
 
 
 def test_no_text_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(TracInError, match=r"There is no text to pre-train on\."):
+    with pytest.raises(TracInError, match=r"The data have no text to pre-train on; name the column"):
         pretrain(["", " "], OPTIONS, tmp_path / "encoder", progress=False)
     assert not (tmp_path / "encoder").exists()
 
@@ -64,7 +64,7 @@ def test_pretraining_is_for_a_small_model(tmp_path: Path) -> None:
     part = Dataset.from_dict({"text": TEXTS})
     split = Split(part, part, part)
     assert with_encoder(dataclasses.replace(OPTIONS, pretraining_epochs=0), split, tmp_path).model == "small"
-    with pytest.raises(TracInError, match=r"pretraining_epochs=8 is for a small model, but the model is 'xlm-roberta-base'"):
+    with pytest.raises(TracInError, match=r"pretraining_epochs=8 is for a small model, but model is 'xlm-roberta-base'"):
         with_encoder(dataclasses.replace(OPTIONS, model="xlm-roberta-base"), split, tmp_path)
     began = with_encoder(dataclasses.replace(OPTIONS, pretraining_epochs=1), split, tmp_path / "encoder", progress=False)
     assert (began.model, began.pretraining_epochs) == (str((tmp_path / "encoder").resolve()), 0)

@@ -22,7 +22,9 @@ def test_without_common_items_each_language_has_its_own() -> None:
 def test_too_few_is_an_error_that_names_language_and_number() -> None:
     right = np.ones((2, 6), dtype=bool)
     right[0, 4:] = False
-    with pytest.raises(TracInError, match=r"'fr' has 1 of 3 candidates that all 2 fits get right, but 2 probes are asked for"):
+    with pytest.raises(
+        TracInError, match=r"^All 2 fits classify only 1 of 3 candidates of language 'fr' correctly, but probes_per_language=2"
+    ):
         choose_probes(LANGUAGES, ["a", "b", "c", "d", "e", "f"], right, 2)
-    with pytest.raises(TracInError, match=r"'de' has 1 of 3 candidates that all 2 fits get right in every language, but 2"):
+    with pytest.raises(TracInError, match=r"only 1 of 3 candidates of language 'de' correctly in every language, but probes_per"):
         choose_probes(LANGUAGES, ["a", "b", "c", "a", "b", "c"], right, 2)

@@ -4,8 +4,7 @@ import pytest
 
 from lightning_tracin.cli.main import settings_from
 from lightning_tracin.errors import TracInError
-from lightning_tracin.studies.fit_settings import FitSettings
-from lightning_tracin.studies.settings import StudySettings
+from lightning_tracin.studies.settings import FitSettings, StudySettings
 
 CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
 EVIDENCE = Path(__file__).parents[2] / "benchmarks" / "evidence_settings"
@@ -16,22 +15,25 @@ EVIDENCE = Path(__file__).parents[2] / "benchmarks" / "evidence_settings"
     [
         ({"scores": ["cosinus"]}, r"scores has 'cosinus', but should have some of: cosine, dot product"),
         ({"scores": []}, r"scores is empty"),
-        ({"experiments": ["removals"]}, r"experiments has 'removals', but should have some of: removal, left_out"),
+        (
+            {"experiments": ["removals"]},
+            r"experiments has 'removals', but should have some of: zero_shot, imbalance, masks, removal, left_out, lds",
+        ),
         ({"area_scores": ["TF-IDF"]}, r"area_scores has 'TF-IDF'"),
         (
             {"experiments": ["removal"], "baselines": [], "removal_scores": ["BM25"]},
-            r"'BM25' is to be removed by, but is neither",
+            r"Removals by 'BM25' need it among scores or baselines, but it is in neither",
         ),
-        ({"experiments": ["removal"], "ks": [10, 5]}, r"ks should be some numbers from 1 on, ascending, but is \[10, 5\]"),
-        ({"experiments": ["removal"], "ks": []}, r"ks should be some numbers from 1 on"),
+        ({"experiments": ["removal"], "ks": [10, 5]}, r"ks should be ascending numbers from 1 on, but is \[10, 5\]"),
+        ({"experiments": ["removal"], "ks": []}, r"ks should be ascending numbers from 1 on, but is \[\]"),
         ({"seeds": 0}, r"seeds should be 1 or more, but is 0"),
         ({"removal_seeds": 2}, r"removal_seeds=2 is more than seeds=1"),
         ({"experiments": ["lds"], "subsets": 2}, r"subsets should be 3 or more"),
-        ({"experiments": ["imbalance"], "amounts": [50, -1]}, r"amounts should be some per cents from 1 on, but is \[50, -1\]"),
+        ({"experiments": ["imbalance"], "amounts": [50, -1]}, r"amounts should be percentages from 1 on, but is \[50, -1\]"),
         ({"experiments": ["zero_shot"], "zero_shot": []}, r"zero_shot is empty"),
         ({"fit": FitSettings(test_per_language=0)}, r"fit\.test_per_language should be 1 or more"),
         ({"kept_heads": 1.0}, r"kept_heads should be between 0 and 1"),
-        ({"experiments": ["masks"], "scores": ["Fisher-whitened cosine"]}, r"masks go with exact influence only"),
+        ({"experiments": ["masks"], "scores": ["Fisher-whitened cosine"]}, r"masks work with exact influence only"),
         (
             {"candidates_per_language": 3, "fit": FitSettings(probes_per_language=5)},
             r"candidates_per_language=3 is less than probes_per_language=5",

@@ -35,11 +35,11 @@ def write_features(
         path: of the run directory.
         train: number of train samples.
         probes: number of probes.
-        features: numbers of a sample.
+        features: values of each sample.
         shards: train samples of a shard, at each snapshot.
         layers: layers that the features belong to, in equal parts.
         groups: 1, or 2 with the last feature of each layer (its bias) in a group of its own.
-        repeats: how many samples in a row have the same features, and so the same influence.
+        repeats: number of consecutive samples with the same features, and so the same influence.
     """
     model = nn.ModuleDict({"layers": nn.ModuleList(nn.Linear(features // layers - 1, 1) for _ in range(layers))})
     names = [name for name, _ in model.named_parameters()]
@@ -47,7 +47,7 @@ def write_features(
     generator = torch.Generator().manual_seed(0)
     directory = RunDirectory(path)
     tables = table_of(train), table_of(probes)
-    directory.start(record_of(*tables, sketch.dim, 2, method="projected", projection_dim=sketch.dim), *tables)
+    directory.start(record_of(*tables, sketch.dim, 2, projection_dim=sketch.dim), *tables)
     for index, size in enumerate(shards):
         record = SnapshotRecord(
             index=index,
@@ -63,7 +63,7 @@ def write_features(
         store = directory.features(directory.ledger.append(record, dict(model.named_parameters())))
         store.write_sketch(sketch)
         store.write("probes", "00000", packed(range(probes), _drawn(probes, sketch.dim, repeats, generator)))
-        order = torch.randperm(train, generator=generator)  # as batches of similar length leave it
+        order = torch.randperm(train, generator=generator)  # like the order that batches of similar length have
         for number, rows in enumerate(torch.split(order, size)):
             store.write("train", f"{number:05d}", packed(rows.tolist(), _drawn(len(rows), sketch.dim, repeats, generator)))
     directory.end()
@@ -76,6 +76,6 @@ def table_of(count: int) -> SampleTable:
 
 
 def _drawn(count: int, features: int, repeats: int, generator: torch.Generator) -> Tensor:
-    """Features, of norms that differ: [count, features]."""
+    """Features with different norms: [count, features]."""
     different = torch.randn(-(-count // repeats), features, generator=generator)
     return (different * (1 + torch.rand(len(different), 1, generator=generator))).repeat_interleave(repeats, 0)[:count]

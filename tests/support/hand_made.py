@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from lightning_tracin.config import Settings
+from lightning_tracin.config import Options
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.ingredients import Block
 from lightning_tracin.storage.records import RunRecord, known_samples
@@ -40,7 +41,7 @@ def run_directory(path: Path, train: SampleTable, probes: SampleTable, snapshots
         )
         weights = {"body.weight": drawn(3, 2), "body.bias": drawn(2), "head.weight": drawn(2, 3)}
         snapshot = directory.ledger.append(record, weights)
-        store, norms = directory.ingredients(snapshot), drawn(2, len(probes)).abs() + 1
+        store, norms = directory.ingredients(snapshot, len(probes)), drawn(2, len(probes)).abs() + 1
         for shard, rows in enumerate((range(half), range(half, len(train)))):
             dot, train_norm = drawn(2, len(rows), len(probes)), drawn(2, len(rows)).abs() + 1
             store.write(str(shard), Block(list(rows), columns, dot, train_norm, norms))
@@ -48,22 +49,11 @@ def run_directory(path: Path, train: SampleTable, probes: SampleTable, snapshots
     return directory
 
 
-def record_of(train: SampleTable, probes: SampleTable, elements: int, parameters: int, **settings: object) -> RunRecord:
-    """What a run of these samples says of itself, with the settings that most runs have but for these."""
-    usual: dict[str, object] = {
-        "every_n_epochs": 1,
-        "every_n_train_steps": None,
-        "parameters": None,
-        "dtype": "float32",
-        "batch_size": 32,
-        "method": "exact",
-        "projection_dim": None,
-        "preconditioner": None,
-        "per_layer": True,
-    }
+def record_of(train: SampleTable, probes: SampleTable, elements: int, parameters: int, **options: Any) -> RunRecord:
+    """The record of a run of these samples, with these options."""
     return RunRecord(
         run="drawn",
-        settings=Settings.model_validate({**usual, **settings}),
+        options=Options(**options),
         loss="per_sample_loss",
         train=known_samples(train),
         probes=known_samples(probes),

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from lightning_tracin.studies.fit_settings import FitSettings
-from lightning_tracin.studies.settings import StudySettings
+from lightning_tracin.studies.settings import FitSettings, StudySettings
 
 #: A word that says the label, and one that does not.
 WORDS = {"en": ("good", "bad", "day"), "de": ("gut", "mies", "Tag"), "ru": ("хорошо", "плохо", "день")}

@@ -78,7 +78,7 @@ def test_a_mask_is_given_again(tmp_path: Path) -> None:
     mask = a_mask(tmp_path)
     at_once = fitted(tmp_path / "at_once", "fit_end", mask=mask)
     later = fitted(tmp_path / "later", "never", mask=mask)
-    with pytest.raises(TracInError, match="has a mask, of which a run keeps a digest only; give the file as `mask=`"):
+    with pytest.raises(TracInError, match="has a mask, but a run keeps only its digest; give the file as `mask=`"):
         attribute(Classifier(), later, *loaders())
     other = tmp_path / "other.safetensors"
     write_mask(other, {name: torch.ones(tensor.shape) for name, tensor in Classifier().named_parameters()})
@@ -113,7 +113,7 @@ def test_languages_that_were_given_outright_are_asked_for_again(tmp_path: Path) 
     languages = [("fr", "es")[i % 2] for i in range(30)]
     at_once = fitted(tmp_path / "at_once", "fit_end", languages=languages)
     later = fitted(tmp_path / "later", "never", languages=languages)
-    with pytest.raises(TracInError, match=r"was given its `languages` outright; give them again: `languages=\[\.\.\.\]`"):
+    with pytest.raises(TracInError, match=r"was given its `languages` as a list; give them again: `languages=\[\.\.\.\]`"):
         attribute(Classifier(), later, *loaders())
     assert_same_files(attribute(Classifier(), later, *loaders(), languages=languages, progress=False), at_once)
 

@@ -2,7 +2,8 @@
 
 A rule is a function ``(module, input, output_gradient, wanted) -> {parameter: form}`` declared with `@rule(LayerType)`.
 It applies to a module only where the module's `forward` *is* that layer type's `forward`: a subclass that computes
-something else must not inherit a formula that is wrong for it. Parameters without a rule go through the general ways of
+something else must not inherit a formula that is wrong for it. A layer that every model library writes anew, the norm by
+root mean square, is recognised by what it computes (`recognition`). Parameters without a rule go through the general ways of
 `shared` and `replay`, which are as exact and need more time.
 """
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import CodeType
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 from torch import Tensor, nn
 
@@ -26,10 +25,14 @@ class Declared:
 
     name: str
     apply: Rule
-    applies: Callable[[nn.Module], bool]
 
 
-_DECLARED: list[Declared] = []
+#: From a module to the rule that is right for it, or None.
+Finder: TypeAlias = Callable[[nn.Module], Rule | None]
+_SomeFinder = TypeVar("_SomeFinder", bound=Finder)
+
+#: Name and finder of every rule, in the order in which they are asked.
+_FINDERS: list[tuple[str, Finder]] = []
 
 
 def rule(layer: type[nn.Module] | str) -> Callable[[_SomeRule], _SomeRule]:
@@ -42,24 +45,18 @@ def rule(layer: type[nn.Module] | str) -> Callable[[_SomeRule], _SomeRule]:
 
     def declare(function: _SomeRule) -> _SomeRule:
         name = layer.rpartition(":")[2] if isinstance(layer, str) else layer.__name__
-        _DECLARED.append(Declared(name, function, lambda module: _is(module, layer)))
+        _FINDERS.append((name, lambda module: function if _is(module, layer) else None))
         return function
 
     return declare
 
 
-def rule_by_formula(
-    name: str, *formulas: Callable[..., Any], when: Callable[[nn.Module], bool]
-) -> Callable[[_SomeRule], _SomeRule]:
-    """Declare the decorated function as the rule of every type whose methods compute these very formulas.
+def rule_for(name: str) -> Callable[[_SomeFinder], _SomeFinder]:
+    """Declare the decorated function, which looks at a module and returns its rule or None, as the finder of rules of a name."""
 
-    Model libraries copy a layer under a new name into every model. Such a copy is recognised by its code: its methods
-    compile to the same instructions over the same names and constants as the `formulas`, methods of the same names.
-    """
-
-    def declare(function: _SomeRule) -> _SomeRule:
-        _DECLARED.append(Declared(name, function, lambda module: all(_computes(module, f) for f in formulas) and when(module)))
-        return function
+    def declare(finder: _SomeFinder) -> _SomeFinder:
+        _FINDERS.append((name, finder))
+        return finder
 
     return declare
 
@@ -68,7 +65,11 @@ def find_rule(module: nn.Module) -> Declared | None:
     """The rule that is right for this module, or None."""
     if "forward" in vars(module):  # replaced for this one module
         return None
-    return next((declared for declared in _DECLARED if declared.applies(module)), None)
+    for name, finder in _FINDERS:
+        found = finder(module)
+        if found is not None:
+            return Declared(name, found)
+    return None
 
 
 def _is(module: nn.Module, layer: type[nn.Module] | str) -> bool:
@@ -79,13 +80,3 @@ def _is(module: nn.Module, layer: type[nn.Module] | str) -> bool:
     if type(module) is nn.modules.linear.NonDynamicallyQuantizableLinear:
         return False  # never called: nn.MultiheadAttention takes its weights for a computation of its own
     return isinstance(module, layer) and type(module).forward is layer.forward
-
-
-def _computes(module: nn.Module, formula: Callable[..., Any]) -> bool:
-    method = getattr(type(module), formula.__name__, None)
-    code, known = getattr(method, "__code__", None), formula.__code__
-    return isinstance(code, CodeType) and _meaning(code) == _meaning(known)
-
-
-def _meaning(code: CodeType) -> tuple[Any, ...]:
-    return (code.co_code, code.co_names, code.co_consts, code.co_argcount, code.co_freevars)

@@ -5,12 +5,27 @@ What a title states of probes, k, seeds, random draws and samples it reads from 
 
 Languages are told apart by colour and marker together. Where figures of several tables stand side by side, give every one the
 same `languages`, so that each keeps its colour.
+
+matplotlib is optional, so a figure's module is imported when the figure is first used.
 """
 
-from lightning_tracin.reporting.figures.drawing import png
-from lightning_tracin.reporting.figures.evidence_charts import agreement, deletion_areas, lds_bars, left_out, removal_curve
-from lightning_tracin.reporting.figures.experiment_charts import changes, imbalance, masks, reinforcement, zero_shot
-from lightning_tracin.reporting.figures.reliance_charts import curves, heat_map, shares
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from lightning_tracin.errors import needs
+
+if TYPE_CHECKING:
+    from lightning_tracin.reporting.figures.drawing import png
+    from lightning_tracin.reporting.figures.evidence_charts import agreement, deletion_areas, lds_bars, left_out, removal_curve
+    from lightning_tracin.reporting.figures.experiment_charts import changes, imbalance, masks, reinforcement, zero_shot
+    from lightning_tracin.reporting.figures.reliance_charts import curves, heat_map, shares
+
+_MODULES = {
+    "drawing": ("png",),
+    "evidence_charts": ("agreement", "deletion_areas", "lds_bars", "left_out", "removal_curve"),
+    "experiment_charts": ("changes", "imbalance", "masks", "reinforcement", "zero_shot"),
+    "reliance_charts": ("curves", "heat_map", "shares"),
+}
 
 __all__ = [
     "agreement",
@@ -28,3 +43,16 @@ __all__ = [
     "shares",
     "zero_shot",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """A figure, from its module.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed.
+    """
+    for module, names in _MODULES.items():
+        if name in names:
+            needs("matplotlib", "report", "Figures")
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,11 +7,13 @@ exact name, because a glob would compete with the one that WandbLogger defines.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from lightning_tracin.reporting.figures import heat_map
+from lightning_tracin.errors import MissingPackageError
+from lightning_tracin.reporting import figures
 from lightning_tracin.reporting.results import Point, Results
 
 if TYPE_CHECKING:
@@ -49,12 +51,14 @@ class WandbSink:
         import wandb
 
         wandb.Table.MAX_ROWS = max(wandb.Table.MAX_ROWS, len(results.reliance))  # W&B drops what is beyond
+        charts = _charts(results)
+        with suppress(MissingPackageError):  # without matplotlib the other charts are logged; `write_results` warns of it
+            charts["tracin/heat_map"] = wandb.Image(figures.heat_map(results))
         self._run.log(
             {
                 "tracin/reliance_table": wandb.Table(dataframe=results.reliance),
                 "tracin/top": wandb.Table(dataframe=results.top.astype({"label": "string", "probe_label": "string"})),
-                "tracin/heat_map": wandb.Image(heat_map(results)),
-                **{f"tracin/curves/{language}": chart for language, chart in _charts(results).items()},
+                **charts,
             }
         )
         final = results.final().scalars
@@ -62,14 +66,14 @@ class WandbSink:
 
 
 def _charts(results: Results) -> dict[str, Any]:
-    """One line-series chart a probe language: share by step, one line a train language."""
+    """A line-series chart for each probe language, by its key: share by step, one line for each train language."""
     import wandb
 
     table = pd.concat([point.table for point in results.points()])
     charts = {}
     for language, mine in table.groupby("probe_language"):
         lines = mine.pivot(index="step", columns="train_language", values="share")
-        charts[str(language)] = wandb.plot.line_series(
+        charts[f"tracin/curves/{language}"] = wandb.plot.line_series(
             xs=lines.index.tolist(),
             ys=[lines[name].tolist() for name in lines],
             keys=[str(name) for name in lines],

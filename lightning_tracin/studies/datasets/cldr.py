@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from babel import Locale, UnknownLocaleError
 
-from lightning_tracin.errors import TracInError
+from lightning_tracin.errors import TracInError, needs
 from lightning_tracin.studies.datasets.corpus import Corpus, Dropped, build_corpus
+
+if TYPE_CHECKING:  # optional
+    from babel import Locale
 
 
 def _long_unit_names(locale: Locale) -> Mapping[str, str | None]:
@@ -55,7 +57,7 @@ def load_cldr(languages: Sequence[str], *, kinds: Sequence[str] = tuple(KINDS)) 
         kinds: Which of `KINDS`; they are the labels.
 
     Raises:
-        TracInError: CLDR has no such language or kind, or a kind has no name in a language.
+        TracInError: CLDR has no such language or kind, a kind has no name in a language, or babel is not installed.
     """
     if not languages:
         raise TracInError("No language of CLDR is asked for: name at least one, such as 'en'.")
@@ -67,7 +69,7 @@ def load_cldr(languages: Sequence[str], *, kinds: Sequence[str] = tuple(KINDS)) 
 
 def _names(language: str, kinds: Sequence[str]) -> pd.DataFrame:
     """Return every name that CLDR has in a language itself, not inherited from the language-neutral root."""
-    locale, root = _locale(language), Locale.parse("root")
+    locale, root = _locale(language), _locale("root")
     columns = ["text", "label", "language", "item"]
     table: pd.DataFrame = pd.DataFrame(
         [
@@ -89,9 +91,11 @@ def _own(names: Mapping[str, str | None], inherited: Mapping[str, str | None]) -
 
 
 def _locale(language: str) -> Locale:
+    babel = needs("babel", "study", "Names from the Unicode CLDR")
     try:
-        return Locale.parse(language.replace("-", "_"))
-    except (UnknownLocaleError, ValueError) as error:
+        found: Locale = babel.Locale.parse(language.replace("-", "_"))
+        return found
+    except (babel.UnknownLocaleError, ValueError) as error:
         raise TracInError(f"CLDR has no language {language!r}: give a locale such as 'en', 'pt_BR' or 'zh_Hant'.") from error
 
 

@@ -1,7 +1,7 @@
-"""E2: what removing the strongest train samples does, score by score, and the area under it (AUC-DEL).
+"""E2: the effect of removing the strongest train samples, for each score, and the area under its curve (AUC-DEL).
 
-The probes of one label share a removal: proponents of one label are opponents of another, so that a sum over all probes would
-cancel what is to be removed.
+Each removal is made for the probes of one label. Proponents of one label are opponents of another, so in a sum over all probes
+their influence would cancel.
 """
 
 from __future__ import annotations
@@ -17,99 +17,137 @@ from lightning_tracin.analysis.lds import Members
 from lightning_tracin.analysis.reliance import Floats, Interval, bootstrap_mean, by_unit
 from lightning_tracin.analysis.removal import area_by_deletion, removal_table, without_random, without_top
 from lightning_tracin.config import Sign
+from lightning_tracin.errors import TracInError
 from lightning_tracin.reporting import figures
-from lightning_tracin.studies.section import Section
-from lightning_tracin.studies.study_runs import Ground
+from lightning_tracin.studies.datasets import Split
+from lightning_tracin.studies.registry import experiment
+from lightning_tracin.studies.section import Contents
+from lightning_tracin.studies.settings import StudySettings
+from lightning_tracin.studies.study_runs import StudyRuns
 
 RANDOM = "random samples"
 
 
 @dataclass(frozen=True)
 class Removed:
-    """What is taken away by one rule."""
+    """A rule for which samples are removed: the first ones by a score, of one sign."""
 
     score: str
     sign: Sign
 
     @property
     def name(self) -> str:
-        """As it stands in tables."""
+        """As tables call it."""
         return f"{self.score}, {'proponents' if self.sign == 'positive' else 'opponents'}"
 
 
-def members(ground: Ground, seed: int) -> Members:
+def check_settings(settings: StudySettings) -> None:
+    """Refuse sizes and scores that nothing can be removed by.
+
+    Raises:
+        TracInError: `ks` is not ascending from 1 on, or a score to remove by is not computed.
+    """
+    if not settings.ks or settings.ks[0] < 1 or settings.ks != sorted(set(settings.ks)):
+        raise TracInError(f"ks should be ascending numbers from 1 on, but is {settings.ks}.")
+    for name in [*settings.removal_scores, *(settings.area_scores or ())]:
+        if name not in [*settings.scores, *settings.baselines]:
+            raise TracInError(f"Removals by {name!r} need it among scores or baselines, but it is in neither; add it there.")
+
+
+def check_data(settings: StudySettings, split: Split) -> None:
+    """Refuse to remove all train samples.
+
+    Raises:
+        TracInError: the last of `ks` is not below the number of train samples.
+    """
+    if settings.ks[-1] >= len(split.train):
+        raise TracInError(
+            f"ks ends with {settings.ks[-1]}, but there are {len(split.train)} train samples; choose smaller numbers."
+        )
+
+
+def members(study: StudyRuns, seed: int) -> Members:
     """Which train samples the refits of a seed may see: [fits, train]."""
-    if seed >= ground.settings.removal_seeds:
-        return np.zeros((0, len(ground.train)), dtype=np.bool_)
-    lines = [np.ones((1, len(ground.train)), dtype=np.bool_)]
-    for removed, ks in _plan(ground):
+    if seed >= study.settings.removal_seeds:
+        return np.zeros((0, len(study.train)), dtype=np.bool_)
+    lines = [np.ones((1, len(study.train)), dtype=np.bool_)]
+    for removed, ks in _plan(study):
         for k in ks:
-            lines += [kept[None, :] for kept, _ in _groups(ground, removed, k, seed)]
-    for k in ground.settings.ks:
-        lines.append(without_random(len(ground.train), k, ground.settings.draws, seed))
+            lines += [kept[None, :] for kept, _ in _groups(study, removed, k, seed)]
+    for k in study.settings.ks:
+        lines.append(without_random(len(study.train), k, study.settings.draws, seed))
     return np.concatenate(lines)
 
 
-def _plan(ground: Ground) -> Iterator[tuple[Removed, list[int]]]:
-    """Every rule with the sizes it is made at; opponents by the study's own score only."""
-    settings = ground.settings
-    every = {ground.main, *settings.removal_scores}
+def _plan(study: StudyRuns) -> Iterator[tuple[Removed, list[int]]]:
+    """Every rule with its numbers of removed samples; opponents are removed by the study's own score only."""
+    settings = study.settings
+    every = {study.main, *settings.removal_scores}
     some = [*settings.scores, *settings.baselines] if settings.area_scores is None else settings.area_scores
     for name in [*settings.scores, *settings.baselines]:
         if name in every:
             yield Removed(name, "positive"), settings.ks
-        elif name in some and name != "random":  # which has refits of its own
+        elif name in some and name != "random":  # random removals have refits of their own
             yield Removed(name, "positive"), common(settings.ks)
-    yield Removed(ground.main, "negative"), settings.ks
+    yield Removed(study.main, "negative"), settings.ks
 
 
 def common(ks: Sequence[int]) -> list[int]:
-    """At how many removed samples every score is looked at, by which areas are compared: every third k, the last one always."""
+    """Numbers of removed samples that all areas are computed at, so that they can be compared: every third k, and the last."""
     return list(ks[::-3][::-1])
 
 
-def _groups(ground: Ground, removed: Removed, k: int, seed: int) -> list[tuple[Members, Members]]:
-    """For each label of the probes: which train samples stay [train], and which probes are asked [probes]."""
-    scores, labels = ground.scores(seed)[removed.score], np.asarray([str(label) for label in ground.probes.label])
-    asked = [labels == label for label in sorted(set(labels))]
-    return [(without_top(scores[:, probes], k, removed.sign), probes) for probes in asked]
+def _groups(study: StudyRuns, removed: Removed, k: int, seed: int) -> list[tuple[Members, Members]]:
+    """For each label of the probes: which train samples are kept [train], and which probes have the label [probes]."""
+    scores, labels = study.scores(seed)[removed.score], np.asarray([str(label) for label in study.probes.label])
+    with_label = [labels == label for label in sorted(set(labels))]
+    return [(without_top(scores[:, probes], k, removed.sign), probes) for probes in with_label]
 
 
-def section(ground: Ground) -> Section:
-    """The removal curves and areas. Probabilities are averaged over seeds, so that a probe counts once."""
-    settings = ground.settings
+@experiment(
+    "removal",
+    "E2: removing what influence names",
+    80,
+    refits=members,
+    check_settings=check_settings,
+    check_data=check_data,
+    addable=("ks", "draws", "removal_seeds", "removal_scores", "area_scores"),
+)
+def removal(study: StudyRuns) -> Contents:
+    """E2: refits without the strongest train samples.
+
+    Probabilities are averaged over seeds, so that each probe counts once.
+    """
+    settings = study.settings
     seeds = range(settings.removal_seeds)
-    whole = np.ones((1, len(ground.train)), dtype=np.bool_)
-    base = np.mean([_probability(ground, whole, seed)[0] for seed in seeds], axis=0)
+    whole = np.ones((1, len(study.train)), dtype=np.bool_)
+    base = np.mean([_probability(study, whole, seed)[0] for seed in seeds], axis=0)
     at_random = {
         k: np.mean(
-            [_probability(ground, without_random(len(ground.train), k, settings.draws, seed), seed) for seed in seeds], axis=0
+            [_probability(study, without_random(len(study.train), k, settings.draws, seed), seed) for seed in seeds], axis=0
         )
         for k in settings.ks
     }
     curves, areas = [], []
     some = common(settings.ks)
-    for removed, ks in _plan(ground):
-        now = {k: np.mean([_asked(ground, removed, k, seed) for seed in seeds], axis=0) for k in ks}
+    for removed, ks in _plan(study):
+        now = {k: np.mean([_probability_without(study, removed, k, seed) for seed in seeds], axis=0) for k in ks}
         if len(ks) == len(settings.ks):
-            curves.append(removal_table(base, now, at_random, units=ground.units).assign(removed=removed.name))
-        areas.append(_area(removed.name, ground, some, [now[k] - base for k in some]))
-    areas.append(_area(RANDOM, ground, some, [at_random[k].mean(0) - base for k in some]))
+            curves.append(removal_table(base, now, at_random, units=study.units).assign(removed=removed.name))
+        areas.append(_area(removed.name, study, some, [now[k] - base for k in some]))
+    areas.append(_area(RANDOM, study, some, [at_random[k].mean(0) - base for k in some]))
     facts = {"probes": len(base), "seeds": settings.removal_seeds, "draws": settings.draws}
     table, area = pd.concat(curves, ignore_index=True), pd.DataFrame(areas)
     table.insert(list(table).index("p") + 1, "p_adjusted", stats.false_discovery_control(table["p"].to_numpy()))
-    return Section(
-        "removal",
-        "E2: removing what influence names",
-        f"Fitted again without the k train samples (of {len(ground.train)}) that a score puts first for the probes of a label, "
-        f"summed; {len(base)} probes, whose mean probability of the correct class is {base.mean():.3f}; probabilities are "
-        f"means over {settings.removal_seeds} seed(s). `drop` is the mean relative loss of probability, `excess` what it is "
-        f"above that of {settings.draws} random removals of each size and seed, with 95 % intervals over items (translations "
-        "of a probe do not vary by themselves); p is of Wilcoxon's test, two-sided, `p_adjusted` corrected for all "
-        f"{len(table)} tests (Benjamini and Hochberg). All probes of a label share "
-        "a refit, so a removal is called different only where its drop is also beyond every single random removal's. AUC-DEL: "
-        f"area under the change of probability over the removed part of the train set, at k = {_listed(some)}; negative where "
-        "what was removed had supported the probes.",
+    return Contents(
+        f"Fitted again without the k train samples (of {len(study.train)}) that a score ranks first, summed over the probes of a "
+        f"label; {len(base)} probes, whose mean probability of the correct class is {base.mean():.3f}; probabilities are means "
+        f"over {settings.removal_seeds} seed(s). `drop` is the mean relative loss of probability, `excess` is `drop` minus that "
+        f"of {settings.draws} random removals of each size and seed, with 95 % intervals over items (the translations of a probe "
+        f"are not independent); p is from Wilcoxon's two-sided test, `p_adjusted` is corrected for all {len(table)} tests "
+        "(Benjamini and Hochberg). All probes of a label share a refit, so a removal is called different only if its drop is "
+        "also beyond that of every single random removal. AUC-DEL: area under the change of probability over the removed part "
+        f"of the train set, at k = {_listed(some)}; negative if the removed samples supported the probes.",
         (*_of_curves(table), *_of_areas(area)),
         {"curve": table, "areas": area},
         {
@@ -119,23 +157,23 @@ def section(ground: Ground) -> Section:
     )
 
 
-def _probability(ground: Ground, kept: Members, seed: int) -> Floats:
+def _probability(study: StudyRuns, kept: Members, seed: int) -> Floats:
     """Probability of each probe's correct class under each fit: [fits, probes]."""
-    found: Floats = np.exp(-ground.refits(seed).losses(kept, seed))
+    found: Floats = np.exp(-study.refits(seed).losses(kept, seed))
     return found
 
 
-def _asked(ground: Ground, removed: Removed, k: int, seed: int) -> Floats:
-    """Each probe's probability under the fit without what was removed for its label: [probes]."""
-    found = np.full(len(ground.probes), np.nan)
-    for kept, probes in _groups(ground, removed, k, seed):
-        found[probes] = _probability(ground, kept[None, :], seed)[0][probes]
+def _probability_without(study: StudyRuns, removed: Removed, k: int, seed: int) -> Floats:
+    """Probability of each probe's correct class under the fit without the samples removed for its label: [probes]."""
+    found = np.full(len(study.probes), np.nan)
+    for kept, probes in _groups(study, removed, k, seed):
+        found[probes] = _probability(study, kept[None, :], seed)[0][probes]
     return found
 
 
-def _area(name: str, ground: Ground, ks: Sequence[int], changes: Sequence[Floats]) -> dict[str, float | str | int]:
-    values = area_by_deletion([k / len(ground.train) for k in ks], np.stack(changes))
-    means = by_unit(values[:, None], ground.units)
+def _area(name: str, study: StudyRuns, ks: Sequence[int], changes: Sequence[Floats]) -> dict[str, float | str | int]:
+    values = area_by_deletion([k / len(study.train) for k in ks], np.stack(changes))
+    means = by_unit(values[:, None], study.units)
     low, high = bootstrap_mean(means, Interval())
     return {"removed": name, "area": float(means.mean()), "low": low[0], "high": high[0], "probes": len(values)}
 
@@ -158,7 +196,7 @@ def _of_areas(table: pd.DataFrame) -> Iterator[str]:
     order = table.sort_values("area")
     best = order.iloc[0]
     if best["high"] >= 0:
-        yield "By AUC-DEL, no removal is shown to hurt: every interval reaches 0 or lies above it."
+        yield "By AUC-DEL, no removal is shown to hurt: every interval reaches 0 or is above it."
         return
     yield (
         f"By AUC-DEL, removing {best['removed']} hurts most ({best['area']:.5f} [{best['low']:.5f}, {best['high']:.5f}]); in "

@@ -1,4 +1,4 @@
-"""E9: runs whose gradients are restricted to each language's attention heads, and to as many random ones."""
+"""E9: runs whose gradients are restricted to each language's attention heads, or to equally many random heads."""
 
 from __future__ import annotations
 
@@ -27,71 +27,89 @@ from lightning_tracin.reporting import figures
 from lightning_tracin.storage.files import write_bytes
 from lightning_tracin.storage.snapshots import load_weights
 from lightning_tracin.studies.fits import Variant, build
-from lightning_tracin.studies.section import Section
-from lightning_tracin.studies.study_runs import Ground, Wanted
+from lightning_tracin.studies.named_scores import SCORES
+from lightning_tracin.studies.registry import experiment
+from lightning_tracin.studies.section import Contents
+from lightning_tracin.studies.settings import StudySettings
+from lightning_tracin.studies.study_runs import StudyRuns, Wanted
 from lightning_tracin.trainer.isolation import isolated_copy
 from lightning_tracin.trainer.refits import seeded
 
 
-def runs(ground: Ground) -> list[Wanted]:
-    """The runs of E9; makes the masks where they are not there yet."""
+def check_settings(settings: StudySettings) -> None:
+    """Refuse a score that masks cannot be used with.
+
+    Raises:
+        TracInError: the study's own score is read from projected features.
+    """
+    if SCORES[settings.scores[0]].way == "projected":
+        raise TracInError(f"masks work with exact influence only, so the first of scores cannot be {settings.scores[0]!r}.")
+
+
+def runs(study: StudyRuns) -> list[Wanted]:
+    """The runs with masked gradients; makes the masks that do not exist yet."""
     wanted = []
-    for seed in range(ground.settings.variant_seeds):
-        for name in (*ground.languages, *_random_names(ground)):
-            path = _path(ground, seed, name)
+    for seed in range(study.settings.variant_seeds):
+        for name in (*study.languages, *_random_names(study)):
+            path = _path(study, seed, name)
             if not path.exists():
-                _make_masks(ground, seed)
-            wanted.append(ground.of_main(seed, Variant(), path))
+                _make_masks(study, seed)
+            wanted.append(study.of_main(seed, Variant(), path))
     return wanted
 
 
-def _random_names(ground: Ground) -> list[str]:
-    return [f"random{draw}" for draw in range(ground.settings.random_masks)]
+def _random_names(study: StudyRuns) -> list[str]:
+    return [f"random{draw}" for draw in range(study.settings.random_masks)]
 
 
-def _path(ground: Ground, seed: int, name: str) -> Path:
-    return ground.folder / "masks" / f"seed{seed}" / f"mask-{name}.safetensors"
+def _path(study: StudyRuns, seed: int, name: str) -> Path:
+    return study.folder / "masks" / f"seed{seed}" / f"mask-{name}.safetensors"
 
 
-def _heads(ground: Ground, seed: int) -> Path:
-    return ground.folder / "masks" / f"seed{seed}" / "heads.json"
+def _heads(study: StudyRuns, seed: int) -> Path:
+    return study.folder / "masks" / f"seed{seed}" / "heads.json"
 
 
-def _make_masks(ground: Ground, seed: int) -> None:
-    """Each language's strongest heads at the last snapshot, and random ones, as masks."""
-    run = ground.main_run(seed)
+def _make_masks(study: StudyRuns, seed: int) -> None:
+    """Write masks of each language's strongest heads at the last snapshot, and of random heads."""
+    run = study.main_run(seed)
     with seeded(seed):
-        fit = build(ground.recipe)
+        fit = build(study.recipe)
     copy = isolated_copy(fit.module, next(fit.module.parameters()).dtype)
     load_weights(copy, run.snapshots[-1].state_dict())
-    loss, samples = loss_named(copy, run.record.loss), from_loader(fit.train, SampleColumns("language", "item"), "train samples")
+    loss, samples = loss_named(copy, run.record.loss), from_loader(fit.train, SampleColumns(item_column="item"), "train samples")
     prepare = partial(apply_to_collection, dtype=Tensor, function=lambda tensor: tensor.to(copy.device))
     importance = {}
-    for language in ground.languages:
+    for language in study.languages:
         mine = [index for index, other in enumerate(samples.table.language) if other == language]
         importance[language] = head_importance(copy, samples.take(mine), loss, prepare)
     shape = next(iter(importance.values())).shape
-    count = max(1, round(ground.settings.kept_heads * int(np.prod(shape))))
+    count = max(1, round(study.settings.kept_heads * int(np.prod(shape))))
     kept = {language: strongest_heads(one, count) for language, one in importance.items()}
-    kept |= zip(
-        _random_names(ground), _others(shape, count, list(kept.values()), ground.settings.random_masks, seed), strict=True
-    )
-    write_bytes(_heads(ground, seed), json.dumps({name: one.tolist() for name, one in kept.items()}).encode())
+    kept |= zip(_random_names(study), _others(shape, count, list(kept.values()), study.settings.random_masks, seed), strict=True)
+    write_bytes(_heads(study, seed), json.dumps({name: one.tolist() for name, one in kept.items()}).encode())
     for name, one in kept.items():
-        write_mask(_path(ground, seed, name), head_mask(fit.module, one))
+        write_mask(_path(study, seed, name), head_mask(fit.module, one))
 
 
 def _others(shape: tuple[int, ...], count: int, own: list[Kept], wanted: int, seed: int) -> list[Kept]:
-    """Random masks of this size that are no language's own, all different.
+    """Different random masks of this size, none of which is a language's own.
+
+    Args:
+        shape: of a mask, [layers, heads].
+        count: of heads that a mask keeps.
+        own: the masks of the languages.
+        wanted: number of random masks.
+        seed: of the random masks.
 
     Raises:
-        TracInError: there are not so many.
+        TracInError: fewer such masks exist.
     """
     taken = {mask.tobytes() for mask in own}
     if math.comb(int(np.prod(shape)), count) - len(taken) < wanted:
         raise TracInError(
-            f"Of {int(np.prod(shape))} attention heads, {count} can be kept in {math.comb(int(np.prod(shape)), count)} ways, "
-            f"{len(taken)} of which are languages' own masks: too few for {wanted} random ones; take a model with more heads, or "
+            f"There are {math.comb(int(np.prod(shape)), count)} ways to keep {count} of {int(np.prod(shape))} attention heads, "
+            f"{len(taken)} of which are masks of languages: too few for {wanted} random masks; use a model with more heads, or "
             "fewer random_masks."
         )
     found: list[Kept] = []
@@ -102,50 +120,49 @@ def _others(shape: tuple[int, ...], count: int, own: list[Kept], wanted: int, se
             found.append(mask)
         if len(found) == wanted:
             return found
-    raise AssertionError  # the count has no end
+    raise AssertionError  # itertools.count never ends
 
 
-def _kept(ground: Ground, seed: int) -> Mapping[str, Kept]:
-    stored = json.loads(_heads(ground, seed).read_text())
+def _kept(study: StudyRuns, seed: int) -> Mapping[str, Kept]:
+    stored = json.loads(_heads(study, seed).read_text())
     return {name: np.asarray(one, dtype=np.bool_) for name, one in stored.items()}
 
 
-def section(ground: Ground) -> Section:
-    """E9: own-language shares within each language's own heads, beside random ones and all parameters."""
-    k = ground.settings.top_k
+@experiment("masks", "E9: subnetworks", 70, runs=runs, check_settings=check_settings, addable=("variant_seeds",))
+def masks(study: StudyRuns) -> Contents:
+    """E9: influence within each language's attention heads, and within random heads."""
+    k = study.settings.top_k
     tables, overlaps = [], []
-    for seed in range(ground.settings.variant_seeds):
+    for seed in range(study.settings.variant_seeds):
         found = {
-            wanted.mask.stem.removeprefix("mask-"): _reliance(ground, ground.main_scores(wanted))
-            for wanted in runs(ground)
+            wanted.mask.stem.removeprefix("mask-"): _reliance(study, study.main_scores(wanted))
+            for wanted in runs(study)
             if wanted.seed == seed and wanted.mask is not None
         }
-        at_random = [found[name] for name in _random_names(ground)]
-        probed = [language for language in ground.languages if language in ground.probes.language]
+        at_random = [found[name] for name in _random_names(study)]
+        probed = [language for language in study.languages if language in study.probes.language]
         own = {language: found[language] for language in probed}
-        whole = _reliance(ground, ground.scores(seed)[ground.main])
+        whole = _reliance(study, study.scores(seed)[study.main])
         tables.append(mask_table(own, dict.fromkeys(probed, at_random), whole).assign(seed=seed))
-        kept = _kept(ground, seed)
-        overlaps.append(mask_overlap({name: kept[name] for name in ground.languages}).assign(seed=seed))
+        kept = _kept(study, seed)
+        overlaps.append(mask_overlap({name: kept[name] for name in study.languages}).assign(seed=seed))
     table, overlap = pd.concat(tables, ignore_index=True), pd.concat(overlaps, ignore_index=True)
-    heads = next(iter(_kept(ground, 0).values()))
+    heads = next(iter(_kept(study, 0).values()))
     first = tables[0].drop(columns="seed")
     shown = first.rename(columns={"random_min": "random_low", "random_max": "random_high"})
-    return Section(
-        "masks",
-        "E9: subnetworks",
-        f"A language's mask: the {int(heads.sum())} of {heads.size} attention heads whose gates its train samples' loss "
-        f"depends on most at the last snapshot. Influence over these heads' parameters alone, top {k}, beside "
-        f"{ground.settings.random_masks} random masks of the same size; {ground.settings.variant_seeds} seed(s); 95 % "
-        "intervals over probes. Sentences are of seed 0.",
+    return Contents(
+        f"A language's mask keeps the {int(heads.sum())} of {heads.size} attention heads whose gates the loss of its train "
+        f"samples depends on most at the last snapshot. Influence over the parameters of these heads only, top {k}, compared "
+        f"with {study.settings.random_masks} random masks of the same size; {study.settings.variant_seeds} seed(s); 95 % "
+        "intervals over probes. The sentences are about seed 0.",
         tuple(_said(first, overlaps[0])),
         {"masks": table, "overlap": overlap},
-        {"masks": figures.masks(shown.assign(k=k, seeds=1), ground.languages)},
+        {"masks": figures.masks(shown.assign(k=k, seeds=1), study.languages)},
     )
 
 
-def _reliance(ground: Ground, scores: Scores) -> pd.DataFrame:
-    return reliance_table(scores, ground.train.language, ground.probes.language, ground.settings.top_k)
+def _reliance(study: StudyRuns, scores: Scores) -> pd.DataFrame:
+    return reliance_table(scores, study.train.language, study.probes.language, study.settings.top_k)
 
 
 def _said(table: pd.DataFrame, overlap: pd.DataFrame) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The linear datamodelling score of every score and baseline, over random halves of the train samples."""
+"""The linear datamodelling score (LDS) of every score and baseline, over random halves of the train samples."""
 
 from __future__ import annotations
 
@@ -9,30 +9,49 @@ import pandas as pd
 
 from lightning_tracin.analysis.lds import Members, draw_subsets, lds, lds_difference, lds_within_class
 from lightning_tracin.analysis.reliance import Interval, bootstrap_mean, by_unit
+from lightning_tracin.errors import TracInError
 from lightning_tracin.reporting import figures
-from lightning_tracin.studies.section import Section
-from lightning_tracin.studies.study_runs import Ground
+from lightning_tracin.studies.registry import experiment
+from lightning_tracin.studies.section import Contents
+from lightning_tracin.studies.settings import StudySettings
+from lightning_tracin.studies.study_runs import StudyRuns
 
-#: The seed whose scores are judged, and whose refits judge them.
+#: The seed whose scores and refits are compared.
 _SEED = 0
 
 
-def members(ground: Ground) -> Members:
-    """The halves: [subsets, train]."""
-    return draw_subsets(len(ground.train), ground.settings.subsets)
+def check_settings(settings: StudySettings) -> None:
+    """Refuse too few subsets.
+
+    Raises:
+        TracInError: there are fewer than three.
+    """
+    if settings.subsets < 3:
+        raise TracInError(f"subsets should be 3 or more, because lds is a rank correlation over them, but is {settings.subsets}.")
 
 
-def section(ground: Ground) -> Section:
-    """LDS with intervals, within the probe's class, and beside the study's own score."""
-    halves = members(ground)
-    outputs = -ground.refits(_SEED).losses(halves, _SEED)
-    scores = ground.scores(_SEED)
+def members(study: StudyRuns, seed: int) -> Members:
+    """The halves, [subsets, train]; only one seed is fitted on them."""
+    return draw_subsets(len(study.train), study.settings.subsets if seed == _SEED else 0)
+
+
+@experiment(
+    "lds", "Does influence predict refits? (LDS)", 100, refits=members, check_settings=check_settings, addable=("subsets",)
+)
+def datamodelling_score(study: StudyRuns) -> Contents:
+    """Refits on random halves of the train samples.
+
+    The score has intervals; it is also computed within the probe's class, and as a difference from the study's own score.
+    """
+    halves = members(study, _SEED)
+    outputs = -study.refits(_SEED).losses(halves, _SEED)
+    scores = study.scores(_SEED)
     rows = []
     for name, one in scores.items():
-        own, above = lds(one, halves, outputs), lds_difference(one, scores[ground.main], halves, outputs)
-        within = lds_within_class(one, halves, outputs, ground.train.label, ground.probes.label)
+        own, above = lds(one, halves, outputs), lds_difference(one, scores[study.main], halves, outputs)
+        within = lds_within_class(one, halves, outputs, study.train.label, study.probes.label)
         finite = np.isfinite(within)
-        units = [unit for unit, counts in zip(ground.units, finite, strict=True) if counts]
+        units = [unit for unit, counts in zip(study.units, finite, strict=True) if counts]
         within = within[finite]
         low, high = bootstrap_mean(by_unit(within[:, None], units), Interval())
         rows.append(
@@ -51,15 +70,12 @@ def section(ground: Ground) -> Section:
             }
         )
     table = pd.DataFrame(rows).sort_values("lds", ascending=False, ignore_index=True)
-    return Section(
-        "lds",
-        "Does influence predict refits? (LDS)",
-        f"{len(halves)} refits on random halves of the {len(ground.train)} train samples, seed {_SEED}: for each of "
-        f"{len(ground.probes)} probes Spearman's correlation over the halves of summed influence with minus the loss; the mean "
-        "over probes, with 95 % intervals that draw halves and probes anew. `within_class` takes out what the number of "
-        "samples of the probe's class explains (interval over items alone); `minus_main` is the difference from "
-        f"{ground.main}.",
-        tuple(_said(table, ground.main)),
+    return Contents(
+        f"{len(halves)} refits on random halves of the {len(study.train)} train samples, seed {_SEED}. LDS is Spearman's "
+        f"correlation, over the halves, between summed influence and minus the loss of a probe; mean over {len(study.probes)} "
+        "probes, with 95 % intervals from resampling halves and probes. `within_class` removes what the number of samples of "
+        f"the probe's class explains (interval over items only); `minus_main` is the difference from {study.main}.",
+        tuple(_said(table, study.main)),
         {"lds": table},
         {"lds": figures.lds_bars(table.assign(subsets=len(halves), seeds=1))},
     )
@@ -67,12 +83,12 @@ def section(ground: Ground) -> Section:
 
 def _said(table: pd.DataFrame, main: str) -> Iterator[str]:
     best, mine = table.iloc[0], table[table["score"] == main].iloc[0]
-    yield f"The best prediction of refits is by {best['score']}: LDS {best['lds']:.3f} [{best['low']:.3f}, {best['high']:.3f}]."
+    yield f"{best['score']} predicts refits best: LDS {best['lds']:.3f} [{best['low']:.3f}, {best['high']:.3f}]."
     inside = table.sort_values("within_class", na_position="first").iloc[-1]
-    yield f"Within the probe's class it is by {inside['score']}: {inside['within_class']:.3f}."
+    yield f"Within the probe's class, {inside['score']} predicts them best: {inside['within_class']:.3f}."
     above = table.loc[table["minus_main_low"] > 0, "score"].tolist()
     below = table.loc[table["minus_main_high"] < 0, "score"].tolist()
     yield (
-        f"{main} has {mine['lds']:.3f} [{mine['low']:.3f}, {mine['high']:.3f}]; better, with the interval of the difference "
-        f"above 0: {', '.join(above) or 'none'}; worse: {', '.join(below) or 'none'}."
+        f"{main} has {mine['lds']:.3f} [{mine['low']:.3f}, {mine['high']:.3f}]. Scores whose difference from it has an interval "
+        f"above 0: {', '.join(above) or 'none'}; below 0: {', '.join(below) or 'none'}."
     )

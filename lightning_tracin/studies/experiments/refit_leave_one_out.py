@@ -1,4 +1,4 @@
-"""Leaving each train language out: does a reliance table say what that does to the loss in each probe language?"""
+"""Refits without each train language: do reliance tables agree with the change in loss of each probe language?"""
 
 from __future__ import annotations
 
@@ -12,27 +12,49 @@ from lightning_tracin.analysis.leave_one_out import agreement_table, change_in_l
 from lightning_tracin.analysis.reliance import Interval, reliance_table
 from lightning_tracin.analysis.scores import Scores
 from lightning_tracin.config import Measure
+from lightning_tracin.errors import TracInError
 from lightning_tracin.reporting import figures
-from lightning_tracin.studies.section import Section
-from lightning_tracin.studies.study_runs import Ground
+from lightning_tracin.studies.datasets import Split
+from lightning_tracin.studies.registry import experiment
+from lightning_tracin.studies.section import Contents
+from lightning_tracin.studies.settings import StudySettings
+from lightning_tracin.studies.study_runs import StudyRuns
 
 MEASURES: tuple[Measure, ...] = ("share", "mass", "mean")
 
 
-def members(ground: Ground) -> Members:
-    """Which train samples the refits of each seed may see: all, and all but each language; [fits, train]."""
-    whole = np.ones((1, len(ground.train)), dtype=np.bool_)
-    return np.concatenate([whole, *(without_language(ground.train.language, left) for left in ground.languages)])
+def check_data(settings: StudySettings, split: Split) -> None:  # noqa: ARG001 - as every check of data is called
+    """Refuse data whose tables are too small to be correlated.
+
+    Raises:
+        TracInError: fewer than three languages are trained on, or probed.
+    """
+    trained, probed = (len(set(part.with_format(None)["language"])) for part in (split.train, split.probes))
+    if min(trained, probed) < 3:
+        raise TracInError(
+            f"left_out compares tables of three languages or more, but {trained} are trained on and {probed} probed; take it out "
+            "of experiments."
+        )
 
 
-def section(ground: Ground) -> Section:
-    """The measured changes, and how well each score's tables agree with them."""
-    losses = np.stack([ground.refits(seed).losses(members(ground), seed) for seed in ground.seeds])  # [seeds, fits, probes]
-    without = {left: losses[:, 1 + i] for i, left in enumerate(ground.languages)}
-    measured = change_in_loss(losses[:, 0], without, ground.probes.language)
-    by_seed = [ground.scores(seed) for seed in ground.seeds]
+def members(study: StudyRuns, seed: int) -> Members:  # noqa: ARG001 - the same for every seed
+    """Which train samples the refits may see: all, and then all but those of each language; [fits, train]."""
+    whole = np.ones((1, len(study.train)), dtype=np.bool_)
+    return np.concatenate([whole, *(without_language(study.train.language, left) for left in study.languages)])
+
+
+@experiment("left_out", "Leaving one language out", 90, refits=members, check_data=check_data)
+def left_out(study: StudyRuns) -> Contents:
+    """Refits without each language.
+
+    The tables of every score are compared with the measured changes in loss.
+    """
+    losses = np.stack([study.refits(seed).losses(members(study, seed), seed) for seed in study.seeds])  # [seeds, fits, probes]
+    without = {left: losses[:, 1 + i] for i, left in enumerate(study.languages)}
+    measured = change_in_loss(losses[:, 0], without, study.probes.language)
+    by_seed = [study.scores(seed) for seed in study.seeds]
     tables = {
-        measure: {name: _mean_table([scores[name] for scores in by_seed], ground, measure) for name in by_seed[0]}
+        measure: {name: _mean_table([scores[name] for scores in by_seed], study, measure) for name in by_seed[0]}
         for measure in MEASURES
     }
     parts = [agreement_table(measured, tables[measure]).assign(measure=measure) for measure in MEASURES]
@@ -40,29 +62,26 @@ def section(ground: Ground) -> Section:
     agreement = pd.concat(parts, ignore_index=True)
     agreement = agreement[["measure", *[name for name in agreement if name != "measure"]]]
     of_shares = agreement[agreement["measure"] == "share"]
-    return Section(
-        "left_out",
-        "Leaving one language out",
+    return Contents(
         f"Fitted again without each train language, {len(losses)} seed(s): the change in each probe language's mean loss over "
-        f"{len(ground.probes)} probes, with its standard error over seeds. Tables are means over seeds; share and lift are of "
-        f"the top {ground.settings.top_k}. Correlations over {len(measured)} cells, as they are and with row and column means "
-        "taken out of both (`centred`, with Fisher's 95 % interval); `floor` is the 95th percentile of tables with permuted "
-        "train languages, p the part of these that agrees as well; `others` is over the cells of other languages alone.",
-        tuple(_said(measured, agreement, ground.main)),
+        f"{len(study.probes)} probes, with its standard error over seeds. Tables are means over seeds; share and lift are of "
+        f"the top {study.settings.top_k}. Correlations are over {len(measured)} cells, raw and after subtracting row and column "
+        "means from both (`centred`, with Fisher's 95 % interval); `floor` is the 95th percentile over tables with permuted "
+        "train languages, p the part of these tables that agree at least as well; `others` covers only the cells of other "
+        "languages.",
+        tuple(_said(measured, agreement, study.main)),
         {"changes": measured, "agreement": agreement},
         {
-            "left_out": figures.left_out(measured, tables["share"][ground.main].assign(k=ground.settings.top_k)),
-            "agreement": figures.agreement(of_shares.assign(k=ground.settings.top_k, seeds=len(losses))),
+            "left_out": figures.left_out(measured, tables["share"][study.main].assign(k=study.settings.top_k)),
+            "agreement": figures.agreement(of_shares.assign(k=study.settings.top_k, seeds=len(losses))),
         },
     )
 
 
-def _mean_table(scores: list[Scores], ground: Ground, measure: Measure) -> pd.DataFrame:
-    """A reliance table, averaged over seeds; its intervals are not used."""
-    few, k = Interval(resamples=2), ground.settings.top_k
-    each = [
-        reliance_table(one, ground.train.language, ground.probes.language, k, measure=measure, interval=few) for one in scores
-    ]
+def _mean_table(scores: list[Scores], study: StudyRuns, measure: Measure) -> pd.DataFrame:
+    """A reliance table averaged over seeds; its intervals are not used, so few draws are enough."""
+    few, k = Interval(resamples=2), study.settings.top_k
+    each = [reliance_table(one, study.train.language, study.probes.language, k, measure=measure, interval=few) for one in scores]
     mean: pd.DataFrame = pd.concat(each).groupby(["probe_language", "train_language"])[["share", "lift"]].mean().reset_index()
     return mean
 
@@ -87,13 +106,13 @@ def _said(measured: pd.DataFrame, agreement: pd.DataFrame, main: str) -> Iterato
         line = mine.iloc[0]
         yield (
             f"{main}: {line['centred_pearson']:.2f} centred, {line['pearson']:.2f} raw (Pearson), {line['spearman']:.2f} raw "
-            "(Spearman): a raw share mixes what a language's samples do to everyone with what they do to this probe language. "
-            f"Over the cells of other languages alone it is {line['others_pearson']:.2f} [{line['others_low']:.2f}, "
+            "(Spearman): a raw share mixes the effect of a language's samples on all probes with that on this probe language. "
+            f"Over the cells of other languages only, it is {line['others_pearson']:.2f} [{line['others_low']:.2f}, "
             f"{line['others_high']:.2f}]."
         )
     above = shares.loc[shares["others_low"] > 0].sort_values("others_pearson", ascending=False)
     named = [f"{name} {value:.2f}" for name, value in zip(above["score"], above["others_pearson"], strict=True)]
     yield (
-        "Which *other* language a probe language needs is a harder question than whether it needs its own; there, with an "
-        f"interval above 0, agree: {', '.join(named) or 'none'}."
+        "Which *other* language a probe language needs is a harder question than whether it needs its own; the scores that "
+        f"agree on it, with an interval above 0, are: {', '.join(named) or 'none'}."
     )

@@ -1,1 +1,1 @@
-"""."""
+"""The models that studies fit."""

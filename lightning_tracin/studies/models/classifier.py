@@ -1,4 +1,4 @@
-"""An ordinary LightningModule around a Hugging Face sequence classifier; it knows nothing of influence."""
+"""An ordinary LightningModule around a Hugging Face sequence classifier; it does not know about influence."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy
 from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedModel,
@@ -18,22 +17,33 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
-from lightning_tracin.errors import TracInError
+from lightning_tracin.errors import TracInError, needs
 from lightning_tracin.studies.datasets import Split
-from lightning_tracin.studies.fit_settings import FitSettings
+from lightning_tracin.studies.settings import FitSettings
 from lightning_tracin.studies.text_data import pretrained_tokenizer, texts_of, train_tokenizer
 
 
 class Classifier(pl.LightningModule):
-    """Fine-tuning with AdamW, a linear warm-up and a linear decay to zero."""
+    """Fine-tunes with AdamW, a linear warm-up and a linear decay to zero.
+
+    Args:
+        model: the classifier.
+        learning_rate: the highest one.
+        warmup: share of the optimizer steps that belong to the warm-up.
+        weight_decay: of AdamW.
+
+    Raises:
+        MissingPackageError: torchmetrics is not installed.
+    """
 
     def __init__(self, model: PreTrainedModel, *, learning_rate: float, warmup: float, weight_decay: float) -> None:
         super().__init__()
         self.model = model
         self.learning_rate, self.warmup, self.weight_decay = learning_rate, warmup, weight_decay
         classes = model.config.num_labels
-        self.train_accuracy = MulticlassAccuracy(classes, average="micro")
-        self.val_accuracy = MulticlassAccuracy(classes, average="micro")
+        metrics = needs("torchmetrics.classification", "study", "Classifiers of a study")
+        self.train_accuracy = metrics.MulticlassAccuracy(classes, average="micro")
+        self.val_accuracy = metrics.MulticlassAccuracy(classes, average="micro")
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:  # noqa: ARG002
         """Return the mean loss of a batch."""
@@ -57,7 +67,7 @@ class Classifier(pl.LightningModule):
         return logits.argmax(dim=-1)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return AdamW with a schedule that moves on at every step."""
+        """Return AdamW with a schedule that is advanced after every step."""
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = get_linear_schedule_with_warmup(  # type: ignore[no-untyped-call]
@@ -67,7 +77,7 @@ class Classifier(pl.LightningModule):
 
 
 def tokenizer_and_model(options: FitSettings, split: Split) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Return a tokenizer trained on the train samples and a small model, or load both."""
+    """Return a tokenizer trained on the train samples with a small model, or load both."""
     labels = split.train.features["label"].names
     if options.model == "small":
         tokenizer = train_tokenizer(texts_of(split.train), options.vocabulary_size)
@@ -81,12 +91,12 @@ def tokenizer_and_model(options: FitSettings, split: Split) -> tuple[PreTrainedT
 
 
 def small_model(tokenizer: PreTrainedTokenizerBase, labels: list[str], options: FitSettings) -> PreTrainedModel:
-    """Return an XLM-R of any size with random weights."""
+    """Return an XLM-R of the given size with random weights."""
     return XLMRobertaForSequenceClassification(small_config(tokenizer, options, **label_names(labels)))
 
 
 def small_config(tokenizer: PreTrainedTokenizerBase, options: FitSettings, **more: Any) -> XLMRobertaConfig:
-    """Return the configuration of an XLM-R of any size."""
+    """Return the configuration of an XLM-R of the given size."""
     return XLMRobertaConfig(
         vocab_size=len(tokenizer),
         hidden_size=options.hidden_size,
@@ -106,7 +116,7 @@ def pretrained_model(name: str, labels: list[str]) -> PreTrainedModel:
     """Load a model from a local folder or the Hugging Face hub, with a classification head for these labels.
 
     Raises:
-        TracInError: It is not there, or there is no network.
+        TracInError: It does not exist, or there is no network.
     """
     try:
         model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
@@ -114,14 +124,14 @@ def pretrained_model(name: str, labels: list[str]) -> PreTrainedModel:
         )
     except OSError as error:
         raise TracInError(
-            f"The model {name!r} is neither a folder here nor to be had from the Hugging Face hub: correct the name; "
-            "without a network, fetch it where there is one, copy the folder and give its path as --model, or use --model "
+            f"The model {name!r} is neither a local folder nor available from the Hugging Face hub: correct the name; "
+            "without a network, download it elsewhere, copy the folder and give its path as --model, or use --model "
             "small."
         ) from error
-    model.train()  # a loaded model has its dropout switched off
+    model.train()  # a loaded model is in evaluation mode, without dropout
     return model
 
 
 def label_names(labels: list[str]) -> dict[str, Any]:
-    """Return what a Hugging Face configuration has to know about the classes."""
+    """Return the class names as a Hugging Face configuration takes them."""
     return {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}

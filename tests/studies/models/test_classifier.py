@@ -5,8 +5,8 @@ import torch
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.studies.datasets import load_cldr
-from lightning_tracin.studies.fit_settings import FitSettings
 from lightning_tracin.studies.models.classifier import pretrained_model, small_model
+from lightning_tracin.studies.settings import FitSettings
 from lightning_tracin.studies.text_data import pretrained_tokenizer, train_tokenizer
 
 TEXTS = load_cldr(["en", "ru"], kinds=["territory"]).dataset["text"][:]

@@ -1,0 +1,332 @@
+"""The one set-up of a pass, for a fit, `attribute`, imported checkpoints, added probes and masks.
+
+sources --read_samples--> train samples and probes
+options, mask, module --scored_names--> the parameters that count
+a copy of the module --verify--> coverage and loss, compared with plain autograd on real batches
+all of it --Setup--> what `Attributor` computes, and the record of the run
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightning_tracin.attribution.checks import check_gradients, checked_loss
+from lightning_tracin.attribution.losses import SummedLoss, loss_named
+from lightning_tracin.attribution.masks import Mask, read_mask
+from lightning_tracin.attribution.probes import chosen_probes, probes_from_loaders
+from lightning_tracin.attribution.processes import Processes, on_rank_zero
+from lightning_tracin.attribution.samples import SampleSet, from_loader, measured
+from lightning_tracin.config import Options
+from lightning_tracin.errors import TracInError
+from lightning_tracin.gradients import Coverage, plan_coverage
+from lightning_tracin.gradients.layouts import Decisions
+from lightning_tracin.storage.directory import RunDirectory
+from lightning_tracin.storage.records import RunRecord, known_samples, package_versions
+from lightning_tracin.storage.sample_table import SampleTable
+from lightning_tracin.storage.snapshots import SnapshotRecord
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The user's data: where samples come from, and languages that were given as lists.
+
+    Attributes:
+        train: a DataLoader of the train samples.
+        probes: a DataLoader of the probes, or several.
+        languages: each train sample's language; None reads them from the dataset.
+        languages_of_probes: each probe's language; None reads them from the datasets.
+    """
+
+    train: Any
+    probes: Any
+    languages: Sequence[str] | None = None
+    languages_of_probes: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What stays the same over a run's snapshots.
+
+    Attributes:
+        options: of the run.
+        train: the train samples.
+        probes: the probes.
+        loss: name of the loss (`losses.loss_named`).
+        mask: the elements that count; None: all.
+        progress: whether progress bars are shown.
+        decisions: what an earlier check found out about the module's layers.
+    """
+
+    options: Options
+    train: SampleSet
+    probes: SampleSet
+    loss: str
+    mask: Mask | None = None
+    progress: bool = False
+    decisions: Decisions | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The data type in which influence is computed."""
+        return dtype_of(self.options)
+
+
+def dtype_of(options: Options) -> torch.dtype:
+    """The data type in which influence is computed."""
+    dtype = getattr(torch, options.dtype)
+    assert isinstance(dtype, torch.dtype)
+    return dtype
+
+
+def read_samples(
+    sources: Sources, options: Options, processes: Processes | None = None, progress: bool = False
+) -> tuple[SampleSet, SampleSet]:
+    """The train samples and the probes, by the options; ranks share the work of measuring the train samples.
+
+    Args:
+        sources: the user's data.
+        options: the columns, and which probes.
+        processes: that ask for the same samples; None: this process alone.
+        progress: whether a long look through the samples shows a bar.
+
+    Raises:
+        TracInError: a loader or its dataset cannot be indexed, languages are missing, or there are no probes.
+    """
+    train = from_loader(sources.train, options, "train samples", sources.languages, processes)
+    if processes is not None:
+        train = measured(replace(train, progress=progress), processes)
+    probes = probes_from_loaders(sources.probes, options, sources.languages_of_probes, processes)
+    return train, chosen_probes(probes, options)
+
+
+def require_run_samples(directory: RunDirectory, train: SampleSet, probes: SampleSet, processes: Processes) -> None:
+    """Refuse samples that are not the run's; checked on rank 0.
+
+    Raises:
+        TracInError: they differ; the message names the first difference.
+    """
+
+    def compared() -> None:
+        require_same_samples(train.table, directory.samples("train"), "train sample", directory.path)
+        held = directory.samples("probes").take(range(directory.record().probes.count))  # without those that were added
+        require_same_samples(probes.table, held, "probe", directory.path)
+
+    on_rank_zero(processes, compared)
+
+
+def require_same_samples(found: SampleTable, held: SampleTable, kind: str, path: Path) -> None:
+    """Refuse samples that are not a run's.
+
+    Args:
+        found: the samples.
+        held: the run's.
+        kind: "train sample" or "probe".
+        path: of the run.
+
+    Raises:
+        TracInError: they differ; the message names the first difference.
+    """
+    if known_samples(found) == known_samples(held):
+        return
+    remedy = "Give the data of the fit, in the same order."
+    if len(found) != len(held):
+        raise TracInError(f"{path} is a run on {len(held)} {kind}s, but there are {len(found)}. {remedy}")
+    for index, (ours, theirs) in enumerate(zip(found.rows(), held.rows(), strict=True)):
+        for column, value in theirs.items():
+            if ours[column] != value:
+                raise TracInError(
+                    f"{kind.capitalize()} {index} has the {column} {ours[column]!r}, but {value!r} in the run {path}. {remedy}"
+                )
+
+
+def require_top_k(top_k: int, train: int) -> None:
+    """Refuse a `top_k` that is larger than the train set.
+
+    Raises:
+        TracInError: it is.
+    """
+    if top_k > train:
+        raise TracInError(f"top_k={top_k} is larger than the train set ({train} samples); choose a smaller `top_k`.")
+
+
+def opened_mask(path: Path | None, module: nn.Module) -> Mask | None:
+    """The mask of a new run.
+
+    Raises:
+        TracInError: its file is missing or damaged, or it is not a mask of this module.
+    """
+    if path is None:
+        return None
+    mask = read_mask(path)
+    mask.require_fits(module)
+    return mask
+
+
+def mask_of_run(directory: RunDirectory, path: Path | None) -> Mask | None:
+    """The mask of an existing run, read again.
+
+    Raises:
+        TracInError: the run has another mask, or none.
+    """
+    digest = directory.record().mask
+    if path is None:
+        if digest is not None:
+            raise TracInError(f"{directory.path} has a mask, but a run keeps only its digest; give the file as `mask=`.")
+        return None
+    if digest is None:
+        raise TracInError(f"{directory.path} has no mask, but mask={str(path)!r} was given; leave it out.")
+    mask = read_mask(path)
+    if mask.sha256 != digest:
+        raise TracInError(
+            f"The mask {path} is not the one of the run {directory.path}: its digest is {mask.sha256[:12]}..., the run's "
+            f"{digest[:12]}...; give the file that the fit had."
+        )
+    return mask
+
+
+def scored_names(options: Options, mask: Mask | None, module: nn.Module) -> frozenset[str]:
+    """Names of the parameters whose gradients are compared now: trainable, matching the patterns, and kept by the mask.
+
+    Raises:
+        TracInError: there are none, or a pattern matches nothing.
+    """
+    trainable = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+    if not trainable:
+        raise TracInError("The module has no trainable parameters, so there is no gradient to compare.")
+    patterns = ("*",) if options.parameters is None else options.parameters
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in trainable):
+            raise TracInError(
+                f"The pattern {pattern!r} in `parameters` matches no trainable parameter; names are like {trainable[0]!r}."
+            )
+    names = frozenset(name for name in trainable if any(fnmatchcase(name, pattern) for pattern in patterns))
+    return names if mask is None else mask.restricted(names)
+
+
+def verify(
+    model: nn.Module,
+    names: frozenset[str],
+    train: SampleSet | None,
+    probes: SampleSet | None,
+    prepared: Callable[[Any], Any],
+    moment: str,
+    loss: str | None = None,
+    decisions: Decisions | None = None,
+) -> tuple[Coverage, SummedLoss]:
+    """Find a module's per-sample loss and which rules cover its parameters, and compare both with plain autograd.
+
+    Args:
+        model: a copy in evaluation mode, with the weights in question.
+        names: the parameters to score.
+        train: the train samples; None leaves their gradients unchecked.
+        probes: the probes; None leaves their gradients unchecked.
+        prepared: turns a collated batch into what a step gets.
+        moment: when this is, for messages, such as "before the fit".
+        loss: name of the loss, where it is known; None looks for it, and then takes both train samples and probes.
+        decisions: what an earlier check found out about the module's layers.
+
+    Raises:
+        TracInError: the loss is not made of its samples' own, is not finite, or a gradient differs.
+    """
+    coverage = plan_coverage(model, names, decisions)
+    if loss is None:
+        assert train is not None
+        assert probes is not None
+        found = checked_loss(model, train, probes, prepared)
+    else:
+        found = loss_named(model, loss)
+    for samples, kind in ((train, "train sample"), (probes, "probe")):
+        if samples is not None:
+            check_gradients(model, coverage, found, samples, prepared, kind, moment)
+    return coverage, found
+
+
+def require_same_loss(model: nn.Module, setup: Setup, prepared: Callable[[Any], Any]) -> None:
+    """Refuse a module whose loss is another than the run's.
+
+    Raises:
+        TracInError: it is.
+    """
+    found = checked_loss(model, setup.train, setup.probes, prepared)
+    if found.name != setup.loss:
+        raise TracInError(
+            f"The loss of {type(model).__name__} is {found.name}, but the run's is {setup.loss}; give a module with the fit's "
+            "loss."
+        )
+
+
+def run_record(run: str, setup: Setup, coverage: Coverage, sources: Sources, averaging: str | None = None) -> RunRecord:
+    """The record of a new run.
+
+    Args:
+        run: identity of the fit.
+        setup: of its passes.
+        coverage: of the scored parameters.
+        sources: the user's data.
+        averaging: name of a callback that averages weights.
+    """
+    return RunRecord(
+        run=run,
+        options=setup.options,
+        mask=None if setup.mask is None else setup.mask.sha256,
+        languages_given=sources.languages is not None,
+        languages_of_probes_given=sources.languages_of_probes is not None,
+        loss=setup.loss,
+        train=known_samples(setup.train.table),
+        probes=known_samples(setup.probes.table),
+        parameters=len(coverage.elements),
+        elements=coverage.total,
+        kept_elements=None if setup.mask is None else setup.mask.elements(frozenset(coverage.elements)),
+        coverage=dict(coverage.by_rule),
+        versions=package_versions(),
+        averaging=averaging,
+    )
+
+
+def snapshot_record(
+    index: int,
+    *,
+    epoch: int,
+    step: int,
+    steps: int,
+    visits: float,
+    rates: Sequence[float],
+    last_rates: Sequence[float],
+    groups: Mapping[str, int],
+    elements: int,
+    frozen: str,
+) -> SnapshotRecord:
+    """The record of a snapshot; parameters that no optimizer moves are a group of their own, behind the others, at rate 0.
+
+    Args:
+        index: position in the ledger.
+        epoch: number of the epoch, from 1.
+        step: optimizer steps made so far.
+        steps: optimizer steps since the previous snapshot.
+        visits: how often a train sample was seen on average since then.
+        rates: of each optimizer group, the mean learning rate over those steps.
+        last_rates: of each optimizer group, the rate at the last of those steps.
+        groups: scored parameter -> its group, in the model's order.
+        elements: number of elements of the scored parameters.
+        frozen: digest of the parameters whose values are not kept.
+    """
+    idle = (0.0,) if len(rates) in groups.values() else ()
+    return SnapshotRecord(
+        index=index,
+        epoch=epoch,
+        step=step,
+        steps=steps,
+        visits=visits,
+        learning_rates=(*rates, *idle),
+        last_learning_rates=(*last_rates, *idle),
+        groups=dict(groups),
+        elements=elements,
+        frozen=frozen,
+    )

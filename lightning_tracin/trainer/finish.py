@@ -1,0 +1,60 @@
+"""The results of a run: tables, figures and page, with the experiments and baselines that the run allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from lightning_utilities.core.rank_zero import rank_zero_info
+from pytorch_lightning import LightningModule
+
+from lightning_tracin.analysis.reliance import Floats
+from lightning_tracin.attribution.losses import loss_named
+from lightning_tracin.attribution.prepare import Setup
+from lightning_tracin.attribution.processes import Processes
+from lightning_tracin.attribution.representations import sentence_representations
+from lightning_tracin.config import View
+from lightning_tracin.reporting.findings import study_of
+from lightning_tracin.reporting.html import write_results
+from lightning_tracin.reporting.results import Results, analyse
+from lightning_tracin.run import TracInRun
+from lightning_tracin.trainer.isolation import untouched_process
+
+
+def finish(run: TracInRun, view: View, setup: Setup, processes: Processes, fitted: Callable[[], LightningModule]) -> Results:
+    """Analyse a run and write its results; on rank 0 only.
+
+    Args:
+        run: whose snapshots are attributed.
+        view: what is shown.
+        setup: of its passes.
+        processes: that share the work, of which this is rank 0.
+        fitted: gives the fitted model as a copy in evaluation mode, for its own representations.
+    """
+    results = analyse(run, view, setup.progress)
+    study = None
+    if run.is_large:
+        rank_zero_info(
+            f"TracIn: the influence of {len(run.train):,} train samples on {len(run.queries):,} probes is read shard by shard; "
+            "experiments and baselines, which need all of it at once, are left out of the results."
+        )
+    elif view.measure == "share":
+        study = study_of(run, view, lambda: _representations(run, setup, processes, fitted))
+    write_results(run.directory.results, results, study)
+    rank_zero_info(f"TracIn: reliance at {len(run.snapshots)} snapshots is in {run.directory.results}.")
+    return results
+
+
+def _representations(
+    run: TracInRun, setup: Setup, processes: Processes, fitted: Callable[[], LightningModule]
+) -> tuple[Floats, Floats]:
+    """The fitted model's own representations of the train samples and of the probes, which the run then keeps."""
+    with untouched_process():
+        copy = fitted()
+        loss, prepared = loss_named(copy, setup.loss), processes.prepared(setup.dtype)
+        train, probes = (
+            sentence_representations(copy, samples, loss, prepared, setup.options.batch_size)
+            for samples in (setup.train, setup.probes)
+        )
+    run.directory.write_representations(torch.from_numpy(train).float(), torch.from_numpy(probes).float())
+    return train, probes
