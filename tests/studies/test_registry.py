@@ -27,7 +27,7 @@ from lightning_tracin.studies.runner import run_study
 from lightning_tracin.studies.section import Contents
 from lightning_tracin.studies.settings import StudySettings
 from lightning_tracin.studies.study_runs import StudyRuns, Wanted
-from tests.studies.small import settings
+from tests.support.small import settings
 
 quietly = partial(run_study, progress=False, say=lambda text: None)
 

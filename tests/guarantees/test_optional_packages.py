@@ -21,9 +21,9 @@ from lightning_tracin.reporting.html import render
 from lightning_tracin.studies.datasets import load_cldr
 from lightning_tracin.studies.models.classifier import Classifier as StudyClassifier
 from lightning_tracin.studies.runner import run_study
-from tests.fits import Classifier, loaders, trainer
-from tests.models import tiny_xlmr
-from tests.studies.small import settings
+from tests.support.fits import Classifier, loaders, trainer
+from tests.support.models import tiny_xlmr
+from tests.support.small import settings
 
 #: Package -> what uses it, in what words, and the extras that must hold it.
 USES: dict[str, tuple[Callable[[], object], str, tuple[str, ...]]] = {
