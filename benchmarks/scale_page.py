@@ -6,12 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from benchmarks.timing import Spread, spread
+from lightning_tracin.attribution.batching import SHARD_SAMPLES
 
 #: What the computed part assumes.
 SAMPLES, RANKS, LANGUAGES, PARTS, PROBES, DIM, TEXT = 10_000_000, 64, 15, 28, 250, 8192, 500
-
-#: Train samples of a shard, and bytes of a file beside its tensors.
-_SHARD = 1024
 
 Figures = Mapping[str, Any]
 
@@ -101,9 +99,9 @@ def _reading(found: Figures) -> Iterator[str]:
     )
     yield ""
     yield (
-        f"- for each thread, plus one (times the snapshots that are summed): a shard ({_SHARD} samples and up to one batch more) "
-        "as stored and in single precision (twice if there are several groups), and its products with the probes (4 bytes for "
-        "each group);\n"
+        "- for each thread, plus one (times the snapshots that are summed): a shard "
+        f"({SHARD_SAMPLES} samples and up to one batch more) as stored and in single precision (twice if there are several "
+        "groups), and its products with the probes (4 bytes for each group);\n"
         "- for one shard: 25 bytes per pair for scores, ranks and a comparison;\n"
         "- 32 bytes for each of the k entries per probe and table;\n"
         "- 8 bytes per train sample and snapshot, 8 more if snapshots are summed;\n"
@@ -136,14 +134,14 @@ def _ranks(found: Figures) -> Iterator[str]:
 
 
 def _computed(passes: Figures, reading: Figures) -> Iterator[str]:
-    shards = -(-SAMPLES // _SHARD)
+    shards = -(-SAMPLES // SHARD_SAMPLES)
     exact, means, projected = 4 * PARTS * (PROBES + 1) + 8, 4 * PARTS * (2 * LANGUAGES + 1) + 8, 2 * DIM + 12
     yield f"## {SAMPLES:,} samples on {RANKS} GPUs"
     yield ""
     yield (
         f"**Computed, not measured: there was no GPU and no machine for {RANKS} processes.** Assumptions: {PROBES} probes in "
         f"{LANGUAGES} languages, {PARTS} parts (twelve layers, embeddings and head, in two groups of the optimizer), "
-        f"`projection_dim={DIM}`, texts of {TEXT} bytes, shards of {_SHARD} samples. What a snapshot takes:"
+        f"`projection_dim={DIM}`, texts of {TEXT} bytes, shards of {SHARD_SAMPLES} samples. What a snapshot takes:"
     )
     yield ""
     yield "| method | formula | bytes per train sample | in all |"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 #: Pairs that are always measured, however long they take.
-_FEWEST = 3
+FEWEST = 3
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def interleaved(
     """
     pairs: list[tuple[float, float]] = []
     start = time.perf_counter()
-    while len(pairs) < repetitions and (len(pairs) < _FEWEST or time.perf_counter() - start < patience):
+    while len(pairs) < repetitions and (len(pairs) < FEWEST or time.perf_counter() - start < patience):
         pairs.append((seconds(ours), seconds(theirs)))
     return Pairs(tuple(one for one, _ in pairs), tuple(other for _, other in pairs))
 

@@ -19,7 +19,7 @@ from lightning_tracin.gradients.forms import Form
 from lightning_tracin.gradients.partition import Parts
 
 #: Train samples of one shard: what is lost at most when a run is killed.
-_SHARD = 1024
+SHARD_SAMPLES = 1024
 
 #: Part of the free memory that a pass may take beside the model and a batch's activations.
 _FREE_SHARE = 0.4
@@ -79,7 +79,7 @@ def shards_of(batches: Sequence[list[int]]) -> list[list[list[int]]]:
     """Batches by shard: what is written together."""
     shards: list[list[list[int]]] = [[]]
     for batch in batches:
-        if sum(map(len, shards[-1])) >= _SHARD:
+        if sum(map(len, shards[-1])) >= SHARD_SAMPLES:
             shards.append([])
         shards[-1].append(batch)
     return shards

@@ -74,19 +74,20 @@ class SampleSet:
         chunks = [indices[at : at + 256] for indices in by_source.values() for at in range(0, len(indices), 256)]
         for chunk in tqdm(chunks, desc="lengths of samples", delay=2, disable=not self.progress):
             for index, item in zip(chunk, self.items(chunk), strict=True):
-                sizes[index] = _size(item)
+                sizes[index] = size_of(item)
         return tuple(sizes)
 
 
-def _size(value: Any) -> int:
+def size_of(value: Any) -> int:
+    """How long a sample is: numbers and characters in all that it holds. Batches are of samples of similar length."""
     if isinstance(value, Tensor):
         return value.numel()
     if isinstance(value, Mapping):
-        return sum(_size(part) for part in value.values())
+        return sum(size_of(part) for part in value.values())
     if isinstance(value, str | bytes):
         return len(value)
     if isinstance(value, Sequence):
-        return sum(_size(part) for part in value) if value and not isinstance(value[0], int | float) else len(value)
+        return sum(size_of(part) for part in value) if value and not isinstance(value[0], int | float) else len(value)
     size = getattr(value, "size", 1)
     return size if isinstance(size, int) else 1
 

@@ -63,7 +63,7 @@ class Part:
         left, right = _single(form.left), _single(form.right)
         left = left * self.left_sign.to(left.dtype) if self.left is None else left @ self._signed_left.to(left.dtype)
         right = right * self.right_sign.to(right.dtype) if self.right is None else right @ self._signed_right.to(right.dtype)
-        if self._transforms(left, right):
+        if self.prefers_transforms(left, right):
             return self._of_factors(left, right)
         return self._hashed(torch.bmm(left.transpose(1, 2), right))
 
@@ -116,7 +116,7 @@ class Part:
         """The features that the elements of rows with these offsets are added to: [rows, columns]."""
         return (offset[:, None] + torch.arange(len(self.right_sign), device=offset.device)) % self.size
 
-    def _transforms(self, left: Tensor, right: Tensor) -> bool:
+    def prefers_transforms(self, left: Tensor, right: Tensor) -> bool:
         """Whether Fourier transforms of factors cost less than writing the gradient out, as with a head of many classes."""
         positions = left.shape[1]
         written_out = (positions + 1) * left.shape[2] * right.shape[2]

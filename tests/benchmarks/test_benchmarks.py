@@ -139,7 +139,7 @@ def test_pairs_are_taken_in_turn_and_ratios_within_pairs():
 
 
 def test_patience_ends_a_comparison_after_three_pairs():
-    assert len(interleaved(lambda: None, lambda: None, repetitions=100, patience=0).ours) == timing._FEWEST
+    assert len(interleaved(lambda: None, lambda: None, repetitions=100, patience=0).ours) == timing.FEWEST
 
 
 def test_samples_are_padded_to_the_longest_of_their_batch():

@@ -89,7 +89,7 @@ def test_a_head_on_a_table_by_fourier_transforms() -> None:
     sketch = planned(nn.Embedding(300, 20), 12)
     left, right = torch.randn(2, 3, 300), torch.randn(2, 3, 20)
     part = sketch.parts["weight"]
-    assert part._transforms(left, right)
+    assert part.prefers_transforms(left, right)
     want = torch.einsum("nto,nti->noi", left, right).flatten(1).double() @ written_out(sketch, "weight")
     torch.testing.assert_close(part(Outer(left, right)).double(), want, rtol=1e-4, atol=1e-2)
 

@@ -168,9 +168,9 @@ from lightning_tracin import TracInCallback
 from lightning_tracin.storage.ingredients import IngredientStore
 from tests.support.fits import Classifier, loaders, trainer, with_texts
 
-work._SHARD = int(sys.argv[2])
+work.SHARD_SAMPLES = int(sys.argv[2])
 noted = {"facts": [], "texts": 0, "measured": [], "went through the model": [], "written": []}
-run_batch, write, read_table, size = engine.run_batch, IngredientStore.write, samples.read_table, samples._size
+run_batch, write, read_table, size = engine.run_batch, IngredientStore.write, samples.read_table, samples.size_of
 measured = session.measured
 
 
@@ -202,7 +202,7 @@ def noted_size(value):
 
 
 engine.run_batch, IngredientStore.write = noted_run, noted_write
-samples.read_table, samples._size, session.measured = noted_facts, noted_size, noted_set
+samples.read_table, samples.size_of, session.measured = noted_facts, noted_size, noted_set
 
 if __name__ == "__main__":
     pl.seed_everything(7)
@@ -244,7 +244,7 @@ def test_processes_share_the_work_and_give_the_same_scores(
     for rank, one in enumerate(noted):  # lengths of its own part, and of all probes
         assert [text for text in one["measured"] if text in texts] == texts[rank::ranks]
 
-    monkeypatch.setattr("lightning_tracin.attribution.batching._SHARD", shard)
+    monkeypatch.setattr("lightning_tracin.attribution.batching.SHARD_SAMPLES", shard)
     alone = attributed_alone(tmp_path)
     for ours, theirs in zip(run.snapshots, alone.snapshots, strict=True):
         np.testing.assert_array_equal(run.scores(ours.index), alone.scores(theirs.index))

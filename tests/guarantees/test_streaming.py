@@ -12,13 +12,13 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from benchmarks.projected_index import write_index
 from lightning_tracin import TracInCallback, TracInRun
 from lightning_tracin.analysis.reliance import Tally
 from lightning_tracin.analysis.top_k import Strongest
 from lightning_tracin.storage.ingredients import Block, IngredientStore
 from lightning_tracin.storage.prefetch import Ahead
 from lightning_tracin.storage.shards import Ingredients, OneShard, side_by_side
+from tests.support.drawn_features import write_features
 from tests.support.fits import Classifier, loaders, trainer
 
 
@@ -46,11 +46,17 @@ def test_strongest_of_blocks_are_those_of_a_stable_sort(sign: Any, values: int, 
 
 def test_strongest_holds_no_more_than_twice_k_of_a_probe_and_a_block() -> None:
     """Also where every score is stronger than all before."""
-    strongest = Strongest(10, "positive")
-    for at in range(0, 5000, 50):
-        strongest.add(np.arange(at, at + 50), np.arange(at, at + 50)[:, None] * np.ones(3))
-        assert sum(len(waiting) for waiting, _, _ in strongest._waiting) <= (10 + 50) * 3
-    assert strongest.found()[0][0].tolist() == [4999] * 3
+    k, block, probes = 1000, 5000, 3
+    strongest = Strongest(k, "positive")
+    tracemalloc.start()
+    try:
+        for at in range(0, 100 * block, block):
+            strongest.add(np.arange(at, at + block), np.arange(at, at + block)[:, None] * np.ones(probes))
+            held, waiting = 16 * k * probes, 24 * (k + block) * probes  # bytes of a score, its train sample, and its probe
+            assert tracemalloc.get_traced_memory()[0] <= held + waiting + 20_000
+    finally:
+        tracemalloc.stop()
+    assert strongest.found()[0][0].tolist() == [100 * block - 1] * probes
 
 
 @pytest.mark.parametrize(
@@ -164,7 +170,7 @@ def assert_streams_alike(path: Path, monkeypatch: pytest.MonkeyPatch, by_layer: 
 def test_runs_of_every_method_say_the_same_shard_by_shard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr("lightning_tracin.attribution.batching._SHARD", 8)
+    monkeypatch.setattr("lightning_tracin.attribution.batching.SHARD_SAMPLES", 8)
     pl.seed_everything(7)
     callback = TracInCallback(tmp_path / "run", top_k=5, batch_size=4, **settings)
     trainer(tmp_path, [callback], max_epochs=2).fit(Classifier(), *loaders())
@@ -176,7 +182,7 @@ def test_runs_of_every_method_say_the_same_shard_by_shard(
 def test_features_with_equal_scores_say_the_same_shard_by_shard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: tuple[int, ...], preconditioner: Any
 ) -> None:
-    write_index(tmp_path / "run", 300, 12, 24, shards=shards, layers=2, groups=2, repeats=5)
+    write_features(tmp_path / "run", 300, 12, 24, shards=shards, layers=2, groups=2, repeats=5)
     scores = TracInRun.open(tmp_path / "run").scores(0)
     assert len(np.unique(scores[:, 0])) < 100  # most are equal to others
     reliance, influence = TracInRun.reliance, TracInRun.influence
@@ -201,7 +207,7 @@ def peak(work: Any) -> int:
 def test_streaming_never_holds_the_matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train, probes = 10_000, 100
     matrix = 4 * train * probes  # in single precision
-    write_index(tmp_path / "run", train, probes, 8, shards=(256, 256))
+    write_features(tmp_path / "run", train, probes, 8, shards=(256, 256))
     for name, work in {
         "top": lambda run: run.top(0, 20),
         "share": lambda run: run.reliance(20, cumulative=True),
@@ -221,7 +227,7 @@ def test_streaming_never_holds_the_matrix(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_torch_has_no_matrix_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_index(tmp_path / "run", 1000, 10, 8, shards=(64,))
+    write_features(tmp_path / "run", 1000, 10, 8, shards=(64,))
     monkeypatch.setattr("lightning_tracin.analysis.scorer.MATRIX_BYTES", 0)
     sizes = []
     product = torch.Tensor.__matmul__

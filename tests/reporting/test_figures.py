@@ -207,7 +207,7 @@ def test_shares_are_the_tables_cells() -> None:
         assert own == [probe == train for probe in (*LANGUAGES, ZERO_SHOT)]
     heights = np.concatenate([points(panel, train)[:, 1] for train in LANGUAGES])
     assert len({*np.round(heights[np.isfinite(heights)], 6)}) == 55  # none over another
-    assert figure._supxlabel.get_text() == "share of the top 50 proponents"
+    assert figure.get_supxlabel() == "share of the top 50 proponents"
     assert "3 seeds" in said(figure)
     assert "95 % interval" in said(figure)
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.projected_index import record_of
 from lightning_tracin import TracInError
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.records import RunRecord
 from lightning_tracin.storage.sample_table import SampleTable
+from tests.support.hand_made import record_of
 
 _ODD = ('two\nlines, "quoted"', "separators \u2028 \x85 \x0c", "lone surrogate \ud800", "", "tab\tand \x1b[31mred", "한국어")
 

@@ -156,10 +156,13 @@ def test_what_is_done_is_not_done_again(outcome: Outcome, monkeypatch: pytest.Mo
     def never(*args: object) -> None:
         raise AssertionError("fitted again")
 
+    def nothing_left(work: object, jobs: list[object], *options: object) -> None:
+        assert not jobs
+
     before = {path: path.read_bytes() for path in (outcome.folder / "results").iterdir()}
     for module, name in ((runner, "first_fit"), (study_runs, "influence_run"), (fit_jobs, "build")):
         monkeypatch.setattr(module, name, never)
-    monkeypatch.setattr("lightning_tracin.trainer.refits._refit", never)
+    monkeypatch.setattr("lightning_tracin.trainer.refits.run_all", nothing_left)
     again = quietly(outcome.settings)
     write_page(again)
     assert {path: path.read_bytes() for path in (outcome.folder / "results").iterdir()} == before

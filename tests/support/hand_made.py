@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from benchmarks.projected_index import record_of
+from lightning_tracin.config import Options
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.ingredients import Block
+from lightning_tracin.storage.records import RunRecord, known_samples
 from lightning_tracin.storage.sample_table import SampleTable
 from lightning_tracin.storage.snapshots import SnapshotRecord
 
@@ -45,3 +47,18 @@ def run_directory(path: Path, train: SampleTable, probes: SampleTable, snapshots
             store.write(str(shard), Block(list(rows), columns, dot, train_norm, norms))
     directory.end()
     return directory
+
+
+def record_of(train: SampleTable, probes: SampleTable, elements: int, parameters: int, **options: Any) -> RunRecord:
+    """The record of a run of these samples, with these options."""
+    return RunRecord(
+        run="drawn",
+        options=Options(**options),
+        loss="per_sample_loss",
+        train=known_samples(train),
+        probes=known_samples(probes),
+        parameters=parameters,
+        elements=elements,
+        coverage={"Linear": (parameters, elements)},
+        versions={},
+    )

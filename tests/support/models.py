@@ -25,11 +25,10 @@ def tiny_xlmr(attention: str = "sdpa", seed: int = 0, **changes: Any) -> XLMRobe
         "num_labels": 3,
         "pad_token_id": PAD,
         "initializer_range": 0.3,
+        "attn_implementation": attention,
         **changes,
     }
-    config = XLMRobertaConfig(**settings)
-    config._attn_implementation = attention
-    model = XLMRobertaForSequenceClassification(config)
+    model = XLMRobertaForSequenceClassification(XLMRobertaConfig(**settings))
     for module in model.modules():  # biases and scales away from their neutral start, so that mistakes show
         if isinstance(module, nn.LayerNorm | nn.Linear):
             nn.init.normal_(module.bias, std=0.1)

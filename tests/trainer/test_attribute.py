@@ -233,7 +233,7 @@ from lightning_tracin import attribute
 from lightning_tracin.storage.ingredients import IngredientStore
 from tests.support.fits import Classifier, loaders
 
-engine._SHARD = 8
+engine.SHARD_SAMPLES = 8
 fabric = Fabric(accelerator="cpu", devices=2)
 fabric.launch()
 write = IngredientStore.write
