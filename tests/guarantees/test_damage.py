@@ -61,7 +61,7 @@ def fit(folder: Path, seed: int = 5, checkpoint: Path | None = None, epochs: int
 def values(path: Path) -> dict[str, Any]:
     """Everything that a run says."""
     run = TracInRun.open(path)
-    settings = run.record.settings
+    settings = run.record.options
     said: dict[str, Any] = {
         "record": run.record,
         "snapshots": [snapshot.record for snapshot in run.snapshots],

@@ -162,7 +162,7 @@ import pytorch_lightning as pl
 
 import lightning_tracin.attribution.exact as engine
 import lightning_tracin.attribution.samples as samples
-import lightning_tracin.trainer.session as session
+import lightning_tracin.attribution.prepare as prepare
 import lightning_tracin.attribution.batching as work
 from lightning_tracin import TracInCallback
 from lightning_tracin.storage.ingredients import IngredientStore
@@ -171,7 +171,7 @@ from tests.support.fits import Classifier, loaders, trainer, with_texts
 work.SHARD_SAMPLES = int(sys.argv[2])
 noted = {"facts": [], "texts": 0, "measured": [], "went through the model": [], "written": []}
 run_batch, write, read_table, size = engine.run_batch, IngredientStore.write, samples.read_table, samples.size_of
-measured = session.measured
+measured = prepare.measured
 
 
 def noted_run(capture, job, samples, batch, consumer, kind, name):
@@ -202,7 +202,7 @@ def noted_size(value):
 
 
 engine.run_batch, IngredientStore.write = noted_run, noted_write
-samples.read_table, samples.size_of, session.measured = noted_facts, noted_size, noted_set
+samples.read_table, samples.size_of, prepare.measured = noted_facts, noted_size, noted_set
 
 if __name__ == "__main__":
     pl.seed_everything(7)

@@ -73,7 +73,7 @@ def test_interrupted_attribution_computes_only_what_is_missing(tmp_path: Path) -
     ("name", "damage", "message"),
     [
         ("run.json", lambda content: content[:50], r"run\.json is damaged or of another version"),
-        ("run.json", lambda content: content.replace(b'"format": 2', b'"format": 3'), r"another version \(format:"),
+        ("run.json", lambda content: content.replace(b'"format": 3', b'"format": 4'), r"another version \(format:"),
         ("samples/train.jsonl", lambda content: content[:-200], r"train\.jsonl is damaged"),
         ("samples/train.jsonl", lambda content: content[: content.rindex(b"{")], r"train\.jsonl is damaged or of another run"),
         (

@@ -149,7 +149,7 @@ def assert_streams_alike(path: Path, monkeypatch: pytest.MonkeyPatch, by_layer: 
     assert not held.is_large
     whole = said(held, by_layer)
     monkeypatch.setattr("lightning_tracin.analysis.scorer.MATRIX_BYTES", 0)
-    monkeypatch.setattr("lightning_tracin.analysis.scorer.feature_ingredients", None)
+    monkeypatch.setattr("lightning_tracin.analysis.scorer.ingredients_of", None)
     monkeypatch.setattr(IngredientStore, "read", None)
     streamed = TracInRun.open(path)
     assert streamed.is_large
@@ -216,7 +216,7 @@ def test_streaming_never_holds_the_matrix(tmp_path: Path, monkeypatch: pytest.Mo
         held = TracInRun.open(tmp_path / "run")
         assert peak(lambda: work(held)) > 2 * matrix, name
     monkeypatch.setattr("lightning_tracin.analysis.scorer.MATRIX_BYTES", 0)
-    monkeypatch.setattr("lightning_tracin.analysis.scorer.feature_ingredients", None)
+    monkeypatch.setattr("lightning_tracin.analysis.scorer.ingredients_of", None)
     streamed = TracInRun.open(tmp_path / "run")
     for work in (
         lambda: streamed.top(0, 20),
