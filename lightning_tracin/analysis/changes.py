@@ -65,7 +65,7 @@ def change_table(
     """
     snapshots = sorted(scores)
     if len(snapshots) < 2:
-        raise TracInError(f"Changes need at least two snapshots, but there are {len(snapshots)}.")
+        raise TracInError(f"Changes are between snapshots, but there are {len(snapshots)}; take at least two.")
     pairs = list(pairwise(snapshots))
     if len(snapshots) > 2:
         pairs.append((snapshots[0], snapshots[-1]))

@@ -1,9 +1,8 @@
-"""Evidence: does summed influence predict what a model fitted on part of the data says? Arrays in, figures out.
+"""The linear datamodelling score: does summed influence predict the output of a model fitted on part of the data?
 
-The linear datamodelling score (LDS; Ilyas et al. 2022, arXiv 2202.00622; Park et al. 2023, arXiv 2303.14186, section 2) fits
-the model again on random subsets of the train samples. For one probe it is Spearman's correlation, over the subsets, of the
-influence summed over a subset's samples with the probe's output under the model fitted on that subset; the score of an
-influence method is the mean over probes.
+LDS (Ilyas et al. 2022, arXiv 2202.00622; Park et al. 2023, arXiv 2303.14186, section 2) refits the model on random subsets of
+the train samples. For one probe it is Spearman's correlation over the subsets: the influence summed over a subset's samples
+against the probe's output under the model fitted on that subset. A method's LDS is the mean over probes.
 """
 
 from __future__ import annotations
@@ -24,16 +23,20 @@ Members = npt.NDArray[np.bool_]  # [subsets, train]
 Outputs = npt.NDArray[np.float64]  # [subsets, probes]
 Floats = npt.NDArray[np.float64]
 
-_CHUNK = 32  # resamples at a time, which bounds the memory
+_CHUNK = 32  # resamples at a time, to bound the memory
 
 
 def draw_subsets(samples: int, subsets: int, fraction: float = 0.5, seed: int = 0) -> Members:
-    """Random subsets of the train samples, all of one size: array [subsets, samples].
+    """Random subsets of the train samples, all of the same size: array [subsets, samples].
 
-    The first subsets of a seed stay the same when more are drawn.
+    Drawing more subsets with the same seed keeps the first ones.
 
     Raises:
-        TracInError: the fraction leaves no sample, or leaves none out.
+        TracInError: the fraction gives an empty or a full subset.
+
+    Example:
+        >>> draw_subsets(samples=4, subsets=2, fraction=0.5).sum(1).tolist()
+        [2, 2]
     """
     size = round(samples * fraction)
     if not 0 < size < samples:
@@ -48,10 +51,14 @@ def draw_subsets(samples: int, subsets: int, fraction: float = 0.5, seed: int = 
 
 
 def without_language(languages: Sequence[str], left_out: str) -> Members:
-    """All train samples but those of one language, as the only line of members: array [1, train].
+    """One subset: all train samples except those of one language: array [1, train].
 
     Raises:
-        TracInError: there is no such train sample, or no other.
+        TracInError: no train sample, or every train sample, is in that language.
+
+    Example:
+        >>> without_language(["de", "en", "de"], "de").tolist()
+        [[False, True, False]]
     """
     kept = np.asarray([language != left_out for language in languages])
     if kept.all() or not kept.any():
@@ -62,20 +69,24 @@ def without_language(languages: Sequence[str], left_out: str) -> Members:
 
 
 def lds_per_probe(scores: Scores, members: Members, outputs: Outputs) -> Floats:
-    """Each probe's rank correlation of summed influence with the refitted models' output: [probes].
+    """Each probe's rank correlation between summed influence and the refitted models' outputs: [probes].
 
     Args:
         scores: influence [train, probes]; positive = raises the output.
-        members: which train samples each subset holds, [subsets, train].
-        outputs: what the model fitted on a subset says of a probe, higher = better (its margin, or minus its loss),
-            [subsets, probes].
+        members: which train samples are in each subset, [subsets, train].
+        outputs: each refitted model's output for each probe, higher = better (the margin, or minus the loss), [subsets, probes].
 
     Returns:
-        Spearman's correlation of each probe; NaN where all subsets have the same summed influence or the same output, so that
-        there is none.
+        Spearman's correlation of each probe; NaN if all subsets have the same summed influence or the same output.
 
     Raises:
-        TracInError: the shapes do not fit, or there are fewer than three subsets.
+        TracInError: the shapes do not match, or there are fewer than three subsets.
+
+    Example:
+        >>> scores = np.array([[1.0], [2.0], [3.0]])
+        >>> alone, better, worse = np.eye(3, dtype=bool), np.array([[0.1], [0.2], [0.9]]), np.array([[0.9], [0.2], [0.1]])
+        >>> lds_per_probe(scores, alone, better).round(3).tolist(), lds_per_probe(scores, alone, worse).round(3).tolist()
+        ([1.0], [-1.0])
     """
     predicted = _predicted(scores, members, outputs)
     return _rank_correlations(predicted, outputs)
@@ -84,23 +95,30 @@ def lds_per_probe(scores: Scores, members: Members, outputs: Outputs) -> Floats:
 def lds_within_class(
     scores: Scores, members: Members, outputs: Outputs, train_labels: Sequence[str | None], probe_labels: Sequence[str | None]
 ) -> Floats:
-    """Each probe's rank correlation as in `lds_per_probe`, without what the number of samples of its class explains: [probes].
+    """`lds_per_probe` controlled for the number of samples of the probe's class in each subset: [probes].
 
-    On classification, subsets with more samples of a probe's class serve it better, which scores that know nothing but labels
-    predict as well. This is Spearman's partial correlation given that number.
+    In classification, subsets with more samples of a probe's class give better outputs, and scores based on labels alone
+    predict that too. This is Spearman's partial correlation given that number.
 
     Args:
         scores: see `lds_per_probe`.
-        members: see there.
-        outputs: see there.
-        train_labels: of each train sample.
-        probe_labels: of each probe.
+        members: see `lds_per_probe`.
+        outputs: see `lds_per_probe`.
+        train_labels: label of each train sample.
+        probe_labels: label of each probe.
 
     Returns:
-        The partial correlation of each probe; NaN where summed influence or output is a function of that number alone.
+        The partial correlation of each probe; NaN if summed influence or output depends on that number alone.
 
     Raises:
-        TracInError: as `lds_per_probe`, or the labels are not one for each sample.
+        TracInError: see `lds_per_probe`; or the number of labels is wrong.
+
+    Example:
+        >>> scores, alone, outputs = np.array([[1.0], [1.0], [-1.0]]), np.eye(3, dtype=bool), np.array([[0.8], [0.8], [0.1]])
+        >>> lds_per_probe(scores, alone, outputs).round(3).tolist()
+        [1.0]
+        >>> lds_within_class(scores, alone, outputs, ["a", "a", "b"], ["a"]).tolist()  # the label explains all of it
+        [nan]
     """
     predicted = _predicted(scores, members, outputs)
     if len(train_labels) != len(scores) or len(probe_labels) != scores.shape[1]:
@@ -110,34 +128,45 @@ def lds_within_class(
         )
     same = np.asarray(train_labels, dtype=object)[:, None] == np.asarray(probe_labels, dtype=object)[None, :]
     counts = stats.rankdata(members.astype(np.float64) @ same, axis=0)
-    one, other = (_without(stats.rankdata(values, axis=0), counts) for values in (predicted, outputs))
+    one, other = (_residuals(stats.rankdata(values, axis=0), counts) for values in (predicted, outputs))
     norms = np.linalg.norm(one, axis=0) * np.linalg.norm(other, axis=0)
-    smallest = 1e-9 * len(members) ** 3  # what rounding leaves of ranks that the number explains
-    found: Floats = np.divide((one * other).sum(0), norms, out=np.full(len(norms), np.nan), where=norms > smallest)
-    return found
+    smallest = 1e-9 * len(members) ** 3  # below this, only rounding error is left
+    correlations: Floats = np.divide((one * other).sum(0), norms, out=np.full(len(norms), np.nan), where=norms > smallest)
+    return correlations
 
 
-def _without(values: Floats, explained: Floats) -> Floats:
-    """Columns without their mean and what a linear function of another table's columns explains of them."""
-    values, explained = (table - table.mean(0) for table in (values, explained))
-    square = np.square(explained).sum(0)
-    slope = np.divide((values * explained).sum(0), square, out=np.zeros_like(square), where=square > 0)
-    rest: Floats = values - slope * explained
-    return rest
+def _residuals(values: Floats, predictors: Floats) -> Floats:
+    """Residuals of each column's linear regression on the same column of `predictors`."""
+    values, predictors = (table - table.mean(0) for table in (values, predictors))
+    square = np.square(predictors).sum(0)
+    slope = np.divide((values * predictors).sum(0), square, out=np.zeros_like(square), where=square > 0)
+    residuals: Floats = values - slope * predictors
+    return residuals
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its interval."""
+    """A value with its confidence interval.
+
+    Example:
+        >>> Estimate(value=0.4, low=0.3, high=0.5, probes=20).value
+        0.4
+    """
 
     value: float
     low: float
     high: float
-    probes: int  # how many counted
+    probes: int  # number of probes with a value
 
 
 def lds(scores: Scores, members: Members, outputs: Outputs, interval: Interval | None = None) -> Estimate:
-    """LDS with an interval that holds for other probes and other subsets; arguments as of `lds_per_probe`."""
+    """LDS with an interval over both probes and subsets; arguments as in `lds_per_probe`.
+
+    Example:
+        >>> scores, members = np.arange(8.0)[:, None].repeat(2, 1), draw_subsets(8, 6)
+        >>> lds(scores, members, outputs=members @ scores)  # the outputs are the summed scores
+        Estimate(value=1.0, low=1.0, high=1.0, probes=2)
+    """
     correlations = lds_per_probe(scores, members, outputs)
     draws = _resampled(_predicted(scores, members, outputs), outputs, interval or Interval())
     return _estimate(correlations, draws, interval or Interval())
@@ -146,9 +175,14 @@ def lds(scores: Scores, members: Members, outputs: Outputs, interval: Interval |
 def lds_difference(
     scores: Scores, others: Scores, members: Members, outputs: Outputs, interval: Interval | None = None
 ) -> Estimate:
-    """By how much the LDS of `scores` is above that of `others`, with an interval of the paired difference.
+    """LDS of `scores` minus LDS of `others`, with an interval for the paired difference.
 
-    Both are computed on the same probes and subsets in every resample. Arguments as of `lds_per_probe`.
+    Every resample uses the same probes and subsets for both. Arguments as in `lds_per_probe`.
+
+    Example:
+        >>> scores, members = np.arange(8.0)[:, None].repeat(2, 1), draw_subsets(8, 6)
+        >>> lds_difference(scores, -scores, members, outputs=members @ scores).value
+        2.0
     """
     settings = interval or Interval()
     difference = lds_per_probe(scores, members, outputs) - lds_per_probe(others, members, outputs)
@@ -158,13 +192,17 @@ def lds_difference(
 
 
 def repeatability(outputs: Outputs, again: Outputs) -> float:
-    """How alike two refits of the same subsets are: rank correlation over subsets, mean over probes.
+    """Agreement of two refits of the same subsets: rank correlation over subsets, mean over probes.
 
-    Where it is low, a refit's outcome is mostly chance, and no score can have a high LDS.
+    If it is low, a refit's outcome is mostly chance and no score can have a high LDS.
 
     Args:
         outputs: of one refit of each subset, [subsets, probes].
-        again: of another with the same members but another seed, [subsets, probes].
+        again: of another refit with a different seed, [subsets, probes].
+
+    Example:
+        >>> round(repeatability(np.array([[1.0], [2.0], [3.0]]), np.array([[0.1], [0.3], [0.2]])), 3)
+        0.5
     """
     return float(np.nanmean(_rank_correlations(outputs, again)))
 
@@ -175,7 +213,7 @@ def _predicted(scores: Scores, members: Members, outputs: Outputs) -> Floats:
     if scores.shape != (train, outputs.shape[1]) or len(outputs) != subsets:
         raise TracInError(
             f"scores {list(scores.shape)} should be [train, probes], members {list(members.shape)} [subsets, train] and outputs "
-            f"{list(outputs.shape)} [subsets, probes], but they do not fit together; were all computed on the same samples?"
+            f"{list(outputs.shape)} [subsets, probes], but they do not match; were all computed on the same samples?"
         )
     if subsets < 3:
         raise TracInError(f"There are {subsets} subsets, but a rank correlation needs at least 3; fit on more subsets.")
@@ -187,25 +225,25 @@ def _rank_correlations(predicted: Floats, outputs: Floats) -> Floats:
     """Spearman's correlation, column by column; NaN where a column is constant."""
     one, other = (stats.rankdata(values, axis=0) for values in (predicted, outputs))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.ConstantInputWarning)  # NaN is the answer there
+        warnings.simplefilter("ignore", stats.ConstantInputWarning)  # NaN is the right answer
         result: Floats = np.asarray(stats.pearsonr(one, other, axis=0).statistic, dtype=np.float64)
     return result
 
 
 def _resampled(predicted: Floats, outputs: Floats, settings: Interval) -> Floats:
-    """LDS of resamples that draw subsets and probes anew, each with replacement (Owen 2007's pigeonhole bootstrap): [resamples].
+    """LDS of resamples of both subsets and probes with replacement (pigeonhole bootstrap, Owen 2007): [resamples].
 
-    How often a subset was drawn is its weight; a weighted sum of comparisons is the rank that its copies share.
+    A subset's weight is how often it was drawn. A weighted sum of comparisons is the rank that its copies share.
     """
     generator = np.random.default_rng(settings.seed)
     subsets, probes = predicted.shape
-    below = [_comparisons(values) for values in (predicted, outputs)]
+    comparisons = [_comparisons(values) for values in (predicted, outputs)]
     draws = []
     for start in range(0, settings.resamples, _CHUNK):
         size = min(_CHUNK, settings.resamples - start)
         weights = generator.multinomial(subsets, np.full(subsets, 1 / subsets), size).astype(np.float64).T
         times = generator.multinomial(probes, np.full(probes, 1 / probes), size).T  # [probes, resamples]
-        one, other = (ranks @ weights - subsets / 2 for ranks in below)  # [probes, subsets, resamples], mean 0
+        one, other = (ranks @ weights - subsets / 2 for ranks in comparisons)  # [probes, subsets, resamples], mean 0
         product, norm, other_norm = ((x * y * weights).sum(1) for x, y in ((one, other), (one, one), (other, other)))
         square = norm * other_norm
         correlations = np.divide(product, np.sqrt(square), out=np.zeros_like(product), where=square > 0)
@@ -215,7 +253,7 @@ def _resampled(predicted: Floats, outputs: Floats, settings: Interval) -> Floats
 
 
 def _comparisons(values: Floats) -> Floats:
-    """1 where a subset's value is above another's, a half where equal: [probes, subsets, subsets]; its row sums are ranks."""
+    """1 if a subset's value is above another's, 0.5 if equal: [probes, subsets, subsets]. Row sums are ranks."""
     mine, other = values.T[:, :, None], values.T[:, None, :]
     above: Floats = (mine > other) + 0.5 * (mine == other)
     return above

@@ -1,7 +1,7 @@
 """E5: do other languages reinforce or complement (Choenni et al. 2023)?
 
-Of the samples from *other* languages in a probe's top k, those whose item also stands there in the probe's own language say
-the same thing again: they reinforce. The rest say something else: they complement.
+A sample from *another* language in a probe's top k reinforces if its translation into the probe's own language is in the top k
+too. Otherwise it complements.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lightning_tracin.storage.sample_table import SampleTable
 
 COLUMNS = ("probe_language", "train_language", "reinforcing", "complementary", "chance", "low", "high", "probes", "samples")
 
-#: In the column `train_language`: all languages but the probe's own.
+#: The `train_language` of rows over all languages except the probe's own.
 ALL = "all others"
 
 
@@ -31,24 +31,30 @@ def reinforcement_table(
     sign: Sign = "positive",
     interval: Interval | None = None,
 ) -> pd.DataFrame:
-    """How much of the top k from other languages is a translation of something in the own language's part of the top k.
+    """Fraction of the other-language samples in the top k whose own-language translation is in the top k too.
 
     Args:
         scores: influence [train, probes].
-        train: the train samples; those without an item are nobody's translation.
-        probe_languages: of each probe.
-        k: how many of the strongest train samples count.
+        train: the train samples; samples without an item have no translations.
+        probe_languages: language of each probe.
+        k: number of strongest train samples to count.
         sign: proponents or opponents.
-        interval: the bootstrap over probes.
+        interval: settings of the bootstrap over probes.
 
     Returns:
-        Columns `COLUMNS`. `reinforcing` is the mean over the probes that have such samples in their top k, `complementary` the
-        rest to 1, `chance` what random ranks give (the part that has a translation in the own language, times the
-        probability that this one stands in the top k too), `probes` how many probes counted, `samples` how many of their top
-        samples. A probe language without train samples has no translations in its own language: its lines are 0 by construction.
+        Columns `COLUMNS`. `reinforcing` is the mean over the probes that have such samples in their top k, `complementary` is
+        1 - `reinforcing`. `chance` is the value for random ranks: the fraction of samples with an own-language translation,
+        times the probability that it is in the top k too. `probes` and `samples` count the probes and top samples used. For a
+        probe language without train samples, `reinforcing` and `chance` are 0 by construction.
 
     Raises:
         TracInError: no train sample has an item, an item occurs twice in a language, or k is out of range.
+
+    Example:
+        >>> train = SampleTable(("de", "en", "en"), ("1", "1", "2"), ("Hund", "dog", "cat"), (None, None, None))
+        >>> table = reinforcement_table(np.array([[3.0], [2.0], [1.0]]), train, ["de"], k=3)
+        >>> table[["train_language", "reinforcing", "chance"]].values.tolist()  # only "dog" translates a top German sample
+        [['all others', 0.5, 0.5], ['en', 0.5, 0.5]]
     """
     require_k(k, len(scores))
     _require_items(train)
@@ -80,15 +86,15 @@ def _shares(
     own: str,
     others: Sequence[str],
 ) -> tuple[Floats, Floats]:
-    """The reinforcing share (NaN where a probe has no such sample) and the number of samples: [probes, others] each."""
+    """The reinforcing share (NaN if a probe has no such sample) and the number of samples: [probes, others] each."""
     shares, counts = np.full((len(top), len(others)), np.nan), np.zeros((len(top), len(others)))
     for probe, chosen in enumerate(top):
-        again = np.isin(translation[chosen], chosen)  # -1 is no index
+        reinforces = np.isin(translation[chosen], chosen)  # -1 matches no index
         for column, other in enumerate(others):
             here = (language[chosen] != own) if other == ALL else (language[chosen] == other)
             counts[probe, column] = here.sum()
             if here.any():
-                shares[probe, column] = again[here].mean()
+                shares[probe, column] = reinforces[here].mean()
     return shares, counts
 
 
@@ -99,7 +105,7 @@ def _chance(
     others: Sequence[str],
     k: int,
 ) -> list[float]:
-    """What random ranks give: a sample in the top k leaves k - 1 of N - 1 places for its translation."""
+    """Value for random ranks: given a sample in the top k, its translation is there with probability (k - 1) / (N - 1)."""
     expected = []
     for other in others:
         here = (language != own) if other == ALL else (language == other)
@@ -111,14 +117,14 @@ def _chance(
 def _require_items(train: SampleTable) -> None:
     if all(name is None for name in train.item):
         raise TracInError(
-            "No train sample has an item, so it is not known which samples are translations of each other; run the fit with "
+            "No train sample has an item, so it is unknown which samples are translations of each other; run the fit with "
             "`item_column=...`."
         )
     seen = set()
     for pair in zip(train.language, train.item, strict=True):
         if pair[1] is not None and pair in seen:
             raise TracInError(
-                f"Item {pair[1]!r} occurs twice in {pair[0]!r}, so its translations are not one sample a language; give every "
+                f"Item {pair[1]!r} occurs twice in {pair[0]!r}, so a translation is not a unique sample; give every "
                 "sentence an item of its own."
             )
         seen.add(pair)
