@@ -108,7 +108,8 @@ def agreement_table(
 
     Example:
         >>> cells = [(own, train) for own in ("de", "en", "fr") for train in ("de", "en", "fr")]
-        >>> measured = pd.DataFrame(cells, columns=["probe_language", "train_language"]).assign(change=[3, 1, 0, 1, 4, 0, 0, 1, 2])
+        >>> measured = pd.DataFrame(cells, columns=["probe_language", "train_language"])
+        >>> measured["change"] = [3, 1, 0, 1, 4, 0, 0, 1, 2]
         >>> table = agreement_table(measured, {"a score": measured.assign(share=measured["change"] / 10)})
         >>> table[["pearson", "centred_pearson"]].round(3).values.tolist()
         [[1.0, 1.0]]

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_tracin.attribution.batching import Job, Target, free_share
+from lightning_tracin.attribution.cost import Cost
 from lightning_tracin.attribution.losses import SummedLoss
-from lightning_tracin.attribution.method import Cost, method_of
+from lightning_tracin.attribution.method import method_of
 from lightning_tracin.attribution.prepare import Setup, verify
 from lightning_tracin.attribution.processes import Processes, on_rank_zero
 from lightning_tracin.attribution.spot_check import described

@@ -1,14 +1,97 @@
-"""How long a pass will take, from its first batches."""
+"""What a run costs, told before it starts: disk, memory, and the time of a pass, timed on its first batches."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from humanize import naturalsize, precisedelta
 
 from lightning_tracin.attribution.batching import Job, Target, batches_of, run_batch
+from lightning_tracin.errors import TracInError, printable
 from lightning_tracin.gradients import Capture, HeldBlock, ProbeBank
+from lightning_tracin.storage.filesystem import free_bytes
+from lightning_tracin.storage.sample_table import SampleTable
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Estimate for one snapshot's pass."""
+
+    held_bytes: int  # of the probes' gradients in memory, at most
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes of a run, known before its fit starts."""
+
+    train: SampleTable
+    probes: SampleTable
+    parameters: int  # number of scored parameters
+    elements: int  # number of their elements
+    coverage: Mapping[str, tuple[int, int]]  # rule -> parameters and elements that it covers
+    kept: int | None  # how many of these the mask leaves; None: there is no mask
+    weights_bytes: int  # of one snapshot on disk
+    ingredients_bytes: int  # of one snapshot's ingredients (or features) on disk
+    cost: Cost | None  # of one snapshot's pass; None where none is planned
+    snapshots: int | None  # expected number; None where the fit's length is not known
+
+    @property
+    def bytes_needed(self) -> int:
+        """On disk, for all snapshots (for one, where their number is not known)."""
+        return (self.weights_bytes + self.ingredients_bytes) * (1 if self.snapshots is None else self.snapshots)
+
+    def described(self, folder: Path) -> str:
+        """The plan in one paragraph, for the terminal."""
+        number = "an unknown number of" if self.snapshots is None else str(self.snapshots)
+        by_rule = ", ".join(f"{rule} {elements:,}" for rule, (_, elements) in self.coverage.items())
+        free = free_bytes(folder)
+        total = "each" if self.snapshots is None else "in all" if free is None else f"in all, {naturalsize(free)} free"
+        return printable(
+            f"TracIn: {len(self.train)} train samples ({_counted(self.train)}) x {len(self.probes)} probes "
+            f"({_counted(self.probes)}), scored over {self.elements:,} elements of {self.parameters} parameters (all that were "
+            f"chosen: {by_rule}){self._described_mask()}; {number} snapshots in {folder}, weights "
+            f"{naturalsize(self.weights_bytes)} and ingredients {naturalsize(self.ingredients_bytes)} each "
+            f"({naturalsize(self.bytes_needed)} {total}){self._described_time()}."
+        )
+
+    def _described_mask(self) -> str:
+        return "" if self.kept is None else f", of which the mask leaves {self.kept:,}"
+
+    def _described_time(self) -> str:
+        if self.cost is None:
+            return ""
+        seconds = self.cost.seconds
+        times = "" if self.snapshots in (None, 1) else f", {_rounded(seconds * (self.snapshots or 1))} in all"
+        held = f"holds {naturalsize(self.cost.held_bytes)} in memory and " if self.cost.held_bytes else ""
+        return f"; influence {held}takes about {_rounded(seconds)} for a snapshot{times} (by the first batches)"
+
+    def require_disk(self, folder: Path) -> None:
+        """Refuse a disk that cannot hold the run.
+
+        Raises:
+            TracInError: it cannot.
+        """
+        free = free_bytes(folder)
+        if free is not None and self.bytes_needed > free:
+            raise TracInError(
+                f"The disk of {folder} has {naturalsize(free)} free, but {self.snapshots or 1} snapshots need "
+                f"{naturalsize(self.bytes_needed)}; take fewer of them (`every_n_epochs=...`), drop their weights "
+                "(`when='snapshot', keep_snapshots=False`), or choose another `dirpath`."
+            )
+
+
+def _counted(table: SampleTable) -> str:
+    return ", ".join(f"{language} {count}" for language, count in table.counts().items())
+
+
+def _rounded(seconds: float) -> str:
+    """A duration in words; an estimate of minutes needs no seconds."""
+    return precisedelta(max(1, seconds), minimum_unit="seconds" if seconds < 90 else "minutes", format="%.0f")
 
 
 @dataclass(frozen=True)
@@ -52,10 +135,3 @@ def measured_pace(target: Target, job: Job) -> Pace:
         held.contract(bank, dot.to(bank.squared_norms), dot[:, :, 0].to(bank.squared_norms))
         products = (time.perf_counter() - start) / len(some_train) / bank.probes
     return Pace(captured, max(0.0, collected - captured), products)
-
-
-def in_words(seconds: float) -> str:
-    """A duration, readable: `40 s`, `12 min`, `3.5 h`."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -25,8 +25,8 @@ from lightning_tracin.attribution.batching import (
     shards_of,
     shards_of_rank,
 )
-from lightning_tracin.attribution.cost import measured_pace
-from lightning_tracin.attribution.method import Cost, method
+from lightning_tracin.attribution.cost import Cost, measured_pace
+from lightning_tracin.attribution.method import method
 from lightning_tracin.attribution.processes import Processes
 from lightning_tracin.attribution.spot_check import check_products
 from lightning_tracin.config import Measure, Options, Similarity

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from lightning_tracin.attribution.batching import Job, Target
+from lightning_tracin.attribution.cost import Cost
 from lightning_tracin.attribution.processes import Processes
 from lightning_tracin.config import Measure, Options, Similarity
 from lightning_tracin.errors import TracInError
@@ -33,14 +33,6 @@ class Store(Protocol):
 
     def is_complete(self) -> bool:
         """Whether nothing is missing or damaged."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one snapshot's pass takes, estimated."""
-
-    held_bytes: int  # of the probes' gradients in memory, at most
-    seconds: float
 
 
 class Method(Protocol):

@@ -10,8 +10,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lightning_tracin.attribution.batching import Job, Target, batches_of, require_finite, run_batch, shards_of, shards_of_rank
-from lightning_tracin.attribution.cost import measured_pace
-from lightning_tracin.attribution.method import Cost, method
+from lightning_tracin.attribution.cost import Cost, measured_pace
+from lightning_tracin.attribution.method import method
 from lightning_tracin.attribution.processes import Processes
 from lightning_tracin.attribution.samples import SampleSet
 from lightning_tracin.attribution.spot_check import check_features

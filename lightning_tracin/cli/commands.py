@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
+from humanize import naturalsize
 
-from lightning_tracin.attribution.plan import in_words
 from lightning_tracin.attribution.spot_check import described as described_check
 from lightning_tracin.config import Measure, Sign, Similarity, Weighting
 from lightning_tracin.errors import one_line, printable
@@ -205,8 +205,8 @@ def _about(run: TracInRun, snapshot: Snapshot) -> dict[str, object]:
         "steps": snapshot.steps,
         "visits": snapshot.visits,
         "learning_rates": " ".join(f"{rate:.3g}" for rate in snapshot.learning_rates),
-        "weights": in_words(sum(weights)) if snapshot.kept else "not kept",
-        "computed": in_words(sum(sizes)),
+        "weights": naturalsize(sum(weights)) if snapshot.kept else "not kept",
+        "computed": naturalsize(sum(sizes)),
         "spot_check": "-" if check is None or not complete else described_check(check),
         "attributed": "yes" if complete else "partly" if sizes else "no",
     }

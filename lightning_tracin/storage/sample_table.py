@@ -1,4 +1,7 @@
-"""Facts about samples: language, item, text and label."""
+"""Facts about samples: language, item, text and label.
+
+Tuples, not a data frame: `None` stays `None`, equal words are held once, and ranks hash and exchange them byte for byte.
+"""
 
 from __future__ import annotations
 

@@ -48,6 +48,7 @@ def run_all(
             raise TracInError(
                 f"The factory cannot be sent to other processes ({error}); make it a function of a module, or use workers=1."
             ) from error
+        # Not joblib's loky: tried, its workers outlive a killed parent, and inputs still start after an error.
         threads = max(1, (os.cpu_count() or 1) // workers)
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(threads,)) as pool:

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from lightning_tracin.attribution.adam import adam_scales, require_second_moments
 from lightning_tracin.attribution.attributor import Attributor
+from lightning_tracin.attribution.cost import Plan
 from lightning_tracin.attribution.losses import SummedLoss
 from lightning_tracin.attribution.method import method_of
-from lightning_tracin.attribution.plan import Plan
 from lightning_tracin.attribution.prepare import (
     Setup,
     Sources,

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_tracin.gradients import plan_coverage
-from tests.gradients.exactness import assert_exact
 from tests.gradients.test_rules import Middle, assert_layer_is_exact
+from tests.support.exactness import assert_exact
 
 WIDTH = 6
 
