@@ -33,7 +33,7 @@ from lightning_tracin.gradients.replay import Call, replayed_gradients
 from lightning_tracin.gradients.rules.embedding import looked_up
 from lightning_tracin.gradients.rules.linear import live_positions
 from lightning_tracin.gradients.shared import SharedTensor, with_lines
-from lightning_tracin.gradients.stand_ins import StandIn, in_place, set_aside, stand_in_for
+from lightning_tracin.gradients.stand_ins import StandIn, insert, remove, stand_in_for
 
 #: Receives a parameter's name and its per-sample gradients, once per batch and parameter.
 Consumer = Callable[[str, tuple[Form, ...]], None]
@@ -48,6 +48,9 @@ class Capture:
     Args:
         model: the model.
         coverage: the scored parameters.
+
+    Attributes:
+        coarsest: the least precise data type of all gradients so far.
 
     Example:
         >>> from lightning_tracin.gradients.coverage import plan_coverage
@@ -75,12 +78,7 @@ class Capture:
         self._called: set[str] = set()
         self._arrived: dict[str, list[Form]] = {}
         self._stand_ins: list[StandIn] = []
-        self._coarsest = torch.float64
-
-    @property
-    def coarsest(self) -> torch.dtype:
-        """The least precise data type of all gradients so far."""
-        return self._coarsest
+        self.coarsest = torch.float64
 
     def __enter__(self) -> Capture:
         with ExitStack() as stack:
@@ -129,15 +127,15 @@ class Capture:
             while True:
                 self._forget()
                 self._stand_ins = self._shared_parameters()
-                with in_place(self._stand_ins):
-                    try:
-                        value = self._forward(loss, moved)
-                    except NotPerSampleError as error:
-                        moved |= self._take_the_next_way(error)
-                        continue
-                    if torch.isfinite(value.detach()):
-                        self._backward(value)
-                    return value.detach()
+                insert(self._stand_ins)
+                try:
+                    value = self._forward(loss, moved)
+                except NotPerSampleError as error:
+                    moved |= self._take_the_next_way(error)
+                    continue
+                if torch.isfinite(value.detach()):
+                    self._backward(value)
+                return value.detach()
         finally:
             self._consumer = None
             self._forget()
@@ -148,6 +146,7 @@ class Capture:
         self._awaited.clear()
         self._called.clear()
         self._arrived.clear()
+        remove(self._stand_ins)
         self._stand_ins = []
 
     def _forward(self, loss: Callable[[], Tensor], moved: set[str]) -> Tensor:
@@ -323,11 +322,12 @@ class Capture:
             if gradient is not None:
                 self._note(gradient.dtype)
         self._suspended = True
+        remove(self._stand_ins)
         try:
-            with set_aside(self._stand_ins):
-                parameters = {path: layer.module.get_parameter(own) for path, (layer, own) in paths.items()}
-                found = replayed_gradients(call, gradients, parameters, self._samples, self._decisions)
+            parameters = {path: layer.module.get_parameter(own) for path, (layer, own) in paths.items()}
+            found = replayed_gradients(call, gradients, parameters, self._samples, self._decisions)
         finally:
+            insert(self._stand_ins)
             self._suspended = False
         for path, gradient in found.items():
             layer, own = paths[path]
@@ -336,8 +336,7 @@ class Capture:
     # -- all
 
     def _note(self, dtype: torch.dtype) -> None:
-        if torch.finfo(dtype).eps > torch.finfo(self._coarsest).eps:
-            self._coarsest = dtype
+        self.coarsest = max(self.coarsest, dtype, key=lambda one: torch.finfo(one).eps)
 
     def _arrive(self, name: str, form: Form) -> None:
         self._arrived.setdefault(name, []).append(form)

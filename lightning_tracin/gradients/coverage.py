@@ -51,11 +51,10 @@ class Coverage:
         for layer in self.layers:
             for name in layer.names.values():
                 rules.setdefault(name, set()).add(layer.rule_name)
-        counted: dict[str, Counted] = {}
+        sizes: dict[str, list[int]] = {}
         for name, elements in self.elements.items():
-            key = "+".join(sorted(rules[name]))
-            before = counted.get(key, Counted(0, 0))
-            counted[key] = Counted(before.parameters + 1, before.elements + elements)
+            sizes.setdefault("+".join(sorted(rules[name])), []).append(elements)
+        counted = {key: Counted(len(some), sum(some)) for key, some in sizes.items()}
         return dict(sorted(counted.items(), key=lambda item: -item[1].elements))
 
     def uses_rule(self, layer: Layer) -> bool:

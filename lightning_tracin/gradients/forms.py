@@ -96,13 +96,8 @@ def sum_of_rows(rows: Sequence[Rows]) -> Rows:
         >>> sum_of_rows([one, one]).values.tolist()
         [[4.0]]
     """
-    return coalesced(
-        torch.cat([form.sample for form in rows]),
-        torch.cat([form.row for form in rows]),
-        torch.cat([form.values for form in rows]),
-        rows[0].samples,
-        rows[0].table,
-    )
+    joined = side_by_side([(0, form) for form in rows], rows[0].samples)
+    return coalesced(joined.sample, joined.row, joined.values, joined.samples, joined.table)
 
 
 def side_by_side(pieces: Sequence[tuple[int, Rows]], samples: int) -> Rows:

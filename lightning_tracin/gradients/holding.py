@@ -98,18 +98,16 @@ def hold(pieces: Pieces, probes: int, scale: Tensor | None) -> Holding:
         'Factored'
     """
     forms = [form for _, some in pieces for form in some]
-    if any(isinstance(form, Rows) for form in forms):
-        if scale is None or all(isinstance(form, Rows) for form in forms):
-            return Factored.of(pieces, probes, scale)
-        return Written.of(pieces, probes, scale)
+    others, rows = split(forms)
+    if rows and (scale is None or not others):
+        return Factored.of(pieces, probes, scale)
     outer = [form for form in forms if isinstance(form, Outer)]
-    if scale is not None or len(outer) < len(forms):  # a product of factors has no elementwise scale
-        return Written.of(pieces, probes, scale)
-    if _cheaper_factored(outer, probes):
-        return Factored.of(pieces, probes, None)
-    if _SMALLER * sum(map(_factors, outer)) <= sum(map(_elements, outer)):
-        return Tiled.of(pieces, probes)
-    return Written.of(pieces, probes, None)
+    if scale is None and len(outer) == len(forms):  # a scale is elementwise, so it cannot be applied to factors
+        if _cheaper_factored(outer, probes):
+            return Factored.of(pieces, probes, None)
+        if _SMALLER * sum(map(_factors, outer)) <= sum(map(_elements, outer)):
+            return Tiled.of(pieces, probes)
+    return Written.of(pieces, probes, scale)
 
 
 def most_bytes(forms: tuple[Form, ...], scaled: bool) -> int | None:
@@ -172,9 +170,8 @@ class Factored:
             held.append((0, side_by_side(rows, probes)))
         for positions in sorted({form.left.shape[1] for _, form in outer}):
             same = [(at, form) for at, form in outer if form.left.shape[1] == positions]
-            start = same[0][0]
-            stop = same[-1][0] + samples_of(same[-1][1])
-            held.append((start, joined_outer([(at - start, form) for at, form in same], stop - start)))
+            here = span(same)
+            held.append((here.start, joined_outer([(at - here.start, form) for at, form in same], here.stop - here.start)))
         return cls(tuple(held), scale)
 
     def multiply(self, train: Pieces, dot: Tensor, squared: Tensor) -> None:
@@ -183,18 +180,14 @@ class Factored:
         for at, forms in train:
             norms = squared_norms_of(forms, self.scale)
             squared[at : at + len(norms)] += norms
-            others: list[Form] = []
-            for form in forms:
-                if isinstance(form, Rows):
-                    rows.append((at, form if self.scale is None else scaled_rows(form, self.scale)))
-                else:
-                    others.append(form)
+            others, own = split(forms)
+            rows.extend((at, form if self.scale is None else scaled_rows(form, self.scale)) for form in own)
             if others:
-                self._add(dot[at : at + len(norms)], tuple(others), self.scale)
+                self._add(dot[at : at + len(norms)], others, self.scale)
         if rows:
-            self._add(dot, (side_by_side(rows, len(dot)),), None)
+            self._add(dot, [side_by_side(rows, len(dot))], None)
 
-    def _add(self, dot: Tensor, forms: tuple[Form, ...], scale: Tensor | None) -> None:
+    def _add(self, dot: Tensor, forms: Sequence[Form], scale: Tensor | None) -> None:
         """Add products of some samples, which are not yet scaled."""
         for first, held in self.forms:
             theirs = scaled_rows(held, scale) if scale is not None and isinstance(held, Rows) else held
@@ -219,15 +212,10 @@ class Tiled:
     def multiply(self, train: Pieces, dot: Tensor, squared: Tensor) -> None:
         """Add this parameter's part; see `Holding`."""
         held = [(at, wide_side_first(form, self.shape)) for at, form in self.pieces]
-        others: list[Tileable] = []
-        for at, forms in train:
-            rest, rows = split(forms)
-            if rest:
-                others.append((at, wide_side_first(whole(rest), self.shape)))
-            _add_norms_of_rows(at, rest, rows, squared, None)
-            for one in rows:
-                for first, form in self.pieces:
-                    dot[at : at + one.samples, first : first + samples_of(form)] += dots((one,), (form,))
+        others, rows = _separated(train, self.shape, squared, None)
+        for at, one in rows:
+            for first, form in self.pieces:
+                dot[at : at + one.samples, first : first + samples_of(form)] += dots((one,), (form,))
         if not others:
             return
         here, which = span(others), span(held)
@@ -274,14 +262,9 @@ class Written:
     def multiply(self, train: Pieces, dot: Tensor, squared: Tensor) -> None:
         """Add this parameter's part; see `Holding`."""
         scale = None if self.scale is None else table_of(self.scale[None], self.shape, self.shape[0])[0]
-        others: list[Tileable] = []
-        for at, forms in train:
-            rest, rows = split(forms if scale is None else _scaled(forms, scale))
-            if rest:
-                others.append((at, wide_side_first(whole(rest), self.shape)))
-            _add_norms_of_rows(at, rest, rows, squared, scale)
-            for one in rows:
-                dot[at : at + one.samples] += _rows_times_matrix(one, self.matrix, self.shape)
+        others, rows = _separated(train, self.shape, squared, scale)
+        for at, one in rows:
+            dot[at : at + one.samples] += _rows_times_matrix(one, self.matrix, self.shape)
         few = len(self.matrix) <= _FEW_PROBES
         product = dot.T.contiguous() if few else dot  # with few probes, the narrow side first
         for group in [[one] for one in others] if few else [others] if others else []:
@@ -335,18 +318,26 @@ def _in_order(scale: Tensor, shape: tuple[int, int]) -> Tensor:
     return (scale.reshape(rows, columns).T if columns > rows else scale).reshape(-1)
 
 
-def _add_norms_of_rows(
-    at: int, rest: Sequence[Dense | Outer], rows: Sequence[Rows], squared: Tensor, scale: Tensor | None
-) -> None:
-    """Add what rows of a table contribute to squared norms; the other forms' own norms are added tile by tile."""
-    if rows:
-        norms = _norms_beside(whole(rest), rows, scale) if rest else squared_norms(tuple(rows))
-        squared[at : at + len(norms)] += norms
+def _separated(
+    train: Pieces, shape: tuple[int, int], squared: Tensor, scale: Tensor | None
+) -> tuple[list[Tileable], list[tuple[int, Rows]]]:
+    """Separate what can be written out, not yet scaled, from scaled rows of a table, whose part of the squared norms is added."""
+    others: list[Tileable] = []
+    every: list[tuple[int, Rows]] = []
+    for at, forms in train:
+        rest, rows = split(forms if scale is None else _scaled(forms, scale))
+        if rest:
+            others.append((at, wide_side_first(whole(rest), shape)))
+        if rows:
+            norms = _norms_beside(whole(rest), rows, scale) if rest else squared_norms(rows)
+            squared[at : at + len(norms)] += norms
+            every.extend((at, one) for one in rows)
+    return others, every
 
 
 def _norms_beside(form: Dense | Outer, rows: Sequence[Rows], scale: Tensor | None) -> Tensor:
     """What scaled rows of a table add to the squared norms of a form that is not yet scaled: [samples]."""
-    total = squared_norms(tuple(rows))
+    total = squared_norms(rows)
     for one in rows:
         twice = one if scale is None else scaled_rows(one, scale)  # a second time, for the form
         total = total + 2 * diagonal(twice, form)

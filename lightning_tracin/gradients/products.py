@@ -7,6 +7,7 @@ exact for parameters with several uses.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from functools import reduce
 
 import torch
@@ -35,7 +36,7 @@ def wide_type(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def dots(left: tuple[Form, ...], right: tuple[Form, ...]) -> Tensor:
+def dots(left: Sequence[Form], right: Sequence[Form]) -> Tensor:
     """All inner products of two sets of gradients of one parameter: [samples, probes], in `wide_type`.
 
     Raises:
@@ -74,7 +75,7 @@ def add_product(out: Tensor, left: Tensor, right: Tensor) -> None:
         out += left @ right
 
 
-def squared_norms(forms: tuple[Form, ...]) -> Tensor:
+def squared_norms(forms: Sequence[Form]) -> Tensor:
     """The squared norm of each sample's gradient: [samples], in `wide_type`.
 
     Raises:

@@ -16,11 +16,11 @@ from lightning_tracin.gradients.forms import (
     Form,
     Outer,
     Rows,
+    add_rows,
     coalesced,
     samples_of,
     shape_of,
     sum_of_rows,
-    table_of,
     tensor_of,
 )
 from lightning_tracin.gradients.holding import Factored, Holding, Written
@@ -94,7 +94,7 @@ class QueryBank(ProbeBank):
             else:
                 self._add(name, form, weights)
 
-    def _add(self, name: str, form: Form, weights: Tensor) -> None:
+    def _add(self, name: str, form: Dense | Outer, weights: Tensor) -> None:
         """Add to queries that are written out."""
         if name not in self._matrices:
             shape = shape_of(form)
@@ -108,14 +108,11 @@ class QueryBank(ProbeBank):
             if isinstance(form, Dense):
                 summed = (weights[chosen, query] @ form.values[chosen]).view(shape)
                 matrix += (summed.T if swapped else summed).reshape(-1)
-            elif isinstance(form, Outer):
+            else:
                 left = (form.left[chosen] * weights[chosen, query][:, None, None]).flatten(0, 1)
                 right = form.right[chosen].flatten(0, 1)
                 one, other = (right, left) if swapped else (left, right)
                 matrix.view(one.shape[1], other.shape[1]).addmm_(one.T, other)
-            else:
-                mine = _summed_rows(form, weights[:, [query]])
-                table_of(matrix[None], shape, form.table)[0].index_add_(0, mine.row, mine.values)
 
     def seal(self) -> None:
         """Stop collecting and prepare for products."""
@@ -123,7 +120,7 @@ class QueryBank(ProbeBank):
         for name, pieces in self._rows.items():
             rows = sum_of_rows(pieces)
             if name in self._matrices:
-                self._add(name, rows, torch.eye(self.probes, device=rows.values.device).to(rows.values))
+                add_rows(rows, *self._matrices[name])
             else:
                 holdings[name] = Factored(((0, rows),), None)
         holdings.update({name: Written(matrix, shape, None) for name, (matrix, shape) in self._matrices.items()})

@@ -113,16 +113,21 @@ def _agrees(outputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
     return True
 
 
-def _parted(call: Call, samples: int) -> tuple[list[Any], pytree.TreeSpec, list[int]]:
-    """The leaves of the arguments, and the positions of those that hold samples; these have one line for each sample."""
+def _split_arguments(call: Call, samples: int) -> tuple[list[Tensor], Callable[..., Any]]:
+    """The arguments that hold samples, with one line for each, and a function that puts such parts back among all arguments."""
     leaves, structure = pytree.tree_flatten(call.arguments)
     flat = {output.shape[0] for output, layout in zip(call.outputs, call.layouts, strict=True) if layout is Layout.FLAT}
-    places = []
-    for place, leaf in enumerate(leaves):
-        if isinstance(leaf, Tensor) and leaf.ndim > 0 and (leaf.shape[0] == samples or leaf.shape[0] in flat):
-            leaves[place] = lines_of(leaf, Layout.FLAT, samples)
-            places.append(place)
-    return leaves, structure, places
+    lines = {
+        place: lines_of(leaf, Layout.FLAT, samples)
+        for place, leaf in enumerate(leaves)
+        if isinstance(leaf, Tensor) and leaf.ndim > 0 and (leaf.shape[0] == samples or leaf.shape[0] in flat)
+    }
+
+    def joined(*parts: Tensor) -> Any:
+        chosen = dict(zip(lines, parts, strict=True))
+        return pytree.tree_unflatten([chosen.get(place, leaf) for place, leaf in enumerate(leaves)], structure)
+
+    return list(lines.values()), joined
 
 
 def _by_line(tensors: Sequence[Tensor | None], samples: int) -> list[Tensor | None]:
@@ -133,19 +138,16 @@ def _by_line(tensors: Sequence[Tensor | None], samples: int) -> list[Tensor | No
 def _at_once(
     call: Call, gradients: Sequence[Tensor | None], parameters: Mapping[str, Tensor], samples: int
 ) -> dict[str, Tensor] | None:
-    leaves, structure, places = _parted(call, samples)
-    if not places:
+    split, joined = _split_arguments(call, samples)
+    if not split:
         return None
     lines = {path: value.detach().expand(samples, *value.shape).requires_grad_() for path, value in parameters.items()}
 
     def one(own: dict[str, Tensor], *parts: Tensor) -> tuple[Tensor, ...]:
-        values = list(leaves)
-        for place, part in zip(places, parts, strict=True):
-            values[place] = part
-        return tuple(_run(call, own, pytree.tree_unflatten(values, structure)))
+        return tuple(_run(call, own, joined(*parts)))
 
     try:
-        outputs = torch.vmap(one)(lines, *[leaves[place] for place in places])
+        outputs = torch.vmap(one)(lines, *split)
     except Exception:  # it branches on data, vmap does not support an operation, or other arguments hold the samples
         return None
     wanted = [line for line in _by_line(call.outputs, samples) if line is not None]
@@ -157,18 +159,15 @@ def _at_once(
 def _one_by_one(
     call: Call, gradients: Sequence[Tensor | None], parameters: Mapping[str, Tensor], samples: int
 ) -> dict[str, Tensor] | None:
-    leaves, structure, places = _parted(call, samples)
-    if not places:
+    split, joined = _split_arguments(call, samples)
+    if not split:
         return None
     wanted, heads = _by_line(call.outputs, samples), _by_line(gradients, samples)
     own = {path: value.detach().requires_grad_() for path, value in parameters.items()}
     each = []
     for sample in range(samples):
-        values = list(leaves)
-        for place in places:
-            values[place] = values[place][sample]
         try:
-            outputs = _run(call, own, pytree.tree_unflatten(values, structure))
+            outputs = _run(call, own, joined(*(part[sample] for part in split)))
         except Exception:  # the shapes do not fit: other arguments hold the samples
             return None
         if not _agrees(outputs, [line[sample] for line in wanted if line is not None]):
@@ -188,10 +187,10 @@ def _whole(
         return _gradients(outputs, gradients, own)
     outputs = [lines_of(output, Layout.FLAT, samples) for output in outputs]
     heads = _by_line(gradients, samples)
-    each = []
-    for sample in range(samples):
-        mine = [None if head is None else head[sample] for head in heads]
-        each.append(_gradients([output[sample] for output in outputs], mine, own))
+    each = [
+        _gradients([output[sample] for output in outputs], [None if head is None else head[sample] for head in heads], own)
+        for sample in range(samples)
+    ]
     return {path: torch.stack([one[path] for one in each]) for path in own}
 
 

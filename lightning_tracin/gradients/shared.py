@@ -137,18 +137,15 @@ def _operate(name: str, call: Callable[[list[Any]], Any], leaves: list[Any]) -> 
             logical = call([_plain(leaf) for leaf in leaves])
         if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(logical)):
             return logical  # a shape, a data type, a number
-    layout = _meeting(name, source, shared, others, logical, samples)
-    if layout is not None:
+    met = None
+    if _meets_samples(name, source, shared, others, logical, samples):
         met = _met(name, call, leaves, logical, samples, in_place)
-        if met is not None:
-            return met
-    if in_place or (name not in _TAKING_TYPES and any(_may_hold_samples(other, samples) for other in others)):
+    if met is not None:
+        return met
+    may_hold_samples = any(other.requires_grad or (other.ndim > 1 and other.shape[0] == samples) for other in others)
+    if in_place or (name not in _TAKING_TYPES and may_hold_samples):
         raise NotPerSampleError([source.layer], f"{name} joins what the whole batch shares with samples in a way of its own")
     return _kept(name, call, leaves, source)
-
-
-def _may_hold_samples(tensor: Tensor, samples: int) -> bool:
-    return tensor.requires_grad or (tensor.ndim > 1 and tensor.shape[0] == samples)
 
 
 def _changes_its_first_argument(name: str) -> bool:
@@ -161,12 +158,12 @@ def _plain(leaf: Any) -> Any:
     return leaf.lines.detach()[0] if isinstance(leaf, SharedTensor) else leaf
 
 
-def _meeting(
+def _meets_samples(
     name: str, source: SharedTensor, shared: list[SharedTensor], others: list[Tensor], logical: Any, samples: int
-) -> Layout | None:
-    """How the other operands hold samples; None if they hold none, or the shared ones cannot be broadcast to them."""
+) -> bool:
+    """Whether the other operands hold samples, and the shared ones can be broadcast to them."""
     if not isinstance(logical, Tensor) or logical.ndim == 0:
-        return None
+        return False
     candidates = fitting(logical, samples) if name in _EXPANDING and _gains_samples(name, source, logical, samples) else []
     for other in others:
         broadcast = all(one.ndim < other.ndim or (one.ndim == other.ndim and one.shape[0] == 1) for one in shared)
@@ -174,16 +171,17 @@ def _meeting(
             candidates = fitting(other, samples) or candidates
     key = (source.layer, f"{source.trail}/{name}", len(others))
     described = f"a tensor that meets {source.layer!r} in {name}"
-    chosen = source.decisions.choose(key, [*candidates, Layout.SHARED], described)
-    return None if chosen is Layout.SHARED else chosen
+    return source.decisions.choose(key, [*candidates, Layout.SHARED], described) is not Layout.SHARED
 
 
 def _met(
     name: str, call: Callable[[list[Any]], Any], leaves: list[Any], logical: Tensor, samples: int, in_place: bool
 ) -> Tensor | None:
     """Apply the operation with the lines in place of the shared tensors; None if the result has other values."""
+    if name == "repeat":
+        return _repeated(leaves[0], logical)
     if name in _EXPANDING:
-        return _expanded(name, leaves[0], logical, samples)
+        return _widened(leaves[0], logical, samples).expand_as(logical)
     values = [_widened(leaf, logical, samples) if isinstance(leaf, SharedTensor) else leaf for leaf in leaves]
     if in_place:
         out = call(values)
@@ -212,10 +210,8 @@ def _gains_samples(name: str, shared: SharedTensor, logical: Tensor, samples: in
     return before * samples == logical.shape[0] if name == "repeat" else logical.shape[0] == samples and before == 1
 
 
-def _expanded(name: str, shared: SharedTensor, logical: Tensor, samples: int) -> Tensor | None:
-    """The lines themselves, as for a class token that is repeated for every sample."""
-    if name != "repeat":
-        return _widened(shared, logical, samples).expand_as(logical)
+def _repeated(shared: SharedTensor, logical: Tensor) -> Tensor | None:
+    """The lines in place of one tensor that is repeated for every sample, as a class token is."""
     if shared.ndim != logical.ndim:
         return None
     times = [n // m for n, m in zip(logical.shape[1:], shared.shape[1:], strict=True)]
@@ -224,16 +220,14 @@ def _expanded(name: str, shared: SharedTensor, logical: Tensor, samples: int) ->
 
 def _kept(name: str, call: Callable[[list[Any]], Any], leaves: list[Any], source: SharedTensor) -> Any:
     """Apply the operation line by line; the result is still shared by the whole batch."""
-    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, SharedTensor)]
+    all_lines = {i: leaf.lines for i, leaf in enumerate(leaves) if isinstance(leaf, SharedTensor)}
 
     def on_one_line(*lines: Tensor) -> Any:
-        values = list(leaves)
-        for place, line in zip(places, lines, strict=True):
-            values[place] = line
-        return call(values)
+        chosen = dict(zip(all_lines, lines, strict=True))
+        return call([chosen.get(i, leaf) for i, leaf in enumerate(leaves)])
 
     try:
-        out = torch.vmap(on_one_line, randomness="different")(*[leaves[place].lines for place in places])
+        out = torch.vmap(on_one_line, randomness="different")(*all_lines.values())
     except (RuntimeError, ValueError) as error:
         raise NotPerSampleError([source.layer], f"{name} cannot be done line by line") from error
     trail = f"{source.trail}/{name}"

@@ -62,11 +62,7 @@ class Sketch:
         """
         sizes = share_out(coverage.elements, energy, dim)
         tables = {name for layer in coverage.layers if isinstance(layer.module, nn.Embedding) for name in layer.names.values()}
-        shapes = {
-            name: layer.module.get_parameter(own_name).shape
-            for layer in coverage.layers
-            for own_name, name in layer.names.items()
-        }
+        shapes = {name: layer.module.get_parameter(own).shape for layer in coverage.layers for own, name in layer.names.items()}
         generator = torch.Generator().manual_seed(seed)
         return cls(
             {name: draw_part(shapes[name], sizes[name], table=name in tables, generator=generator) for name in sorted(sizes)}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -55,26 +54,13 @@ def stand_in_for(layer: Layer, own_name: str, samples: int, decisions: Decisions
     return StandIn(layer.module, own_name, layer.names[own_name], parameter, lines, tensor)
 
 
-@contextmanager
-def in_place(stand_ins: Sequence[StandIn]) -> Iterator[None]:
-    """Inside the context, the modules compute with the stand-ins."""
-    try:
-        _put(stand_ins, True)
-        yield
-    finally:
-        _put(stand_ins, False)
-
-
-@contextmanager
-def set_aside(stand_ins: Sequence[StandIn]) -> Iterator[None]:
-    """Inside the context (itself inside `in_place`), the modules compute with their own parameters again."""
-    try:
-        _put(stand_ins, False)
-        yield
-    finally:
-        _put(stand_ins, True)
-
-
-def _put(stand_ins: Sequence[StandIn], there: bool) -> None:
+def insert(stand_ins: Sequence[StandIn]) -> None:
+    """Make the modules compute with the stand-ins."""
     for one in stand_ins:  # setattr would refuse: a module accepts only a parameter under a parameter's name
-        one.module._parameters[one.own_name] = one.tensor if there else one.parameter  # type: ignore[assignment]
+        one.module._parameters[one.own_name] = one.tensor  # type: ignore[assignment]
+
+
+def remove(stand_ins: Sequence[StandIn]) -> None:
+    """Make the modules compute with their own parameters again."""
+    for one in stand_ins:
+        one.module._parameters[one.own_name] = one.parameter

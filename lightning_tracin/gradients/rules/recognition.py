@@ -19,7 +19,6 @@ import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,17 +31,6 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 #: Size of inputs compared with which any epsilon is large; their squares are still normal numbers in float32.
 _TINY = 1e-15
-
-
-@dataclass(frozen=True)
-class _Formula:
-    """The formula that a module is compared with, in float64."""
-
-    offset: float  # the scale is offset + weight
-    epsilon: float
-
-    def normalised(self, inputs: Tensor) -> Tensor:
-        return inputs * torch.rsqrt(inputs.square().mean(-1, keepdim=True) + self.epsilon)
 
 
 def root_mean_square_epsilon(module: nn.Module) -> float | None:
@@ -62,9 +50,9 @@ def root_mean_square_epsilon(module: nn.Module) -> float | None:
             states = _random_states(device)
             for offset in (0.0, 1.0):
                 generator = torch.Generator("cpu").manual_seed(0)
-                formula = _Formula(offset, _found_epsilon(copy.deepcopy(module).float(), offset, generator))
-                if _follows(module, formula, generator):
-                    return formula.epsilon if _random_states(device) == states else None  # it is random
+                epsilon = _found_epsilon(copy.deepcopy(module).float(), offset, generator)
+                if _follows(module, offset, epsilon, generator):
+                    return epsilon if _random_states(device) == states else None  # it is random
     except Exception:  # a forward that was not written for such inputs may raise anything
         return None
     return None
@@ -135,15 +123,16 @@ def _found_epsilon(twin: nn.Module, offset: float, generator: torch.Generator) -
     return next((value for value in constants if math.isclose(value, epsilon, rel_tol=1e-5)), epsilon)
 
 
-def _follows(module: nn.Module, formula: _Formula, generator: torch.Generator) -> bool:
+def _follows(module: nn.Module, offset: float, epsilon: float, generator: torch.Generator) -> bool:
+    """Whether a module follows the formula, with scale offset + weight, in all cases that are tried."""
     own = next(module.parameters()).dtype
     for dtype in sorted({torch.float32, own}, key=str):
         twin = copy.deepcopy(module).to(dtype)
         for training in (True, False):
             twin.train(training)
-            for inputs in _inputs(next(twin.parameters()), formula.epsilon, generator):
-                if not _agrees(twin, formula, inputs, generator):
-                    return False
+            cases = _inputs(next(twin.parameters()), epsilon, generator)
+            if not all(_agrees(twin, offset, epsilon, inputs, generator) for inputs in cases):
+                return False
     return True
 
 
@@ -180,7 +169,7 @@ def _replaced_weight(twin: nn.Module, generator: torch.Generator) -> Tensor:
     return weight
 
 
-def _agrees(twin: nn.Module, formula: _Formula, inputs: Tensor, generator: torch.Generator) -> bool:
+def _agrees(twin: nn.Module, offset: float, epsilon: float, inputs: Tensor, generator: torch.Generator) -> bool:
     """Whether the output for these inputs, and its derivative with respect to a random weight, follow the formula."""
     weight, constants = _replaced_weight(twin, generator), _attributes(twin)
     given = inputs.to(weight)
@@ -192,8 +181,9 @@ def _agrees(twin: nn.Module, formula: _Formula, inputs: Tensor, generator: torch
         return False
     heads = _random(tuple(output.shape), generator).to(output)
     (gradient,) = torch.autograd.grad(output, weight, heads)
-    normalised = formula.normalised(given.detach().cpu().double())
-    scaled = normalised * (formula.offset + weight.detach().cpu().double())
+    exact = given.detach().cpu().double()
+    normalised = exact * torch.rsqrt(exact.square().mean(-1, keepdim=True) + epsilon)
+    scaled = normalised * (offset + weight.detach().cpu().double())
     parts = (heads.cpu().double() * normalised).flatten(0, -2)
     return _close(output, scaled, scaled.abs()) and _close(gradient, parts.sum(0), parts.abs().sum(0))
 
