@@ -131,7 +131,7 @@ class Capture:
                 try:
                     value = self._forward(loss, moved)
                 except NotPerSampleError as error:
-                    moved |= self._take_the_next_way(error)
+                    moved |= self._try_next_way(error)
                     continue
                 if torch.isfinite(value.detach()):
                     self._backward(value)
@@ -168,11 +168,11 @@ class Capture:
         self._in_backward = True
         value.backward()  # type: ignore[no-untyped-call]
         for stand_in in self._stand_ins:
-            gradient = stand_in.taken_gradient()
+            gradient, stand_in.lines.grad = stand_in.lines.grad, None
             if gradient is not None:
                 self._arrived.setdefault(stand_in.name, []).append(Dense(gradient.reshape(self._samples, -1)))
         for name in list(self._arrived):  # no gradient will arrive for uses that the loss does not reach
-            self._hand_on(name)
+            self._deliver(name)
 
     def _shared_parameters(self) -> list[StandIn]:
         """A stand-in for each parameter without a rule."""
@@ -186,7 +186,7 @@ class Capture:
                 self._due[name] += 1  # complete only when the backward has ended
         return stand_ins
 
-    def _take_the_next_way(self, error: NotPerSampleError) -> set[str]:
+    def _try_next_way(self, error: NotPerSampleError) -> set[str]:
         for layer in self._coverage.layers:
             if layer.name in error.layers and not move_outwards(self._coverage, self._modules, layer):
                 raise TracInError(
@@ -318,9 +318,8 @@ class Capture:
     def _on_gradients(self, call: Call, layers: Sequence[Layer], gradients: Sequence[Tensor | None]) -> None:
         prefix = f"{call.name}." if call.name else ""
         paths = {f"{layer.name}.{own}".lstrip(".").removeprefix(prefix): (layer, own) for layer in layers for own in layer.names}
-        for gradient in gradients:
-            if gradient is not None:
-                self._note(gradient.dtype)
+        for dtype in {gradient.dtype for gradient in gradients if gradient is not None}:
+            self._note(dtype)
         self._suspended = True
         remove(self._stand_ins)
         try:
@@ -342,9 +341,9 @@ class Capture:
         self._arrived.setdefault(name, []).append(form)
         self._due[name] -= 1
         if self._due[name] == 0:
-            self._hand_on(name)
+            self._deliver(name)
 
-    def _hand_on(self, name: str) -> None:
+    def _deliver(self, name: str) -> None:
         assert self._consumer is not None
         with torch.no_grad():
             self._consumer(name, merged(self._arrived.pop(name)))

@@ -28,7 +28,7 @@ def move_outwards(coverage: Coverage, modules: Mapping[str, nn.Module], layer: L
     while not loose and inner != around:
         inner = inner.rpartition(".")[0]
         if inner != around and isinstance(modules[inner], nn.ModuleList | nn.ModuleDict):
-            replayed.update({beside.name: around for beside in coverage.layers if beside.name.startswith(f"{inner}.")})
+            replayed.update({sibling.name: around for sibling in coverage.layers if sibling.name.startswith(f"{inner}.")})
     return True
 
 

@@ -14,7 +14,7 @@ Each of them holds every probe, so no product can miss one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -270,7 +270,8 @@ class Written:
         for group in [[one] for one in others] if few else [others] if others else []:
             here = span(group)
             step = step_of(group, here.stop - here.start, int(_SMALLER_TILE * self.tile) if few else self.tile)
-            for mine, theirs in zip(tiles(group, step, self.scale), self._tiles(step), strict=True):
+            probes = (self.matrix[:, at : at + step] for at in range(0, self.matrix.shape[1], step))
+            for mine, theirs in zip(tiles(group, step, self.scale), probes, strict=True):
                 if few:
                     add_product(product[:, here], theirs, mine.T)
                 else:
@@ -278,10 +279,6 @@ class Written:
                 squared[here] += squares(mine)
         if few:
             dot.copy_(product.T)
-
-    def _tiles(self, step: int) -> Iterator[Tensor]:
-        """The probes' gradients, `step` elements at a time: [probes, elements of the tile]."""
-        return (self.matrix[:, at : at + step] for at in range(0, self.matrix.shape[1], step))
 
 
 def _cheaper_factored(outer: Sequence[Outer], probes: int) -> bool:

@@ -106,13 +106,10 @@ def fitting(tensor: Tensor, samples: int) -> list[Layout]:
         >>> fitting(torch.ones(6, 4), samples=2), fitting(torch.ones(7, 4), samples=2)
         ([<Layout.FLAT: 'several consecutive lines for each sample'>], [])
     """
-    if tensor.ndim == 0:
-        return []
-    if tensor.shape[0] == samples:
+    count = tensor.shape[0] if tensor.ndim > 0 else 0
+    if count == samples:
         return [Layout.LINES, Layout.FLAT]  # these are the same here
-    if tensor.shape[0] > 0 and tensor.shape[0] % samples == 0:
-        return [Layout.FLAT]
-    return []
+    return [Layout.FLAT] if count > 0 and count % samples == 0 else []
 
 
 def layer_layout(layer: str, inputs: Tensor, output: Tensor, samples: int, decisions: Decisions) -> Layout:

@@ -3,7 +3,7 @@
 The last resort for parameters that have no rule and are not simply broadcast to the samples (fused experts, recurrent cells,
 attention with its own projections). A call of the module is recorded: its arguments and, when they arrive, the gradients of its
 outputs. Then the module alone is run again, with parameters that require a gradient. There are three methods, tried from cheapest
-to dearest; each one's outputs must equal the recorded ones:
+to most expensive; each one's outputs must equal the recorded ones:
 
 1. all samples at once under `vmap`, each sample with its part of the arguments;
 2. sample by sample, each with its part of the arguments (for modules that branch on their data);

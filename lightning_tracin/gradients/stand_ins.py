@@ -32,11 +32,6 @@ class StandIn:
     lines: Tensor
     tensor: Tensor
 
-    def taken_gradient(self) -> Tensor | None:
-        """Return and release the per-sample gradients, [samples, *shape]; None if the loss does not depend on the parameter."""
-        gradient, self.lines.grad = self.lines.grad, None
-        return gradient
-
 
 def stand_in_for(layer: Layer, own_name: str, samples: int, decisions: Decisions, used: Use) -> StandIn:
     """Make the stand-in for one parameter of a layer.

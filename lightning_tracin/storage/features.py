@@ -1,8 +1,8 @@
 """The projected features of one snapshot on disk.
 
 A folder `features/0003-step375/` holds the whole sketch that made the features, so that probes can be added at any time, and
-shards of train samples and of probes, each complete or absent. Features are stored in half precision, rescaled to one norm, with
-their original norms beside them.
+shards of train samples and of probes, each complete or absent. Features are stored in half precision, rescaled to one norm, along
+with their original norms.
 """
 
 from __future__ import annotations

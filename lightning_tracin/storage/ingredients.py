@@ -180,7 +180,7 @@ class IngredientStore:
         """The files of each shard of train samples (as bytes of their indices); None unless together they cover each pair once.
 
         Raises:
-            TracInError: a file is no shard.
+            TracInError: a file is not a shard.
         """
         files: dict[bytes, list[Path]] = {}
         probes: dict[bytes, list[int]] = {}

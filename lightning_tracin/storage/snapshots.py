@@ -49,7 +49,7 @@ _DIGESTED = 1024
 
 
 class SnapshotRecord(BaseModel):
-    """The record of a snapshot, beside its weights."""
+    """Everything stored for a snapshot apart from its tensors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
