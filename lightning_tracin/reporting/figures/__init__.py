@@ -1,10 +1,9 @@
-"""A figure for every experiment of the study: tables in, a matplotlib Figure out; nothing is written and no state is kept.
+"""A figure for every experiment: functions from a table to a matplotlib Figure, which write nothing and keep no state.
 
-What a title states of probes, k, seeds, random draws and samples it reads from the table's columns of these names
-(`table.assign(k=100, seeds=3)` adds them). Intervals are called 95 % ones, as `reliance.Interval` makes them.
+Titles state the number of probes, seeds, random draws and samples, and k, if the table has columns of these names
+(`table.assign(k=100, seeds=3)` adds them). Intervals are labelled 95 %, the default of `reliance.Interval`.
 
-Languages are told apart by colour and marker together. Where figures of several tables stand side by side, give every one the
-same `languages`, so that each keeps its colour.
+Each language has its own colour and marker. To keep them the same in several figures, pass the same `languages` to each.
 
 matplotlib is optional, so a figure's module is imported when the figure is first used.
 """
@@ -46,7 +45,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """A figure, from its module.
+    """Import a figure from its module.
 
     Raises:
         MissingPackageError: matplotlib is not installed.
