@@ -35,6 +35,17 @@ def stacked(tables: Mapping[Any, pd.DataFrame], *names: str) -> pd.DataFrame:
     return table
 
 
+def with_seeds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Join the tables of seeds 0, 1, ..., with a new last column `seed`.
+
+    Example:
+        >>> with_seeds([pd.DataFrame({"share": [0.5]}), pd.DataFrame({"share": [0.25]})]).values.tolist()
+        [[0.5, 0.0], [0.25, 1.0]]
+    """
+    table: pd.DataFrame = pd.concat([one.assign(seed=seed) for seed, one in enumerate(tables)], ignore_index=True)
+    return table
+
+
 def own_language(table: pd.DataFrame) -> pd.DataFrame:
     """The rows in which probe language and train language are the same.
 

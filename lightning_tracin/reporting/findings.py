@@ -64,9 +64,7 @@ def study_of(run: TracInRun, view: View, representations: Callable[[], tuple[Flo
     """
     if view.measure != "share":
         raise TracInError("The study ranks train samples for each probe, and language means have no ranks; run without them.")
-    each = {
-        snapshot.index: run.influence(view.similarity, view.weighting, [snapshot.index]).to_numpy() for snapshot in run.snapshots
-    }
+    each = influence_by_snapshot(run, view)
     scores: Scores = np.sum(list(each.values()), axis=0)
     missing: list[str] = []
     baselines = baselines_of(BASELINES, run.train, run.probes, representations, missing=missing)
@@ -92,6 +90,12 @@ def study_of(run: TracInRun, view: View, representations: Callable[[], tuple[Flo
         *findings_of_baselines(compared, INFLUENCE),
     )
     return Study(compared, changes, reinforcement, findings, tuple(missing))
+
+
+def influence_by_snapshot(run: TracInRun, view: View) -> dict[int, Scores]:
+    """Snapshot -> influence at that snapshot alone: [train, probes]."""
+    indices = (snapshot.index for snapshot in run.snapshots)
+    return {index: run.influence(view.similarity, view.weighting, [index]).to_numpy() for index in indices}
 
 
 def findings_of_reliance(table: pd.DataFrame, k: int) -> Iterator[str]:

@@ -19,12 +19,7 @@ if TYPE_CHECKING:
     from lightning_tracin.reporting.figures.experiment_charts import changes, imbalance, masks, reinforcement, zero_shot
     from lightning_tracin.reporting.figures.reliance_charts import curves, heat_map, shares
 
-_MODULES = {
-    "drawing": ("png",),
-    "evidence_charts": ("agreement", "deletion_areas", "lds_bars", "left_out", "removal_curve"),
-    "experiment_charts": ("changes", "imbalance", "masks", "reinforcement", "zero_shot"),
-    "reliance_charts": ("curves", "heat_map", "shares"),
-}
+_MODULES = ("drawing", "evidence_charts", "experiment_charts", "reliance_charts")
 
 __all__ = [
     "agreement",
@@ -50,8 +45,8 @@ def __getattr__(name: str) -> Any:
     Raises:
         MissingPackageError: matplotlib is not installed.
     """
-    for module, names in _MODULES.items():
-        if name in names:
-            needs("matplotlib", "report", "Figures")
-            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    needs("matplotlib", "report", "Figures")
+    modules = (importlib.import_module(f"{__name__}.{module}") for module in _MODULES)
+    return next(getattr(module, name) for module in modules if hasattr(module, name))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -42,17 +41,15 @@ def removal_curve(table: pd.DataFrame) -> Figure:
     handles = {name: drawing.key(style[name], line="-") for name in names} if len(shown) == 1 else {}
     for panel, some in zip(axes, shown, strict=True):
         mine = table[table["removed"].isin(some)].sort_values("k", kind="stable")
-        drawn = [_Curve(name, mine[mine["removed"] == name], "drop", "", style[name], "-") for name in some]
-        if _differ(mine, at_random):
-            drawn += [
-                _Curve(f"at random, {one.name}", one.lines, "random_drop", "random_", one.look, "--") for one in list(drawn)
-            ]
+        drawn = [(name, mine[mine["removed"] == name], "", style[name], "-") for name in some]
+        if mine.groupby("k")[at_random].nunique(dropna=False).gt(1).to_numpy().any():  # each has random removals of its own
+            drawn += [(f"at random, {name}", lines, "random_", look, "--") for name, lines, _, look, _ in drawn]
             handles["dashed: k at random"] = drawing.key(drawing.Look("black", ""), line="--")
         else:
-            drawn.append(_Curve("at random", mine.drop_duplicates("k"), "random_drop", "random_", _RANDOM, "--"))
+            drawn.append(("at random", mine.drop_duplicates("k"), "random_", _RANDOM, "--"))
             handles["k at random"] = drawing.key(_RANDOM, line="--")
         for index, curve in enumerate(drawn):
-            _draw(panel, curve, (index - (len(drawn) - 1) / 2) * apart)
+            _draw(panel, (index - (len(drawn) - 1) / 2) * apart, *curve)
         panel.axhline(0, color=drawing.GREY, lw=0.8, zorder=1)
         panel.grid(alpha=0.25)
         if len(shown) > 1:
@@ -64,34 +61,18 @@ def removal_curve(table: pd.DataFrame) -> Figure:
     drawing.legend(figure, "removed", handles)
     drawing.title(
         figure,
-        "Removing what influence names",
+        "Removing the most influential samples",
         drawing.facts(table.drop(columns="k"), probes="probe{}"),
         f"bars: {drawing.INTERVAL} over items",
     )
     return figure
 
 
-@dataclass(frozen=True)
-class _Curve:
-    name: str
-    lines: pd.DataFrame
-    value: str
-    prefix: str  # of `low` and `high`
-    look: drawing.Look
-    line: str
-
-
-def _draw(panel: Axes, curve: _Curve, aside: float) -> None:
-    at, lines, colour = curve.lines["k"] + aside, curve.lines, curve.look.colour
-    panel.vlines(
-        at, lines[f"{curve.prefix}low"], lines[f"{curve.prefix}high"], colors=colour, lw=1.2, label=f"interval {curve.name}"
-    )
-    panel.plot(at, lines[curve.value], color=colour, marker=curve.look.marker, ms=5, lw=1.4, ls=curve.line, label=curve.name)
-
-
-def _differ(table: pd.DataFrame, columns: list[str]) -> bool:
-    """Whether removals of one size were compared with different random removals."""
-    return bool(table.groupby("k")[columns].nunique(dropna=False).gt(1).to_numpy().any())
+def _draw(panel: Axes, aside: float, name: str, lines: pd.DataFrame, prefix: str, look: drawing.Look, line: str) -> None:
+    """Draw a curve with its intervals, moved aside a little; the prefix is that of the columns `drop`, `low` and `high`."""
+    at = lines["k"] + aside
+    panel.vlines(at, lines[f"{prefix}low"], lines[f"{prefix}high"], colors=look.colour, lw=1.2, label=f"interval {name}")
+    panel.plot(at, lines[f"{prefix}drop"], color=look.colour, marker=look.marker, ms=5, lw=1.4, ls=line, label=name)
 
 
 def deletion_areas(rows: pd.DataFrame) -> Figure:
