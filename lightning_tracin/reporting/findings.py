@@ -119,7 +119,7 @@ def findings_of_reliance(table: pd.DataFrame, k: int) -> Iterator[str]:
                 f"{language}: it relies on these languages more than by chance and more than the average probe language does: "
                 f"{', '.join(named)}. Each interval is for a single cell, without correction for the {len(others)} comparisons."
             )
-    yield f"For comparison, the authors of the study report {REPORTED['reliance']}."
+    yield f"For comparison, Choenni et al. (2023) report {REPORTED['reliance']}."
 
 
 def findings_of_changes(changes: pd.DataFrame, run: TracInRun, reliance: pd.DataFrame, k: int) -> Iterator[str]:
@@ -138,7 +138,7 @@ def findings_of_changes(changes: pd.DataFrame, run: TracInRun, reliance: pd.Data
             f"p = {line['p_adjusted']:.2g} corrected for {tests} tests, {line['probes']} probes; "
             f"chance {_part(chance[language, language])}."
         )
-    yield f"For comparison, the authors of the study report {REPORTED['changes']}."
+    yield f"For comparison, Choenni et al. (2023) report {REPORTED['changes']}."
 
 
 def findings_of_reinforcement(table: pd.DataFrame, k: int) -> Iterator[str]:
@@ -153,7 +153,7 @@ def findings_of_reinforcement(table: pd.DataFrame, k: int) -> Iterator[str]:
             f"translations of own-language samples there ({_interval(line)}; chance {_part(line['chance'])}, "
             f"{line['probes']} probes): {kind}."
         )
-    yield f"For comparison, the authors of the study report {REPORTED['reinforcement']}."
+    yield f"For comparison, Choenni et al. (2023) report {REPORTED['reinforcement']}."
 
 
 def findings_of_baselines(compared: pd.DataFrame, influence: str) -> Iterator[str]:

@@ -57,7 +57,7 @@ def test_findings_of_a_constructed_run() -> None:
     )
     assert "de: the own-language share of the top 10 does not change significantly, going from 1.00" in text
     assert "8 probes; chance 0.50" in text
-    assert "authors of the study report that reliance on other languages grows" in text
+    assert "Choenni et al. (2023) report that reliance on other languages grows" in text
     assert set(study.compared["score"]) == {"influence", "random", "BM25", "same label", "BM25 x same label"}
     assert (study.compared.groupby(["score", "probe_language"])["share"].sum().round(9) == 1).all()
     assert study.reinforcement is not None

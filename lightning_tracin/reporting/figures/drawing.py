@@ -53,18 +53,18 @@ def canvas(width: float, height: float) -> Figure:
     return figure
 
 
-def panels(count: int, across: int, size: tuple[float, float], beside: float = 0.9) -> tuple[Figure, list[Axes]]:
+def panels(count: int, across: int, size: tuple[float, float], margin: float = 0.9) -> tuple[Figure, list[Axes]]:
     """A figure of equal panels with shared axes; sizes in inches.
 
     Args:
         count: number of panels.
         across: largest number of panels in a row.
         size: width and height of a panel.
-        beside: width left for labels and the legend.
+        margin: width left for labels and the legend.
     """
     across = min(across, count)
     down = -(-count // across)
-    figure = canvas(max(size[0] * across + beside, 4.5), max(size[1] * down, 1.4) + 1.0)
+    figure = canvas(max(size[0] * across + margin, 4.5), max(size[1] * down, 1.4) + 1.0)
     axes = list(figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flat)
     for panel in axes[count:]:
         panel.set_axis_off()
@@ -85,8 +85,8 @@ def letters(names: Iterable[str], size: float = SMALL) -> float:
 
 def title(figure: Figure, heading: str, *notes: str) -> None:
     """Set the title and notes below it, wrapped to the width left of the legend."""
-    beside = sum(one.get_window_extent().width for one in figure.legends) / figure.dpi
-    room = figure.get_figwidth() - beside
+    legends = sum(one.get_window_extent().width for one in figure.legends) / figure.dpi
+    room = figure.get_figwidth() - legends
     width = int(room * 72 / (SMALL * 0.58))
     lines = [*textwrap.wrap(heading, width), *textwrap.wrap("; ".join(note for note in notes if note), width)]
     figure.suptitle("\n".join(lines), x=room / figure.get_figwidth() / 2, fontsize=SMALL)

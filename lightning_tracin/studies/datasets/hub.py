@@ -131,8 +131,8 @@ def _load(path: str, config: str | None, split: str) -> datasets.Dataset:
     except ConnectionError as error:
         raise TracInError(
             f"The data set {what} cannot be fetched from the Hugging Face hub, and is not in the cache: check the network "
-            "connection, download the data set elsewhere and give the path of its folder, use local CSV, TSV or JSON-lines "
-            "files, or use the names in CLDR, which need no network."
+            "connection; without one, download the data set elsewhere, copy the folder and give its path, use local CSV, TSV or "
+            "JSON-lines files, or use the names in CLDR, which need no network."
         ) from error
     except (ValueError, FileNotFoundError, RuntimeError) as error:  # no such configuration or split; no data; a script
         raise TracInError(f"The data set {what} cannot be loaded: {error}") from error

@@ -16,7 +16,7 @@ from lightning_tracin.studies.study_runs import StudyRuns
 _SHOWN = 3
 
 
-@experiment("top", "E1: the strongest train samples, by eye", 10, always=True)
+@experiment("top", "E1: the strongest train samples", 10, always=True)
 def top_samples(study: StudyRuns) -> Contents:
     """E1: the strongest train samples with their texts, and the fraction with the probe's label and language."""
     run, scores = study.main_run(0), study.scores(0)[study.main]

@@ -111,7 +111,7 @@ def _groups(study: StudyRuns, removed: Removed, k: int, seed: int) -> list[tuple
 
 @experiment(
     "removal",
-    "E2: removing what influence names",
+    "E2: removing the most influential samples",
     80,
     refits=members,
     check_settings=check_settings,

@@ -36,9 +36,9 @@ def reliance(study: StudyRuns) -> Contents:
     seeds = "one seed" if len(by_seed) == 1 else f"{len(by_seed)} seeds"
     return Contents(
         f"Share of each train language in a probe's top {k} of {len(study.train)} train samples by {study.main}, averaged over "
-        f"the probes of a language and {seeds}. Chance is the language's fraction of the train samples; lift is the share over "
-        "its mean over the probe languages; intervals are bootstraps over probes (95 %); `error` is the standard error over "
-        "seeds.",
+        f"the probes of a language and {seeds}. Chance is the language's fraction of the train samples. Lift is the share "
+        "divided by its mean over the probe languages. Intervals are bootstraps over probes (95 %). `error` is the standard "
+        "error over seeds.",
         (*findings_of_reliance(proponents, k), *findings_of_baselines(every, study.main), *_spread(proponents, len(by_seed))),
         {"shares": main, "every_score": every, "layers": _layers(study)},
         {

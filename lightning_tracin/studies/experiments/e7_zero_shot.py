@@ -96,4 +96,4 @@ def _findings(table: pd.DataFrame) -> Iterator[str]:
             f"(95 % interval {one['low']:.2f} to {one['high']:.2f}, chance {one['chance']:.2f}); {stayed}; {one['probes']} probes"
             "."
         )
-    yield f"For comparison, the authors of the original study report {_REPORTED}."
+    yield f"For comparison, Choenni et al. (2023) report {_REPORTED}."

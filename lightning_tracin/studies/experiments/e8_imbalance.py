@@ -49,7 +49,7 @@ def runs(study: StudyRuns) -> list[Wanted]:
 
 @experiment(
     "imbalance",
-    "E8: more of one language",
+    "E8: more data of one language",
     60,
     runs=runs,
     check_settings=check_settings,
@@ -88,4 +88,4 @@ def _findings(table: pd.DataFrame) -> Iterator[str]:
             f"{other['high']:.2f}, chance {other['chance']:.2f}); its difference from chance, from {one['over_chance']:+.2f} to "
             f"{other['over_chance']:+.2f}."
         )
-    yield f"For comparison, the authors of the original study report {_REPORTED}."
+    yield f"For comparison, Choenni et al. (2023) report {_REPORTED}."
