@@ -171,12 +171,11 @@ def without_ties(scores: Scores, seed: int = 0) -> Scores:
     language that comes first in the data.
 
     Example:
-        >>> without_ties(np.array([[1.0], [1.0], [2.0]])).argmax(), len(set(without_ties(np.ones(9))))
+        >>> int(without_ties(np.array([[1.0], [1.0], [2.0]])).argmax()), len(set(without_ties(np.ones(9))))
         (2, 9)
     """
     noise = np.random.default_rng(seed).random(scores.shape)
-    untied: Scores = scores + 1e-9 * max(1.0, float(np.abs(scores).max(initial=0.0))) * noise
-    return untied
+    return scores + 1e-9 * max(1.0, float(np.abs(scores).max(initial=0.0))) * noise
 
 
 def representation_similarity(train: npt.ArrayLike, probes: npt.ArrayLike) -> Scores:

@@ -9,24 +9,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lightning_tracin.analysis.reliance import per_probe
+from lightning_tracin.analysis.reliance import Floats, per_probe
 from lightning_tracin.analysis.scores import Scores
+from lightning_tracin.analysis.tables import table_from
 from lightning_tracin.config import Measure, Sign
 from lightning_tracin.errors import TracInError
 
-COLUMNS = (
-    "probe_language",
-    "train_language",
-    "before",
-    "after",
-    "mean_before",
-    "mean_after",
-    "difference",
-    "probes",
-    "statistic",
-    "p",
-    "p_adjusted",
-)
+_MEANS, _TEST = ("mean_before", "mean_after", "difference"), ("probes", "statistic", "p")
+COLUMNS = ("probe_language", "train_language", "before", "after", *_MEANS, *_TEST, "p_adjusted")
 
 #: A change is significant if its corrected p is below this.
 SIGNIFICANT = 0.05
@@ -78,7 +68,7 @@ def change_table(
                 one, other = (values[snapshot][1][mine, column] for snapshot in (before, after))
                 both = np.isfinite(one) & np.isfinite(other)
                 rows.append((own, train, before, after, *_test(one[both], other[both])))
-    table: pd.DataFrame = pd.DataFrame(rows, columns=list(COLUMNS[:-1]))
+    table = table_from(rows, COLUMNS[:-1])
     table["p_adjusted"] = np.nan
     known = table["p"].notna()
     if known.any():
@@ -86,9 +76,7 @@ def change_table(
     return table
 
 
-def _test(
-    before: np.ndarray[tuple[int, ...], np.dtype[np.float64]], after: np.ndarray[tuple[int, ...], np.dtype[np.float64]]
-) -> tuple[float, float, float, int, float, float]:
+def _test(before: Floats, after: Floats) -> tuple[float, float, float, int, float, float]:
     """Mean before, mean after, mean difference, number of pairs, test statistic and p."""
     count = len(before)
     if count == 0:

@@ -26,7 +26,7 @@ class FeatureShards:
     """Ingredients from a snapshot's features, computed shard by shard; see `shards.Shards`."""
 
     train: Sequence[Indices]  # the train samples of each shard
-    computed: Ahead[int, Ingredients]  # computes a shard
+    computed: Ahead[int, Ingredients]  # computes the shards, some ahead of the reader
     probe_norm: FloatArray  # [groups, probes]
     held: int  # bytes of the probes' features
 
@@ -155,13 +155,13 @@ def _gathered(blocks: Iterator[tuple[Tensor, Tensor]], count: int) -> Tensor:
 def ingredients_of(
     store: IngredientStore, parts: Parts, into: Sequence[int] | None, fisher: tuple[float, Blocks] | None
 ) -> Ingredients:
-    """Inner products and norms of whatever a method has stored; a new kind of store registers here.
+    """Inner products and norms from the store of any method; a new kind of store registers its function here.
 
     Args:
-        store: of one snapshot.
-        parts: which parameter belongs to which part.
-        into: for each part, the number of the group that it is added to; None keeps the parts.
-        fisher: damping and blocks of whitening, for features; None: none.
+        store: the store of one snapshot.
+        parts: maps parameters to parts.
+        into: group that each part is added to; None keeps the parts.
+        fisher: damping and blocks of the whitening of features; None does not whiten.
 
     Raises:
         TracInError: something is missing or damaged.
@@ -174,7 +174,7 @@ def ingredients_of(
 def product_shards(
     store: IngredientStore, parts: Parts, into: Sequence[int] | None, fisher: tuple[float, Blocks] | None
 ) -> Shards:
-    """The same, shard by shard of the train samples, each read when it is asked for; see `ingredients_of`."""
+    """Like `ingredients_of`, but reads each shard of train samples on demand."""
     del parts, fisher
     return store.shards(into)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from lightning_tracin.analysis.tables import own_language, table_from
 from lightning_tracin.errors import TracInError
 
 COLUMNS = ("language", "added", "share", "low", "high", "chance", "over_chance", "mean_cross_lingual_others")
@@ -34,7 +35,7 @@ def imbalance_table(tables: Mapping[tuple[str, float], pd.DataFrame]) -> pd.Data
     """
     rows = []
     for (language, added), table in sorted(tables.items(), key=lambda entry: entry[0]):
-        own = table[table["probe_language"] == table["train_language"]].set_index("probe_language")
+        own = own_language(table).set_index("probe_language")
         if language not in own.index:
             raise TracInError(
                 f"The run with {added:g} % more {language!r} has no probes or no train samples in {language!r} "
@@ -42,17 +43,6 @@ def imbalance_table(tables: Mapping[tuple[str, float], pd.DataFrame]) -> pd.Data
             )
         row = own.loc[language]
         rest = own.drop(index=language)["share"]
-        rows.append(
-            (
-                language,
-                added,
-                row["share"],
-                row["low"],
-                row["high"],
-                row["chance"],
-                row["share"] - row["chance"],
-                1 - rest.mean() if len(rest) else np.nan,
-            )
-        )
-    result: pd.DataFrame = pd.DataFrame(rows, columns=list(COLUMNS))
-    return result
+        share, low, high, chance = (row[name] for name in ("share", "low", "high", "chance"))
+        rows.append((language, added, share, low, high, chance, share - chance, 1 - rest.mean() if len(rest) else np.nan))
+    return table_from(rows, COLUMNS)

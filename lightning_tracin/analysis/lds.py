@@ -15,13 +15,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from lightning_tracin.analysis.reliance import Interval
+from lightning_tracin.analysis.reliance import Floats, Interval
 from lightning_tracin.analysis.scores import Scores
 from lightning_tracin.errors import TracInError
 
 Members = npt.NDArray[np.bool_]  # [subsets, train]
 Outputs = npt.NDArray[np.float64]  # [subsets, probes]
-Floats = npt.NDArray[np.float64]
 
 _CHUNK = 32  # resamples at a time, to bound the memory
 
@@ -88,8 +87,7 @@ def lds_per_probe(scores: Scores, members: Members, outputs: Outputs) -> Floats:
         >>> lds_per_probe(scores, alone, better).round(3).tolist(), lds_per_probe(scores, alone, worse).round(3).tolist()
         ([1.0], [-1.0])
     """
-    predicted = _predicted(scores, members, outputs)
-    return _rank_correlations(predicted, outputs)
+    return _rank_correlations(_predicted(scores, members, outputs), outputs)
 
 
 def lds_within_class(
@@ -164,8 +162,9 @@ def lds(scores: Scores, members: Members, outputs: Outputs, interval: Interval |
 
     Example:
         >>> scores, members = np.arange(8.0)[:, None].repeat(2, 1), draw_subsets(8, 6)
-        >>> lds(scores, members, outputs=members @ scores)  # the outputs are the summed scores
-        Estimate(value=1.0, low=1.0, high=1.0, probes=2)
+        >>> found = lds(scores, members, outputs=members @ scores)  # the outputs are the summed scores
+        >>> round(found.value, 3), round(found.low, 3), found.probes
+        (1.0, 1.0, 2)
     """
     correlations = lds_per_probe(scores, members, outputs)
     draws = _resampled(_predicted(scores, members, outputs), outputs, interval or Interval())
@@ -181,13 +180,12 @@ def lds_difference(
 
     Example:
         >>> scores, members = np.arange(8.0)[:, None].repeat(2, 1), draw_subsets(8, 6)
-        >>> lds_difference(scores, -scores, members, outputs=members @ scores).value
+        >>> round(lds_difference(scores, -scores, members, outputs=members @ scores).value, 3)
         2.0
     """
     settings = interval or Interval()
     difference = lds_per_probe(scores, members, outputs) - lds_per_probe(others, members, outputs)
-    both = (_resampled(_predicted(each, members, outputs), outputs, settings) for each in (scores, others))
-    mine, theirs = both
+    mine, theirs = (_resampled(_predicted(each, members, outputs), outputs, settings) for each in (scores, others))
     return _estimate(difference, mine - theirs, settings)
 
 

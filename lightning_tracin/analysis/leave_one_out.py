@@ -15,22 +15,12 @@ import pandas as pd
 from scipy import stats
 
 from lightning_tracin.analysis.reliance import Floats
+from lightning_tracin.analysis.tables import table_from
 from lightning_tracin.errors import TracInError
 
-COLUMNS = (
-    "score",
-    "cells",
-    "pearson",
-    "spearman",
-    "centred_pearson",
-    "centred_low",
-    "centred_high",
-    "floor",
-    "p",
-    "others_pearson",
-    "others_low",
-    "others_high",
-)
+_CENTRED = ("centred_pearson", "centred_low", "centred_high", "floor", "p")
+_OTHERS = ("others_pearson", "others_low", "others_high")
+COLUMNS = ("score", "cells", "pearson", "spearman", *_CENTRED, *_OTHERS)
 
 
 def change_in_loss(whole: npt.ArrayLike, without: Mapping[str, npt.ArrayLike], probe_languages: npt.ArrayLike) -> pd.DataFrame:
@@ -67,8 +57,7 @@ def change_in_loss(whole: npt.ArrayLike, without: Mapping[str, npt.ArrayLike], p
             by_seed = (losses - base)[:, mine].mean(1)
             error = float(stats.sem(by_seed)) if len(by_seed) > 1 else np.nan
             rows.append((str(own), left_out, float(by_seed.mean()), error, len(by_seed), int(mine.sum())))
-    table: pd.DataFrame = pd.DataFrame(rows, columns=["probe_language", "train_language", "change", "error", "seeds", "probes"])
-    return table
+    return table_from(rows, ["probe_language", "train_language", "change", "error", "seeds", "probes"])
 
 
 def doubly_centred(table: npt.ArrayLike) -> Floats:
@@ -145,7 +134,7 @@ def agreement_table(
                 name,
                 cells.size,
                 _pearson(cells, change.to_numpy()),
-                _pearson(_ranks(cells), _ranks(change.to_numpy())),
+                _pearson(stats.rankdata(cells), stats.rankdata(change.to_numpy())),
                 pearson,
                 low,
                 high,
@@ -155,8 +144,7 @@ def agreement_table(
                 *_fisher(others_pearson, others.sum() - sum(change.shape) + 1),
             )
         )
-    agreement: pd.DataFrame = pd.DataFrame(rows, columns=list(COLUMNS))
-    return agreement
+    return table_from(rows, COLUMNS)
 
 
 def _grid(table: pd.DataFrame, value: str, what: str) -> pd.DataFrame:
@@ -193,11 +181,6 @@ def _permuted_pearson(cells: Floats, truth: Floats, permutations: int, generator
         warnings.simplefilter("ignore", stats.ConstantInputWarning)  # NaN is the right answer
         correlations: Floats = np.asarray(stats.pearsonr(centred, truth.reshape(1, -1), axis=1).statistic)
     return np.where(np.ptp(centred, axis=1) < 1e-12, np.nan, correlations)
-
-
-def _ranks(values: Floats) -> Floats:
-    ranks: Floats = stats.rankdata(values).reshape(values.shape)
-    return ranks
 
 
 def _fisher(correlation: float, cells: int) -> tuple[float, float]:

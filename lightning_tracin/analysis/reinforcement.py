@@ -6,13 +6,15 @@ too. Otherwise it complements.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from lightning_tracin.analysis.reliance import Floats, Interval, bootstrap_mean
+from lightning_tracin.analysis.reliance import Interval, bootstrap_mean
 from lightning_tracin.analysis.scores import Scores, ranked, require_k
+from lightning_tracin.analysis.tables import table_from
 from lightning_tracin.config import Sign
 from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.sample_table import SampleTable
@@ -64,54 +66,19 @@ def reinforcement_table(
     rows = []
     for own in sorted(set(probe_languages)):
         translation = np.asarray([-1 if name is None else place.get((own, name), -1) for name in item])
-        mine = [probe for probe, other in enumerate(probe_languages) if other == own]
-        others = [ALL, *sorted(set(train.language) - {own})]
-        shares, counts = _shares(top[mine], language, translation, own, others)
-        expected = _chance(language, translation, own, others, k)
-        for column, other in enumerate(others):
-            counted = np.isfinite(shares[:, column])
-            low, high = bootstrap_mean(shares[counted][:, [column]], interval or Interval())
-            mean = float(shares[counted, column].mean()) if counted.any() else np.nan
-            rows.append(
-                (own, other, mean, 1 - mean, expected[column], low[0], high[0], int(counted.sum()), int(counts[:, column].sum()))
-            )
-    table: pd.DataFrame = pd.DataFrame(rows, columns=list(COLUMNS))
-    return table
-
-
-def _shares(
-    top: np.ndarray[tuple[int, ...], np.dtype[np.int64]],
-    language: np.ndarray[tuple[int, ...], np.dtype[np.str_]],
-    translation: np.ndarray[tuple[int, ...], np.dtype[np.int64]],
-    own: str,
-    others: Sequence[str],
-) -> tuple[Floats, Floats]:
-    """The reinforcing share (NaN if a probe has no such sample) and the number of samples: [probes, others] each."""
-    shares, counts = np.full((len(top), len(others)), np.nan), np.zeros((len(top), len(others)))
-    for probe, chosen in enumerate(top):
-        reinforces = np.isin(translation[chosen], chosen)  # -1 matches no index
-        for column, other in enumerate(others):
-            here = (language[chosen] != own) if other == ALL else (language[chosen] == other)
-            counts[probe, column] = here.sum()
-            if here.any():
-                shares[probe, column] = reinforces[here].mean()
-    return shares, counts
-
-
-def _chance(
-    language: np.ndarray[tuple[int, ...], np.dtype[np.str_]],
-    translation: np.ndarray[tuple[int, ...], np.dtype[np.int64]],
-    own: str,
-    others: Sequence[str],
-    k: int,
-) -> list[float]:
-    """Value for random ranks: given a sample in the top k, its translation is there with probability (k - 1) / (N - 1)."""
-    expected = []
-    for other in others:
-        here = (language != own) if other == ALL else (language == other)
-        has = float((translation[here] >= 0).mean()) if here.any() else np.nan
-        expected.append(has * (k - 1) / max(1, len(language) - 1))
-    return expected
+        mine = top[[probe for probe, other in enumerate(probe_languages) if other == own]]
+        reinforces = np.stack([np.isin(translation[chosen], chosen) for chosen in mine])  # [probes, k]; -1 matches no index
+        for other in (ALL, *sorted(set(train.language) - {own})):
+            group = (language != own) if other == ALL else (language == other)
+            counts = group[mine].sum(1)  # [probes]
+            hits = (group[mine] & reinforces).sum(1)
+            shares = hits[counts > 0] / counts[counts > 0]
+            low, high = bootstrap_mean(shares[:, None], interval or Interval())
+            mean = float(shares.mean()) if len(shares) else np.nan
+            translated = float((translation[group] >= 0).mean()) if group.any() else np.nan
+            chance = translated * (k - 1) / max(1, len(language) - 1)  # the translation is another of the top k
+            rows.append((own, other, mean, 1 - mean, chance, low[0], high[0], len(shares), int(counts.sum())))
+    return table_from(rows, COLUMNS)
 
 
 def _require_items(train: SampleTable) -> None:
@@ -120,11 +87,9 @@ def _require_items(train: SampleTable) -> None:
             "No train sample has an item, so it is unknown which samples are translations of each other; run the fit with "
             "`item_column=...`."
         )
-    seen = set()
-    for pair in zip(train.language, train.item, strict=True):
-        if pair[1] is not None and pair in seen:
+    for (language, item), count in Counter(zip(train.language, train.item, strict=True)).items():
+        if item is not None and count > 1:
             raise TracInError(
-                f"Item {pair[1]!r} occurs twice in {pair[0]!r}, so a translation is not a unique sample; give every "
+                f"Item {item!r} occurs twice in {language!r}, so a translation is not a unique sample; give every "
                 "sentence an item of its own."
             )
-        seen.add(pair)

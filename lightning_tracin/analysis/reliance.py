@@ -1,7 +1,7 @@
-"""From scores and languages to reliance: which train languages a probe language's strongest influences come from.
+"""Reliance: the train languages that a probe language's strongest influences come from.
 
-`per_probe` gives each probe's value for each train language; `reliance_table` averages over the probes of a language and
-sets chance, lift and an interval beside it.
+`per_probe` returns each probe's value for each train language; `reliance_table` averages over the probes of a language, and adds
+chance, lift and an interval.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pandas as pd
 from scipy import stats
 
 from lightning_tracin.analysis.scores import Scores, require_k
+from lightning_tracin.analysis.tables import own_language, table_from
 from lightning_tracin.analysis.top_k import Strongest
 from lightning_tracin.config import Measure, Sign, check_choice
 from lightning_tracin.errors import TracInError
@@ -27,7 +28,12 @@ COLUMNS = ("probe_language", "train_language", "share", "chance", "lift", "low",
 
 @dataclass(frozen=True)
 class Interval:
-    """How the bootstrap over probes is done."""
+    """Settings of the bootstrap over probes.
+
+    Example:
+        >>> Interval(confidence=0.9)
+        Interval(confidence=0.9, resamples=999, seed=0)
+    """
 
     confidence: float = 0.95
     resamples: int = 999
@@ -41,18 +47,25 @@ def per_probe(
 
     Args:
         scores: influence [train, probes].
-        train_languages: of each train sample.
-        k: how many of the strongest train samples count (for `"share"`).
+        train_languages: language of each train sample.
+        k: number of strongest train samples to count (for `"share"`).
         sign: `"positive"` for proponents, `"negative"` for opponents.
-        measure: `"share"` of the k strongest (Choenni et al. 2023), by rank; `"mass"`, the share of the whole positive (or
+        measure: `"share"` of the k strongest samples (Choenni et al. 2023); `"mass"`, the share of the total positive (or
             negative) influence; `"mean"`, the mean influence of a sample.
 
     Returns:
-        The train languages in alphabetical order, and values [probes, languages]; NaN where a probe has no influence of
-        that sign at all, so that no share of it exists.
+        The train languages in alphabetical order, and values [probes, languages]; NaN if a probe has no influence of that
+        sign, so that shares are undefined.
 
     Raises:
-        TracInError: `k` is not between 1 and the number of train samples, or a choice is unknown.
+        TracInError: `k` is not between 1 and the number of train samples, or an option is invalid.
+
+    Example:
+        >>> scores, languages = np.array([[3.0], [1.0], [-2.0]]), ["de", "de", "en"]
+        >>> per_probe(scores, languages, k=1)
+        (['de', 'en'], array([[1., 0.]]))
+        >>> per_probe(scores, languages, k=1, measure="mean")[1].tolist()
+        [[2.0, -2.0]]
     """
     tally = tally_of(scores, train_languages, k, sign, measure)
     return tally.languages, tally.values()
@@ -61,17 +74,17 @@ def per_probe(
 def tally_of(
     scores: Scores, train_languages: Sequence[str], k: int, sign: Sign = "positive", measure: Measure = "share"
 ) -> Tally:
-    """The same with what is expected by chance; see `per_probe`."""
+    """The tally of a whole matrix of scores, which also knows chance; arguments as in `per_probe`."""
     tally = Tally(train_languages, k, sign, measure)
     tally.add(np.arange(len(scores)), scores)
     return tally
 
 
 class Tally:
-    """Each probe's value for each train language, from scores that come block by block.
+    """Each probe's value for each train language, from scores that arrive block by block.
 
-    What is held does not grow with the train samples, but for the number of each one's language. Ranks do not depend on the
-    blocks; sums (`"mass"`, `"mean"`) are taken in their order, so that other blocks can differ in the last digits of float64.
+    Memory does not grow with the train samples, except for a language number each. Ranks do not depend on the blocks; sums
+    (`"mass"`, `"mean"`) are added in block order, so other blocks can change the last digits of float64.
 
     Args:
         train_languages: see `per_probe`.
@@ -95,10 +108,10 @@ class Tally:
         self._sign, self._measure = sign, measure
         self._strongest = Strongest(k, sign)
         self._felt: npt.NDArray[np.bool_] | bool = False  # whether a probe has any influence: [probes]
-        self._sums: Floats | float = 0.0  # of a probe's influence, or that of the sign, by train language: [probes, languages]
+        self._sums: Floats | float = 0.0  # a probe's influence (of the sign, for "mass") by train language: [probes, languages]
 
     def add(self, train: npt.NDArray[np.int64], scores: Scores) -> None:
-        """Take a block: the scores of some train samples, [len(train), probes]."""
+        """Add the scores of some train samples: [len(train), probes]."""
         if self._measure == "share":
             self._strongest.add(train, scores)
             self._felt = self._felt | (scores != 0).any(0)
@@ -109,7 +122,7 @@ class Tally:
             self._sums = self._sums + part.T @ np.eye(len(self.languages))[self._codes[train]]
 
     def values(self) -> Floats:
-        """Each probe's value for each train language: [probes, languages]; NaN where a probe has no influence of that sign."""
+        """Each probe's value for each train language: [probes, languages]; NaN if a probe has no influence of that sign."""
         if self._measure == "share":
             top, _ = self._strongest.found()
             (k, probes), languages = top.shape, len(self.languages)
@@ -123,9 +136,9 @@ class Tally:
         return np.divide(sums, whole, out=np.full_like(sums, np.nan), where=whole > 0)
 
     def chance(self) -> Floats:
-        """What random ranks would give each train language: its part of the samples (or the overall mean): [probes, languages].
+        """Expected values for random ranks: [probes, languages].
 
-        For `"share"` and `"mass"` that is n(language) / N; for `"mean"` the probe's mean over all train samples.
+        For `"share"` and `"mass"`, this is n(language) / N; for `"mean"`, the probe's mean over all train samples.
         """
         size = int(self._counts.sum())
         if self._measure == "mean":
@@ -134,7 +147,7 @@ class Tally:
         return np.repeat((self._counts / size)[None, :], probes, axis=0)
 
     def table(self, probe_languages: Sequence[str], interval: Interval | None = None) -> pd.DataFrame:
-        """Reliance of every probe language on every train language; see `reliance_table`."""
+        """The reliance table; see `reliance_table`."""
         return table_of(self.languages, self.values(), self.chance(), probe_languages, interval)
 
 
@@ -151,17 +164,23 @@ def reliance_table(
 
     Args:
         scores: influence [train, probes].
-        train_languages: of each train sample.
-        probe_languages: of each probe.
-        k: how many of the strongest train samples count.
+        train_languages: language of each train sample.
+        probe_languages: language of each probe.
+        k: number of strongest train samples to count.
         sign: proponents or opponents.
         measure: see `per_probe`.
-        interval: the bootstrap over a language's probes (percentile method, scipy); None takes 95 %, 999 resamples.
+        interval: settings of the bootstrap over a language's probes (percentile method, scipy); None means the defaults.
 
     Returns:
-        Columns `COLUMNS`: `share` is the measure's mean over the language's probes, `low` and `high` its interval (NaN with
-        fewer than two probes), `lift` the share over the train language's mean share over the probe languages (NaN where
-        that mean is not positive), `probes` how many probes counted.
+        Columns `COLUMNS`. `share` is the measure's mean over the language's probes, `low` and `high` its interval (NaN with
+        fewer than two probes), `lift` the share divided by the train language's mean share over the probe languages (NaN if
+        that mean is not positive), `probes` the number of probes with a value.
+
+    Example:
+        >>> scores = np.array([[2.0, 0.5], [1.0, 0.1], [0.0, 0.9], [0.1, 0.8]])  # probes: one German, one English
+        >>> table = reliance_table(scores, ["de", "de", "en", "en"], ["de", "en"], k=2)
+        >>> table[["probe_language", "train_language", "share", "chance", "lift"]].values.tolist()[:2]
+        [['de', 'de', 1.0, 0.5, 2.0], ['de', 'en', 0.0, 0.5, 0.0]]
     """
     return tally_of(scores, train_languages, k, sign, measure).table(probe_languages, interval)
 
@@ -173,45 +192,40 @@ def table_of(
     probe_languages: Sequence[str],
     interval: Interval | None = None,
 ) -> pd.DataFrame:
-    """A reliance table from each probe's values; columns as of `reliance_table`.
+    """A reliance table from each probe's values, with the columns of `reliance_table`.
 
     Args:
         languages: the train languages.
-        values: of each probe, [probes, languages]; NaN where a probe has none.
+        values: values of each probe, [probes, languages]; NaN if a probe has none.
         expected: chance, [probes, languages].
-        probe_languages: of each probe.
-        interval: the bootstrap over a language's probes.
+        probe_languages: language of each probe.
+        interval: settings of the bootstrap over a language's probes.
     """
-    settings = interval or Interval()
-    rows: list[dict[str, Any]] = []
+    rows: list[tuple[Any, ...]] = []
     for probe_language in sorted(set(probe_languages)):
         mine = np.asarray([language == probe_language for language in probe_languages])
         usable = mine & np.isfinite(values).all(1)
-        low, high = bootstrap_mean(values[usable], settings)
+        low, high = bootstrap_mean(values[usable], interval or Interval())
         for column, train_language in enumerate(languages):
-            rows.append(
-                {
-                    "probe_language": probe_language,
-                    "train_language": train_language,
-                    "share": values[usable, column].mean() if usable.any() else np.nan,
-                    "chance": expected[mine, column].mean(),
-                    "low": low[column],
-                    "high": high[column],
-                    "probes": int(usable.sum()),
-                }
-            )
-    table: pd.DataFrame = pd.DataFrame(rows, columns=list(COLUMNS))
+            share = values[usable, column].mean() if usable.any() else np.nan
+            chance = expected[mine, column].mean()
+            rows.append((probe_language, train_language, share, chance, np.nan, low[column], high[column], int(usable.sum())))
+    table = table_from(rows, COLUMNS)
     average = table.groupby("train_language")["share"].transform("mean")
     table["lift"] = (table["share"] / average).where(average > 0)
     return table
 
 
 def by_unit(values: Floats, units: Sequence[str | None]) -> Floats:
-    """Means over the probes of a unit, such as the translations of one item, which do not vary independently: [units, columns].
+    """Average over the probes of each unit, such as the translations of one item, which are not independent: [units, columns].
 
     Args:
-        values: of each probe, [probes, columns]; NaN does not count.
-        units: of each probe; one that has none is a unit of its own.
+        values: values of each probe, [probes, columns]; NaN is ignored.
+        units: unit of each probe; None makes the probe a unit of its own.
+
+    Example:
+        >>> by_unit(np.array([[1.0], [3.0], [5.0]]), ["item 1", "item 1", None]).tolist()
+        [[2.0], [5.0]]
     """
     names = [f"probe {index}" if unit is None else f"unit {unit}" for index, unit in enumerate(units)]
     means: Floats = pd.DataFrame(values).groupby(names, sort=False).mean().to_numpy()
@@ -219,7 +233,13 @@ def by_unit(values: Floats, units: Sequence[str | None]) -> Floats:
 
 
 def bootstrap_mean(values: Floats, settings: Interval) -> tuple[Floats, Floats]:
-    """Percentile interval of the mean over probes: [languages] twice."""
+    """Percentile interval of the mean over probes: two arrays [languages]; NaN with fewer than two probes.
+
+    Example:
+        >>> low, high = bootstrap_mean(np.array([[0.0], [1.0], [1.0], [0.0]]), Interval())
+        >>> low.tolist(), high.tolist()
+        ([0.0], [1.0])
+    """
     if len(values) < 2:
         nothing = np.full(values.shape[1], np.nan)
         return nothing, nothing
@@ -238,14 +258,25 @@ def bootstrap_mean(values: Floats, settings: Interval) -> tuple[Floats, Floats]:
 def cross_lingual(table: pd.DataFrame) -> pd.Series[float]:
     """Cross-lingual reliance of each probe language: 1 - the share of its own language.
 
-    A language without train samples relies on others by construction (1); `mean_cross_lingual` leaves it out.
+    It is 1 by construction for a language without train samples; `mean_cross_lingual` leaves such languages out.
+
+    Example:
+        >>> shares = {"train_language": ["de", "de"], "share": [0.75, 0.5]}
+        >>> cross_lingual(pd.DataFrame({"probe_language": ["de", "fr"], **shares})).to_dict()
+        {'de': 0.25, 'fr': 1.0}
     """
-    own: pd.Series[float] = table[table["probe_language"] == table["train_language"]].set_index("probe_language")["share"]
+    own: pd.Series[float] = own_language(table).set_index("probe_language")["share"]
     return own.reindex(sorted(table["probe_language"].unique()), fill_value=0.0).rsub(1)
 
 
 def mean_cross_lingual(table: pd.DataFrame) -> float:
-    """Mean of the cross-lingual reliance over the probe languages that have train samples (over all, if none has)."""
+    """Mean cross-lingual reliance over the probe languages that have train samples (over all, if none has).
+
+    Example:
+        >>> shares = {"train_language": ["de", "de"], "share": [0.75, 0.5]}
+        >>> mean_cross_lingual(pd.DataFrame({"probe_language": ["de", "fr"], **shares}))
+        0.25
+    """
     values = cross_lingual(table)
     trained = values[values.index.isin(table["train_language"].unique())]
     return float((trained if len(trained) else values).mean())

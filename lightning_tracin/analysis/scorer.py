@@ -1,4 +1,4 @@
-"""From what a run directory stores to scores: which formula applies to what was computed."""
+"""Scores of the snapshots of one run, computed from the files in its directory."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.shards import Indices, Ingredients, Shards, side_by_side
 from lightning_tracin.storage.snapshots import Snapshot
 
-#: Bytes of scores that are kept, and half as many of products: tables ask for every snapshot several times, and whitening takes
+#: Bytes of cached scores, and twice the bytes of cached products: tables need every snapshot several times, and whitening takes
 #: seconds each time.
 KEPT_BYTES = 1 << 30
 
-#: Bytes of one matrix of scores, of which ranking and summing make several at once.
+#: Largest matrix of scores in bytes; ranking and summing hold several at once.
 MATRIX_BYTES = 1 << 29
 
 
 class Readable(Protocol):
-    """What reading scores needs from the method that made a run; see `attribution.method.Method`."""
+    """What a scorer needs from the method of a run; see `attribution.method.Method`."""
 
     whitens: bool
     layer_cosine: bool
 
     def store(self, directory: RunDirectory, snapshot: Snapshot) -> Any:
-        """What was stored of a snapshot, of a kind that `ingredients_of` knows."""
+        """The store of a snapshot, of a type that `ingredients_of` supports."""
 
     def columns(self, directory: RunDirectory) -> int:
         """Number of products for each train sample."""
 
     def readable(self, ingredients: Ingredients, similarity: Similarity) -> tuple[Ingredients, Similarity]:
-        """The columns that a similarity is taken on, and the formula by which scores follow from them."""
+        """The ingredients that a similarity uses, and the formula to apply to them."""
 
 
 class Scorer:
-    """Scores at the snapshots of one run, by the snapshots' positions in the ledger.
+    """Scores at the snapshots of one run; snapshots are given by their positions in the run.
 
     Args:
         directory: the run.
-        method: that made it.
+        method: the method that computed it.
     """
 
     def __init__(self, directory: RunDirectory, method: Readable) -> None:
@@ -63,54 +63,53 @@ class Scorer:
         """Inner products and norms by optimizer group (or by part: group and layer).
 
         Raises:
-            TracInError: they were not computed, or not completely; or the run has nothing for this preconditioner.
+            TracInError: they are missing or incomplete, or the run does not support this preconditioner.
         """
         return self._ingredients(snapshot, per_layer, self._fisher(scoring))
 
     def _fisher(self, scoring: Scoring) -> tuple[float, Blocks] | None:
-        """Damping and blocks of whitening, where there is any."""
+        """Damping and blocks of the whitening; None without whitening."""
         return (scoring.damping, scoring.blocks) if self.preconditioner(scoring) == "fisher" else None
 
     def _read(self, snapshot: int, per_layer: bool, fisher: tuple[float, Blocks] | None) -> Ingredients:
-        store = self._method.store(self._directory, self._snapshot(snapshot))
-        return ingredients_of(store, self.parts(snapshot), self._into(snapshot, per_layer), fisher)
+        return ingredients_of(*self._stored(snapshot, per_layer), fisher)
 
     def _begin(self, snapshot: int, per_layer: bool, fisher: tuple[float, Blocks] | None) -> Shards:
-        store = self._method.store(self._directory, self._snapshot(snapshot))
-        return product_shards(store, self.parts(snapshot), self._into(snapshot, per_layer), fisher)
+        return product_shards(*self._stored(snapshot, per_layer), fisher)
 
     def _snapshot(self, position: int) -> Snapshot:
         return self._directory.ledger.snapshots()[position]
 
-    def _into(self, snapshot: int, per_layer: bool) -> tuple[int, ...] | None:
-        """The group that each part is added to; None keeps the parts."""
-        return None if per_layer else self.parts(snapshot).groups
+    def _stored(self, snapshot: int, per_layer: bool) -> tuple[Any, Parts, tuple[int, ...] | None]:
+        """The store of a snapshot, its parts, and the group that each part is added to (None keeps the parts)."""
+        parts = self.parts(snapshot)
+        return self._method.store(self._directory, self._snapshot(snapshot)), parts, None if per_layer else parts.groups
 
     @property
     def is_large(self) -> bool:
-        """Whether the matrix of one snapshot's scores is too large to work with as a whole."""
+        """Whether the matrix of one snapshot's scores is too large to hold in memory."""
         return 8 * self._train * self._columns > MATRIX_BYTES
 
     def _fits(self, snapshots: Sequence[int], per_layer: bool) -> bool:
-        """Whether the scores of all these snapshots (the products by layer) can be held at once."""
+        """Whether the scores of these snapshots (or their products by layer) fit in memory together."""
         sizes = [4 * len(self.parts(snapshot).groups) if per_layer else 8 for snapshot in snapshots]
         return not self.is_large and sum(sizes) * self._train * self._columns <= KEPT_BYTES
 
     def blocks(
         self, snapshots: Sequence[int], scoring: Scoring, by_layer: bool = False
     ) -> Iterator[tuple[Indices, Iterator[dict[str, Scores]]]]:
-        """Train samples, block by block, with their influence at each snapshot in turn: layer -> [block, queries].
+        """Iterate over blocks of train samples, with their influence at each snapshot in turn: layer -> [block, queries].
 
-        Every train sample comes once: all in one block, in order, where the products of all these snapshots can be held; else
-        as they stand in the shards, of which one of each snapshot is in memory, and those that are read ahead.
+        Every train sample comes once. If the products of all these snapshots fit in memory, all samples come in one block, in
+        order. Otherwise they come shard by shard, and memory holds one shard of each snapshot and the prefetched ones.
 
         Args:
-            snapshots: positions of the snapshots, side by side.
-            scoring: which score.
-            by_layer: for each layer alone, else under the name "".
+            snapshots: positions of the snapshots.
+            scoring: the score.
+            by_layer: whether to score each layer alone; otherwise the only layer is "".
 
         Raises:
-            TracInError: see `ingredients`; there are no scores by layer.
+            TracInError: see `ingredients`; or the run has no scores by layer.
         """
         if by_layer:
             self._require_layers(scoring)
@@ -130,7 +129,7 @@ class Scorer:
         return {"": self._scores(ingredients, scoring.similarity, self._weights(snapshot, scoring))}
 
     def parts(self, snapshot: int) -> Parts:
-        """What the ingredients of a snapshot are kept by."""
+        """The parts (optimizer group and layer) that the ingredients of a snapshot are stored by."""
         return parts_of(self._snapshot(snapshot).record.groups, self._options.per_layer)
 
     @property
@@ -138,10 +137,10 @@ class Scorer:
         return self._directory.record().options
 
     def preconditioner(self, scoring: Scoring) -> Preconditioner | None:
-        """What scores are taken under.
+        """The preconditioner that scores are computed with.
 
         Raises:
-            TracInError: the run holds nothing to take them under it.
+            TracInError: the run does not support the requested one.
         """
         asked, made = scoring.preconditioner, self._options.preconditioner
         if asked is None or asked == made:
@@ -158,7 +157,7 @@ class Scorer:
         raise TracInError(f"{self._directory.path} holds nothing to score with preconditioner={asked!r}; {remedy}.")
 
     def scores(self, snapshot: int, scoring: Scoring) -> Scores:
-        """Influence at one snapshot: [train, queries]; not to be changed, because it is kept."""
+        """Influence at one snapshot: [train, queries]. The array is cached, so do not change it."""
         return self._derived(snapshot, scoring)
 
     def _derive(self, snapshot: int, scoring: Scoring) -> Scores:
@@ -169,10 +168,10 @@ class Scorer:
         return group_weights(scoring.weighting, chosen.learning_rates, chosen.visits)
 
     def _require_layers(self, scoring: Scoring) -> None:
-        """Refuse what has no scores by layer.
+        """Check that the run has scores by layer.
 
         Raises:
-            TracInError: products were not kept by layer, or not so that this score follows from them.
+            TracInError: products were not stored by layer, or this score cannot be computed from them.
         """
         if not self._options.per_layer:
             raise TracInError(
@@ -189,7 +188,7 @@ class Scorer:
     def _layered(self, snapshot: int, whole: Ingredients, scoring: Scoring) -> dict[str, Scores]:
         """Influence by each layer's parameters alone, from the embeddings to the head.
 
-        A layer's cosine is that of the two gradients with respect to the layer's own parameters.
+        A layer's cosine is the cosine of the gradients with respect to the layer's own parameters.
         """
         parts = self.parts(snapshot)
         weights = self._weights(snapshot, scoring)[list(parts.groups)]

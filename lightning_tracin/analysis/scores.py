@@ -1,4 +1,4 @@
-"""From ingredients to scores, and the top of them. Pure functions on arrays; DESIGN's formulas, one line each."""
+"""Scores from ingredients, and their ranking: pure functions on arrays, one line per formula."""
 
 from __future__ import annotations
 
@@ -17,8 +17,12 @@ Scores = npt.NDArray[np.float64]
 def group_weights(weighting: Weighting, learning_rates: Sequence[float], visits: float) -> npt.NDArray[np.float64]:
     """The weight of each parameter group in a snapshot's score: [groups].
 
-    `"uniform"` is 1 (Choenni et al. 2023 sum without weights); `"learning_rate"` is the mean learning rate times the visits
-    a train sample had in the interval, as in TracInCP (Pruthi et al. 2020, equation 4).
+    `"uniform"` is 1 (Choenni et al. 2023 sum without weights); `"learning_rate"` is the mean learning rate since the previous
+    snapshot, times the mean number of visits to a train sample, as in TracInCP (Pruthi et al. 2020, equation 4).
+
+    Example:
+        >>> group_weights("learning_rate", learning_rates=[0.5, 0.25], visits=2).tolist()
+        [1.0, 0.5]
     """
     check_choice("weighting", weighting, Weighting)
     if weighting == "uniform":
@@ -30,8 +34,13 @@ def snapshot_scores(ingredients: Ingredients, similarity: Similarity, weights: n
     """Influence at one snapshot: [train, probes].
 
     `"dot"` is TracInCP (Pruthi et al. 2020), `"cosine"` divides by both full gradient norms (Choenni et al. 2023),
-    `"relatif"` by the train sample's (after Barshan et al. 2020). A gradient that is exactly zero influences nothing: its
-    scores are 0.
+    `"relatif"` by the train sample's norm (after Barshan et al. 2020). If a gradient is exactly zero, its scores are 0.
+
+    Example:
+        >>> norm = np.array([[2.0, 0.0]])  # one group, two train samples
+        >>> one = Ingredients(dot=np.array([[[4.0], [0.0]]]), train_norm=norm, probe_norm=np.array([[4.0]]))
+        >>> snapshot_scores(one, "cosine", np.ones(1)).tolist(), snapshot_scores(one, "relatif", np.ones(1)).tolist()
+        ([[0.5], [0.0]], [[2.0], [0.0]])
     """
     check_choice("similarity", similarity, Similarity)
     score: Scores = np.einsum("g,gtp->tp", weights, ingredients.dot, dtype=np.float64)
@@ -47,7 +56,7 @@ def _inverse(norm: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def require_k(k: int, train: int) -> None:
-    """Refuse a number of strongest train samples that there are not.
+    """Check that k train samples exist.
 
     Raises:
         TracInError: k is not between 1 and the number of train samples.
@@ -57,9 +66,14 @@ def require_k(k: int, train: int) -> None:
 
 
 def ranked(scores: Scores, sign: Sign) -> npt.NDArray[np.int64]:
-    """Train samples of each probe in order, highest score first (lowest for `"negative"`): [train, probes].
+    """Rank the train samples of each probe, highest score first (lowest for `"negative"`): [train, probes].
 
-    Equal scores stay in the order of the train samples, so the ranking is the same everywhere.
+    Equal scores keep the order of the train samples, so the ranking is the same on every machine.
+
+    Example:
+        >>> scores = np.array([[0.1], [0.3], [-0.2]])
+        >>> ranked(scores, "positive")[:, 0].tolist(), ranked(scores, "negative")[:, 0].tolist()
+        ([1, 0, 2], [2, 0, 1])
     """
     check_choice("sign", sign, Sign)
     return np.argsort(-scores if sign == "positive" else scores, axis=0, kind="stable")

@@ -1,4 +1,4 @@
-"""The strongest train samples of each probe, from scores that come block by block."""
+"""The strongest train samples of each probe, from scores that arrive block by block."""
 
 from __future__ import annotations
 
@@ -12,14 +12,21 @@ _Indices = npt.NDArray[np.int64]
 
 
 class Strongest:
-    """The k strongest train samples of each probe among all that were added: as `ranked(...)[:k]` on the whole matrix.
+    """The k strongest train samples of each probe among all added: the same as `ranked(...)[:k]` on the whole matrix.
 
-    Equal scores go by the train samples' indices, whatever block they came in. Of a block only what is stronger than the
-    weakest held so far is kept, so that no more is in memory than about twice k entries a probe, and one block.
+    Equal scores are ordered by the train samples' indices, whatever block they arrive in. Only entries stronger than the weakest
+    one held are kept, so memory holds about 2 k entries per probe, and one block.
 
     Args:
-        k: how many.
+        k: number of train samples per probe.
         sign: proponents or opponents.
+
+    Example:
+        >>> strongest = Strongest(k=1, sign="positive")
+        >>> strongest.add(np.array([0, 1]), np.array([[0.1], [0.3]]))
+        >>> strongest.add(np.array([2]), np.array([[0.2]]))
+        >>> [found.tolist() for found in strongest.found()]
+        [[[1]], [[0.3]]]
     """
 
     def __init__(self, k: int, sign: Sign) -> None:
@@ -30,7 +37,7 @@ class Strongest:
         self._waiting: list[tuple[_Indices, Scores, _Indices]] = []  # probes, keys and train samples, flat
 
     def add(self, train: _Indices, scores: Scores) -> None:
-        """Take a block of scores: [len(train), probes]."""
+        """Add a block of scores: [len(train), probes]."""
         positive = self._sign == "positive"
         if self._keys is None or len(self._keys) < self._k:
             self._begin(train, -scores if positive else scores)
@@ -46,13 +53,13 @@ class Strongest:
             self._settle()
 
     def found(self) -> tuple[_Indices, Scores]:
-        """The train samples, strongest first, and their scores: [k, probes] each (fewer where fewer were added)."""
+        """The train samples, strongest first, and their scores: [k, probes] each (fewer rows if fewer were added)."""
         self._settle()
         assert self._keys is not None
         return self._train, -self._keys if self._sign == "positive" else self._keys
 
     def _begin(self, train: _Indices, keys: Scores) -> None:
-        """A block while fewer than k are held: all of it counts."""
+        """Add a block while fewer than k entries are held."""
         rows = np.argsort(train)
         keys, samples = keys[rows], np.broadcast_to(train[rows, None], keys.shape)
         if self._keys is None:
@@ -63,7 +70,7 @@ class Strongest:
         self._keys, self._train = np.take_along_axis(keys, order, 0), np.take_along_axis(samples, order, 0)
 
     def _settle(self) -> None:
-        """Put what waits among what is held."""
+        """Merge the waiting entries with those held."""
         if self._keys is None or not self._waiting:
             return
         held = np.broadcast_to(np.arange(self._keys.shape[1]), self._keys.shape).ravel()

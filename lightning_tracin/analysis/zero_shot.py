@@ -1,6 +1,6 @@
 """E7: what takes a language's place when it is left out of training?
 
-Two fits, one with the language's train samples and one without; the same probes of that language at both.
+It compares the same probes of a language in two fits, one with the language's train samples and one without.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import pandas as pd
 
 from lightning_tracin.analysis.reliance import Interval, bootstrap_mean
 from lightning_tracin.analysis.scores import Scores, ranked
+from lightning_tracin.analysis.tables import table_from
 from lightning_tracin.config import Sign
 from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.sample_table import SampleTable
@@ -28,30 +29,37 @@ def zero_shot_table(
     sign: Sign = "positive",
     interval: Interval | None = None,
 ) -> pd.DataFrame:
-    """Where the top k of a language's probes come from once none of its samples is trained on.
+    """Where the top k of a language's probes come from in a fit without its samples.
 
     Args:
-        language: the one that is left out.
+        language: the language that is left out.
         with_it: influence [train, probes] and train samples of the fit with the language.
-        without: of the fit without it; the same probes in the same order.
-        probe_languages: of each probe; those of other languages are left aside.
-        k: how many of the strongest train samples count.
+        without: the same of the fit without it, for the same probes in the same order.
+        probe_languages: language of each probe; probes in other languages are ignored.
+        k: number of strongest train samples to count.
         sign: proponents or opponents.
-        interval: the bootstrap over probes.
+        interval: settings of the bootstrap over probes.
 
     Returns:
-        Columns `COLUMNS`, two lines. `translations`: the part of the zero-shot top k that are translations of the language's
-        samples in the top k before; `stayed`: the part of the other-language samples of the top k before that are still there.
-        `chance` is what random ranks in the fit without the language give.
+        Columns `COLUMNS`, two rows. `translations` is the fraction of the top k without the language that are translations of its
+        samples in the top k with it; `stayed` is the fraction of the other-language samples in the top k with it that are also in
+        the top k without it. `chance` is the value for random ranks in the fit without the language.
 
     Raises:
         TracInError: the two fits do not belong together, or k is out of range.
+
+    Example:
+        >>> train = SampleTable(("de", "en", "en"), ("1", "1", "2"), ("Hund", "dog", "cat"), (None, None, None))
+        >>> influence, without = np.array([[3.0], [1.0], [2.0]]), np.array([[2.0], [1.0]])
+        >>> table = zero_shot_table("de", (influence, train), (without, train.take([1, 2])), ["de"], k=1)
+        >>> table[["measure", "share", "chance"]].values.tolist()[0]  # "dog" takes the place of "Hund"
+        ['translations', 1.0, 0.5]
     """
     (before, train), (after, remaining) = with_it, without
     if before.shape[1] != after.shape[1] or before.shape[1] != len(probe_languages):
         raise TracInError(
-            f"The fits have {before.shape[1]} and {after.shape[1]} probes ({len(probe_languages)} languages are given), but both "
-            "should have the same."
+            f"The fits have {before.shape[1]} and {after.shape[1]} probes, and {len(probe_languages)} languages are given, but "
+            "these numbers should be equal."
         )
     if language in remaining.language:
         raise TracInError(f"The fit without {language!r} has {remaining.language.count(language)} train samples of it.")
@@ -59,8 +67,7 @@ def zero_shot_table(
         raise TracInError(f"The fit with {language!r} has no train sample of it (languages: {', '.join(train.counts())}).")
     if not 1 <= k <= min(len(before), len(after)):
         raise TracInError(f"k should be between 1 and the smaller train set ({min(len(before), len(after))}), but is {k}.")
-    keys = [_key(table, index) for table in (train, remaining) for index in range(len(table))]
-    known, left = keys[: len(train)], keys[len(train) :]
+    known, left = ([_key(table, index) for index in range(len(table))] for table in (train, remaining))
     items = np.asarray([name or "" for name in remaining.item])
     tops = ranked(before, sign)[:k].T, ranked(after, sign)[:k].T
     translations, stayed, expected = [], [], []
@@ -81,11 +88,10 @@ def zero_shot_table(
         values = np.asarray(found)[np.isfinite(found)]
         low, high = bootstrap_mean(values[:, None], interval or Interval())
         rows.append((name, values.mean() if len(values) else np.nan, chance, low[0], high[0], len(values)))
-    table: pd.DataFrame = pd.DataFrame(rows, columns=list(COLUMNS))
-    return table
+    return table_from(rows, COLUMNS)
 
 
 def _key(table: SampleTable, index: int) -> tuple[str, str, str | None]:
-    """What a sample is known by in both fits."""
+    """Identifies a sample in both fits."""
     name = table.item[index]
     return (table.language[index], table.text[index] if name is None else f"item {name}", table.label[index])

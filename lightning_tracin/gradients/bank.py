@@ -1,7 +1,7 @@
-"""The probes' gradients, held parameter by parameter, and the train samples' products with them.
+"""The gradients of all probes, parameter by parameter, and their inner products with train samples' gradients.
 
-A bank goes through two states. While it collects, it only gathers each parameter's gradients, batch by batch. `seal` ends that
-and decides for each parameter, from all batches at once, how it is held (`holding`); from then on the bank gives products.
+A bank has two states. At first it collects gradients batch by batch. `seal` ends that: it sees all batches of a parameter at once
+and decides how to hold them (`holding`). From then on the bank gives products.
 """
 
 from __future__ import annotations
@@ -19,13 +19,24 @@ from lightning_tracin.gradients.products import wide_type
 class ProbeBank:
     """Gradients of all probes at one snapshot.
 
-    First `collect` takes the probes' gradients batch by batch, then `seal` ends that, then `contract` gives products.
+    Call `collect` for each batch of probes, then `seal` once, then `contract` for the train samples.
 
     Args:
         probes: number of probes.
         parts: parameter -> the part of the ingredients that it belongs to.
         part_count: number of parts.
-        scales: parameter -> what both sides' gradients are multiplied with, elementwise; of the parameter's shape. None: 1.
+        scales: parameter -> factor of each of its elements, in the parameter's shape; train samples' and probes' gradients are
+            both multiplied by it. None means 1.
+
+    Example:
+        >>> from lightning_tracin.gradients import Dense
+        >>> bank = ProbeBank(probes=2, parts={"weight": 0}, part_count=1)
+        >>> bank.collect("weight", (Dense(torch.tensor([[1.0, 0.0], [0.0, 2.0]])),), at=0)
+        >>> bank.seal()
+        >>> dot, squared = torch.zeros(1, 1, 2), torch.zeros(1, 1)
+        >>> bank.contract("weight", [(0, (Dense(torch.tensor([[3.0, 4.0]])),))], dot, squared)
+        >>> dot.tolist(), squared.tolist()
+        ([[[3.0, 8.0]]], [[25.0]])
     """
 
     def __init__(
@@ -40,19 +51,18 @@ class ProbeBank:
         self._squared: Tensor | None = None
 
     def collect(self, name: str, forms: tuple[Form, ...], at: int) -> None:
-        """Take one parameter's gradients of the probes `at`, `at + 1`, ...
+        """Add one parameter's gradients for the probes `at`, `at + 1`, ...
 
         Raises:
             ValueError: the bank is sealed.
         """
-        if self._holdings is not None:
-            raise ValueError("A sealed bank takes no more gradients.")
+        self._require_unsealed()
         forms = compact(forms)
         self._collected.setdefault(name, []).append((at, forms))
         self._squares(forms)[self._parts[name], at : at + samples_of(forms[0])] += squared_norms_of(forms, self._scale(name))
 
     def bytes_held(self, gradients: Mapping[str, tuple[Form, ...]]) -> int:
-        """What the bank would hold of these gradients at the most, were all probes as long as these samples."""
+        """Upper bound on the bytes that the bank holds of these gradients, if all probes are as long as these samples."""
         written_out, storages = 0, {}
         for name, forms in gradients.items():
             most = most_bytes(forms, scaled=self._scale(name) is not None)
@@ -62,6 +72,10 @@ class ProbeBank:
             else:
                 written_out += most
         return written_out + sum(storages.values())
+
+    def _require_unsealed(self) -> None:
+        if self._holdings is not None:
+            raise ValueError("A sealed bank takes no more gradients.")
 
     def _squares(self, forms: tuple[Form, ...]) -> Tensor:
         if self._squared is None:
@@ -73,16 +87,16 @@ class ProbeBank:
         return None if self._scales is None else self._scales[name]
 
     def seal(self) -> None:
-        """End the collection: from now on the bank gives products."""
+        """Stop collecting and prepare for products."""
         holdings: dict[str, Holding] = {}
-        while self._collected:  # one at a time, so that no two of them are in memory twice
+        while self._collected:  # release each parameter's pieces before the next, so that no two are in memory twice
             name, pieces = self._collected.popitem()
             holdings[name] = hold(sorted(pieces, key=lambda piece: piece[0]), self.probes, self._scale(name))
         self._holdings = holdings
 
     @property
     def squared_norms(self) -> Tensor:
-        """Squared norm of each probe's gradient by part: [parts, probes].
+        """Squared norm of each probe's gradient, by part: [parts, probes].
 
         Raises:
             ValueError: the bank has collected no gradients.
@@ -93,13 +107,13 @@ class ProbeBank:
 
     @torch.no_grad()
     def contract(self, name: str, pieces: Pieces, dot: Tensor, squared: Tensor) -> None:
-        """Add one parameter's part to the ingredients of some train samples.
+        """Add one parameter's contribution to the ingredients of some train samples.
 
         Args:
             name: the parameter.
-            pieces: the samples' gradients, in order of the samples; samples that no piece has are zero.
-            dot: [parts, samples, probes], added to.
-            squared: [parts, samples], added to: squared norms.
+            pieces: the samples' gradients, in order of the samples; samples without a piece have a gradient of zero.
+            dot: [parts, samples, probes], inner products, added to.
+            squared: [parts, samples], squared norms, added to.
 
         Raises:
             ValueError: the bank is not sealed.

@@ -1,7 +1,7 @@
-"""Gradients of several batches' samples, held back until there are enough of them.
+"""Gradients of several batches, collected until there are enough samples to multiply efficiently.
 
-The probes' gradients are read from memory once for every product with them, and products of a few samples run far below
-the processor's limit. Factors of a batch's gradients are small, so they wait until a block of samples is complete.
+Every product reads all the probes' gradients from memory, and products of a few samples run far below the processor's limit. The
+factors of a batch's gradients are small, so they are kept until a block of samples is complete.
 """
 
 from __future__ import annotations
@@ -12,15 +12,23 @@ from torch import Tensor
 from lightning_tracin.gradients.bank import ProbeBank
 from lightning_tracin.gradients.forms import Form, tensors
 
-#: Samples of a block: more make products hardly faster.
+#: Samples in a block. Larger blocks are hardly faster.
 BLOCK = 256
 
 
 class HeldBlock:
-    """Collects a block of train samples, batch by batch, and gives its ingredients.
+    """Collects a block of train samples, batch by batch, and computes its ingredients.
 
     Args:
-        most_bytes: of factors to hold; a block with more is complete before it has its samples.
+        most_bytes: a block whose factors take this many bytes is complete, even if it has fewer samples.
+
+    Example:
+        >>> from lightning_tracin.gradients import Dense
+        >>> block = HeldBlock(most_bytes=16)
+        >>> block.add("weight", (Dense(torch.ones(2, 1)),))  # 2 samples of 4 bytes
+        >>> block.end_batch(samples=2)
+        >>> block.samples, block.is_complete
+        (2, False)
     """
 
     def __init__(self, most_bytes: int) -> None:
@@ -30,14 +38,14 @@ class HeldBlock:
         self.samples = 0
 
     def add(self, name: str, forms: tuple[Form, ...]) -> None:
-        """Take one parameter's gradients of the batch that comes after the `samples` so far."""
+        """Add one parameter's gradients for the current batch, which follows the `samples` collected so far."""
         self._pieces.setdefault(name, []).append((self.samples, forms))
         for tensor in tensors(forms):
             storage = tensor.untyped_storage()
             self._storages[storage.data_ptr()] = storage.nbytes()
 
     def end_batch(self, samples: int) -> None:
-        """Say that the batch that was added had so many samples."""
+        """End the current batch, which has this many samples."""
         self.samples += samples
 
     @property
@@ -47,7 +55,7 @@ class HeldBlock:
 
     @torch.no_grad()
     def contract(self, bank: ProbeBank, dot: Tensor, squared: Tensor) -> None:
-        """Add the block's products and squared norms, and start the next block.
+        """Add the block's inner products and squared norms, and start the next block.
 
         Args:
             bank: the probes.

@@ -1,4 +1,4 @@
-"""Which parameters are scored, and by what."""
+"""Which parameters are scored, and which rule computes the gradients of each."""
 
 from __future__ import annotations
 
@@ -10,25 +10,22 @@ from torch import nn
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients.layouts import Decisions
-from lightning_tracin.gradients.rules import RULED, Rule, find_rule
-
-#: Under which name coverage counts parameters without a rule.
-FALLBACK = "fallback"
+from lightning_tracin.gradients.rules import FALLBACK, RULED, Rule, find_rule
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A module whose own parameters are (partly) scored."""
+    """A module with scored parameters of its own."""
 
-    name: str  # of the module in the whole model
+    name: str  # name of the module in the whole model
     module: nn.Module
-    rule: Rule | None  # None: by the general ways
+    rule: Rule | None  # None: no rule, so one of the general ways
     rule_name: str
-    names: Mapping[str, str]  # the module's own name of a parameter -> its name in the whole model
+    names: Mapping[str, str]  # a parameter's name in the module -> its name in the whole model
 
 
 class Counted(NamedTuple):
-    """How much one rule covers."""
+    """Number of parameters and elements that one rule covers."""
 
     parameters: int
     elements: int
@@ -36,7 +33,7 @@ class Counted(NamedTuple):
 
 @dataclass(frozen=True)
 class Coverage:
-    """Which parameters are scored, and by which layers. Built by `plan_coverage`, which leaves none out."""
+    """The scored parameters and the layers that own them. Built by `plan_coverage`, which leaves out none."""
 
     layers: tuple[Layer, ...]
     elements: Mapping[str, int]  # parameter -> number of elements
@@ -49,17 +46,20 @@ class Coverage:
 
     @property
     def by_rule(self) -> dict[str, Counted]:
-        """Rule -> what it covers, largest first; a tied parameter stands under all its rules together (`Embedding+Linear`)."""
+        """Rule -> what it covers, largest first; a tied parameter counts under all its rules joined (`Embedding+Linear`)."""
         rules: dict[str, set[str]] = {}
         for layer in self.layers:
             for name in layer.names.values():
                 rules.setdefault(name, set()).add(layer.rule_name)
-        counted: dict[str, Counted] = {}
+        sizes: dict[str, list[int]] = {}
         for name, elements in self.elements.items():
-            key = "+".join(sorted(rules[name]))
-            before = counted.get(key, Counted(0, 0))
-            counted[key] = Counted(before.parameters + 1, before.elements + elements)
+            sizes.setdefault("+".join(sorted(rules[name])), []).append(elements)
+        counted = {key: Counted(len(some), sum(some)) for key, some in sizes.items()}
         return dict(sorted(counted.items(), key=lambda item: -item[1].elements))
+
+    def uses_rule(self, layer: Layer) -> bool:
+        """Whether the layer's gradients come from its rule, and not from one of the general ways."""
+        return layer.rule is not None and layer.name not in self.decisions.replayed and layer.name not in self.decisions.loose
 
 
 def plan_coverage(model: nn.Module, names: frozenset[str], decisions: Decisions | None = None) -> Coverage:
@@ -68,10 +68,15 @@ def plan_coverage(model: nn.Module, names: frozenset[str], decisions: Decisions 
     Args:
         model: the model.
         names: names as in `model.named_parameters()`; a tied parameter has one name and is covered in all its layers.
-        decisions: what an earlier coverage of the same model has found out (its `decisions`), to be kept.
+        decisions: `decisions` of an earlier coverage of the same model, to go on with.
 
     Raises:
-        TracInError: a parameter is not there, or its module cannot be looked into.
+        TracInError: the model has no such parameter, or its module hides how it is used.
+
+    Example:
+        >>> model = nn.Sequential(nn.Embedding(5, 2), nn.Linear(2, 3))
+        >>> plan_coverage(model, frozenset({"0.weight", "1.weight", "1.bias"})).by_rule
+        {'Embedding': Counted(parameters=1, elements=10), 'Linear': Counted(parameters=2, elements=9)}
     """
     by_identity = {id(parameter): name for name, parameter in model.named_parameters() if name in names}
     missing = names - set(by_identity.values())
@@ -87,11 +92,8 @@ def plan_coverage(model: nn.Module, names: frozenset[str], decisions: Decisions 
         if not own:
             continue
         _refuse_what_cannot_be_scored(module_name, module)
-        found = find_rule(module)
-        if found is None or not own.keys() <= RULED:
-            layers.append(Layer(module_name, module, None, FALLBACK, own))
-        else:
-            layers.append(Layer(module_name, module, found.apply, found.name, own))
+        rule_name, rule = find_rule(module) if own.keys() <= RULED else (FALLBACK, None)
+        layers.append(Layer(module_name, module, rule, rule_name, own))
     elements = {name: p.numel() for name, p in model.named_parameters() if name in names}
     return Coverage(tuple(layers), elements, Decisions() if decisions is None else decisions)
 

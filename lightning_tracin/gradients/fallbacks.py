@@ -1,4 +1,4 @@
-"""The next way to tell a layer's samples apart, where one has turned out not to fit."""
+"""The next way to separate a layer's samples, after one did not work."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from lightning_tracin.gradients.layouts import Layout
 
 
 def move_outwards(coverage: Coverage, modules: Mapping[str, nn.Module], layer: Layer) -> bool:
-    """Compute the next module around a layer again from now on; False if there is none.
+    """From now on, run the next enclosing module of a layer again; False if there is none.
 
-    Layers beside it in a list (experts, each of which sees some of the positions) go the same way.
+    Its siblings in a `ModuleList` or `ModuleDict` (experts, which each see some of the positions) are treated the same way.
     """
     replayed = coverage.decisions.replayed
     current = replayed.get(layer.name)
     loose = layer.rule is None or layer.name in coverage.decisions.loose
     if current is None and not loose:
-        current = layer.name  # itself it has no line for each sample: that is why it is here
+        current = layer.name  # start outside the layer: its own output has no line for each sample
     around = _next_around(layer.name, current, modules)
     if around is None:
         return False
@@ -28,12 +28,12 @@ def move_outwards(coverage: Coverage, modules: Mapping[str, nn.Module], layer: L
     while not loose and inner != around:
         inner = inner.rpartition(".")[0]
         if inner != around and isinstance(modules[inner], nn.ModuleList | nn.ModuleDict):
-            replayed.update({beside.name: around for beside in coverage.layers if beside.name.startswith(f"{inner}.")})
+            replayed.update({sibling.name: around for sibling in coverage.layers if sibling.name.startswith(f"{inner}.")})
     return True
 
 
 def try_others(coverage: Coverage, modules: Mapping[str, nn.Module], wrong: frozenset[str]) -> bool:
-    """Take another layout or way for each parameter whose gradients came out wrong; False if one has none left."""
+    """Switch each parameter whose gradients were wrong to another layout or way; False if one has none left."""
     open_still: set[str] = set()
     for layer in coverage.layers:
         if wrong.isdisjoint(layer.names.values()):
@@ -47,28 +47,20 @@ def _another(coverage: Coverage, modules: Mapping[str, nn.Module], layer: Layer)
     decisions = coverage.decisions
     if decisions.reconsider(layer.name):
         return True
-    ruled = layer.rule is not None and layer.name not in decisions.loose and layer.name not in decisions.replayed
-    if ruled and not _called(coverage, layer):
+    layouts = [layout for key, layout in decisions.layouts.items() if key[0] == layer.name]
+    ruled = coverage.uses_rule(layer)
+    if ruled and not layouts:  # the layer is never called
         decisions.loose.add(layer.name)
         return True
-    return (not ruled or _flat(coverage, layer)) and move_outwards(coverage, modules, layer)
-
-
-def _called(coverage: Coverage, layer: Layer) -> bool:
-    return any(isinstance(key, tuple) and key[0] == layer.name for key in coverage.decisions.layouts)
-
-
-def _flat(coverage: Coverage, layer: Layer) -> bool:
-    layouts = coverage.decisions.layouts.items()
-    return any(layout is Layout.FLAT for key, layout in layouts if isinstance(key, tuple) and key[0] == layer.name)
+    return (not ruled or Layout.FLAT in layouts) and move_outwards(coverage, modules, layer)
 
 
 def _next_around(layer: str, current: str | None, modules: Mapping[str, nn.Module]) -> str | None:
-    """The innermost module around a layer (or the layer itself) that has not been tried and can be called."""
+    """The innermost enclosing module (or the layer itself) that has not been tried and can be called."""
     if current == "":
         return None
     name = layer if current is None else current.rpartition(".")[0]
-    while type(modules[name]).forward is nn.Module.forward:  # a container, which is never called
+    while type(modules[name]).forward is nn.Module.forward:  # a container is never called
         if name == "":
             return None
         name = name.rpartition(".")[0]

@@ -1,4 +1,4 @@
-"""A model made ready for capture: its parameters frozen, its compiled code set aside."""
+"""Context managers that prepare a model for capture: frozen parameters, no compiled code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ from lightning_tracin.errors import TracInError
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """No parameter requires a gradient inside."""
+    """Freeze all parameters inside the context; restore `requires_grad` afterwards.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> with frozen(layer):
+        ...     [parameter.requires_grad for parameter in layer.parameters()]
+        [False, False]
+        >>> layer.weight.requires_grad
+        True
+    """
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         for parameter, _ in before:
@@ -26,24 +35,20 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def uncompiled(model: nn.Module) -> Iterator[None]:
-    """What `torch.compile` has compiled runs as it was written inside: compiled code passes by the hooks on its layers.
+    """Run the eager version of anything compiled with `torch.compile`: compiled code bypasses the hooks on its layers.
 
     Raises:
-        TracInError: this torch cannot do so, and the model is compiled.
+        TracInError: the model is compiled, and this version of torch cannot switch to eager mode.
     """
     set_stance = getattr(torch.compiler, "set_stance", None)
     if set_stance is not None:
         with set_stance("force_eager"):
             yield
         return
-    compiled = [
-        name
-        for name, module in model.named_modules()
-        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
-    ]
-    if compiled:
-        raise TracInError(
-            f"The module {compiled[0]!r} is compiled by `torch.compile`, which torch {torch.__version__} cannot set aside; use "
-            "torch 2.6 or later, or compile the model after the callback's setup."
-        )
+    for name, module in model.named_modules():
+        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
+            raise TracInError(
+                f"The module {name!r} is compiled by `torch.compile`, which torch {torch.__version__} cannot set aside; use "
+                "torch 2.6 or later, or compile the model after the callback's setup."
+            )
     yield

@@ -1,8 +1,8 @@
-"""Where a tensor keeps its samples, and what has been found out about that so far.
+"""How tensors hold their samples, and the choices made about that so far.
 
-A shape alone may fit more than one layout: a table of 8 positions looks like a batch of 8 samples. So a choice that was
-made once is kept, must fit every later batch, and is compared with plain autograd by `verify_gradients`, which tries the
-next choice where the first is wrong.
+A shape alone may fit more than one layout: a table of 8 positions looks like a batch of 8 samples. So a choice, once made, is
+kept and must fit every later batch. `verify_gradients` compares the results with plain autograd and tries the next choice if the
+first is wrong.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Layout(Enum):
 
 
 class NotPerSampleError(Exception):
-    """A way to tell samples apart does not fit; the next one must be taken for the layers named."""
+    """The current way of separating samples does not work; the named layers need the next one."""
 
     def __init__(self, layers: Sequence[str], reason: str) -> None:
         super().__init__(reason)
@@ -34,24 +34,31 @@ class NotPerSampleError(Exception):
 
 @dataclass
 class Decisions:
-    """What has been chosen, by layer; grows while batches pass by."""
+    """What has been chosen so far, by layer; grows batch by batch."""
 
-    layouts: dict[Hashable, Layout] = field(default_factory=dict)
-    alternatives: dict[Hashable, list[Layout]] = field(default_factory=dict)
-    loose: set[str] = field(default_factory=set)  # layers with a rule whose parameters are used without calling them
-    replayed: dict[str, str] = field(default_factory=dict)  # layer -> the module around it that is computed again
-    methods: dict[str, int] = field(default_factory=dict)  # module that is computed again -> first method that may work
+    layouts: dict[tuple[Hashable, ...], Layout] = field(default_factory=dict)  # see `choose`
+    alternatives: dict[tuple[Hashable, ...], list[Layout]] = field(default_factory=dict)
+    loose: set[str] = field(default_factory=set)  # layers with a rule whose parameters are used without calling the layer
+    replayed: dict[str, str] = field(default_factory=dict)  # layer -> the enclosing module that is run again
+    methods: dict[str, int] = field(default_factory=dict)  # module that is run again -> first method that may work
 
-    def choose(self, key: Hashable, candidates: Sequence[Layout], described: str) -> Layout:
+    def choose(self, key: tuple[Hashable, ...], candidates: Sequence[Layout], described: str) -> Layout:
         """The layout of a tensor: the one chosen before, or the first candidate.
 
         Args:
-            key: what the choice is for; its first part is the layer's name.
+            key: what the choice is for; its first part is the layer's (or module's) name.
             candidates: what the tensor's shape allows, best first; not empty.
             described: the tensor, for messages.
 
         Raises:
             TracInError: an earlier batch had a layout that this tensor cannot have.
+
+        Example:
+            >>> decisions = Decisions()
+            >>> decisions.choose(("head", 2), [Layout.LINES, Layout.FLAT], "the input of 'head'")
+            <Layout.LINES: 'one line for each sample'>
+            >>> decisions.reconsider("head"), decisions.layouts[("head", 2)]
+            (True, <Layout.FLAT: 'several consecutive lines for each sample'>)
         """
         known = self.layouts.get(key)
         if known is None:
@@ -65,15 +72,23 @@ class Decisions:
         return known
 
     def reconsider(self, layer: str) -> bool:
-        """Take the next layout of a layer; False if there is none left."""
-        keys = [key for key in self.alternatives if isinstance(key, tuple) and key[0] == layer and self.alternatives[key]]
+        """Switch a layer to its next possible layout; False if there is none left."""
+        keys = [key for key in self.alternatives if key[0] == layer and self.alternatives[key]]
         for key in keys:
             self.layouts[key] = self.alternatives[key].pop(0)
         return bool(keys)
 
 
 def lines_of(tensor: Tensor, layout: Layout, samples: int) -> Tensor:
-    """The tensor with one line for each sample: [samples, ...]."""
+    """The tensor with one line for each sample: [samples, ...].
+
+    Example:
+        >>> import torch
+        >>> lines_of(torch.tensor([1, 2, 3, 4]), Layout.FLAT, samples=2).tolist()
+        [[1, 2], [3, 4]]
+        >>> lines_of(torch.tensor([1, 2]), Layout.SHARED, samples=2).tolist()
+        [[1, 2], [1, 2]]
+    """
     if samples == 1 and layout is not Layout.LINES:
         return tensor[None]
     if layout is Layout.FLAT:
@@ -84,25 +99,28 @@ def lines_of(tensor: Tensor, layout: Layout, samples: int) -> Tensor:
 
 
 def fitting(tensor: Tensor, samples: int) -> list[Layout]:
-    """The layouts with samples in them that a tensor's shape allows, best first."""
-    if tensor.ndim == 0:
-        return []
-    if tensor.shape[0] == samples:
-        return [Layout.LINES, Layout.FLAT]  # which are the same here
-    if tensor.shape[0] > 0 and tensor.shape[0] % samples == 0:
-        return [Layout.FLAT]
-    return []
+    """The per-sample layouts that a tensor's shape allows, best first.
+
+    Example:
+        >>> import torch
+        >>> fitting(torch.ones(6, 4), samples=2), fitting(torch.ones(7, 4), samples=2)
+        ([<Layout.FLAT: 'several consecutive lines for each sample'>], [])
+    """
+    count = tensor.shape[0] if tensor.ndim > 0 else 0
+    if count == samples:
+        return [Layout.LINES, Layout.FLAT]  # these are the same here
+    return [Layout.FLAT] if count > 0 and count % samples == 0 else []
 
 
 def layer_layout(layer: str, inputs: Tensor, output: Tensor, samples: int, decisions: Decisions) -> Layout:
-    """Where the output of a layer keeps its samples, by its shape and its input's.
+    """How the output of a layer holds its samples, judged by its shape and its input's.
 
     Args:
-        layer: its name.
-        inputs: its input, of any shape.
-        output: its output, no shared tensor.
+        layer: the layer's name.
+        inputs: the input, of any shape.
+        output: the output, not a shared tensor.
         samples: number of samples in the batch.
-        decisions: what has been chosen so far; a new choice is kept there.
+        decisions: earlier choices; a new choice is added.
 
     Raises:
         NotPerSampleError: no layout fits.
@@ -111,9 +129,9 @@ def layer_layout(layer: str, inputs: Tensor, output: Tensor, samples: int, decis
     if samples == 1:
         return Layout.LINES if output.ndim > 1 and output.shape[0] == 1 and inputs.shape[:1] == (1,) else Layout.FLAT
     if output.shape[:1] == (1,) and not inputs.requires_grad:
-        return Layout.SHARED  # which needs no choice
+        return Layout.SHARED  # nothing to choose
     candidates = fitting(output, samples) if output.ndim > 1 and inputs.shape[:1] == output.shape[:1] else []
-    if not inputs.is_floating_point():  # look-ups by one list of positions are frequent, by flattened tokens are not
+    if not inputs.is_floating_point():  # look-ups of one list of positions are common, of flattened tokens they are not
         lines = [layout for layout in candidates if layout is Layout.LINES]
         candidates = [*lines, Layout.SHARED, *[layout for layout in candidates if layout not in lines]]
     elif not inputs.requires_grad:
@@ -125,14 +143,14 @@ def layer_layout(layer: str, inputs: Tensor, output: Tensor, samples: int, decis
 
 
 def output_layout(module: str, place: int, output: Tensor, samples: int, decisions: Decisions, layers: Sequence[str]) -> Layout:
-    """Where one of a module's outputs keeps its samples, by its shape alone.
+    """How one of a module's outputs holds its samples, judged by its shape alone.
 
     Args:
         module: name of the module.
-        place: of the output among all of them.
-        output: no shared tensor.
+        place: position of the output among all outputs.
+        output: the output, not a shared tensor.
         samples: number of samples in the batch.
-        decisions: what has been chosen so far; a new choice is kept there.
+        decisions: earlier choices; a new choice is added.
         layers: names of the layers that need to know.
 
     Raises:

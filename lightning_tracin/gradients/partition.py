@@ -1,6 +1,6 @@
-"""Which part of the ingredients a parameter belongs to: its optimizer group, and its layer in the depth of the model.
+"""Which part of the ingredients a parameter belongs to, by its optimizer group and its layer.
 
-Parts follow from the parameters' names and groups alone, so a run directory need not say them twice.
+Parts follow from the parameters' names and groups alone, so a run directory does not store them.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 
-#: Labels of what stands before and behind the numbered layers.
+#: Labels of the parameters before and after the numbered layers.
 EMBEDDINGS, HEAD = "embeddings", "head"
 
-#: What embeddings are called: in most models, in GPT-2, in T5.
+#: Parts of the names of embeddings: in most models, in GPT-2, in T5.
 _EMBEDDING_WORDS = ("embed", "wte", "wpe", "shared.")
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts that a snapshot's ingredients are kept by."""
+    """The parts by which a snapshot's ingredients are stored."""
 
-    groups: tuple[int, ...]  # of each part
-    layers: tuple[str, ...]  # of each part; empty labels where ingredients are not kept by layer
+    groups: tuple[int, ...]  # optimizer group of each part
+    layers: tuple[str, ...]  # layer of each part; empty labels if ingredients are not stored by layer
     of: Mapping[str, int]  # parameter -> its part
 
     def __len__(self) -> int:
@@ -29,7 +29,7 @@ class Parts:
 
     @property
     def depths(self) -> list[str]:
-        """The layers from the embeddings to the head."""
+        """The layers in order, from the embeddings to the head."""
         return sorted(dict.fromkeys(self.layers), key=lambda layer: (layer != EMBEDDINGS) + (layer == HEAD))
 
 
@@ -38,7 +38,12 @@ def parts_of(groups: Mapping[str, int], per_layer: bool) -> Parts:
 
     Args:
         groups: parameter -> its optimizer group, in the model's order.
-        per_layer: whether a group's layers are kept apart.
+        per_layer: whether each layer of a group is a part of its own.
+
+    Example:
+        >>> parts = parts_of({"embed.weight": 0, "layers.0.weight": 0, "layers.0.bias": 1}, per_layer=True)
+        >>> parts.groups, parts.layers
+        ((0, 0, 1), ('embeddings', 'layer 0', 'layer 0'))
     """
     labels = layer_labels(groups) if per_layer else dict.fromkeys(groups, "")
     keys = {name: (group, labels[name]) for name, group in groups.items()}
@@ -51,14 +56,20 @@ def parts_of(groups: Mapping[str, int], per_layer: bool) -> Parts:
 
 
 def layer_labels(names: Iterable[str]) -> dict[str, str]:
-    """The layer of each parameter by its name: `embeddings`, `layer 0`, `layer 1`, ..., `head`.
+    """The layer of each parameter, by its name: `embeddings`, `layer 0`, `layer 1`, ..., `head`.
 
-    The numbered layers are the longest list of modules in the model, and every other that has at least half as many (an
-    encoder's and a decoder's: `encoder layer 0`, `decoder layer 0`). Of the rest, what is named like an embedding is one, and so
-    is what comes before the layers within the same module; everything else is the head.
+    The numbered layers are the longest list of modules in the model, and any other list at least half as long (an encoder's and
+    a decoder's: `encoder layer 0`, `decoder layer 0`). All other parameters are embeddings if they are named like one, or come
+    before the layers in the same module; the rest is the head.
 
     Args:
-        names: of the parameters, in the model's order.
+        names: names of the parameters, in the model's order.
+
+    Example:
+        >>> layer_labels(["bert.embeddings.weight", "bert.layer.0.weight", "bert.layer.1.weight", "classifier.weight"])
+        ... # doctest: +NORMALIZE_WHITESPACE
+        {'bert.embeddings.weight': 'embeddings', 'bert.layer.0.weight': 'layer 0', 'bert.layer.1.weight': 'layer 1',
+         'classifier.weight': 'head'}
     """
     paths = {name: name.split(".") for name in names}
     numbered = {name: found for name, path in paths.items() if (found := _numbered(path)) is not None}
@@ -69,7 +80,7 @@ def layer_labels(names: Iterable[str]) -> dict[str, str]:
     stacks = [stack for stack, numbers in sizes.items() if 2 * len(numbers) >= longest]
     shared = _common(list(paths.values()))
     labels: dict[str, str] = {}
-    current: tuple[str, ...] | None = None  # the stack that was passed last
+    current: tuple[str, ...] | None = None  # the last stack seen
     for name, path in paths.items():
         stack, number = numbered.get(name, ((), 0))
         if name in numbered and stack in stacks:
@@ -87,13 +98,13 @@ def layer_labels(names: Iterable[str]) -> dict[str, str]:
 
 
 def _common(paths: list[list[str]]) -> int:
-    """How many components all paths begin with."""
+    """The number of leading components that all paths share."""
     same = [len(set(components)) == 1 for components in zip(*paths, strict=False)]
     return len(list(takewhile(bool, same)))
 
 
 def _kind(stack: tuple[str, ...], stacks: list[tuple[str, ...]]) -> str:
-    """What tells a list of layers from the others: `encoder`; nothing where there is one list only."""
+    """The part of the path that distinguishes one list of layers, such as `encoder`; empty if there is only one list."""
     if len(stacks) == 1:
         return ""
     common = set.intersection(*map(set, stacks))
@@ -101,7 +112,7 @@ def _kind(stack: tuple[str, ...], stacks: list[tuple[str, ...]]) -> str:
 
 
 def _numbered(path: list[str]) -> tuple[tuple[str, ...], int] | None:
-    """The first list of modules on the way to a parameter, and the position in it."""
+    """The first list of modules in a parameter's path, and the position in it; None if there is none."""
     for depth, part in enumerate(path):
         if part.isdecimal():
             return tuple(path[:depth]), int(part)

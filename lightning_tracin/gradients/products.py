@@ -1,51 +1,65 @@
 """Inner products of per-sample gradients of one parameter, for every pair of forms.
 
-`dots` gives all products of two sets of samples, `squared_norms` those of each sample with itself. Both are sums over the
-pairs of forms, so they are exact for parameters with several uses.
+`dots` multiplies two sets of samples, `squared_norms` each sample with itself. Both sum over the pairs of forms, so they are
+exact for parameters with several uses.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 from lightning_tracin.gradients.forms import Dense, Form, Outer, Rows, to_dense
 
-#: A row of a table that is shared by at least this part of all (sample, probe) pairs is multiplied as a matrix; below it,
-#: pair by pair. Products of matrices run some ten times nearer to the processor's limit than gathered products do.
+#: A row of a table that at least this fraction of all (sample, probe) pairs share is multiplied as a matrix; other rows are
+#: multiplied pair by pair. Matrix products are about ten times more efficient than gathered products.
 _SHARED_ENOUGH = 0.1
 
-#: Elements that one gathered block may have, so that its memory stays bounded (64 MB in float32).
+#: Largest number of elements in one gathered block, which bounds its memory (64 MB in float32).
 _BLOCK = 16_000_000
 
-
-#: Elements of a line that are added up without a break.
+#: Elements of a line that are added up in one sum.
 _LINE = 65_536
 
 
 def wide_type(dtype: torch.dtype) -> torch.dtype:
-    """The type in which products are added up: single precision at least, where half precision would lose the small ones."""
+    """The type in which products are added up: at least single precision, because half precision would lose small products.
+
+    Example:
+        >>> wide_type(torch.bfloat16), wide_type(torch.float64)
+        (torch.float32, torch.float64)
+    """
     return torch.promote_types(dtype, torch.float32)
 
 
-def dots(left: tuple[Form, ...], right: tuple[Form, ...]) -> Tensor:
-    """All inner products of two sets of gradients of one parameter: [samples, probes], in `wide_type`."""
-    total: Tensor | None = None
-    for a in left:
-        for b in right:
-            product = _pair(a, b)
-            total = product if total is None else total.add_(product)
-    if total is None:
+def dots(left: Sequence[Form], right: Sequence[Form]) -> Tensor:
+    """All inner products of two sets of gradients of one parameter: [samples, probes], in `wide_type`.
+
+    Raises:
+        ValueError: one of the sets has no form.
+
+    Example:
+        >>> one = (Dense(torch.tensor([[1.0, 2.0], [0.0, 3.0]])),)
+        >>> dots(one, (Outer(left=torch.tensor([[[1.0], [1.0]]]), right=torch.tensor([[[4.0, 0.0], [0.0, 5.0]]])),)).tolist()
+        [[14.0], [15.0]]
+    """
+    if not left or not right:
         raise ValueError("A gradient without forms has no inner product.")
-    return total
+    return reduce(Tensor.add_, (_pair(a, b) for a in left for b in right))
 
 
 def squares(lines: Tensor) -> Tensor:
-    """The squared norm of each line, without a squared copy of them: [lines], in `wide_type`.
+    """The squared norm of each line, without a squared copy of the lines: [lines], in `wide_type`.
 
-    torch adds up a line with few accumulators, so a norm over a million elements in single precision has four digits only.
+    torch adds up a line with few accumulators, so a norm of a million elements in single precision has only four correct digits.
+
+    Example:
+        >>> squares(torch.tensor([[3.0, 4.0], [0.0, 2.0]])).tolist()
+        [25.0, 4.0]
     """
     total = lines.new_zeros(len(lines), dtype=wide_type(lines.dtype))
     for block in torch.split(lines, _LINE, dim=1):
@@ -54,23 +68,27 @@ def squares(lines: Tensor) -> Tensor:
 
 
 def add_product(out: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add a matrix product to `out`, which has the factors' type or its `wide_type`."""
+    """Add a matrix product to `out`, whose type is the factors' type or its `wide_type`."""
     if out.dtype == left.dtype:
         out.addmm_(left, right)
     else:
         out += left @ right
 
 
-def squared_norms(forms: tuple[Form, ...]) -> Tensor:
-    """The squared norm of each sample's gradient: [samples], in `wide_type`."""
-    total: Tensor | None = None
-    for i, a in enumerate(forms):
-        for b in forms[i:]:
-            product = diagonal(a, b) if a is b else 2 * diagonal(a, b)
-            total = product if total is None else total + product
-    if total is None:
+def squared_norms(forms: Sequence[Form]) -> Tensor:
+    """The squared norm of each sample's gradient: [samples], in `wide_type`.
+
+    Raises:
+        ValueError: there is no form.
+
+    Example:
+        >>> squared_norms((Dense(torch.tensor([[1.0, 2.0]])), Dense(torch.tensor([[2.0, 2.0]])))).tolist()  # of [3, 4]
+        [25.0]
+    """
+    if not forms:
         raise ValueError("A gradient without forms has no norm.")
-    return total
+    pairs = itertools.combinations_with_replacement(forms, 2)
+    return reduce(torch.add, (diagonal(a, b) if a is b else 2 * diagonal(a, b) for a, b in pairs))
 
 
 def _pair(a: Form, b: Form) -> Tensor:
@@ -78,18 +96,15 @@ def _pair(a: Form, b: Form) -> Tensor:
         return _outer_outer(a, b)
     if isinstance(a, Rows) and isinstance(b, Rows):
         return _rows_rows(a, b)
-    if isinstance(a, Rows) and isinstance(b, Outer):
-        return _rows_outer(a, b)
-    if isinstance(a, Outer) and isinstance(b, Rows):
-        return _rows_outer(b, a).T.contiguous()
     if isinstance(a, Dense):
         return (a.values @ b.values.T).to(wide_type(a.values.dtype)) if isinstance(b, Dense) else _dense_other(a, b)
-    assert isinstance(b, Dense)
-    return _dense_other(b, a).T.contiguous()
+    if isinstance(a, Rows) and isinstance(b, Outer):
+        return _rows_outer(a, b)
+    return _pair(b, a).T.contiguous()
 
 
 def _dense_other(a: Dense, b: Outer | Rows) -> Tensor:
-    """Products with gradients that are not written out, one sample of `a` at a time: [samples of a, of b]."""
+    """Products of dense gradients with others, one sample of `a` at a time: [samples of a, samples of b]."""
     lines = []
     for values in a.values:
         if isinstance(b, Rows):
@@ -120,7 +135,7 @@ def _outer_outer(a: Outer, b: Outer) -> Tensor:
 
 
 def _rows_outer(a: Rows, b: Outer) -> Tensor:
-    """``sum over rows r of sample i and positions s of left'_s[row_r] (values_r . right'_s)``: [samples of a, of b]."""
+    """``sum over rows r of sample i and positions s of left'_s[row_r] (values_r . right'_s)``: [samples of a, samples of b]."""
     probes, others, _ = b.left.shape
     left, right = b.left.flatten(0, 1), b.right.flatten(0, 1).T
     out = a.values.new_zeros(a.samples, probes, dtype=wide_type(a.values.dtype))
@@ -135,7 +150,7 @@ def _rows_outer(a: Rows, b: Outer) -> Tensor:
 
 
 def _rows_rows(a: Rows, b: Rows) -> Tensor:
-    """Join on the table's rows: only rows that both sides have contribute."""
+    """Join on the table's rows, because only rows that both sides have contribute: [samples of a, samples of b]."""
     out = a.values.new_zeros(a.samples * b.samples, dtype=wide_type(a.values.dtype))
     in_a, in_b = torch.bincount(a.row, minlength=a.table), torch.bincount(b.row, minlength=a.table)
     pairs = in_a * in_b
@@ -164,7 +179,7 @@ def _gathered(rows: Rows, chosen: Tensor) -> Tensor:
 
 
 def _add_pairs(out: Tensor, a: Rows, b: Rows, wanted: Tensor, in_b: Tensor) -> None:
-    """Add to `out` the products of every pair of one row of `a` and one of `b` that stand in a wanted row of the table."""
+    """Add to `out` the product of every entry of `a` with every entry of `b` in the same table row, for the wanted rows."""
     from_a = wanted[a.row].nonzero()[:, 0]
     from_b = wanted[b.row].nonzero()[:, 0]
     from_b = from_b[torch.argsort(b.row[from_b], stable=True)]
@@ -182,53 +197,42 @@ def _add_pairs(out: Tensor, a: Rows, b: Rows, wanted: Tensor, in_b: Tensor) -> N
 
 
 def _spans(sizes: Tensor, most: int) -> list[tuple[int, int]]:
-    """Consecutive spans of `sizes`, each with a sum of about `most` at the most (one entry may exceed it alone)."""
+    """Split `sizes` into consecutive spans that each sum to about `most` (a single larger entry is a span of its own)."""
     block = (sizes.cumsum(0) - sizes) // most
     edges = [0, *((block[1:] != block[:-1]).nonzero()[:, 0] + 1).tolist(), len(sizes)]
     return [(at, stop) for at, stop in itertools.pairwise(edges) if stop > at]
 
 
 def diagonal(a: Form, b: Form) -> Tensor:
-    """The inner product of each sample's two forms: [samples]."""
+    """The inner product of each sample's two forms: [samples].
+
+    Example:
+        >>> diagonal(Dense(torch.tensor([[1.0, 2.0]])), Outer(torch.tensor([[[3.0]]]), torch.tensor([[[4.0, 5.0]]]))).tolist()
+        [42.0]
+    """
     if isinstance(a, Dense) and a is b:
         return squares(a.values)
-    if isinstance(a, Rows) and a is b:
-        of_rows = a.values.square().sum(1, dtype=wide_type(a.values.dtype))
-        return of_rows.new_zeros(a.samples).index_add_(0, a.sample, of_rows)
+    if isinstance(b, Rows) and not isinstance(a, Rows):
+        a, b = b, a
+    if isinstance(a, Rows) and (a is b or not isinstance(b, Rows)):
+        return _rows_diagonal(a, b)
     if isinstance(a, Outer) and isinstance(b, Outer):
-        return _outer_diagonal(a, b)
-    if isinstance(a, Rows) and isinstance(b, Outer):
-        return _rows_outer_diagonal(a, b)
-    if isinstance(a, Outer) and isinstance(b, Rows):
-        return _rows_outer_diagonal(b, a)
-    if isinstance(a, Rows) and isinstance(b, Dense):
-        return _rows_dense_diagonal(a, b)
-    if isinstance(a, Dense) and isinstance(b, Rows):
-        return _rows_dense_diagonal(b, a)
-    return _dense_diagonal(a, b)
-
-
-def _dense_diagonal(a: Form, b: Form) -> Tensor:
+        positions, rows, columns = a.left.shape[1], a.left.shape[2], a.right.shape[2]
+        if positions * (rows + columns) < rows * columns:
+            inner: Tensor = torch.bmm(a.left, b.left.transpose(1, 2)).mul_(torch.bmm(a.right, b.right.transpose(1, 2)))
+            return inner.sum((1, 2), dtype=wide_type(inner.dtype))
     one, other = to_dense(a), to_dense(b)
     return (one * other).sum(1, dtype=wide_type(one.dtype))
 
 
-def _rows_dense_diagonal(a: Rows, b: Dense) -> Tensor:
-    values = b.values.reshape(len(b.values), a.table, -1)[a.sample, a.row]
-    products = (a.values * values).sum(1, dtype=wide_type(values.dtype))
-    return products.new_zeros(a.samples).index_add_(0, a.sample, products)
-
-
-def _outer_diagonal(a: Outer, b: Outer) -> Tensor:
-    positions, rows, columns = a.left.shape[1], a.left.shape[2], a.right.shape[2]
-    if positions * (rows + columns) < rows * columns:
-        inner: Tensor = torch.bmm(a.left, b.left.transpose(1, 2)).mul_(torch.bmm(a.right, b.right.transpose(1, 2)))
-        return inner.sum((1, 2), dtype=wide_type(inner.dtype))
-    return _dense_diagonal(a, b)
-
-
-def _rows_outer_diagonal(a: Rows, b: Outer) -> Tensor:
-    heads = b.left[a.sample, :, a.row]  # [r, positions]
-    products = torch.einsum("rw,rpw->rp", a.values, b.right[a.sample])
-    summed = (heads * products).sum(1, dtype=wide_type(products.dtype))
+def _rows_diagonal(a: Rows, b: Form) -> Tensor:
+    """The inner product of each sample's rows with its dense or outer form, or with the same rows."""
+    if isinstance(b, Outer):
+        heads = b.left[a.sample, :, a.row]  # [r, positions]
+        products = heads * torch.einsum("rw,rpw->rp", a.values, b.right[a.sample])
+    elif isinstance(b, Dense):
+        products = a.values * b.values.reshape(len(b.values), a.table, -1)[a.sample, a.row]
+    else:
+        products = a.values.square()
+    summed = products.sum(1, dtype=wide_type(products.dtype))
     return summed.new_zeros(a.samples).index_add_(0, a.sample, summed)

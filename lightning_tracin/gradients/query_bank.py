@@ -1,6 +1,6 @@
-"""Sums of probes' gradients, so that a mean over many probes costs what one probe costs.
+"""Weighted sums of probes' gradients, so that a mean over many probes costs as much as a single probe.
 
-Products are linear in the probe: the mean of a train sample's products with many probes is its product with their mean.
+Inner products are linear in the probe: the mean of a train sample's products with many probes is its product with their mean.
 """
 
 from __future__ import annotations
@@ -11,7 +11,18 @@ import torch
 from torch import Tensor
 
 from lightning_tracin.gradients.bank import ProbeBank
-from lightning_tracin.gradients.forms import Dense, Form, Outer, Rows, coalesced, samples_of, shape_of, tensor_of
+from lightning_tracin.gradients.forms import (
+    Dense,
+    Form,
+    Outer,
+    Rows,
+    add_rows,
+    coalesced,
+    samples_of,
+    shape_of,
+    sum_of_rows,
+    tensor_of,
+)
 from lightning_tracin.gradients.holding import Factored, Holding, Written
 from lightning_tracin.gradients.products import squared_norms
 
@@ -23,6 +34,12 @@ class ProbeNorms:
         probes: number of probes.
         parts: parameter -> its part.
         part_count: number of parts.
+
+    Example:
+        >>> norms = ProbeNorms(probes=3, parts={"weight": 0}, part_count=1)
+        >>> norms.collect("weight", (Dense(torch.tensor([[3.0, 4.0]])),), at=1)
+        >>> norms.squared.tolist()
+        [[0.0, 25.0, 0.0]]
     """
 
     def __init__(self, probes: int, parts: Mapping[str, int], part_count: int) -> None:
@@ -30,22 +47,30 @@ class ProbeNorms:
         self.squared: Tensor = torch.zeros(part_count, probes)  # [parts, probes]
 
     def collect(self, name: str, forms: tuple[Form, ...], at: int) -> None:
-        """Take one parameter's gradients of the probes `at`, `at + 1`, ..."""
+        """Add one parameter's gradients for the probes `at`, `at + 1`, ..."""
         norms = squared_norms(forms)
         self.squared = self.squared.to(norms.device, torch.promote_types(self.squared.dtype, norms.dtype))
         self.squared[self._parts[name], at : at + len(norms)] += norms
 
 
 class QueryBank(ProbeBank):
-    """Weighted sums of probes' gradients in the place of the probes: `ProbeBank` of a few queries.
+    """A `ProbeBank` of a few queries, each a weighted sum of the probes' gradients.
 
-    A batch is added to the sums as it comes: rows of a table to rows, everything else to a matrix. A parameter that has both (a
-    table that is a layer's weight too) has its rows added to the matrix by `seal`.
+    Each batch is added to the sums at once: rows of a table to rows, everything else to a matrix. If a parameter has both (a
+    table that is also a layer's weight), `seal` adds its rows to the matrix.
 
     Args:
-        weights: [probes, queries]: what each probe's gradient counts in each query.
+        weights: [probes, queries]: weight of each probe's gradient in each query.
         parts: parameter -> its part.
         part_count: number of parts.
+
+    Example:
+        >>> bank = QueryBank(torch.tensor([[0.5], [0.5]]), parts={"weight": 0}, part_count=1)  # one query: the mean of two probes
+        >>> bank.collect("weight", (Dense(torch.tensor([[1.0, 0.0], [0.0, 2.0]])),), at=0)
+        >>> bank.seal()
+        >>> bank.contract("weight", [(0, (Dense(torch.tensor([[3.0, 4.0]])),))], dot := torch.zeros(1, 1, 1), torch.zeros(1, 1))
+        >>> dot.item()
+        5.5
     """
 
     def __init__(self, weights: Tensor, parts: Mapping[str, int], part_count: int) -> None:
@@ -55,13 +80,12 @@ class QueryBank(ProbeBank):
         self._matrices: dict[str, tuple[Tensor, tuple[int, int]]] = {}  # see `Written`
 
     def collect(self, name: str, forms: tuple[Form, ...], at: int) -> None:
-        """Add one parameter's gradients of the probes `at`, `at + 1`, ... to the queries.
+        """Add one parameter's gradients for the probes `at`, `at + 1`, ... to the queries.
 
         Raises:
             ValueError: the bank is sealed.
         """
-        if self._holdings is not None:
-            raise ValueError("A sealed bank takes no more gradients.")
+        self._require_unsealed()
         weights = self._weights[at : at + samples_of(forms[0])].to(tensor_of(forms))
         self._squares(forms)
         for form in forms:
@@ -70,43 +94,33 @@ class QueryBank(ProbeBank):
             else:
                 self._add(name, form, weights)
 
-    def _add(self, name: str, form: Form, weights: Tensor) -> None:
+    def _add(self, name: str, form: Dense | Outer, weights: Tensor) -> None:
         """Add to queries that are written out."""
         if name not in self._matrices:
             shape = shape_of(form)
             self._matrices[name] = tensor_of((form,)).new_zeros(self.probes, shape[0] * shape[1]), shape
-        matrices, (rows, columns) = self._matrices[name]
-        swapped = columns > rows
+        matrices, shape = self._matrices[name]
+        swapped = shape[1] > shape[0]
         for query, matrix in enumerate(matrices):
             chosen = weights[:, query].nonzero()[:, 0]
             if not len(chosen):
                 continue
             if isinstance(form, Dense):
-                summed = (weights[chosen, query] @ form.values[chosen]).view(rows, columns)
+                summed = (weights[chosen, query] @ form.values[chosen]).view(shape)
                 matrix += (summed.T if swapped else summed).reshape(-1)
-            elif isinstance(form, Outer):
+            else:
                 left = (form.left[chosen] * weights[chosen, query][:, None, None]).flatten(0, 1)
                 right = form.right[chosen].flatten(0, 1)
                 one, other = (right, left) if swapped else (left, right)
                 matrix.view(one.shape[1], other.shape[1]).addmm_(one.T, other)
-            else:
-                mine = _summed_rows(form, weights[:, [query]])
-                table = matrix.view(columns, rows).T if swapped else matrix.view(form.table, -1)
-                table.index_add_(0, mine.row, mine.values)
 
     def seal(self) -> None:
-        """End the collection."""
+        """Stop collecting and prepare for products."""
         holdings: dict[str, Holding] = {}
         for name, pieces in self._rows.items():
-            rows = coalesced(
-                torch.cat([form.sample for form in pieces]),
-                torch.cat([form.row for form in pieces]),
-                torch.cat([form.values for form in pieces]),
-                self.probes,
-                pieces[0].table,
-            )
+            rows = sum_of_rows(pieces)
             if name in self._matrices:
-                self._add(name, rows, torch.eye(self.probes, device=rows.values.device).to(rows.values))
+                add_rows(rows, *self._matrices[name])
             else:
                 holdings[name] = Factored(((0, rows),), None)
         holdings.update({name: Written(matrix, shape, None) for name, (matrix, shape) in self._matrices.items()})
@@ -116,7 +130,7 @@ class QueryBank(ProbeBank):
 
 
 def _summed_rows(form: Rows, weights: Tensor) -> Rows:
-    """Rows of samples as rows of queries: [queries] in the place of samples."""
+    """Weighted sums over samples: rows with queries in place of samples."""
     queries = weights.shape[1]
     entry, query = weights[form.sample].nonzero(as_tuple=True)
     values = form.values[entry] * weights[form.sample[entry], query][:, None]

@@ -1,19 +1,18 @@
-"""Per-sample gradients of any parameter, by computing the module around it once more.
+"""Per-sample gradients of any parameter, by running the module around it again.
 
-The way of last resort for parameters that no rule knows and that do not simply meet the samples (fused experts, recurrent
-cells, attention with its own projections). A call of the module is recorded: its arguments, and the gradients of its
-outputs once they arrive. Then the module alone is run again with the parameters requiring a gradient. Three methods, each
-of which is compared with the recorded outputs before it is believed, cheapest first:
+The last resort for parameters that have no rule and are not simply broadcast to the samples (fused experts, recurrent cells,
+attention with its own projections). A call of the module is recorded: its arguments and, when they arrive, the gradients of its
+outputs. Then the module alone is run again, with parameters that require a gradient. There are three methods, tried from cheapest
+to most expensive; each one's outputs must equal the recorded ones:
 
-1. all samples at once under `vmap`, every sample with its own part of the arguments;
-2. sample by sample, with its part of the arguments (where the module branches on its data);
-3. the whole batch, then one backward for each sample's part of the outputs (where arguments cannot be parted).
+1. all samples at once under `vmap`, each sample with its part of the arguments;
+2. sample by sample, each with its part of the arguments (for modules that branch on their data);
+3. the whole batch, then one backward for each sample's part of the outputs (for arguments that cannot be split).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,29 +24,9 @@ from torch.utils import _pytree as pytree
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients.layouts import Decisions, Layout, lines_of
 
-#: Largest difference of a repeated output from the recorded one, relative to its largest value, that rounding may explain.
+#: Largest difference between a repeated and a recorded output that may be rounding, relative to the output's largest value.
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
 _COARSE = 0.1
-
-
-@dataclass(frozen=True)
-class Autocast:
-    """Whether and to what a computation was cast automatically."""
-
-    device: str
-    enabled: bool
-    dtype: torch.dtype
-
-    @staticmethod
-    def now(device: torch.device) -> Autocast:
-        """The state at this moment."""
-        return Autocast(device.type, torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type))
-
-    @contextmanager
-    def again(self) -> Iterator[None]:
-        """The same state inside."""
-        with torch.autocast(self.device, dtype=self.dtype, enabled=self.enabled):
-            yield
 
 
 @dataclass(frozen=True)
@@ -55,12 +34,12 @@ class Call:
     """One call of a module.
 
     Args:
-        name: of the module, for messages.
+        name: the module's name, for messages.
         module: the module.
         arguments: positional and keyword arguments, tensors detached.
         outputs: the floating-point tensors among its outputs, in order, detached.
-        layouts: where each output keeps its samples.
-        autocast: the state in which it was made.
+        layouts: how each output holds its samples.
+        autocast: context in which the call was made: device type, data type, whether enabled.
     """
 
     name: str
@@ -68,7 +47,7 @@ class Call:
     arguments: tuple[tuple[Any, ...], dict[str, Any]]
     outputs: tuple[Tensor, ...]
     layouts: tuple[Layout, ...]
-    autocast: Autocast
+    autocast: tuple[str, torch.dtype, bool]
 
     @staticmethod
     def of(
@@ -78,37 +57,32 @@ class Call:
         outputs: Sequence[Tensor],
         layouts: Sequence[Layout],
     ) -> Call:
-        """The call that has just been made, apart from its graph."""
+        """Record the call that has just been made, detached from its graph."""
         detached = pytree.tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, arguments)
-        autocast = Autocast.now(outputs[0].device)
+        device = outputs[0].device.type
+        autocast = device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
         return Call(name, module, detached, tuple(output.detach() for output in outputs), tuple(layouts), autocast)
-
-
-def floating(tree: Any) -> list[Tensor]:
-    """The floating-point tensors of a module's output."""
-    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
 def replayed_gradients(
     call: Call, gradients: Sequence[Tensor | None], parameters: Mapping[str, Tensor], samples: int, decisions: Decisions
 ) -> dict[str, Tensor]:
-    """Each sample's gradient of parameters that are used somewhere in a module: path in the module -> [samples, elements].
+    """Per-sample gradients of parameters that are used somewhere in a module: path in the module -> [samples, elements].
 
     Args:
         call: the recorded call.
-        gradients: of its outputs; None where the loss does not depend on one.
+        gradients: gradients of its outputs; None for an output that the loss does not depend on.
         parameters: path in the module -> value.
         samples: number of samples.
-        decisions: which method has worked before.
+        decisions: which method has worked before; updated.
 
     Raises:
-        TracInError: running the module again does not give what it gave.
+        TracInError: running the module again does not give the same output.
     """
     methods: list[Callable[..., dict[str, Tensor] | None]] = [_at_once, _one_by_one, _whole]
-    if samples == 1:
-        methods = [_whole]
-    first = 0 if samples == 1 else decisions.methods.get(call.name, 0)
-    with torch.enable_grad(), call.autocast.again():
+    first = 2 if samples == 1 else decisions.methods.get(call.name, 0)
+    device, dtype, enabled = call.autocast
+    with torch.enable_grad(), torch.autocast(device, dtype=dtype, enabled=enabled):
         for number in range(first, len(methods)):
             found = methods[number](call, gradients, parameters, samples)
             if found is not None:
@@ -123,8 +97,8 @@ def replayed_gradients(
 
 
 def _run(call: Call, parameters: Mapping[str, Tensor], arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> list[Tensor]:
-    args, kwargs = arguments
-    return floating(functional_call(call.module, dict(parameters), args, kwargs, tie_weights=False))
+    outputs = functional_call(call.module, dict(parameters), *arguments, tie_weights=False)
+    return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
 def _agrees(outputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
@@ -139,40 +113,42 @@ def _agrees(outputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
     return True
 
 
-def _parted(call: Call, samples: int) -> tuple[list[Any], pytree.TreeSpec, list[int]]:
-    """The arguments' leaves, those that hold samples with one line for each, and their places."""
+def _split_arguments(call: Call, samples: int) -> tuple[list[Tensor], Callable[..., Any]]:
+    """The arguments that hold samples, with one line for each, and a function that puts such parts back among all arguments."""
     leaves, structure = pytree.tree_flatten(call.arguments)
     flat = {output.shape[0] for output, layout in zip(call.outputs, call.layouts, strict=True) if layout is Layout.FLAT}
-    places = []
-    for place, leaf in enumerate(leaves):
-        if isinstance(leaf, Tensor) and leaf.ndim > 0 and (leaf.shape[0] == samples or leaf.shape[0] in flat):
-            leaves[place] = lines_of(leaf, Layout.FLAT, samples)
-            places.append(place)
-    return leaves, structure, places
+    lines = {
+        place: lines_of(leaf, Layout.FLAT, samples)
+        for place, leaf in enumerate(leaves)
+        if isinstance(leaf, Tensor) and leaf.ndim > 0 and (leaf.shape[0] == samples or leaf.shape[0] in flat)
+    }
+
+    def joined(*parts: Tensor) -> Any:
+        chosen = dict(zip(lines, parts, strict=True))
+        return pytree.tree_unflatten([chosen.get(place, leaf) for place, leaf in enumerate(leaves)], structure)
+
+    return list(lines.values()), joined
 
 
 def _by_line(tensors: Sequence[Tensor | None], samples: int) -> list[Tensor | None]:
-    """Outputs or their gradients with one line for each sample, each line as the module returns it: [samples, k, ...]."""
+    """Reshape outputs or their gradients to one line for each sample: [samples, k, ...], with k lines of the module's output."""
     return [None if one is None else lines_of(one, Layout.FLAT, samples) for one in tensors]
 
 
 def _at_once(
     call: Call, gradients: Sequence[Tensor | None], parameters: Mapping[str, Tensor], samples: int
 ) -> dict[str, Tensor] | None:
-    leaves, structure, places = _parted(call, samples)
-    if not places:
+    split, joined = _split_arguments(call, samples)
+    if not split:
         return None
     lines = {path: value.detach().expand(samples, *value.shape).requires_grad_() for path, value in parameters.items()}
 
     def one(own: dict[str, Tensor], *parts: Tensor) -> tuple[Tensor, ...]:
-        values = list(leaves)
-        for place, part in zip(places, parts, strict=True):
-            values[place] = part
-        return tuple(_run(call, own, pytree.tree_unflatten(values, structure)))
+        return tuple(_run(call, own, joined(*parts)))
 
     try:
-        outputs = torch.vmap(one)(lines, *[leaves[place] for place in places])
-    except Exception:  # it branches on data, an operation cannot be done by vmap, or other arguments hold the samples
+        outputs = torch.vmap(one)(lines, *split)
+    except Exception:  # it branches on data, vmap does not support an operation, or other arguments hold the samples
         return None
     wanted = [line for line in _by_line(call.outputs, samples) if line is not None]
     if not _agrees(outputs, wanted):
@@ -183,19 +159,16 @@ def _at_once(
 def _one_by_one(
     call: Call, gradients: Sequence[Tensor | None], parameters: Mapping[str, Tensor], samples: int
 ) -> dict[str, Tensor] | None:
-    leaves, structure, places = _parted(call, samples)
-    if not places:
+    split, joined = _split_arguments(call, samples)
+    if not split:
         return None
     wanted, heads = _by_line(call.outputs, samples), _by_line(gradients, samples)
     own = {path: value.detach().requires_grad_() for path, value in parameters.items()}
     each = []
     for sample in range(samples):
-        values = list(leaves)
-        for place in places:
-            values[place] = values[place][sample]
         try:
-            outputs = _run(call, own, pytree.tree_unflatten(values, structure))
-        except Exception:  # the parts do not fit together: other arguments hold the samples
+            outputs = _run(call, own, joined(*(part[sample] for part in split)))
+        except Exception:  # the shapes do not fit: other arguments hold the samples
             return None
         if not _agrees(outputs, [line[sample] for line in wanted if line is not None]):
             return None
@@ -214,17 +187,17 @@ def _whole(
         return _gradients(outputs, gradients, own)
     outputs = [lines_of(output, Layout.FLAT, samples) for output in outputs]
     heads = _by_line(gradients, samples)
-    each = []
-    for sample in range(samples):
-        mine = [None if head is None else head[sample] for head in heads]
-        each.append(_gradients([output[sample] for output in outputs], mine, own))
+    each = [
+        _gradients([output[sample] for output in outputs], [None if head is None else head[sample] for head in heads], own)
+        for sample in range(samples)
+    ]
     return {path: torch.stack([one[path] for one in each]) for path in own}
 
 
 def _gradients(
     outputs: Sequence[Tensor], gradients: Sequence[Tensor | None], parameters: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The gradients of parameters, given those of the outputs; the graph stays for the next sample."""
+    """The gradients of parameters, given those of the outputs; the graph is kept for the next sample."""
     reached = [
         (output, head) for output, head in zip(outputs, gradients, strict=True) if head is not None and output.requires_grad
     ]

@@ -1,10 +1,10 @@
-"""Tensors that a whole batch shares, with a copy for each sample behind them.
+"""Tensors that a whole batch shares, with one copy for each sample behind them.
 
-A table of position embeddings of shape [t, width], T5's relative attention bias or a scale of a layer is one tensor for the
-whole batch, so its gradient is a sum over samples. A `SharedTensor` looks like that tensor, but carries lines
-[samples, ...], one for each sample (views of the same memory at first). Operations on it alone are done line by line; where
-it meets a tensor with one line for each sample and is broadcast to it, the lines take its place. Then the gradient of the
-lines is the per-sample gradient, at the cost of that one operation. An operation that is neither is refused.
+A table of position embeddings of shape [t, width], T5's relative attention bias or a layer's scale is one tensor for the whole
+batch, so its gradient is a sum over samples. A `SharedTensor` looks like that tensor, but carries lines [samples, ...], one for
+each sample (at first, views of the same memory). Operations on it alone are done line by line. When it is broadcast to a tensor
+with one line for each sample, the lines replace it. Then the gradient of the lines is the per-sample gradient, at the cost of
+that one operation. All other operations are refused.
 """
 
 from __future__ import annotations
@@ -18,25 +18,24 @@ from torch.utils import _pytree as pytree
 
 from lightning_tracin.gradients.layouts import Decisions, Layout, NotPerSampleError, fitting
 
-#: Operations that work element by element on tensors broadcast to one shape: these need no comparison of values.
+#: Elementwise operations on tensors that are broadcast to one shape; their results need no comparison of values.
 _ELEMENTWISE = frozenset(
     f"{order}{name}" for order in ("", "r", "i") for name in ("add", "sub", "mul", "div", "truediv", "pow")
 ) | {"where", "maximum", "minimum", "lerp", "addcmul"}
 
-#: Operations that give a tensor more lines.
+#: Operations that repeat a tensor.
 _EXPANDING = frozenset({"expand", "expand_as", "broadcast_to", "repeat"})
 
-#: Operations that take only the type and device of another tensor.
+#: Operations that use only the data type and device of their other argument.
 _TAKING_TYPES = frozenset({"to", "type_as"})
 
-
-#: (operation, input, output, padding_idx) -> what the model goes on with. The input may be shared; then the output given
+#: (operation, input, output, padding_idx) -> the output that the model continues with. If the input is shared, the given output
 #: has one line for each sample.
 Use: TypeAlias = Callable[[str, Tensor, Tensor, "int | None"], Tensor]
 
 
 class SharedTensor(Tensor):
-    """One tensor for the whole batch; `lines` holds it once for each sample."""
+    """One tensor for the whole batch; `lines` holds a copy for each sample."""
 
     lines: Tensor  # [samples, *shape]
     layer: str
@@ -46,14 +45,21 @@ class SharedTensor(Tensor):
 
     @staticmethod
     def of(lines: Tensor, layer: str, decisions: Decisions, trail: str = "", used: Use | None = None) -> SharedTensor:
-        """The first line, with all of them behind it.
+        """A shared tensor with the values of the first line.
 
         Args:
-            lines: [samples, ...], equal to each other.
+            lines: [samples, ...], all equal.
             layer: name of the layer that it comes from.
-            decisions: where it has met samples before.
-            trail: the operations that led here.
-            used: called where the tensor is a table to look up in or the matrix of a linear map.
+            decisions: earlier choices of how it is broadcast to samples.
+            trail: the operations that led to it.
+            used: called if the tensor is used as an embedding table or as the matrix of a linear map.
+
+        Example:
+            >>> lines = torch.zeros(2, 3).requires_grad_()  # a bias of 3 numbers, for 2 samples
+            >>> bias = SharedTensor.of(lines, "layer", Decisions())
+            >>> (torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]) * (bias + 1)).sum().backward()
+            >>> lines.grad.tolist()
+            [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
         """
         shared = lines.detach()[0].as_subclass(SharedTensor)
         shared.lines, shared.layer, shared.decisions, shared.trail, shared.used = lines, layer, decisions, trail, used
@@ -63,7 +69,7 @@ class SharedTensor(Tensor):
     def __torch_function__(
         cls, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Do an operation on the lines."""
+        """Apply an operation to the lines."""
         name = func.__name__
         if name in ("linear", "embedding") and len(args) > 1 and isinstance(args[1], SharedTensor) and args[1].used is not None:
             return _used(name, func, args, dict(kwargs or {}), args[1].used)
@@ -80,17 +86,17 @@ class SharedTensor(Tensor):
 
 
 def with_lines(output: Tensor, layout: Layout, samples: int, layer: str, decisions: Decisions) -> tuple[Tensor, Tensor]:
-    """A layer's output made ready for the backward pass.
+    """Prepare a layer's output for the backward pass.
 
     Args:
-        output: [samples, ...], or of another shape where the layout says so.
-        layout: where it keeps its samples.
+        output: [samples, ...], or another shape that fits the layout.
+        layout: how it holds its samples.
         samples: number of samples in the batch.
         layer: name of the layer.
-        decisions: where a shared tensor has met samples before.
+        decisions: earlier choices of how shared tensors are broadcast to samples.
 
     Returns:
-        The tensor whose gradient is per sample, and what the model goes on with.
+        The tensor whose gradient is per sample, and the output that the model continues with.
     """
     if isinstance(output, SharedTensor):
         return output.lines, output
@@ -99,13 +105,13 @@ def with_lines(output: Tensor, layout: Layout, samples: int, layer: str, decisio
         lines = lines.view_as(lines)
         return lines, SharedTensor.of(lines, layer, decisions)
     if not output.requires_grad:
-        # The clone is a non-leaf, so the model may change it in place as it could before.
+        # The clone is not a leaf, so the model may still change it in place.
         output = output.detach().requires_grad_().clone()
     return output, output
 
 
 def _used(name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], used: Use) -> Any:
-    """A linear map or a look-up: its samples' gradients have cheaper forms than lines."""
+    """A linear map or a look-up, whose per-sample gradients have cheaper forms than lines."""
     inputs, weight = args[0], args[1]
     bias = (args[2] if len(args) > 2 else kwargs.get("bias")) if name == "linear" else None
     seen = inputs.lines[0] if isinstance(inputs, SharedTensor) else inputs
@@ -130,19 +136,16 @@ def _operate(name: str, call: Callable[[list[Any]], Any], leaves: list[Any]) -> 
         with torch.no_grad():
             logical = call([_plain(leaf) for leaf in leaves])
         if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(logical)):
-            return logical  # a shape, a type, a number
-    layout = _meeting(name, source, shared, others, logical, samples)
-    if layout is not None:
+            return logical  # a shape, a data type, a number
+    met = None
+    if _meets_samples(name, source, shared, others, logical, samples):
         met = _met(name, call, leaves, logical, samples, in_place)
-        if met is not None:
-            return met
-    if in_place or (name not in _TAKING_TYPES and any(_may_hold_samples(other, samples) for other in others)):
+    if met is not None:
+        return met
+    may_hold_samples = any(other.requires_grad or (other.ndim > 1 and other.shape[0] == samples) for other in others)
+    if in_place or (name not in _TAKING_TYPES and may_hold_samples):
         raise NotPerSampleError([source.layer], f"{name} joins what the whole batch shares with samples in a way of its own")
     return _kept(name, call, leaves, source)
-
-
-def _may_hold_samples(tensor: Tensor, samples: int) -> bool:
-    return tensor.requires_grad or (tensor.ndim > 1 and tensor.shape[0] == samples)
 
 
 def _changes_its_first_argument(name: str) -> bool:
@@ -155,12 +158,12 @@ def _plain(leaf: Any) -> Any:
     return leaf.lines.detach()[0] if isinstance(leaf, SharedTensor) else leaf
 
 
-def _meeting(
+def _meets_samples(
     name: str, source: SharedTensor, shared: list[SharedTensor], others: list[Tensor], logical: Any, samples: int
-) -> Layout | None:
-    """How the other operands hold samples, if they do and the shared ones can be broadcast to them."""
+) -> bool:
+    """Whether the other operands hold samples, and the shared ones can be broadcast to them."""
     if not isinstance(logical, Tensor) or logical.ndim == 0:
-        return None
+        return False
     candidates = fitting(logical, samples) if name in _EXPANDING and _gains_samples(name, source, logical, samples) else []
     for other in others:
         broadcast = all(one.ndim < other.ndim or (one.ndim == other.ndim and one.shape[0] == 1) for one in shared)
@@ -168,16 +171,17 @@ def _meeting(
             candidates = fitting(other, samples) or candidates
     key = (source.layer, f"{source.trail}/{name}", len(others))
     described = f"a tensor that meets {source.layer!r} in {name}"
-    chosen = source.decisions.choose(key, [*candidates, Layout.SHARED], described)
-    return None if chosen is Layout.SHARED else chosen
+    return source.decisions.choose(key, [*candidates, Layout.SHARED], described) is not Layout.SHARED
 
 
 def _met(
     name: str, call: Callable[[list[Any]], Any], leaves: list[Any], logical: Tensor, samples: int, in_place: bool
 ) -> Tensor | None:
-    """The operation on ordinary tensors, with the lines in place of what is shared; None if that computes something else."""
+    """Apply the operation with the lines in place of the shared tensors; None if the result has other values."""
+    if name == "repeat":
+        return _repeated(leaves[0], logical)
     if name in _EXPANDING:
-        return _expanded(name, leaves[0], logical, samples)
+        return _widened(leaves[0], logical, samples).expand_as(logical)
     values = [_widened(leaf, logical, samples) if isinstance(leaf, SharedTensor) else leaf for leaf in leaves]
     if in_place:
         out = call(values)
@@ -193,7 +197,7 @@ def _met(
 
 
 def _widened(shared: SharedTensor, logical: Tensor, samples: int) -> Tensor:
-    """The lines, shaped so that they broadcast to a tensor with several consecutive lines for each sample."""
+    """The lines, reshaped to broadcast to a tensor with one or several consecutive lines for each sample."""
     missing = logical.ndim - shared.ndim
     shape = (samples, *[1] * (missing - 1), *shared.shape) if missing else (samples, *shared.shape[1:])
     lines = shared.lines.reshape(shape)
@@ -206,10 +210,8 @@ def _gains_samples(name: str, shared: SharedTensor, logical: Tensor, samples: in
     return before * samples == logical.shape[0] if name == "repeat" else logical.shape[0] == samples and before == 1
 
 
-def _expanded(name: str, shared: SharedTensor, logical: Tensor, samples: int) -> Tensor | None:
-    """A class token given to every sample: the lines themselves."""
-    if name != "repeat":
-        return _widened(shared, logical, samples).expand_as(logical)
+def _repeated(shared: SharedTensor, logical: Tensor) -> Tensor | None:
+    """The lines in place of one tensor that is repeated for every sample, as a class token is."""
     if shared.ndim != logical.ndim:
         return None
     times = [n // m for n, m in zip(logical.shape[1:], shared.shape[1:], strict=True)]
@@ -217,17 +219,15 @@ def _expanded(name: str, shared: SharedTensor, logical: Tensor, samples: int) ->
 
 
 def _kept(name: str, call: Callable[[list[Any]], Any], leaves: list[Any], source: SharedTensor) -> Any:
-    """The operation line by line: it still concerns only what the whole batch shares."""
-    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, SharedTensor)]
+    """Apply the operation line by line; the result is still shared by the whole batch."""
+    all_lines = {i: leaf.lines for i, leaf in enumerate(leaves) if isinstance(leaf, SharedTensor)}
 
     def on_one_line(*lines: Tensor) -> Any:
-        values = list(leaves)
-        for place, line in zip(places, lines, strict=True):
-            values[place] = line
-        return call(values)
+        chosen = dict(zip(all_lines, lines, strict=True))
+        return call([chosen.get(i, leaf) for i, leaf in enumerate(leaves)])
 
     try:
-        out = torch.vmap(on_one_line, randomness="different")(*[leaves[place].lines for place in places])
+        out = torch.vmap(on_one_line, randomness="different")(*all_lines.values())
     except (RuntimeError, ValueError) as error:
         raise NotPerSampleError([source.layer], f"{name} cannot be done line by line") from error
     trail = f"{source.trail}/{name}"

@@ -1,6 +1,6 @@
-"""One loss at a time, by a plain `backward`: what captured gradients are compared with.
+"""The gradient of one loss by a plain `backward`, as a reference for captured gradients.
 
-Nothing here knows of hooks, rules or forms, so it is right or wrong for reasons of its own.
+It uses no hooks, rules or forms, so it does not share their errors.
 """
 
 from __future__ import annotations
@@ -12,30 +12,39 @@ from torch import Tensor, nn
 
 from lightning_tracin.gradients.freezing import uncompiled
 
-#: Largest relative difference that rounding may explain, by the least precise type in use. Models in float64 still take some
-#: steps in float32 (transformers' norms do).
+#: Largest relative difference that may be rounding, by the least precise data type in use. Models in float64 may still compute
+#: some steps in float32 (transformers' norms do).
 _ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
 
 
 def rounding(dtype: torch.dtype) -> float:
-    """The largest difference, relative to a gradient's norm, that rounding may explain.
+    """The largest difference, relative to a gradient's norm, that may be rounding.
 
     Args:
-        dtype: the least precise type in use.
+        dtype: the least precise data type in use.
+
+    Example:
+        >>> rounding(torch.float32)
+        0.001
     """
     return _ROUNDING[dtype]
 
 
 def plain_gradient(model: nn.Module, names: Collection[str], loss: Callable[[], Tensor]) -> dict[str, Tensor]:
-    """The gradient of one loss with respect to the named parameters; zero where the loss does not depend on one.
+    """The gradient of one loss with respect to the named parameters; zero for parameters that the loss does not depend on.
 
-    By a whole `backward`: reentrant checkpointing cannot be asked for single gradients. `requires_grad` and `grad` of the
-    model's parameters are afterwards as before.
+    It runs a whole `backward`, because reentrant checkpointing does not support `torch.autograd.grad`. The parameters'
+    `requires_grad` and `grad` are restored afterwards.
 
     Args:
         model: the model.
-        names: parameters as in `model.named_parameters()`.
+        names: parameters, named as in `model.named_parameters()`.
         loss: does the forward pass and returns a scalar.
+
+    Example:
+        >>> model = nn.Linear(2, 1)
+        >>> plain_gradient(model, ["weight"], lambda: model(torch.tensor([3.0, 4.0])).sum())
+        {'weight': tensor([[3., 4.]])}
     """
     before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     chosen = {name: parameter for name, parameter in model.named_parameters() if name in names}

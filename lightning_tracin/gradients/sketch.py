@@ -1,15 +1,17 @@
-"""Per-sample gradients as a few thousand numbers each: the projected features that are stored and scored later.
+"""Per-sample gradients projected to a few thousand features each, which are stored and scored later.
 
-Every parameter has its own linear map to its part of the features (see `projection`). The total is shared out by the
-parameters' share of the gradients' energy, because the variance of an estimated inner product is about ``sum over l of
-energy_l ** 2 / size_l``, which sizes in proportion to the energy minimise. A bias or a head thereby often keeps its gradient
-exactly, which random projections of equal size for all layers (Park et al. 2023, TRAK, arXiv 2303.14186) do not.
+Each parameter has its own linear map to its part of the features (see `sketch_maps`). Parameters get features in proportion to
+their share of the gradients' energy: the variance of an estimated inner product is about ``sum over l of
+energy_l ** 2 / size_l``, which these sizes minimise. As a result, a bias or a head often keeps its exact gradient, unlike with
+random projections of equal size for all layers (Park et al. 2023, TRAK, arXiv 2303.14186).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -19,19 +21,28 @@ from lightning_tracin.gradients.coverage import Coverage
 from lightning_tracin.gradients.forms import Form
 from lightning_tracin.gradients.sketch_maps import NEEDED, OPTIONAL, Part, draw_part
 
-#: Part of the features that parameters share evenly at the least, for what calibration does not show.
+#: Fraction of the features that is split evenly, because calibration may miss parameters that matter later.
 _EVEN = 0.1
 
-#: The norm of stored features: as high as half precision allows, so that layers with small gradients keep their digits.
+#: The norm of stored features: as high as half precision allows, so that layers with small gradients keep their precision.
 SCALE = 32768.0
 
 
 @dataclass(frozen=True)
 class Sketch:
-    """Features of per-sample gradients: one linear map for every scored parameter, the same for train samples and probes.
+    """The linear maps from gradients to features, one for each scored parameter; the same for train samples and probes.
 
-    A sketch depends on nothing but its arguments, so features made at different times, in any batches and on any rank,
-    belong together; `state` holds all of it.
+    A sketch depends only on the arguments of `plan`, so features made at different times, in any batches and on any rank can be
+    compared. `state` holds all of it.
+
+    Example:
+        >>> from lightning_tracin.gradients import Dense, plan_coverage
+        >>> model = nn.Linear(2, 1)
+        >>> sketch = Sketch.plan(plan_coverage(model, frozenset({"weight", "bias"})), {"weight": 0.9, "bias": 0.1}, dim=3)
+        >>> sketch.layout
+        {'bias': slice(0, 1, None), 'weight': slice(1, 3, None)}
+        >>> sketch.features("weight", (Dense(torch.tensor([[3.0, 4.0]])),)).tolist()  # dim is large enough for exact gradients
+        [[3.0, 4.0]]
     """
 
     parts: Mapping[str, Part]
@@ -43,19 +54,15 @@ class Sketch:
         Args:
             coverage: the scored parameters.
             energy: parameter -> its share of the gradients' squared norm, as from `energy_shares`.
-            dim: features of a sample in all; what they take in half precision is twice that in bytes.
-            seed: of bases, signs and offsets.
+            dim: total number of features of a sample; stored in half precision, they take twice as many bytes.
+            seed: seed of the bases, signs and offsets.
 
         Raises:
             TracInError: `dim` is smaller than the number of parameters.
         """
         sizes = share_out(coverage.elements, energy, dim)
         tables = {name for layer in coverage.layers if isinstance(layer.module, nn.Embedding) for name in layer.names.values()}
-        shapes = {
-            name: layer.module.get_parameter(own_name).shape
-            for layer in coverage.layers
-            for own_name, name in layer.names.items()
-        }
+        shapes = {name: layer.module.get_parameter(own).shape for layer in coverage.layers for own, name in layer.names.items()}
         generator = torch.Generator().manual_seed(seed)
         return cls(
             {name: draw_part(shapes[name], sizes[name], table=name in tables, generator=generator) for name in sorted(sizes)}
@@ -63,32 +70,25 @@ class Sketch:
 
     @property
     def dim(self) -> int:
-        """Features of a sample in all."""
+        """Total number of features of a sample."""
         return sum(part.size for part in self.parts.values())
 
     @property
     def layout(self) -> dict[str, slice]:
-        """Where a parameter's features stand among all of a sample's."""
-        layout, at = {}, 0
-        for name, part in self.parts.items():
-            layout[name] = slice(at, at + part.size)
-            at += part.size
-        return layout
+        """The slice of a sample's features that belongs to each parameter."""
+        stops = accumulate(part.size for part in self.parts.values())
+        return {name: slice(stop - part.size, stop) for (name, part), stop in zip(self.parts.items(), stops, strict=True)}
 
     def features(self, name: str, forms: Sequence[Form]) -> Tensor:
-        """The features of one parameter's gradients: [samples, size of its part]; linear, so several uses add up."""
-        part = self.parts[name]
-        total = part(forms[0])
-        for form in forms[1:]:
-            total = total + part(form)
-        return total
+        """The features of one parameter's gradients: [samples, size of its part]. The map is linear, so several uses add up."""
+        return reduce(torch.add, map(self.parts[name], forms))
 
     def to(self, device: torch.device) -> Sketch:
         """The same sketch on another device."""
         return Sketch({name: part.to(device) for name, part in self.parts.items()})
 
     def state(self) -> dict[str, Tensor]:
-        """Everything, as tensors for one safetensors file."""
+        """The whole sketch as tensors, for one safetensors file."""
         return {f"{name}/{key}": tensor for name, part in self.parts.items() for key, tensor in part.tensors().items()}
 
     @classmethod
@@ -98,18 +98,28 @@ class Sketch:
         Raises:
             TracInError: a tensor is missing.
         """
-        names = sorted(key.removesuffix("/sizes") for key in state if key.endswith("/sizes"))
-        return cls({name: _restored(name, state) for name in names})
+        parts = {}
+        for name in sorted(key.removesuffix("/sizes") for key in state if key.endswith("/sizes")):
+            held = {key: state[f"{name}/{key}"] for key in (*NEEDED, *OPTIONAL) if f"{name}/{key}" in state}
+            missing = [key for key in NEEDED if key not in held]
+            if missing:
+                raise TracInError(f"The projection of {name!r} has no {missing[0]!r}: its file is damaged; start again.")
+            parts[name] = Part.of_tensors(held)
+        return cls(parts)
 
 
 def energy_shares(squared: Mapping[str, Tensor]) -> dict[str, float]:
-    """Each parameter's mean share of a sample's squared gradient norm; samples without a gradient do not count.
+    """Each parameter's mean share of a sample's squared gradient norm; samples whose gradient is zero are ignored.
 
     Args:
         squared: parameter -> squared norms [samples].
 
     Raises:
-        TracInError: no sample has a gradient.
+        TracInError: every sample's gradient is zero.
+
+    Example:
+        >>> energy_shares({"weight": torch.tensor([3.0, 0.0]), "bias": torch.tensor([1.0, 0.0])})
+        {'weight': 0.75, 'bias': 0.25}
     """
     total = torch.stack(list(squared.values())).double().sum(0)
     has = total > 0
@@ -119,15 +129,19 @@ def energy_shares(squared: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def share_out(elements: Mapping[str, int], energy: Mapping[str, float], dim: int) -> dict[str, int]:
-    """How many features each parameter gets: by energy, none less than an even share of a fifth, none more than its elements.
+    """The number of features of each parameter: by energy, at least an even share of a tenth, at most its elements.
 
     Args:
         elements: parameter -> number of elements.
-        energy: parameter -> share of the energy; one that is not named has none.
-        dim: features in all; the sum of what is returned is at most that.
+        energy: parameter -> share of the energy; parameters that are not named have none.
+        dim: total number of features, an upper bound on the sum of the result.
 
     Raises:
         TracInError: `dim` is smaller than the number of parameters.
+
+    Example:
+        >>> share_out({"weight": 1000, "bias": 10}, {"weight": 0.9, "bias": 0.1}, dim=100)
+        {'weight': 90, 'bias': 10}
     """
     if dim < len(elements):
         raise TracInError(
@@ -138,7 +152,9 @@ def share_out(elements: Mapping[str, int], energy: Mapping[str, float], dim: int
         return dict(elements)
     even = max(1, int(_EVEN * dim / len(elements)))
     total = sum(energy.get(name, 0.0) for name in elements) or 1.0
-    shares = {name: max(energy.get(name, 0.0) / total, 1e-9) for name in elements}  # what is left over goes to all
+    shares = {
+        name: max(energy.get(name, 0.0) / total, 1e-9) for name in elements
+    }  # above zero, so that features left over go to all
 
     def sizes(scale: float) -> dict[str, int]:
         return {name: min(count, max(even, int(scale * shares[name]))) for name, count in elements.items()}
@@ -151,16 +167,21 @@ def share_out(elements: Mapping[str, int], energy: Mapping[str, float], dim: int
 
 
 def to_half(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Features in half precision, for storing, as directions of the norm `SCALE`; gradients of any size keep their precision.
+    """Convert features to half precision for storage, rescaled to the norm `SCALE`, so that gradients of any size keep precision.
 
     Args:
         features: [samples, features].
 
     Returns:
-        The directions [samples, features], zero where the features are, and the features' norms [samples].
+        The rescaled features [samples, features], zero where the features are zero, and the original norms [samples].
 
     Raises:
         TracInError: a feature is not finite.
+
+    Example:
+        >>> rescaled, norm = to_half(torch.tensor([[3e-12, 4e-12]]))
+        >>> (rescaled / SCALE).tolist(), f"{norm.item():.0e}"
+        ([[0.60009765625, 0.7998046875]], '5e-12')
     """
     features = features.float()
     norms: Tensor = torch.linalg.vector_norm(features, dim=1)
@@ -170,11 +191,3 @@ def to_half(features: Tensor) -> tuple[Tensor, Tensor]:
             f"The projected gradient of sample {bad} of a batch is not finite; use `dtype='float64'`, or `projection_dim=None`."
         )
     return torch.where(norms[:, None] > 0, features / norms[:, None] * SCALE, 0.0).half(), norms
-
-
-def _restored(name: str, state: Mapping[str, Tensor]) -> Part:
-    held = {key: state[f"{name}/{key}"] for key in (*NEEDED, *OPTIONAL) if f"{name}/{key}" in state}
-    missing = [key for key in NEEDED if key not in held]
-    if missing:
-        raise TracInError(f"The projection of {name!r} has no {missing[0]!r}: its file is damaged; start anew.")
-    return Part.of_tensors(held)

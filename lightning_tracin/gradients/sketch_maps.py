@@ -1,17 +1,16 @@
-"""From the gradients of one parameter to a few features whose inner products estimate the gradients' own.
+"""Maps from the gradients of one parameter to a few features whose inner products estimate those of the gradients.
 
-The map is linear. It sees a gradient as a matrix G of rows x columns:
+The map is linear. It treats a gradient as a matrix G of rows x columns:
 
 1. Two seeded random bases compress both sides, ``L' G R`` (Choe et al. 2024, LoGra, arXiv 2405.13954; Chang et al. 2024,
    TrackStar, arXiv 2410.17413). A sum of outer products is compressed factor by factor, so G is never written out.
-2. What is left is hashed: element (a, b) is added, with a random sign for a and one for b, to feature
+2. The compressed matrix is hashed: element (a, b) is added, with one random sign for a and one for b, to feature
    ``(offset[a] + b) mod size``. This is the tensor sketch (Pham and Pagh 2013, KDD), a count sketch whose hash is a sum.
 
-Both steps keep inner products on average. They differ in how far they stray from it: of gradients of rank one, a k x k
-compression errs as k random features do, a hash of the whole matrix to k * k features as these do (Johnson and
-Lindenstrauss 1984). So the compressed matrix is `_OVERSAMPLING` times larger than what it is hashed to, and where that would
-save no work there are no bases: tables of embeddings are hashed row by row, and a part as large as its parameter is the
-gradient itself.
+Both steps preserve inner products on average, but their errors differ. For gradients of rank one, a k x k compression has the
+error of k random features, while a hash of the whole matrix to k * k features has the error of k * k random features (Johnson and
+Lindenstrauss 1984). So the compressed matrix is `_OVERSAMPLING` times larger than the number of features. Where bases would save
+no work there are none: embedding tables are hashed row by row, and a part as large as its parameter is the gradient itself.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ from torch import Tensor
 
 from lightning_tracin.gradients.forms import Dense, Form, Rows, some_rows, to_dense
 
-#: Elements that a compressed gradient has for each of its features: what the bases add to the variance against their cost.
+#: Elements of a compressed gradient for each feature. More elements reduce the variance that the bases add, and cost more.
 _OVERSAMPLING = 16
 
-#: Elements that one block of transforms may have, so that its memory stays bounded (64 MB in float32).
+#: Largest number of elements in one block of transforms, which bounds its memory (64 MB in float32).
 _BLOCK = 16_000_000
 
-#: Names of a part's tensors.
+#: Names of a part's tensors in a file.
 NEEDED, OPTIONAL = ("sizes", "offset", "left_sign", "right_sign"), ("left", "right")
 
 
@@ -43,8 +42,8 @@ class Part:
     rows: int
     columns: int
     size: int
-    left: Tensor | None  # [rows, k]; none: the rows themselves
-    right: Tensor | None  # [columns, k]; none: the columns themselves
+    left: Tensor | None  # [rows, k]; None: rows are not compressed
+    right: Tensor | None  # [columns, k]; None: columns are not compressed
     offset: Tensor  # [rows, or k of left], int64
     left_sign: Tensor  # [rows, or k of left]
     right_sign: Tensor  # [columns, or k of right]
@@ -78,7 +77,7 @@ class Part:
         return self.right * self.right_sign
 
     def _compressed(self, matrices: Tensor) -> Tensor:
-        """With signs, after the bases if there are any: [samples, rows, columns]."""
+        """Apply the bases, if there are any, and the signs: [samples, rows, columns]."""
         if self.left is None:
             matrices = matrices * self.left_sign[:, None].to(matrices.dtype)
         else:
@@ -88,7 +87,7 @@ class Part:
         return matrices @ self._signed_right.to(matrices.dtype)
 
     def _hashed(self, signed: Tensor) -> Tensor:
-        """Hash [samples, rows, columns]."""
+        """Hash compressed matrices with signs, [samples, rows, columns], to [samples, size]."""
         if self.exact:
             return signed.flatten(1)
         out = signed.new_zeros(len(signed), self.size)
@@ -96,35 +95,33 @@ class Part:
 
     @cached_property
     def _features(self) -> Tensor:
-        return self._features_of(self.offset).flatten()
+        """The feature that each element is added to: [rows * columns]."""
+        columns = torch.arange(len(self.right_sign), device=self.offset.device)
+        return ((self.offset[:, None] + columns) % self.size).flatten()
 
     def _of_rows(self, form: Rows) -> Tensor:
-        if self.left is not None or self.right is not None:  # a table that no `nn.Embedding` holds
+        if self.left is not None or self.right is not None:  # looked up, but not the table of an `nn.Embedding`
             step = max(1, _BLOCK // (self.rows * self.columns))
             blocks = [some_rows(form, at, min(at + step, form.samples)) for at in range(0, form.samples, step)]
             return torch.cat([self(Dense(to_dense(block))) for block in blocks])
         values = _single(form.values)
         signed = values * self.left_sign[form.row, None].to(values.dtype) * self.right_sign.to(values.dtype)
         columns = len(self.right_sign)
-        turns = -(-(self.size + columns) // self.size)  # what passes the end of the features goes on at their start
+        turns = -(-(self.size + columns) // self.size)  # columns past the last feature wrap around
         first = form.sample * (turns * self.size) + self.offset[form.row]
         index = first[:, None] + torch.arange(columns, device=first.device)
         out = values.new_zeros(form.samples * turns * self.size)
         return out.index_add_(0, index.flatten(), signed.flatten()).view(form.samples, turns, self.size).sum(1)
 
-    def _features_of(self, offset: Tensor) -> Tensor:
-        """The features that the elements of rows with these offsets are added to: [rows, columns]."""
-        return (offset[:, None] + torch.arange(len(self.right_sign), device=offset.device)) % self.size
-
     def prefers_transforms(self, left: Tensor, right: Tensor) -> bool:
-        """Whether Fourier transforms of factors cost less than writing the gradient out, as with a head of many classes."""
+        """Whether Fourier transforms of the factors cost less than writing the gradient out, as for a head with many classes."""
         positions = left.shape[1]
         written_out = (positions + 1) * left.shape[2] * right.shape[2]
         transformed = positions * (left.shape[2] + right.shape[2] + 20 * self.size * math.log2(self.size + 1))
         return left.shape[2] * right.shape[2] > self.size and transformed < written_out
 
     def _of_factors(self, left: Tensor, right: Tensor) -> Tensor:
-        """The same hash: a sum of hashes of outer products is a sum of circular convolutions of the factors' hashes."""
+        """The same hash by another way: the hash of an outer product is the circular convolution of its factors' hashes."""
         if left.shape[1] == 0:  # no sample's loss depends on this layer
             return left.new_zeros(len(left), self.size)
         wrapped = torch.arange(right.shape[2], device=right.device) % self.size
@@ -139,17 +136,10 @@ class Part:
         return torch.cat(out)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What it is made of, by name."""
+        """The tensors that define the map, by name."""
+        held = {name: getattr(self, name) for name in (*NEEDED[1:], *OPTIONAL)}
         sizes = torch.tensor([self.rows, self.columns, self.size])
-        held = {
-            "sizes": sizes,
-            "left": self.left,
-            "right": self.right,
-            "offset": self.offset,
-            "left_sign": self.left_sign,
-            "right_sign": self.right_sign,
-        }
-        return {name: tensor for name, tensor in held.items() if tensor is not None}
+        return {"sizes": sizes, **{name: tensor for name, tensor in held.items() if tensor is not None}}
 
     def to(self, device: torch.device) -> Part:
         """The same map on another device."""
@@ -157,7 +147,7 @@ class Part:
 
     @classmethod
     def of_tensors(cls, held: Mapping[str, Tensor]) -> Part:
-        """The part that `tensors` describes."""
+        """Restore a map from its `tensors`."""
         rows, columns, size = held["sizes"].tolist()
         hashed = held["offset"], held["left_sign"], held["right_sign"]
         return cls(rows, columns, size, held.get("left"), held.get("right"), *hashed)
@@ -167,10 +157,17 @@ def draw_part(shape: Sequence[int], size: int, *, table: bool, generator: torch.
     """Draw the map of a parameter.
 
     Args:
-        shape: of the parameter; its first dimension are the rows, all others the columns, and a vector is one row.
-        size: number of features, at most as many as elements.
-        table: whether gradients come as rows of a table; there are no bases then.
-        generator: of randomness.
+        shape: shape of the parameter; the first dimension is the rows, all others the columns, and a vector is one row.
+        size: number of features, at most the number of elements.
+        table: whether gradients come as rows of a table; then there are no bases.
+        generator: source of randomness.
+
+    Example:
+        >>> part = draw_part([200, 300], 4096, table=False, generator=torch.Generator().manual_seed(0))
+        >>> one = Dense(torch.randn(1, 60_000, generator=torch.Generator().manual_seed(1)))
+        >>> ratio = part(one).norm() / one.values.norm()  # close to 1: norms are preserved on average
+        >>> part(one).shape, bool(abs(ratio - 1) < 0.1)
+        (torch.Size([1, 4096]), True)
     """
     rows, columns = (shape[0], math.prod(shape[1:])) if len(shape) > 1 else (1, math.prod(shape))
     if size == rows * columns:
@@ -187,12 +184,12 @@ def draw_part(shape: Sequence[int], size: int, *, table: bool, generator: torch.
 
 
 def _single(values: Tensor) -> Tensor:
-    """In single precision at least."""
+    """Convert half precision to single precision."""
     return values if values.dtype in (torch.float32, torch.float64) else values.float()
 
 
 def _basis(width: int, count: int, generator: torch.Generator) -> Tensor | None:
-    """Orthonormal columns in a random direction, scaled so that inner products keep their size on average: [width, count]."""
+    """Random orthonormal columns, scaled to preserve inner products on average: [width, count]; None if nothing is compressed."""
     if count == width:
         return None
     drawn = torch.randn(width, count, generator=generator, dtype=torch.float64)

@@ -1,9 +1,8 @@
-"""Parameters without a rule, replaced in their modules by tensors with a copy for each sample behind them."""
+"""Stand-ins for parameters without a rule: tensors that hold a copy of the parameter for each sample."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -15,14 +14,14 @@ from lightning_tracin.gradients.shared import SharedTensor, Use
 
 @dataclass(frozen=True)
 class StandIn:
-    """What a module sees in place of one of its parameters.
+    """A tensor that a module uses in place of one of its parameters.
 
     Args:
         module: the module.
-        own_name: of the parameter in the module.
-        name: of the parameter in the whole model.
+        own_name: name of the parameter in the module.
+        name: name of the parameter in the whole model.
         parameter: the parameter itself.
-        lines: [samples, *parameter.shape]; their gradient is the samples' gradients.
+        lines: [samples, *parameter.shape]; its gradient is the per-sample gradient.
         tensor: what the module computes with; its values are the parameter's.
     """
 
@@ -33,49 +32,30 @@ class StandIn:
     lines: Tensor
     tensor: Tensor
 
-    def taken_gradient(self) -> Tensor | None:
-        """The samples' gradients, [samples, *shape], which are forgotten here; None where the loss does not depend on it."""
-        gradient, self.lines.grad = self.lines.grad, None
-        return gradient
-
 
 def stand_in_for(layer: Layer, own_name: str, samples: int, decisions: Decisions, used: Use) -> StandIn:
-    """The stand-in for one parameter of a layer.
+    """Make the stand-in for one parameter of a layer.
 
     Args:
         layer: the layer.
-        own_name: of the parameter in its module.
+        own_name: name of the parameter in its module.
         samples: number of samples in the batch.
-        decisions: where the parameter has met samples before.
-        used: called where the parameter is a table to look up in or the matrix of a linear map.
+        decisions: earlier choices of how the parameter is broadcast to samples.
+        used: called if the parameter is used as an embedding table or as the matrix of a linear map.
     """
-    parameter = layer.module._parameters[own_name]
-    assert parameter is not None
+    parameter = layer.module.get_parameter(own_name)
     lines = parameter.detach().expand(samples, *parameter.shape).requires_grad_()
     tensor = lines[0] if samples == 1 else SharedTensor.of(lines, layer.name, decisions, f".{own_name}", used)
     return StandIn(layer.module, own_name, layer.names[own_name], parameter, lines, tensor)
 
 
-@contextmanager
-def in_place(stand_ins: Sequence[StandIn]) -> Iterator[None]:
-    """The modules compute with the stand-ins inside, and with their parameters again afterwards."""
-    try:
-        _put(stand_ins, True)
-        yield
-    finally:
-        _put(stand_ins, False)
+def insert(stand_ins: Sequence[StandIn]) -> None:
+    """Make the modules compute with the stand-ins."""
+    for one in stand_ins:  # setattr would refuse: a module accepts only a parameter under a parameter's name
+        one.module._parameters[one.own_name] = one.tensor  # type: ignore[assignment]
 
 
-@contextmanager
-def set_aside(stand_ins: Sequence[StandIn]) -> Iterator[None]:
-    """Inside `in_place`: the modules compute with their parameters for a while."""
-    try:
-        _put(stand_ins, False)
-        yield
-    finally:
-        _put(stand_ins, True)
-
-
-def _put(stand_ins: Sequence[StandIn], there: bool) -> None:
-    for one in stand_ins:  # not by setattr: a module takes nothing but a parameter under a parameter's name
-        one.module._parameters[one.own_name] = one.tensor if there else one.parameter  # type: ignore[assignment]
+def remove(stand_ins: Sequence[StandIn]) -> None:
+    """Make the modules compute with their own parameters again."""
+    for one in stand_ins:
+        one.module._parameters[one.own_name] = one.parameter

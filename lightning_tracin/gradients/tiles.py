@@ -1,4 +1,4 @@
-"""Gradients written out tile by tile: a tile stays in cache until it is multiplied, which saves its way to memory and back."""
+"""Gradients written out tile by tile: a tile stays in cache until it is multiplied, which saves a trip to memory and back."""
 
 from __future__ import annotations
 
@@ -9,31 +9,42 @@ from torch import Tensor
 
 from lightning_tracin.gradients.forms import Dense, Outer, samples_of, shape_of, tensor_of, write_out
 
-#: Gradients of some samples: the first of these, and the form; in order of the samples.
+#: Gradients of consecutive samples: index of the first sample, and the form.
 Tileable: TypeAlias = tuple[int, Dense | Outer]
 
 
 def span(pieces: Sequence[Tileable]) -> slice:
-    """The samples from the first to the last that have a piece."""
+    """The range from the first to the last sample that has a piece.
+
+    Example:
+        >>> import torch
+        >>> span([(2, Dense(torch.ones(3, 1))), (7, Dense(torch.ones(1, 1)))])
+        slice(2, 8, None)
+    """
     at, form = pieces[-1]
     return slice(pieces[0][0], at + samples_of(form))
 
 
 def step_of(pieces: Sequence[Tileable], samples: int, most: int) -> int:
-    """Elements of one sample in a tile: whole rows of the parameter, of `samples` about `most` elements in all."""
+    """Elements of each sample in a tile: whole rows of the parameter, about `most` elements over all `samples`."""
     columns = max(shape_of(form)[1] for _, form in pieces)
     return max(1, most // (samples * columns)) * columns
 
 
 def tiles(pieces: Sequence[Tileable], step: int, scale: Tensor | None = None) -> Iterator[Tensor]:
-    """The gradients, so many elements of each sample at a time: [samples of the span, elements of the tile].
+    """Yield the gradients, `step` elements of each sample at a time: [samples of the span, elements of the tile].
 
-    The same memory is used for all tiles. Samples that have no piece are zero.
+    All tiles share the same memory. Samples without a piece are zero.
 
     Args:
-        pieces: the gradients, all in the same order of elements.
-        step: elements of a tile, as from `step_of`.
-        scale: what every element is multiplied with: [elements].
+        pieces: the gradients, in order of the samples and all in the same order of elements.
+        step: elements of each sample in a tile, as from `step_of`.
+        scale: factor of each element: [elements].
+
+    Example:
+        >>> import torch
+        >>> [tile.tolist() for tile in tiles([(0, Dense(torch.tensor([[1.0, 2.0, 3.0]])))], step=2)]
+        [[[1.0, 2.0]], [[3.0]]]
     """
     samples = span(pieces)
     first, number = samples.start, samples.stop - samples.start

@@ -1,8 +1,8 @@
-"""A check on the model and data at hand that captured gradients are the true ones.
+"""A check, on the actual model and data, that captured gradients are correct.
 
-Rules cover layers that compute through their own `forward`. A model may still use a weight behind its layer's back
-(`F.linear(x, self.layer.weight)`), mix samples, or put something other than samples first in a tensor. Each of these makes
-a captured gradient differ from plain autograd's on one sample alone, which is what is compared here.
+Rules cover layers that compute through their own `forward`. A model may still use a weight without calling its layer
+(`F.linear(x, self.layer.weight)`), mix samples, or have something other than samples in a tensor's first dimension. In each case
+the captured gradient differs from plain autograd's on one sample alone; this module compares the two.
 """
 
 from __future__ import annotations
@@ -23,16 +23,28 @@ from lightning_tracin.gradients.single import plain_gradient, rounding
 def verify_gradients(
     model: nn.Module, coverage: Coverage, batch_loss: Callable[[], Tensor], losses_alone: Sequence[Callable[[], Tensor]]
 ) -> None:
-    """Compare every sample's gradient as captured in a batch with plain autograd's on that sample alone.
+    """Compare each sample's gradient, captured in a batch, with plain autograd's gradient of that sample alone.
+
+    Where they differ, the next way of computing the gradient is tried and kept in `coverage.decisions`.
 
     Args:
-        model: the model; its parameters' `requires_grad` is as before afterwards.
-        coverage: what is scored.
+        model: the model; its parameters' `requires_grad` is restored afterwards.
+        coverage: the scored parameters.
         batch_loss: the sum of the losses of a batch.
         losses_alone: the loss of each of its samples alone, in order.
 
     Raises:
         TracInError: the two differ by more than rounding; the message names the parameters.
+
+    Example:
+        >>> from lightning_tracin.gradients import plan_coverage
+        >>> model, inputs = nn.Linear(1, 1, bias=False), torch.tensor([[1.0], [3.0]])
+        >>> coverage = plan_coverage(model, frozenset({"weight"}))
+        >>> alone = [lambda: model(inputs[:1]).sum(), lambda: model(inputs[1:]).sum()]
+        >>> verify_gradients(model, coverage, lambda: model(inputs).sum(), alone)
+        >>> verify_gradients(model, coverage, lambda: model(inputs.flip(0)).sum(), alone)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        lightning_tracin.errors.TracInError: The gradients captured in a batch differ from those of the sample alone: ...
     """
     modules = dict(model.named_modules())
     first: dict[str, float] = {}
@@ -40,7 +52,7 @@ def verify_gradients(
         try:
             wrong = _differences(model, coverage, batch_loss, losses_alone)
         except TracInError as error:
-            if first:  # no other way is open, and what is wrong is what was seen first
+            if first:  # there is no other way left, and the first differences describe the problem best
                 raise _error_of(first) from error
             raise
         if not wrong:
@@ -64,7 +76,7 @@ def _error_of(wrong: Mapping[str, float]) -> TracInError:
 def _differences(
     model: nn.Module, coverage: Coverage, batch_loss: Callable[[], Tensor], losses_alone: Sequence[Callable[[], Tensor]]
 ) -> dict[str, float]:
-    """The parameters whose captured gradients differ, with the difference relative to the gradients' norm."""
+    """The parameters whose captured gradients differ, with the difference relative to the gradient's norm."""
     captured: dict[str, tuple[Form, ...]] = {}
     with Capture(model, coverage) as capture:
         capture.run(batch_loss, len(losses_alone), captured.__setitem__)
@@ -74,12 +86,12 @@ def _differences(
         truth = plain_gradient(model, coverage.elements, loss)
         norms = torch.stack([gradient.norm() for gradient in truth.values()])
         if not bool(torch.isfinite(norms).all()):
-            continue  # reported with the sample's name where the pass meets it
+            continue  # the pass reports it with the sample's name
         largest = max(largest, float(norms.norm()))
         dtype = max(dtype, norms.dtype, key=lambda one: torch.finfo(one).eps)
         for name, gradient in truth.items():
-            for form in _only(captured.get(name, ()), position):
-                _subtract(gradient, form)
+            for form in captured.get(name, ()):
+                _subtract(gradient, form, position)
             differences[name] = max(differences[name], float(gradient.norm()))
     if largest == 0:
         raise TracInError(
@@ -89,24 +101,12 @@ def _differences(
     return {name: value / largest for name, value in differences.items() if not value <= rounding(dtype) * largest}
 
 
-def _only(forms: tuple[Form, ...], position: int) -> tuple[Form, ...]:
-    """The forms of one sample, holding on to no more than that sample's part."""
-    out: list[Form] = []
-    for form in forms:
-        if isinstance(form, Dense):
-            out.append(Dense(form.values[position : position + 1].clone()))
-        elif isinstance(form, Outer):
-            out.append(Outer(form.left[position : position + 1].clone(), form.right[position : position + 1].clone()))
-        else:
-            out.append(some_rows(form, position, position + 1))
-    return tuple(out)
-
-
-def _subtract(gradient: Tensor, form: Form) -> None:
-    """Take one sample's form away from its written-out gradient, in place."""
+def _subtract(gradient: Tensor, form: Form, position: int) -> None:
+    """Subtract the form of the sample at this position from that sample's dense gradient, in place."""
     if isinstance(form, Dense):
-        gradient.view(-1).sub_(form.values[0].to(gradient.dtype))
+        gradient.view(-1).sub_(form.values[position].to(gradient.dtype))
     elif isinstance(form, Outer):
-        gradient.view(form.left.shape[2], form.right.shape[2]).addmm_(form.left[0].T, form.right[0], alpha=-1)
+        gradient.view(form.left.shape[2], form.right.shape[2]).addmm_(form.left[position].T, form.right[position], alpha=-1)
     else:
-        gradient.index_add_(0, form.row, form.values, alpha=-1)
+        rows = some_rows(form, position, position + 1)
+        gradient.index_add_(0, rows.row, rows.values, alpha=-1)

@@ -1,4 +1,4 @@
-"""The experiments of Choenni et al. (2023) on one run: tables from what its directory holds, and what they say in words."""
+"""The experiments of Choenni et al. (2023) that one run allows: their tables, and findings in words."""
 
 from __future__ import annotations
 
@@ -14,30 +14,32 @@ from lightning_tracin.analysis.changes import SIGNIFICANT, change_table
 from lightning_tracin.analysis.reinforcement import ALL, reinforcement_table
 from lightning_tracin.analysis.reliance import Floats, reliance_table
 from lightning_tracin.analysis.scores import Scores
+from lightning_tracin.analysis.tables import own_language, stacked
 from lightning_tracin.config import View
 from lightning_tracin.errors import TracInError
 from lightning_tracin.run import TracInRun
 
-#: What the authors of the study report, in their experiments; never this run's result.
+#: What Choenni et al. report from their own experiments, quoted for comparison.
 REPORTED = {
     "reliance": "strong cross-language influence, least on Korean (XNLI, PAWS-X)",
     "reinforcement": "mostly reinforcing samples on XNLI, mostly complementary ones on PAWS-X",
     "changes": "that reliance on other languages grows as fine-tuning progresses",
 }
 
-#: In the column `score`: the run's own.
+#: Name of the run's own score in the column `score`.
 INFLUENCE = "influence"
 
 
 @dataclass(frozen=True)
 class Study:
-    """The experiments that one run allows.
+    """Results of the experiments that one run allows.
 
     Attributes:
-        compared: reliance by the influence of the whole run and by each baseline: as `reliance.reliance_table`, `score` in front.
-        changes: reliance between snapshots (E6); None where there is one snapshot only.
-        reinforcement: translations in the top k (E5); None where no items are known.
-        findings: what the tables say, one sentence each.
+        compared: reliance by the influence of the whole run and by each baseline: the column `score`, then those of
+            `reliance.reliance_table`.
+        changes: changes in reliance between snapshots (E6); None with a single snapshot.
+        reinforcement: translations in the top k (E5); None without items.
+        findings: what the tables show, one sentence each.
         missing: what could not be computed, and why.
     """
 
@@ -49,33 +51,28 @@ class Study:
 
 
 def study_of(run: TracInRun, view: View, representations: Callable[[], tuple[Floats, Floats]] | None = None) -> Study:
-    """The experiments that a run allows, with the baselines through the same tables.
+    """Run every experiment that a run allows, for its influence and for the baselines.
 
     Args:
         run: the run.
-        view: which of its scores, and k.
-        representations: gives the model's own of the train samples and of the probes, each [samples, width]; None leaves their
-            similarity out of the baselines.
+        view: the score to use, and k.
+        representations: returns the model's representations of the train samples and of the probes, each [samples, width];
+            None skips the baselines that need them.
 
     Raises:
-        TracInError: the run has language means only, which have no top k.
+        TracInError: the run has only language means, which have no top k.
     """
     if view.measure != "share":
         raise TracInError("The study ranks train samples for each probe, and language means have no ranks; run without them.")
-    each = {
-        snapshot.index: run.influence(view.similarity, view.weighting, [snapshot.index]).to_numpy() for snapshot in run.snapshots
-    }
+    each = influence_by_snapshot(run, view)
     scores: Scores = np.sum(list(each.values()), axis=0)
     missing: list[str] = []
     baselines = baselines_of(BASELINES, run.train, run.probes, representations, missing=missing)
-    compared = pd.concat(
-        [
-            reliance_table(one, run.train.language, run.probes.language, view.top_k).assign(score=name)
-            for name, one in {INFLUENCE: scores, **baselines}.items()
-        ],
-        ignore_index=True,
-    )
-    compared = compared[["score", *[name for name in compared if name != "score"]]]
+    shares = {
+        name: reliance_table(one, run.train.language, run.probes.language, view.top_k)
+        for name, one in {INFLUENCE: scores, **baselines}.items()
+    }
+    compared = stacked(shares, "score")
     changes = None
     if len(run.snapshots) > 1:
         changes = change_table(each, run.train.language, run.probes.language, view.top_k)
@@ -86,18 +83,23 @@ def study_of(run: TracInRun, view: View, representations: Callable[[], tuple[Flo
         reinforcement = reinforcement_table(scores, run.train, run.probes.language, view.top_k)
     except TracInError as error:
         missing.append(f"reinforcing and complementary samples: {error}")
-    own = compared[compared["score"] == INFLUENCE]
     findings = (
-        *findings_of_reliance(own, view.top_k),
-        *(() if changes is None else findings_of_changes(changes, run, own, view.top_k)),
+        *findings_of_reliance(shares[INFLUENCE], view.top_k),
+        *(() if changes is None else findings_of_changes(changes, run, shares[INFLUENCE], view.top_k)),
         *(() if reinforcement is None else findings_of_reinforcement(reinforcement, view.top_k)),
         *findings_of_baselines(compared, INFLUENCE),
     )
     return Study(compared, changes, reinforcement, findings, tuple(missing))
 
 
+def influence_by_snapshot(run: TracInRun, view: View) -> dict[int, Scores]:
+    """Snapshot -> influence at that snapshot alone: [train, probes]."""
+    indices = (snapshot.index for snapshot in run.snapshots)
+    return {index: run.influence(view.similarity, view.weighting, [index]).to_numpy() for index in indices}
+
+
 def findings_of_reliance(table: pd.DataFrame, k: int) -> Iterator[str]:
-    """What a reliance table says of each probe language's own share, and of the languages it draws on besides."""
+    """State each probe language's own share, and the other languages that it relies on."""
     for language, lines in table.groupby("probe_language"):
         for line in lines[lines["train_language"] == language].to_dict("records"):
             yield (
@@ -114,19 +116,19 @@ def findings_of_reliance(table: pd.DataFrame, k: int) -> Iterator[str]:
         ]
         if named:
             yield (
-                f"{language}: above chance and more than the mean of all probe languages, it draws on {', '.join(named)}. "
-                f"Intervals are of one cell each, not corrected for the {len(others)} that were looked at."
+                f"{language}: it relies on these languages more than by chance and more than the average probe language does: "
+                f"{', '.join(named)}. Each interval is for a single cell, without correction for the {len(others)} comparisons."
             )
-    yield f"Beside this, the authors of the study report {REPORTED['reliance']}."
+    yield f"For comparison, Choenni et al. (2023) report {REPORTED['reliance']}."
 
 
 def findings_of_changes(changes: pd.DataFrame, run: TracInRun, reliance: pd.DataFrame, k: int) -> Iterator[str]:
-    """How each own-language share goes from the first snapshot to the last; chance is taken from the reliance table."""
+    """State how each own-language share changes from the first snapshot to the last; chance is from the reliance table."""
     first, last = run.snapshots[0], run.snapshots[-1]
     tests = int(changes["p"].notna().sum())
     whole = changes[(changes["before"] == first.index) & (changes["after"] == last.index) & changes["p_adjusted"].notna()]
     chance = reliance.set_index(["probe_language", "train_language"])["chance"]
-    for line in whole[whole["probe_language"] == whole["train_language"]].to_dict("records"):
+    for line in own_language(whole).to_dict("records"):
         language, verb = line["probe_language"], "does not change significantly, going"
         if line["p_adjusted"] < SIGNIFICANT:
             verb = "falls" if line["difference"] < 0 else "rises"
@@ -136,11 +138,11 @@ def findings_of_changes(changes: pd.DataFrame, run: TracInRun, reliance: pd.Data
             f"p = {line['p_adjusted']:.2g} corrected for {tests} tests, {line['probes']} probes; "
             f"chance {_part(chance[language, language])}."
         )
-    yield f"Beside this, the authors of the study report {REPORTED['changes']}."
+    yield f"For comparison, Choenni et al. (2023) report {REPORTED['changes']}."
 
 
 def findings_of_reinforcement(table: pd.DataFrame, k: int) -> Iterator[str]:
-    """Whether samples in other languages mostly repeat what stands in the top k in the probe's own."""
+    """State whether the top samples in other languages are mostly translations of top samples in the probe's own."""
     possible = table["chance"] > 0  # zero-shot languages have no translations in their own language
     for line in table[(table["train_language"] == ALL) & table["reinforcing"].notna() & possible].to_dict("records"):
         kind = (
@@ -151,13 +153,19 @@ def findings_of_reinforcement(table: pd.DataFrame, k: int) -> Iterator[str]:
             f"translations of own-language samples there ({_interval(line)}; chance {_part(line['chance'])}, "
             f"{line['probes']} probes): {kind}."
         )
-    yield f"Beside this, the authors of the study report {REPORTED['reinforcement']}."
+    yield f"For comparison, Choenni et al. (2023) report {REPORTED['reinforcement']}."
 
 
 def findings_of_baselines(compared: pd.DataFrame, influence: str) -> Iterator[str]:
-    """The mean own-language share by the score that is called influence, beside every other one."""
-    own = compared[compared["probe_language"] == compared["train_language"]]
-    means = own.groupby("score", sort=False)["share"].mean()
+    """State the mean own-language share by the score named `influence`, and by every other score in the table.
+
+    Example:
+        >>> own = {"probe_language": ["de", "de"], "train_language": ["de", "de"]}
+        >>> table = pd.DataFrame({**own, "score": ["cosine", "BM25"], "share": [0.5, 0.7]})
+        >>> print(*findings_of_baselines(table, "cosine"))
+        The mean own-language share is 0.50 by cosine; by other scores and baselines: BM25 0.70.
+    """
+    means = own_language(compared).groupby("score", sort=False)["share"].mean()
     if influence in means:
         listed = ", ".join(f"{name} {_part(value)}" for name, value in means.items() if name != influence)
         yield f"The mean own-language share is {_part(means[influence])} by {influence}; by other scores and baselines: {listed}."

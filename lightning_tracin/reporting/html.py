@@ -1,7 +1,7 @@
-"""Pages: how tables, pictures and templates become HTML or Markdown, and the folder of results that a run writes.
+"""HTML and Markdown pages, and the folder of results that a run writes.
 
-A page embeds its pictures, so that its file can be moved or sent alone. jinja2 and matplotlib are optional: without them a run's
-folder has its tables only.
+A page embeds its pictures, so that the file can be sent on its own. jinja2 and matplotlib are optional: without them, a run's
+folder holds the tables only.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from lightning_tracin.storage.files import as_utf8, write_bytes
 
 
 def render(template: str, **values: Any) -> str:
-    """A template of `reporting/templates`, filled in; in HTML, every value is escaped.
+    """Fill in a template from `reporting/templates`; in HTML, every value is escaped.
 
     Args:
-        template: name of its file; the filter `cell` writes Markdown in a file that ends with `.md`, else HTML.
-        **values: what the template names.
+        template: file name; the filter `cell` writes Markdown in a file that ends in `.md`, otherwise HTML.
+        **values: the template's variables.
 
     Raises:
         MissingPackageError: jinja2 is not installed.
@@ -40,31 +40,41 @@ def render(template: str, **values: Any) -> str:
 
 
 def columns_and_rows(table: pd.DataFrame) -> dict[str, Any]:
-    """A table as the templates' macro `table` takes it."""
+    """Convert a table for the templates' macro `table`.
+
+    Example:
+        >>> columns_and_rows(pd.DataFrame({"language": ["de"], "share": [0.5]}))
+        {'columns': ['language', 'share'], 'rows': [['de', 0.5]]}
+    """
     return {"columns": list(table.columns), "rows": table.to_numpy().tolist()}
 
 
 def embedded(picture: bytes) -> str:
-    """A PNG file as an address that holds the whole picture."""
+    """A data URL that contains a PNG file.
+
+    Example:
+        >>> embedded(b"picture")
+        'data:image/png;base64,cGljdHVyZQ=='
+    """
     return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
 
 
 def _cell(value: Any) -> str:
-    """A value as tables show it: three decimals, or three digits if it is small."""
+    """Format a value for a table: three decimals, or three significant digits if it is small."""
     if isinstance(value, float):
         return "" if value != value else f"{value:.3g}" if abs(value) < 0.01 and value else f"{value:.3f}"
     return str(value)
 
 
 def _markdown_cell(value: Any) -> str:
-    """A value as tables in Markdown show it; what would end a cell, or be read as HTML, is escaped."""
+    """Format a value for a Markdown table; escapes what would end the cell or be read as HTML."""
     return " ".join(escape(_cell(value), quote=False).split()).replace("|", "\\|")
 
 
 def write_results(folder: Path, results: Results, study: Study | None = None) -> None:
-    """Write the tables (CSV), the figures (PNG) and the page (HTML) of a run into a folder.
+    """Write the tables (CSV), figures (PNG) and page (HTML) of a run to a folder.
 
-    Where matplotlib or jinja2 is not installed, figures or page are left out, and one warning says how to get them.
+    If matplotlib or jinja2 is missing, the figures or the page are skipped, and one warning says what to install.
     """
     tables: dict[str, pd.DataFrame | None] = {"reliance": results.reliance, "top": results.top}
     if study is not None:
@@ -76,16 +86,16 @@ def write_results(folder: Path, results: Results, study: Study | None = None) ->
     pictures: dict[str, bytes] = {}
     try:
         pictures = {"curves": figures.png(figures.curves(results)), "heat_map": figures.png(figures.heat_map(results))}
+        for name, content in pictures.items():
+            write_bytes(folder / f"{name}.png", content)
     except MissingPackageError as error:
         missing.append(str(error))
-    for name, content in pictures.items():
-        write_bytes(folder / f"{name}.png", content)
     try:
         write_bytes(folder / "report.html", as_utf8(_page(results, study, pictures)))
     except MissingPackageError as error:
         missing.append(str(error))
     if missing:
-        warnings.warn(f"TracIn: the results in {folder} are incomplete, the tables are not. {' '.join(missing)}", stacklevel=2)
+        warnings.warn(f"TracIn: the results in {folder} are incomplete, except the tables. {' '.join(missing)}", stacklevel=2)
 
 
 def _page(results: Results, study: Study | None, pictures: dict[str, bytes]) -> str:

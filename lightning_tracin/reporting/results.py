@@ -1,4 +1,4 @@
-"""What a run says, in tables: analysed once, then handed to every logger and written to the run's `results`."""
+"""The results of a run as tables, which every logger and the run's `results` folder receive."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from lightning_tracin.analysis.reliance import cross_lingual, mean_cross_lingual
+from lightning_tracin.analysis.tables import stacked
 from lightning_tracin.config import Measure, Scoring, Sign, View
 from lightning_tracin.run import TracInRun
 
-#: Proponents and opponents shown of each probe, and probes shown of each language.
+#: Number of proponents and opponents shown for each probe, and of probes shown for each language.
 _SHOWN, _PROBES_SHOWN = 3, 3
 
 
@@ -22,15 +23,21 @@ class Point:
 
     epoch: int
     step: int
-    table: pd.DataFrame  # one line for each probe language and train language
+    table: pd.DataFrame  # one row for each probe language and train language
     measure: Measure = "share"
 
     @property
     def scalars(self) -> dict[str, float]:
-        """Every curve's value here, by its key."""
+        """Logged key -> value of its curve at this snapshot.
+
+        Example:
+            >>> table = pd.DataFrame([("de", "en", 0.25)], columns=["probe_language", "train_language", "share"])
+            >>> Point(epoch=1, step=10, table=table.assign(lift=0.5), measure="mean").scalars
+            {'tracin/mean_influence/de/en': 0.25}
+        """
         values: dict[str, float] = {}
         lines = self.table[["probe_language", "train_language", "share", "lift"]].to_numpy()
-        if self.measure == "mean":  # has no chance level to be a multiple of, and no complement
+        if self.measure == "mean":  # has neither a lift nor a cross-lingual complement
             return {f"tracin/mean_influence/{probe}/{train}": float(mean) for probe, train, mean, _ in lines}
         for probe, train, share, lift in lines:
             values[f"tracin/reliance/{probe}/{train}"] = float(share)
@@ -43,14 +50,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything that is shown of a run."""
+    """All tables of a run."""
 
     view: View
-    reliance: pd.DataFrame  # the long table: sign, cumulative, snapshot, epoch, step, ...
+    reliance: pd.DataFrame  # long table: sign, cumulative, snapshot, epoch, step, ...
     top: pd.DataFrame  # strongest proponents and opponents of some probes of each language, with texts
 
     def points(self) -> list[Point]:
-        """Proponents' reliance at each snapshot alone: the curves."""
+        """Reliance by proponents at each single snapshot: the curves."""
         chosen = self.reliance[(self.reliance["sign"] == "positive") & ~self.reliance["cumulative"]]
         return [
             Point(int(table["epoch"].iloc[0]), int(table["step"].iloc[0]), table, self.view.measure)
@@ -58,14 +65,14 @@ class Results:
         ]
 
     def final(self) -> Point:
-        """Proponents' reliance by the influence of the whole run."""
+        """Reliance by proponents, by the influence of the whole run."""
         chosen = self.reliance[(self.reliance["sign"] == "positive") & self.reliance["cumulative"]]
         last = chosen[chosen["snapshot"] == chosen["snapshot"].max()]
         return Point(int(last["epoch"].iloc[0]), int(last["step"].iloc[0]), last, self.view.measure)
 
 
 def point(run: TracInRun, snapshot: int, view: View) -> Point:
-    """Reliance at one snapshot, for live curves."""
+    """Compute reliance at one snapshot, for live curves."""
     table = run.reliance(
         view.top_k, measure=view.measure, similarity=view.similarity, weighting=view.weighting, snapshots=[snapshot]
     )
@@ -73,18 +80,14 @@ def point(run: TracInRun, snapshot: int, view: View) -> Point:
 
 
 def analyse(run: TracInRun, view: View, progress: bool = False) -> Results:
-    """All tables of a run."""
+    """Compute all tables of a run."""
     signs = _SIGNS if view.measure == "share" else _SIGNS[:1]  # a mean is over influence of both signs
     kinds = [(sign, cumulative) for cumulative in (False, True) for sign in signs]
-    parts = [
-        run.reliance(view.top_k, sign, cumulative, view.measure, view.similarity, view.weighting).assign(
-            sign=sign, cumulative=cumulative
-        )
+    parts = {
+        (sign, cumulative): run.reliance(view.top_k, sign, cumulative, view.measure, view.similarity, view.weighting)
         for sign, cumulative in tqdm(kinds, desc="reliance tables", delay=2, disable=not progress)
-    ]
-    reliance = pd.concat(parts, ignore_index=True)
-    first = ["sign", "cumulative"]
-    return Results(view, reliance[first + [name for name in reliance if name not in first]], _top(run, view))
+    }
+    return Results(view, stacked(parts, "sign", "cumulative"), _top(run, view))
 
 
 _SIGNS: tuple[Sign, Sign] = ("positive", "negative")
@@ -94,12 +97,10 @@ def _top(run: TracInRun, view: View) -> pd.DataFrame:
     shown: list[int] = []
     for language in sorted(set(run.queries.language)):
         shown += [index for index, other in enumerate(run.queries.language) if other == language][:_PROBES_SHOWN]
-    k = min(_SHOWN, len(run.train))
+    k, scoring = min(_SHOWN, len(run.train)), Scoring(similarity=view.similarity, weighting=view.weighting)
     parts = []
     for sign in _SIGNS:
-        for probe, table in zip(
-            shown, run.tops(shown, k, sign, Scoring(similarity=view.similarity, weighting=view.weighting)), strict=True
-        ):
+        for probe, table in zip(shown, run.tops(shown, k, sign, scoring), strict=True):
             facts = run.queries.take([probe])
             about: dict[str, Any] = {
                 "probe": probe,

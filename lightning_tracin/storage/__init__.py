@@ -1,1 +1,1 @@
-"""."""
+"""A run directory on disk: every file format, snapshots, locks and prefetching."""

@@ -1,10 +1,9 @@
-"""A run directory: the paths of its parts, and the record of what it holds.
+"""A run directory: the paths of its parts, and the record of its contents.
 
-`run.json` is written when the fit starts, after the tables of samples and before the first snapshot: a folder without it and
-without snapshots holds no run. A fit resumes only in a directory whose record equals its own in everything that scores depend
-on. The record is written again when the fit ends, when it resumes, when a pass is checked and when probes are added. `results`
-is derived from the rest and can be made again; only its representations are read. Writers hold the lock (`lock`); readers need
-none.
+`run.json` is written when the fit starts, after the tables of samples and before the first snapshot, so a folder without it and
+without snapshots holds no run. A fit resumes only in a directory whose record equals its own in everything that scores depend on.
+The record is written again when the fit ends, when it resumes, when a pass is checked and when probes are added. `results` is
+derived from the rest and can be recreated; only its representations are read. Writers hold the lock (`lock`); readers need none.
 """
 
 from __future__ import annotations
@@ -37,19 +36,25 @@ from lightning_tracin.storage.snapshots import Ledger, Snapshot
 class RunDirectory:
     """Paths and records of one run.
 
-    The record, the ledger and the tables of samples are read once and kept; what this object writes, it also keeps. `reload`
-    forgets them, for when another process has written.
+    The record, the ledger and the tables of samples are cached, and updated by everything that this object writes. Call `reload`
+    after another process has written.
 
     Args:
         path: the run directory.
+
+    Attributes:
+        results: folder of tables and figures.
+        representations: file of the fitted model's own sentence representations.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.results = path, path / "results"
+        self.representations = self.results / "representations.safetensors"
+        self._record, self._snapshots, self._imported = path / "run.json", path / "snapshots", path / "snapshots.partial"
         self.reload()
 
     def reload(self) -> None:
-        """Read the files again when they are next asked for."""
+        """Drop the cache, so that files are read again."""
         self._read: RunRecord | None = None
         self._opened: Ledger | None = None
         self._tables: dict[str, SampleTable] = {}
@@ -62,44 +67,22 @@ class RunDirectory:
             self._opened = Ledger(self._snapshots, record.run, record.snapshots)
         return self._opened
 
-    @property
-    def _snapshots(self) -> Path:
-        return self.path / "snapshots"
-
-    @property
-    def _imported(self) -> Path:
-        return self.path / "snapshots.partial"
-
     def import_ledger(self, run: str) -> Ledger:
-        """An empty ledger beside the run's own place, for snapshots that are there before the run; see `start_imported`.
+        """An empty ledger in a temporary folder, for importing snapshots before the run starts; see `start_imported`.
 
         Args:
-            run: identity of the run to be.
+            run: identity of the future run.
         """
-        remove_tree(self._imported)  # what a killed import left
+        remove_tree(self._imported)  # leftovers of a killed import
         return Ledger(self._imported, run)
 
     @property
-    def results(self) -> Path:
-        """Where tables and figures go."""
-        return self.path / "results"
-
-    @property
-    def representations(self) -> Path:
-        """Where the fitted model's own sentence representations stand."""
-        return self.results / "representations.safetensors"
-
-    @property
     def holds_run(self) -> bool:
-        """Whether there is a run."""
+        """Whether the directory holds a run."""
         return self._record.exists()
 
-    @property
-    def _record(self) -> Path:
-        return self.path / "run.json"
-
     def record(self) -> RunRecord:
-        """What the directory holds.
+        """The content of `run.json`.
 
         Raises:
             TracInError: there is no run, or its record is damaged.
@@ -111,14 +94,17 @@ class RunDirectory:
     def _write(self, record: RunRecord) -> None:
         write_record(self._record, record)
         if self._read is not None and self._read.snapshots != record.snapshots:
-            self._opened = None  # it checks this number
+            self._opened = None  # the ledger checks this number
         self._read = record
 
+    def _update(self, **changes: object) -> None:
+        self._write(self.record().model_copy(update=changes))
+
     def samples(self, role: Literal["train", "probes"]) -> SampleTable:
-        """One of the tables of samples.
+        """The table of train samples or of probes, including added probes.
 
         Raises:
-            TracInError: it is missing, damaged, or not of this run.
+            TracInError: it is missing, damaged, or of another run.
         """
         if role not in self._tables:
             record = self.record()
@@ -132,7 +118,7 @@ class RunDirectory:
         sha256, rows = read_lines(path)
         try:
             table = table_of_rows(rows)
-            # what stands there was written from a table: another file that says the same is as good
+            # a file with other bytes but the same contents is fine
             found = Samples(count=len(table), sha256=sha256) if sha256 == expected.sha256 else known_samples(table)
         except (KeyError, TypeError) as error:
             raise TracInError(f"{path} is damaged (no {error}); restore the file.") from error
@@ -143,10 +129,10 @@ class RunDirectory:
         return table
 
     def ingredients(self, snapshot: Snapshot, columns: int) -> IngredientStore:
-        """The shards of one snapshot.
+        """The ingredients of one snapshot.
 
         Args:
-            snapshot: in the ledger.
+            snapshot: a snapshot of the ledger.
             columns: number of products stored for each train sample: one for each probe, or for each sum of probes.
         """
         record, folder = self.record(), self.path / "ingredients" / snapshot.name
@@ -156,8 +142,8 @@ class RunDirectory:
         """The projected features of one snapshot.
 
         Args:
-            snapshot: in the ledger.
-            adding: number of probes whose features are written and that the record does not name yet; 0 = none.
+            snapshot: a snapshot of the ledger.
+            adding: number of probes that are being added and are not in the record yet.
         """
         record = self.record()
         probes = record.probes.count + sum(added.count for added in record.added_probes) + adding
@@ -166,18 +152,16 @@ class RunDirectory:
         return FeatureStore(self.path / "features" / snapshot.name, record.train.count, probes, additions, owner)
 
     def discard(self, name: str) -> None:
-        """Delete what was computed from the snapshot of this name, by whichever method."""
-        record = self.record()
-        if name in record.spot_checks:
-            kept = {other: check for other, check in record.spot_checks.items() if other != name}
-            self._write(record.model_copy(update={"spot_checks": kept}))
+        """Delete everything computed from the snapshot of this name, by any method."""
+        checks = self.record().spot_checks
+        if name in checks:
+            self._update(spot_checks={other: check for other, check in checks.items() if other != name})
         for folder in [folder for folder in self.path.glob(f"*/{name}") if folder.parent != self._snapshots]:
             remove_tree(folder)
 
     def note_check(self, name: str, check: SpotCheck) -> None:
-        """Record what a check of a snapshot's products found."""
-        record = self.record()
-        self._write(record.model_copy(update={"spot_checks": {**record.spot_checks, name: check}}))
+        """Record the result of the check of a snapshot's products."""
+        self._update(spot_checks={**self.record().spot_checks, name: check})
 
     def _table(self, role: str) -> Path:
         return self.path / "samples" / f"{role}.jsonl"
@@ -186,28 +170,27 @@ class RunDirectory:
         return self.path / "samples" / f"probes-added{number:04d}.jsonl"
 
     def add(self, probes: SampleTable) -> None:
-        """Make probes part of the run whose features are there."""
-        record = self.record()
-        write_bytes(self._added(len(record.added_probes)), as_lines(probes.rows()))
-        added = (*record.added_probes, known_samples(probes))
-        self._write(record.model_copy(update={"added_probes": added}))
+        """Make probes, whose features are already stored, part of the run."""
+        added = self.record().added_probes
+        write_bytes(self._added(len(added)), as_lines(probes.rows()))
+        self._update(added_probes=(*added, known_samples(probes)))
         self._tables.pop("probes", None)
 
     def start(self, record: RunRecord, train: SampleTable, probes: SampleTable) -> None:
         """Make this the directory of a new run.
 
         Raises:
-            TracInError: it holds a run already.
+            TracInError: it already holds a run.
         """
         self.refuse_other_run()
         self._write_samples(train, probes)
         self._write(record)
 
     def start_imported(self, record: RunRecord, train: SampleTable, probes: SampleTable) -> None:
-        """Make this the directory of a run whose snapshots all stand in `import_ledger`.
+        """Make this the directory of a run whose snapshots are all in `import_ledger`.
 
         Raises:
-            TracInError: it holds a run already, or the snapshots cannot be moved to their place.
+            TracInError: it already holds a run, or the snapshots cannot be moved.
         """
         self.refuse_other_run()
         count = len(Ledger(self._imported, record.run).snapshots())
@@ -223,10 +206,10 @@ class RunDirectory:
         write_bytes(self._table("probes"), as_lines(probes.rows()))
 
     def refuse_other_run(self) -> None:
-        """Refuse a directory that holds a run.
+        """Refuse a directory that is in use.
 
         Raises:
-            TracInError: it does, or what is left of one.
+            TracInError: it holds a run, or the remains of one.
         """
         if not self.holds_run and self._snapshots.exists():
             raise TracInError(
@@ -242,10 +225,10 @@ class RunDirectory:
             )
 
     def resume(self, record: RunRecord, step: int) -> None:
-        """Go on with this directory's run after that optimizer step; later snapshots are dropped.
+        """Continue this directory's run after an optimizer step, and drop later snapshots.
 
         Raises:
-            TracInError: the run it holds differs; the message names the difference.
+            TracInError: the directory holds a different run; the message names the difference.
         """
         held = self.record()
         for name, ours, theirs in differences(record, held):
@@ -254,23 +237,22 @@ class RunDirectory:
                 "Use the settings and data of that run, or another `dirpath`."
             )
         snapshots = self.ledger.snapshots()
-        self._write(held.model_copy(update={"snapshots": None}))
+        self._update(snapshots=None)
         for snapshot in snapshots:
-            if snapshot.step > step:  # first: what a kill leaves, a later snapshot could take for its own
+            if snapshot.step > step:  # before the snapshot: after a kill, a later snapshot of that name could use the leftovers
                 self.discard(snapshot.name)
         self.ledger.cut_back(step)
 
     def end(self) -> None:
-        """Note that the fit has ended, with as many snapshots as there are now."""
-        count = len(self.ledger.snapshots())
-        self._write(self.record().model_copy(update={"snapshots": count}))
+        """Record that the fit has ended, with the current number of snapshots."""
+        self._update(snapshots=len(self.ledger.snapshots()))
 
     def write_representations(self, train: Tensor, probes: Tensor) -> None:
         """Write the fitted model's own sentence representations: [samples, width] each."""
         write_tensors(self.representations, {"train": train, "probes": probes}, self._owner_of_results)
 
     def read_representations(self) -> tuple[Tensor, Tensor]:
-        """The fitted model's own sentence representations, of the train samples and of the probes.
+        """The fitted model's own sentence representations, of the train samples and of the probes: [samples, width] each.
 
         Raises:
             TracInError: the run has none, or they are damaged.

@@ -1,14 +1,15 @@
-"""Projected features on disk, and the ingredients that follow from them.
+"""The projected features of one snapshot on disk.
 
-A folder `features/0003-step375/` holds the sketch that made the features (all of it, so that probes can be added at any
-time), and shards of train samples and of probes, each complete or absent. Features are stored in half precision, divided by
-their norm, with the norm beside them.
+A folder `features/0003-step375/` holds the whole sketch that made the features, so that probes can be added at any time, and
+shards of train samples and of probes, each complete or absent. Features are stored in half precision, rescaled to one norm, along
+with their original norms.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -22,26 +23,32 @@ from lightning_tracin.gradients.sketch import SCALE, to_half
 from lightning_tracin.storage.files import read_tensor, read_tensors, write_tensors
 from lightning_tracin.storage.filesystem import remove_tree
 from lightning_tracin.storage.prefetch import Ahead
-from lightning_tracin.storage.shards import Indices
+from lightning_tracin.storage.shards import Indices, are_indices
 
 Side = Literal["train", "probes"]
 
 
 @dataclass(frozen=True)
 class FeatureBlock:
-    """Features of some samples of one side."""
+    """Features of some train samples or some probes."""
 
-    index: Sequence[int]  # of the samples
-    features: Tensor  # [samples, features], half precision, of norm `SCALE`
+    index: Sequence[int]  # indices of the samples
+    features: Tensor  # [samples, features], half precision, rescaled to norm `SCALE`
     norm: Tensor  # [samples]
 
 
 def packed(index: Sequence[int], features: Tensor) -> FeatureBlock:
-    """Features as they are stored: [samples, features]."""
+    """Pack features, [samples, features], for storage.
+
+    Example:
+        >>> block = packed([7], torch.tensor([[0.0, 5.0]]))
+        >>> block.features.tolist(), block.norm.tolist()
+        ([[0.0, 32768.0]], [5.0])
+    """
     return FeatureBlock(index, *to_half(features))
 
 
-#: What the shards of added probes begin with.
+#: Prefix of the names of shards of added probes.
 _ADDED = "probes-added"
 
 
@@ -51,22 +58,31 @@ class FeatureStore:
     Args:
         folder: the snapshot's folder under `features`.
         train: number of train samples of the run.
-        probes: number of probes of the run, added ones included.
-        additions: how often probes were added.
-        owner: what the files belong to; see `store.write_tensors`.
+        probes: number of probes of the run, including added ones.
+        additions: how many times probes were added.
+        owner: what the files belong to; see `files.write_tensors`.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     store = FeatureStore(Path(folder), train=2, probes=1)
+        ...     store.write("train", "00000", packed([1, 0], torch.tensor([[3.0, 4.0], [0.0, 2.0]])))
+        ...     store.some("train", [1]).round(decimals=2).tolist(), store.is_complete()  # the probes are missing
+        ([[3.0, 4.0]], False)
     """
 
     def __init__(self, folder: Path, train: int, probes: int, additions: int = 0, owner: str = "") -> None:
-        self._folder, self._additions, self._owner = folder, additions, owner
+        self.folder, self._additions, self._owner = folder, additions, owner
+        self._sketch = folder / "sketch.safetensors"
         self._counts: dict[Side, int] = {"train": train, "probes": probes}
 
     @property
     def has_sketch(self) -> bool:
-        """Whether the sketch is there."""
+        """Whether the sketch exists."""
         return self._sketch.exists()
 
     def write_sketch(self, sketch: Sketch) -> None:
-        """Write the sketch, whole or not at all."""
+        """Write the sketch, completely or not at all."""
         write_tensors(self._sketch, sketch.state(), self._owner)
 
     def sketch(self) -> Sketch:
@@ -75,36 +91,31 @@ class FeatureStore:
         Raises:
             TracInError: it is missing or damaged.
         """
-        remedy = f"restore it from a copy, or delete {self._folder} to have all of it computed again"
+        remedy = f"restore it from a copy, or delete {self.folder} to have all of it computed again"
         return Sketch.from_state(read_tensors(self._sketch, remedy, self._owner))
 
-    @property
-    def folder(self) -> Path:
-        """Where sketch and shards stand."""
-        return self._folder
-
     def has(self, side: Side, shard: str) -> bool:
-        """Whether the shard of this name is there."""
+        """Whether the shard of this name exists."""
         return self._path(side, shard).exists()
 
     def keep_only(self, side: Side, shards: Collection[str]) -> None:
-        """Delete shards of other names."""
+        """Delete all other shards, except those of added probes."""
         names = {self._path(side, shard).name for shard in shards}
         for path in self._paths(side):
             if path.name not in names and not path.name.startswith(_ADDED):
                 path.unlink(missing_ok=True)
 
     def start_addition(self) -> None:
-        """Delete what a killed process left of the next addition of probes."""
-        for path in self._folder.glob(f"{_ADDED}{self._additions:04d}-*"):
+        """Delete the leftovers of a killed process from the next addition of probes."""
+        for path in self.folder.glob(f"{_ADDED}{self._additions:04d}-*"):
             path.unlink(missing_ok=True)
 
     def write_addition(self, shard: int, block: FeatureBlock) -> None:
-        """Write one shard of the next addition of probes; it counts once the run's record says so."""
+        """Write one shard of the next addition of probes; readers ignore it until the run's record includes the addition."""
         self.write("probes", f"added{self._additions:04d}-{shard:05d}", block)
 
     def write(self, side: Side, shard: str, block: FeatureBlock) -> None:
-        """Write one shard, whole or not at all."""
+        """Write one shard, completely or not at all."""
         write_tensors(
             self._path(side, shard),
             {
@@ -116,7 +127,7 @@ class FeatureStore:
         )
 
     def is_complete(self) -> bool:
-        """Whether every sample's features are there."""
+        """Whether every sample's features are stored."""
         try:
             self.train_of_shards()
         except TracInError:
@@ -124,22 +135,21 @@ class FeatureStore:
         return True
 
     def discard(self) -> None:
-        """Delete all of it."""
-        remove_tree(self._folder)
+        """Delete the sketch and all shards."""
+        remove_tree(self.folder)
 
     def blocks(self, side: Side) -> Iterator[tuple[Tensor, Tensor]]:
-        """The samples' indices, and their features in single precision and at their own norm, shard by shard.
+        """Yield the samples' indices, and their features in single precision with their original norms, shard by shard.
 
         Raises:
             TracInError: a shard is damaged or of another run.
         """
         paths = self._paths(side)
-        found = Ahead(lambda path: self._read(side, path), paths)
-        for number in range(len(paths)):
-            yield found[number]
+        found = Ahead(partial(self._read, side), paths)
+        yield from map(found.__getitem__, range(len(paths)))
 
     def some(self, side: Side, indices: Sequence[int]) -> Tensor:
-        """The features of some samples alone, in this order: [samples, features]; only the files that hold these are read.
+        """The features of some samples, in this order: [samples, features]; reads only the files that hold them.
 
         Raises:
             TracInError: one is missing, or a shard is damaged or of another run.
@@ -152,11 +162,11 @@ class FeatureStore:
                 found |= {int(one): line for one, line in zip(held, features, strict=True) if int(one) in indices}
         missing = [one for one in indices if one not in found]
         if missing:
-            raise TracInError(f"{self._folder} has no features of sample {missing[0]} ({side}); run the attribution again.")
+            raise TracInError(f"{self.folder} has no features of sample {missing[0]} ({side}); run the attribution again.")
         return torch.stack([found[one] for one in indices])
 
     def read(self, side: Side, shard: int) -> tuple[Tensor, Tensor]:
-        """One shard's indices and features, as `blocks` yields them, by its position.
+        """The indices and features of one shard, by its position, as `blocks` yields them.
 
         Raises:
             TracInError: the shard is damaged or of another run.
@@ -164,7 +174,7 @@ class FeatureStore:
         return self._read(side, self._paths(side)[shard])
 
     def _read(self, side: Side, path: Path) -> tuple[Tensor, Tensor]:
-        """A shard's indices, and its features in single precision and at their own norm."""
+        """A shard's indices, and its features in single precision with their original norms."""
         tensors = read_tensors(path, owner=self._owner)
         if set(tensors) != {"index", "features", "norm"}:
             raise TracInError(f"{path} is not a shard of features (it holds {sorted(tensors)}); delete it.")
@@ -173,57 +183,48 @@ class FeatureStore:
             features.ndim != 2
             or features.shape[:1] != index.shape
             or norm.shape != index.shape
-            or not _are_indices(index, self._counts[side])
+            or not are_indices(index.numpy(), self._counts[side])
             or not bool(torch.isfinite(features.sum(1)).all())
             or not bool(torch.isfinite(norm).all())
         ):
             raise TracInError(f"{path} does not belong to this run, or is damaged; delete it to have it computed again.")
-        return index, features.mul_((norm / SCALE)[:, None])  # its own copy: features are stored in half precision
+        return index, features.mul_((norm / SCALE)[:, None])  # `float` made a copy: features are stored in half precision
 
     def count(self, side: Side) -> int:
-        """Number of the run's samples on a side."""
+        """Number of train samples or of probes of the run."""
         return self._counts[side]
 
     def train_of_shards(self) -> list[Indices]:
         """The train samples of each shard.
 
         Raises:
-            TracInError: a sample's features are missing or stored twice, on either side.
+            TracInError: the features of a train sample or probe are missing or stored twice.
         """
         found: dict[Side, list[Indices]] = {"train": [], "probes": []}
         for side, count in self._counts.items():
             seen = np.zeros(count, dtype=np.int32)
             for path in self._paths(side):
                 index = read_tensor(path, "index", owner=self._owner)
-                if index is None or not _are_indices(index, count):
+                if index is None or not are_indices(index.numpy(), count):
                     raise TracInError(f"{path} does not belong to this run, or is damaged; delete it to have it computed again.")
                 found[side].append(index.numpy().copy())
                 np.add.at(seen, found[side][-1], 1)
             if not (seen == 1).all():
                 what = "train samples" if side == "train" else "probes"
                 raise TracInError(
-                    f"{self._folder} is incomplete: of {count} {what} {int((seen == 0).sum())} are missing and "
-                    f"{int((seen > 1).sum())} stand in more than one file; run the attribution again."
+                    f"{self.folder} is incomplete: of {count} {what} {int((seen == 0).sum())} are missing and "
+                    f"{int((seen > 1).sum())} are in more than one file; run the attribution again."
                 )
         return found["train"]
 
-    @property
-    def _sketch(self) -> Path:
-        return self._folder / "sketch.safetensors"
-
     def _path(self, side: Side, shard: str) -> Path:
-        return self._folder / f"{side}-{shard}.safetensors"
+        return self.folder / f"{side}-{shard}.safetensors"
 
     def _paths(self, side: Side) -> list[Path]:
-        paths = sorted(self._folder.glob(f"{side}-*.safetensors"))
+        paths = sorted(self.folder.glob(f"{side}-*.safetensors"))
         return [path for path in paths if not path.name.startswith(_ADDED) or _number(path) < self._additions]
 
 
-def _are_indices(values: Tensor, bound: int) -> bool:
-    """Whether these are numbers from 0 up to the bound."""
-    return values.ndim == 1 and values.dtype == torch.int64 and bool(((values >= 0) & (values < bound)).all())
-
-
 def _number(path: Path) -> int:
-    """Which addition of probes a shard belongs to."""
+    """The addition of probes that a shard belongs to."""
     return int(path.name.removeprefix(_ADDED).partition("-")[0])

@@ -1,7 +1,7 @@
-"""Where files stand: on this machine, or on any file system that fsspec reaches.
+"""Paths on this machine or on any file system that fsspec supports.
 
-A place is a `pathlib.Path`, or for a URL such as `s3://bucket/run` an object with the same methods (universal_pathlib). What
-the two do differently is here; but for `lock`, nothing else asks which of them it has.
+A place is a `pathlib.Path`, or for a URL such as `s3://bucket/run` an object with the same methods (universal_pathlib). The
+differences between the two are handled here; apart from `lock`, no other module needs to know which one it has.
 """
 
 from __future__ import annotations
@@ -16,24 +16,28 @@ from typing import Any, TypeAlias, cast
 
 from lightning_tracin.errors import TracInError
 
-#: What users may give: a path or a URL. (A UPath, with storage options of its own, will do as well.)
+#: What users may pass: a path or a URL. (A UPath with its own storage options works, too.)
 Place: TypeAlias = str | Path
 
 
 def place(location: Place) -> Path:
-    """The place that a path or a URL names.
+    """The path object for a path or a URL.
 
-    Directory listings of URLs are not cached: other processes write there too.
+    Directory listings of URLs are not cached, because other processes may write there.
 
     Raises:
         TracInError: no file system is known for the URL, or its package is not installed.
+
+    Example:
+        >>> place("file:///data/run").as_posix(), place("memory://bucket/run").name
+        ('/data/run', 'run')
     """
     text = str(location)
     if "://" not in text:
         return Path(text)
     if text.startswith(("file://", "local://")):
         return Path(text.partition("://")[2])
-    from upath import UPath  # slow to import, and seldom needed
+    from upath import UPath  # slow to import, and rarely needed
 
     if isinstance(cast("object", location), UPath):
         return cast("Path", location)
@@ -46,24 +50,27 @@ def place(location: Place) -> Path:
 
 
 def is_local(path: Path) -> bool:
-    """Whether it is on this machine's own file system."""
+    """Whether the path is on this machine's file system.
+
+    Example:
+        >>> is_local(place("runs/xnli")), is_local(place("memory://runs/xnli"))
+        (True, False)
+    """
     return isinstance(path, Path)
 
 
 def free_bytes(folder: Path) -> int | None:
-    """Free space where a folder stands, or is to stand; None = there is no telling."""
+    """Free space on a folder's disk, whether or not the folder exists yet; None if unknown."""
     if not is_local(folder):
         return None
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return shutil.disk_usage(next(one for one in (folder, *folder.parents) if one.exists())).free
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: here under another name first, elsewhere in one request.
+    """Write a file completely or not at all: locally under another name first, elsewhere in one request.
 
     Raises:
-        OSError: it cannot be written; what stood there before stands there still.
+        OSError: it cannot be written; the previous file, if any, is unchanged.
     """
     if not is_local(path):
         with _only_os_errors():
@@ -84,14 +91,14 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def write_first(path: Path, content: bytes) -> bool:
-    """Write a file, unless there is one; returns whether this process was the first. For places that are not local.
+    """Create a file, unless it exists, and return whether this process created it. For paths that are not local.
 
     Raises:
         OSError: it cannot be written.
     """
     try:
         with _only_os_errors():
-            if _fs(path).exists(_inside(path)):  # not every store refuses what follows
+            if _fs(path).exists(_inside(path)):  # not every store supports mode="create"
                 return False
             _fs(path).pipe_file(_inside(path), content, mode="create")
     except FileExistsError:
@@ -111,7 +118,7 @@ def read_whole(path: Path) -> bytes:
 
 @contextmanager
 def local_copy(path: Path) -> Iterator[Path]:
-    """The file itself, or for this context a copy of it on this machine.
+    """The file itself if it is local, otherwise a temporary local copy.
 
     Raises:
         OSError: it is missing, or cannot be read.
@@ -127,7 +134,7 @@ def local_copy(path: Path) -> Iterator[Path]:
 
 
 def remove_tree(folder: Path) -> None:
-    """Delete a folder and what is in it, if it is there."""
+    """Delete a folder and its contents, if it exists."""
     if is_local(folder):
         shutil.rmtree(folder, ignore_errors=True)
     elif folder.exists():
@@ -135,7 +142,7 @@ def remove_tree(folder: Path) -> None:
 
 
 def move_tree(folder: Path, target: Path) -> None:
-    """Move a folder to where none is: at once here, file by file elsewhere.
+    """Move a folder to a path that does not exist yet: in one step locally, file by file elsewhere.
 
     Raises:
         OSError: it cannot be moved.
@@ -155,13 +162,13 @@ def _fs(path: Path) -> Any:
 
 
 def _inside(path: Path) -> str:
-    """The path as its file system has it."""
+    """The path within its file system."""
     return str(cast("Any", path).path)
 
 
 @contextmanager
 def _only_os_errors() -> Iterator[None]:
-    """What a store's own client raises (no credentials, no connection), as the error of a system."""
+    """Turn exceptions of a store's client (no credentials, no connection) into OSError."""
     try:
         yield
     except OSError:

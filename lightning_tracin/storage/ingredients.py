@@ -1,7 +1,7 @@
 """The ingredients of one snapshot: inner products and norms of gradients, from which every score is derived.
 
-On disk they are a folder `ingredients/0003-step375/` of shards, each a block (some train samples x some probes), each
-complete or absent. The folder is complete when the blocks cover every pair once; what is missing can be computed later.
+On disk they are a folder `ingredients/0003-step375/` of shards. A shard is a block (some train samples x some probes), and is
+either complete or absent. The folder is complete when the blocks cover every pair once; missing blocks can be computed later.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.files import read_tensor, read_tensors, write_tensors
 from lightning_tracin.storage.filesystem import remove_tree
 from lightning_tracin.storage.prefetch import Ahead
-from lightning_tracin.storage.shards import FloatArray, Indices, Ingredients, OneShard, Shards
+from lightning_tracin.storage.shards import FloatArray, Indices, Ingredients, OneShard, Shards, are_indices
 
 
 @dataclass(frozen=True)
@@ -40,44 +40,47 @@ class IngredientStore:
     Args:
         folder: the snapshot's folder under `ingredients`.
         train: number of train samples of the run.
-        probes: number of probes of the run (of columns, where sums of probes stand in their place).
-        owner: what the shards belong to; see `store.write_tensors`.
+        probes: number of probes of the run (or of columns, if there are sums of probes instead).
+        owner: what the shards belong to; see `files.write_tensors`.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     store = IngredientStore(Path(folder), train=1, probes=2)
+        ...     store.write("00000", Block([0], [1, 0], torch.tensor([[[5.0, 6.0]]]), torch.ones(1, 1), torch.ones(1, 2)))
+        ...     store.is_complete(), store.read().dot.tolist()
+        (True, [[[6.0, 5.0]]])
     """
 
     def __init__(self, folder: Path, train: int, probes: int, owner: str = "") -> None:
-        self._folder, self._owner = folder, owner
+        self.folder, self._owner = folder, owner
         self._train, self._probes = train, probes
 
-    @property
-    def folder(self) -> Path:
-        """Where the shards stand."""
-        return self._folder
-
     def has(self, shard: str) -> bool:
-        """Whether the shard of this name is there."""
+        """Whether the shard of this name exists."""
         return self._path(shard).exists()
 
     def keep_only(self, shards: Collection[str]) -> None:
-        """Delete shards of other names: those of a pass that took the probes in chunks of another size."""
+        """Delete all other shards, which a pass with another chunk size left."""
         names = {self._path(shard).name for shard in shards}
-        for path in self._folder.glob("*.safetensors") if self._folder.exists() else ():
+        for path in self._paths():
             if path.name not in names:
-                path.unlink(missing_ok=True)  # ranks clean up side by side
+                path.unlink(missing_ok=True)  # another rank may have deleted it
 
     def is_complete(self) -> bool:
-        """Whether every pair of train sample and probe is there, undamaged; one file at a time is in memory."""
+        """Whether every pair of train sample and probe is stored, undamaged; reads one file at a time."""
         try:
-            files = self._rows_of_files()
-            if files is None:
+            if self._rows_of_files() is None:
                 self.read()
-            for path in [path for paths in (files or {}).values() for path in paths]:
-                self._tensors(path, None)
+            else:
+                for path in self._paths():
+                    self._tensors(path, None)
         except TracInError:
             return False
         return True
 
     def write(self, shard: str, block: Block) -> None:
-        """Write one shard, whole or not at all."""
+        """Write one shard, completely or not at all."""
         write_tensors(
             self._path(shard),
             {
@@ -91,18 +94,18 @@ class IngredientStore:
         )
 
     def read(self, into: Sequence[int] | None = None) -> Ingredients:
-        """All shards as one.
+        """All shards joined.
 
         Args:
-            into: for each part, the number of the group that it is added to; None keeps the parts.
+            into: for each part, the group that it is added to; None keeps the parts separate.
 
         Raises:
             TracInError: a shard is missing or damaged, or two overlap.
         """
-        paths = sorted(self._folder.glob("*.safetensors")) if self._folder.exists() else []
+        paths = self._paths()
         if not paths:
             raise TracInError(
-                f"{self._folder} holds no ingredients: the attribution of this snapshot has not been run; run it, or restore the "
+                f"{self.folder} holds no ingredients: the attribution of this snapshot has not been run; run it, or restore the "
                 "files where they were deleted."
             )
         whole: Ingredients | None = None
@@ -118,17 +121,17 @@ class IngredientStore:
         if whole is None or not (covered == 1).all():
             missing, double = int((covered == 0).sum()), int((covered > 1).sum())
             raise TracInError(
-                f"{self._folder} is incomplete: of {covered.size} pairs of train sample and probe {missing} are missing and "
-                f"{double} stand in more than one file; run the attribution again."
+                f"{self.folder} is incomplete: of {covered.size} pairs of train sample and probe {missing} are missing and "
+                f"{double} are in more than one file; run the attribution again."
             )
         return whole
 
     def some(self, train: Sequence[int], probes: Sequence[int]) -> Ingredients:
-        """Some train samples and some probes alone, by part; only the files that hold these are read.
+        """The ingredients of some train samples and probes, by part; reads only the files that hold them.
 
         Args:
             train: indices of the train samples, in the order of the result.
-            probes: indices of the probes (of columns).
+            probes: indices of the probes (or columns), in the order of the result.
 
         Raises:
             TracInError: a pair is missing, or a file is damaged.
@@ -136,7 +139,7 @@ class IngredientStore:
         found: Ingredients | None = None
         covered = np.zeros((len(train), len(probes)), dtype=bool)
         wanted = np.asarray(train), np.asarray(probes)
-        for path in sorted(self._folder.glob("*.safetensors")):
+        for path in self._paths():
             index = [read_tensor(path, name, owner=self._owner) for name in ("train", "probes")]
             if any(one is None or not np.isin(other, one).any() for one, other in zip(index, wanted, strict=True)):
                 continue
@@ -151,11 +154,11 @@ class IngredientStore:
             found.probe_norm[:, columns] = tensors["probe_norm"][:, of_probes]
             covered[rows[:, None], columns] = True
         if found is None or not covered.all():
-            raise TracInError(f"{self._folder} is incomplete: not all of its pairs are there; run the attribution again.")
+            raise TracInError(f"{self.folder} is incomplete: not all of its pairs are there; run the attribution again.")
         return found
 
     def shards(self, into: Sequence[int] | None = None) -> Shards:
-        """The same, shard by shard of the train samples, each with all probes and read when it is asked for.
+        """All ingredients, by shards of train samples; each has all probes and is read when it is asked for.
 
         Args:
             into: see `read`.
@@ -165,7 +168,7 @@ class IngredientStore:
         """
         files = self._rows_of_files()
         if files is None:
-            return OneShard(self.read(into))  # cut in another way, or what it lacks is said there
+            return OneShard(self.read(into))  # the blocks are cut in another way, or some are missing, which `read` reports
         train = [np.frombuffer(key, np.int64) for key in files]
 
         def read(paths: list[Path]) -> list[dict[str, npt.NDArray[Any]]]:
@@ -174,14 +177,14 @@ class IngredientStore:
         return _FileShards(train, Ahead(read, list(files.values())), self._probes, into)
 
     def _rows_of_files(self) -> dict[bytes, list[Path]] | None:
-        """The files of each shard of train samples (as bytes of their indices), which together have all pairs once; else None.
+        """The files of each shard of train samples (as bytes of their indices); None unless together they cover each pair once.
 
         Raises:
-            TracInError: a file is no shard.
+            TracInError: a file is not a shard.
         """
         files: dict[bytes, list[Path]] = {}
         probes: dict[bytes, list[int]] = {}
-        for path in sorted(self._folder.glob("*.safetensors")):
+        for path in self._paths():
             rows, columns = (read_tensor(path, name, owner=self._owner) for name in ("train", "probes"))
             if rows is None or columns is None:
                 raise TracInError(f"{path} is not a shard of ingredients; delete it.")
@@ -196,48 +199,47 @@ class IngredientStore:
         return files
 
     def _tensors(self, path: Path, into: Sequence[int] | None) -> dict[str, npt.NDArray[Any]]:
-        """What a shard's file holds.
+        """The contents of a shard's file.
 
         Raises:
-            TracInError: it is damaged, or no such file.
+            TracInError: it is damaged, or not a shard of this run.
         """
         tensors = {name: tensor.numpy() for name, tensor in read_tensors(path, owner=self._owner).items()}
-        self._check(path, tensors, into)
-        return tensors
-
-    def discard(self) -> None:
-        """Delete all shards."""
-        remove_tree(self._folder)
-
-    def _path(self, shard: str) -> Path:
-        return self._folder / f"{shard}.safetensors"
-
-    def _check(self, path: Path, tensors: dict[str, npt.NDArray[np.generic]], into: Sequence[int] | None) -> None:
-        names = {"train", "probes", "dot", "train_norm", "probe_norm"}
-        if set(tensors) != names:
+        if set(tensors) != {"train", "probes", "dot", "train_norm", "probe_norm"}:
             raise TracInError(f"{path} is not a shard of ingredients (it holds {sorted(tensors)}); delete it.")
         dot, sizes = tensors["dot"], (tensors["train"].size, tensors["probes"].size)
         parts = len(into) if into is not None else len(dot) if dot.ndim else 0
         shapes = {"dot": (parts, *sizes), "train_norm": (parts, sizes[0]), "probe_norm": (parts, sizes[1])}
         fits = parts > 0 and all(tensors[name].shape == shape for name, shape in shapes.items())
-        inside = _are_indices(tensors["train"], self._train) and _are_indices(tensors["probes"], self._probes)
+        inside = are_indices(tensors["train"], self._train) and are_indices(tensors["probes"], self._probes)
         finite = all(np.isfinite(np.asarray(tensors[name], dtype=np.float32)).all() for name in shapes)
         if not fits or not inside or not finite:
             raise TracInError(f"{path} does not belong to this run, or is damaged; delete it to have it computed again.")
+        return tensors
+
+    def discard(self) -> None:
+        """Delete all shards."""
+        remove_tree(self.folder)
+
+    def _path(self, shard: str) -> Path:
+        return self.folder / f"{shard}.safetensors"
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob("*.safetensors"))
 
 
 @dataclass(frozen=True)
 class _FileShards:
-    """Ingredients of a snapshot, of which each shard is read when it is asked for; see `shards.Shards`."""
+    """Ingredients of a snapshot whose shards are read when they are asked for; see `shards.Shards`."""
 
     train: Sequence[Indices]  # the train samples of each shard
-    files: Ahead[list[Path], list[dict[str, npt.NDArray[Any]]]]  # what the files of each shard hold
+    files: Ahead[list[Path], list[dict[str, npt.NDArray[Any]]]]  # the contents of each shard's files
     probes: int  # number of all probes
     into: Sequence[int] | None
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are held between reads."""
+        """Bytes held between reads."""
         return sum(index.nbytes for index in self.train)
 
     def read(self, shard: int) -> Ingredients:
@@ -252,35 +254,27 @@ class _FileShards:
         whole = _empty(max(numbers) + 1, count, self.probes)
         for tensors in files:
             if not np.array_equal(tensors["train"], self.train[shard]):
-                raise TracInError(f"A shard of {count} train samples was written anew while it was read; open the run again.")
+                raise TracInError(f"A shard of {count} train samples was rewritten while it was read; open the run again.")
             _fill(whole, np.ix_(np.arange(count), tensors["probes"]), tensors, numbers)
         return whole
 
 
 def _empty(groups: int, train: int, probes: int) -> Ingredients:
-    """Ingredients to be filled."""
+    """Ingredients full of zeros."""
     dot = np.zeros((groups, train, probes), np.float32)
     return Ingredients(dot, np.zeros((groups, train), np.float32), np.zeros((groups, probes), np.float32))
 
 
 def _fill(whole: Ingredients, cells: tuple[Any, ...], tensors: dict[str, npt.NDArray[Any]], into: Sequence[int]) -> None:
-    """Put what a file holds at its rows and columns, parts added up to groups."""
+    """Write a file's contents to its rows and columns, with parts added up to groups."""
     rows, columns = cells[0][:, 0], cells[1][0]
     whole.dot[:, cells[0], cells[1]] = _sums(tensors["dot"], into)
     whole.train_norm[:, rows] = np.sqrt(_sums(np.square(tensors["train_norm"]), into))
     whole.probe_norm[:, columns] = np.sqrt(_sums(np.square(tensors["probe_norm"]), into))
 
 
-def _are_indices(values: npt.NDArray[np.generic], bound: int) -> bool:
-    """Whether these are different numbers from 0 up to the bound."""
-    if values.ndim != 1 or values.dtype != np.int64:
-        return False
-    numbers = values.astype(np.int64, copy=False)
-    return bool(((numbers >= 0) & (numbers < bound)).all()) and len(np.unique(numbers)) == len(numbers)
-
-
 def _sums(values: npt.NDArray[np.generic], into: Sequence[int]) -> FloatArray:
-    """Parts added up to groups along the first axis."""
+    """Add up parts to groups along the first axis."""
     out = np.zeros((max(into) + 1, *values.shape[1:]), dtype=np.float32)
     for part, group in enumerate(into):
         out[group] += np.asarray(values[part], dtype=np.float32)

@@ -1,11 +1,11 @@
-"""One process at a time works in a run directory, or in the folder of a study.
+"""A lock, so that only one process at a time works in a run directory or in the folder of a study.
 
-`lock` is locked by the operating system for the process that works there, and free again as soon as that process has ended, in
-whatever way: no lock is left to clean up. `lock.json` says whose it is, for the message to others; what a killed process leaves
-of it means nothing and is overwritten by the next. Readers take no lock: every file is complete or absent.
+The operating system locks the file `lock` for the process and releases it when the process ends, in whatever way, so no lock
+needs cleaning up. `lock.json` names the process for messages to others; the leftovers of a killed process mean nothing and are
+overwritten. Readers take no lock: every file is complete or absent.
 
-Where a directory is not on this machine's file system, `lock.json` itself is the lock: it is made if it is not there. What a
-killed process leaves of it is taken over on the machine where that process ran; elsewhere it has to be deleted by hand.
+If the directory is not on a local file system, `lock.json` itself is the lock: a process holds it if it created the file. The
+leftovers of a killed process can be taken over on the machine where it ran; elsewhere somebody has to delete them by hand.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.files import as_record, read_record, unwritable, write_record
 from lightning_tracin.storage.filesystem import is_local, write_first
 
-#: Seconds in which processes that a killed one had started (workers of data loaders) notice that it is gone.
+#: Seconds that the child processes of a killed process (workers of data loaders) may take to notice that it is gone.
 _PATIENCE = 15
 
 
 class Holder(BaseModel):
-    """Who works in a run directory."""
+    """The process that works in a run directory."""
 
     pid: int
     host: str
@@ -43,36 +43,47 @@ class Holder(BaseModel):
 
     @property
     def has_ended(self) -> bool:
-        """Whether it is known to run no more: it was a process of this machine."""
+        """Whether it is known to have ended, which only its own machine can tell.
+
+        Example:
+            >>> Holder.here().has_ended, Holder(pid=2**22 + 1, host=socket.gethostname(), since="yesterday").has_ended
+            (False, True)
+        """
         return self.host == socket.gethostname() and not psutil.pid_exists(self.pid)
 
 
 class RunLock:
-    """The right to write into a directory; a context, or taken and given back by hand.
+    """The right to write into a directory, as a context manager or by `acquire` and `release`.
 
     Args:
-        folder: the directory; it is made where there is none.
-        otherwise: what else a second process can do than wait, for the message.
+        folder: the directory; it is created if it does not exist.
+        otherwise: what a second process can do instead of waiting, for the message.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder, RunLock(Path(folder)), RunLock(Path(folder)):  # doctest: +ELLIPSIS
+        ...     pass
+        Traceback (most recent call last):
+        lightning_tracin.errors.TracInError: ... is in use: process ... Wait until it has ended, or choose another `dirpath`; ...
     """
 
     def __init__(self, folder: Path, otherwise: str = "choose another `dirpath`") -> None:
         self._folder, self._holder, self._otherwise = folder, folder / "lock.json", otherwise
         self._system = FileLock(folder / "lock", thread_local=False) if is_local(folder) else None
-        self._mine: Holder | None = None  # while it is held
+        self._mine: Holder | None = None  # set while the lock is held
 
     def acquire(self) -> None:
-        """Take it.
+        """Take the lock.
 
         Raises:
-            TracInError: another process has it, or the directory cannot be written to.
+            TracInError: another process holds it, or the directory cannot be written to.
         """
         mine = Holder.here()
         try:
-            if self._system is None:
-                self._make(mine)
-            else:
+            if self._system is not None:
                 self._folder.mkdir(parents=True, exist_ok=True)
-                self._take(self._system)
+            if not self._taken(mine):
+                self._take_over(mine)
         except OSError as error:
             raise unwritable(self._folder, error) from error
         self._mine = mine
@@ -83,54 +94,48 @@ class RunLock:
                 self.release()
                 raise
 
-    def _take(self, lock: FileLock) -> None:
+    def _taken(self, mine: Holder, patience: float = 0) -> bool:
+        """Try to take the lock; False if another process holds it."""
+        if self._system is None:
+            return write_first(self._holder, as_record(mine))
         try:
-            lock.acquire(timeout=0)
+            self._system.acquire(timeout=patience)
         except Timeout:
-            holder = self._read()
-            if holder is not None and holder.has_ended:
-                try:
-                    lock.acquire(timeout=_PATIENCE)
-                    return
-                except Timeout:
-                    holder = self._read()
-            raise TracInError(self._refusal(holder)) from None
+            return False
+        return True
 
-    def _make(self, mine: Holder) -> None:
-        """Write whose it is, where nothing says so yet or only a process that has ended."""
-        if write_first(self._holder, as_record(mine)):
-            return
+    def _take_over(self, mine: Holder) -> None:
+        """Take the lock over from a process that has ended, or refuse."""
         holder = self._read()
         if holder is not None and holder.has_ended:
-            if self._read() == holder:  # nobody else took it over meanwhile
+            if self._system is None and self._read() == holder:  # nobody else has taken it over in the meantime
                 self._holder.unlink(missing_ok=True)
-            if write_first(self._holder, as_record(mine)):
+            if self._taken(mine, _PATIENCE):
                 return
             holder = self._read()
-        by_hand = f" If that process was killed, delete {self._holder}: nobody else can tell from here."
-        raise TracInError(self._refusal(holder) + by_hand)
+        who = "another process" if holder is None else f"process {holder.pid} on {holder.host}"
+        since = "" if holder is None else f" since {holder.since}"
+        message = (
+            f"{self._folder} is in use: {who} has been working there{since}. Wait until it has ended, or "
+            f"{self._otherwise}; two in one directory would overwrite each other."
+        )
+        if self._system is None:
+            message += f" If that process was killed, delete {self._holder}: nobody else can tell from here."
+        raise TracInError(message)
 
     def _read(self) -> Holder | None:
         try:
             return read_record(self._holder, Holder)
-        except TracInError:  # it is written right after the system's lock is taken
+        except TracInError:  # the file is written just after the system's lock is taken
             return None
 
-    def _refusal(self, holder: Holder | None) -> str:
-        who = "another process" if holder is None else f"process {holder.pid} on {holder.host}"
-        since = "" if holder is None else f" since {holder.since}"
-        return (
-            f"{self._folder} is in use: {who} has been working there{since}. Wait until it has ended, or "
-            f"{self._otherwise}; two in one directory would overwrite each other."
-        )
-
     def release(self) -> None:
-        """Give it back, if it is held; a directory that nothing was written to is removed."""
+        """Release the lock, if it is held; a directory that nothing was written to is removed."""
         if self._mine is None:
             return
         mine, self._mine = self._mine, None
-        with suppress(OSError):  # the system gives its own lock back in any case
-            if self._system is not None or self._read() == mine:  # elsewhere somebody may have deleted it by hand and gone on
+        with suppress(OSError):  # the system's own lock is released in any case
+            if self._system is not None or self._read() == mine:  # on a store, somebody may have deleted it by hand and taken it
                 self._holder.unlink(missing_ok=True)
             if self._system is not None and [path.name for path in self._folder.iterdir()] == ["lock"]:
                 (self._folder / "lock").unlink()

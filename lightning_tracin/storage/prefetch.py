@@ -1,4 +1,4 @@
-"""Working ahead: what comes next is read, compared with its checksum and worked on in other threads."""
+"""Prefetching: background threads read, check and process the next items."""
 
 from __future__ import annotations
 
@@ -16,13 +16,18 @@ _Found = TypeVar("_Found")
 
 
 class Ahead(Generic[_Item, _Found]):
-    """What a function finds of each item, by the item's position; the items behind it are worked on meanwhile.
+    """The results of a function for each item, by position; background threads work on the items that follow.
 
-    There are as many threads as torch has, and as many items ahead: hashing and products of tensors run without Python's lock.
+    It uses as many threads as torch, and works that many items ahead: hashing and tensor products release Python's lock.
 
     Args:
-        find: works on one item, in a thread whose products of tensors have no other threads to help.
+        find: processes one item, in a thread in which torch uses no further threads.
         items: mostly asked for in order.
+
+    Example:
+        >>> squares = Ahead(lambda number: number**2, [1, 2, 3])
+        >>> squares[0], squares[1]
+        (1, 4)
     """
 
     def __init__(self, find: Callable[[_Item], _Found], items: Sequence[_Item]) -> None:
@@ -32,20 +37,17 @@ class Ahead(Generic[_Item, _Found]):
         self._begun: dict[int, Future[_Found]] = {}
 
     def __getitem__(self, position: int) -> _Found:
-        """What was found of the item at this position; an error is raised here."""
+        """The result for the item at this position; an exception in the thread is raised here."""
         coming = range(position, min(position + self._workers + 1, len(self._items)))
         self._begun = {number: self._begun.get(number) or self._pool.submit(self._find, self._items[number]) for number in coming}
         return self._begun.pop(position).result()
 
-    def __len__(self) -> int:
-        return len(self._items)
-
 
 @lru_cache(maxsize=4)
 def _pool(workers: int, process: int) -> ThreadPoolExecutor:
-    """Threads of which each has one thread of torch: they work on different items, not all on the same.
+    """Threads that each use one torch thread, so that they work on different items and not all on the same.
 
-    All that is read in a process shares them; a process that was forked from it has its own.
+    All readers in a process share them; a forked process has its own.
     """
     del process
     here, ready = torch.get_num_threads(), Barrier(workers + 1)
@@ -53,9 +55,9 @@ def _pool(workers: int, process: int) -> ThreadPoolExecutor:
     try:
         for _ in range(workers):
             pool.submit(ready.wait)
-    except RuntimeError:  # no more threads may be started: let go those that wait
+    except RuntimeError:  # no more threads can be started: release the waiting ones
         ready.abort()
         raise
     ready.wait()
-    torch.set_num_threads(here)  # what a thread sets counts for threads that come later too
+    torch.set_num_threads(here)  # a thread's setting also applies to threads that start later
     return pool

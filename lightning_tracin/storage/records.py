@@ -1,10 +1,11 @@
-"""What `run.json` says of a run: the schema, and how two records differ."""
+"""The schema of `run.json`, and how two records differ."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
 import platform
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -21,30 +22,35 @@ class _Record(BaseModel):
 
 
 class Samples(_Record):
-    """What is known of a table of samples."""
+    """Identifies a table of samples."""
 
     count: int = Field(ge=1)
-    sha256: str = Field(description="of the table's file")
+    sha256: str = Field(description="digest of the table's file")
 
 
 class SpotCheck(_Record):
-    """How far what was computed of a snapshot is from single samples' gradients by plain autograd; see `spot_check`."""
+    """How far the stored products of a snapshot are from plain autograd on single samples; see `spot_check`."""
 
     pairs: int = Field(ge=1, description="pairs of a train sample and a probe that were compared")
     deviation: float = Field(ge=0, description="largest difference, relative to the gradients' norms")
 
     def and_also(self, other: SpotCheck) -> SpotCheck:
-        """Both checks as one."""
+        """Both checks as one.
+
+        Example:
+            >>> SpotCheck(pairs=2, deviation=1e-6).and_also(SpotCheck(pairs=3, deviation=1e-5))
+            SpotCheck(pairs=5, deviation=1e-05)
+        """
         return SpotCheck(pairs=self.pairs + other.pairs, deviation=max(self.deviation, other.deviation))
 
 
 class RunRecord(_Record):
-    """What `run.json` says."""
+    """The content of `run.json`."""
 
     format: Literal[3] = 3
     run: str = Field(pattern=r"^\w+$", description="identity of the fit")
-    options: Options = Field(description="what the callback was told")
-    mask: str | None = Field(default=None, description="sha256 of what the mask keeps; null = all elements count")
+    options: Options = Field(description="options of the callback")
+    mask: str | None = Field(default=None, description="sha256 of the elements that the mask keeps; null = all elements count")
     languages_given: bool = Field(default=False, description="whether the train samples' languages were given as a list")
     languages_of_probes_given: bool = Field(default=False, description="whether the probes' languages were given as a list")
     loss: str = Field(description="per_sample_loss, or training_step and its reduction")
@@ -53,17 +59,17 @@ class RunRecord(_Record):
     added_probes: tuple[Samples, ...] = Field(default=(), description="probes that were added later, in order")
     parameters: int = Field(description="number of scored parameters")
     elements: int = Field(description="number of their elements")
-    kept_elements: int | None = Field(default=None, description="how many of these the mask leaves; null = no mask")
-    coverage: dict[str, tuple[int, int]] = Field(description="rule -> parameters and elements that it covers")
+    kept_elements: int | None = Field(default=None, description="how many of these the mask keeps; null = no mask")
+    coverage: dict[str, tuple[int, int]] = Field(description="rule -> number of parameters and elements that it covers")
     versions: dict[str, str]
     averaging: str | None = Field(default=None, description="callback that averages weights; snapshots hold the trained ones")
     snapshots: int | None = Field(default=None, description="how many there were when the fit ended; null = it has not ended")
-    spot_checks: dict[str, SpotCheck] = Field(default={}, description="snapshot -> what a check of its products has found")
+    spot_checks: dict[str, SpotCheck] = Field(default={}, description="snapshot -> result of the check of its products")
 
     @model_validator(mode="before")
     @classmethod
     def _of_version_2(cls, values: Any) -> Any:
-        """Read what versions before 0.3 wrote: the options in two parts, and the method by its name."""
+        """Convert the format of versions before 0.3, which had the options in two parts and the method by its name."""
         if not isinstance(values, dict) or values.get("format") != 2:
             return values
         values = dict(values)
@@ -76,25 +82,39 @@ class RunRecord(_Record):
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of what computed the scores."""
+    """Versions of Python and of the packages that compute the scores."""
     installed = {name: list(importlib.metadata.distributions(name=name)) for name in _PACKAGES}
     return {"python": platform.python_version()} | {name: found[0].version for name, found in installed.items() if found}
 
 
 def known_samples(table: SampleTable) -> Samples:
-    """What a run's record says of a table of samples."""
+    """The entry in a run's record that identifies a table of samples.
+
+    Example:
+        >>> known = known_samples(SampleTable(("de",), (None,), ("Hallo",), (None,)))
+        >>> known.count, known.sha256[:8]
+        (1, 'd5e75be6')
+    """
     return Samples(count=len(table), sha256=hashlib.sha256(as_lines(table.rows())).hexdigest())
 
 
 def differing_options(ours: Options, theirs: Options) -> list[tuple[str, Any, Any]]:
-    """Names of the options that stored products depend on and that differ, with both values."""
-    pairs = [(name, getattr(ours, name), getattr(theirs, name)) for name in ("method_name", *Stored.model_fields)]
-    return [(name.removesuffix("_name"), a, b) for name, a, b in pairs if a != b]
+    """The options that stored products depend on and that differ: name, our value, their value.
+
+    Example:
+        >>> differing_options(Options(batch_size=16), Options(batch_size=8))
+        [('batch_size', 16, 8)]
+    """
+    pairs = _differing(ours, theirs, ("method_name", *Stored.model_fields))
+    return [(name.removesuffix("_name"), a, b) for name, a, b in pairs]
 
 
 def differences(ours: RunRecord, theirs: RunRecord) -> list[tuple[str, Any, Any]]:
-    """Names of what two records disagree on, with both values: options, and what identifies the fit and its samples."""
-    pairs = differing_options(ours.options, theirs.options)
+    """Options, and the identity of the fit and its samples, that differ between two records: name, our value, their value."""
     names = ("mask", "run", "loss", "train", "probes", "elements")
-    pairs += [(name, getattr(ours, name), getattr(theirs, name)) for name in names]
+    return differing_options(ours.options, theirs.options) + _differing(ours, theirs, names)
+
+
+def _differing(ours: BaseModel, theirs: BaseModel, names: Iterable[str]) -> list[tuple[str, Any, Any]]:
+    pairs = ((name, getattr(ours, name), getattr(theirs, name)) for name in names)
     return [(name, a, b) for name, a, b in pairs if a != b]

@@ -1,6 +1,7 @@
 """Facts about samples: language, item, text and label.
 
-Tuples, not a data frame: `None` stays `None`, equal words are held once, and ranks hash and exchange them byte for byte.
+The columns are tuples, not a data frame: `None` stays `None`, equal strings are stored once, and ranks can hash and exchange the
+columns byte for byte.
 """
 
 from __future__ import annotations
@@ -8,14 +9,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
-
-_Entry = TypeVar("_Entry")
+from typing import Any
 
 
 @dataclass(frozen=True)
 class SampleTable:
-    """Facts about samples, one entry a sample, in the order of their indices."""
+    """Facts about samples, one entry for each sample, in the order of their indices.
+
+    Example:
+        >>> table = SampleTable(language=("de", "en"), item=("1", "1"), text=("Hallo", "Hello"), label=(None, None))
+        >>> table.take([1]).followed_by(table).counts()
+        {'de': 1, 'en': 2}
+    """
 
     language: tuple[str, ...]
     item: tuple[str | None, ...]
@@ -31,37 +36,28 @@ class SampleTable:
 
     def take(self, indices: Sequence[int]) -> SampleTable:
         """The table of the samples at these indices."""
-
-        def chosen(column: tuple[_Entry, ...]) -> tuple[_Entry, ...]:
-            return tuple(column[index] for index in indices)
-
-        return SampleTable(chosen(self.language), chosen(self.item), chosen(self.text), chosen(self.label))
+        return SampleTable(**{name: tuple(column[index] for index in indices) for name, column in vars(self).items()})
 
     def followed_by(self, other: SampleTable) -> SampleTable:
         """Both tables, one after the other."""
-        return SampleTable(
-            self.language + other.language, self.item + other.item, self.text + other.text, self.label + other.label
-        )
+        return SampleTable(**{name: column + getattr(other, name) for name, column in vars(self).items()})
 
     def rows(self) -> list[dict[str, str | int | None]]:
-        """One record a sample: index, language, item, text, label."""
-        columns = zip(self.language, self.item, self.text, self.label, strict=True)
-        return [
-            {"index": index, "language": language, "item": item, "text": text, "label": label}
-            for index, (language, item, text, label) in enumerate(columns)
-        ]
+        """One record for each sample: index, language, item, text, label."""
+        columns = zip(*vars(self).values(), strict=True)
+        return [{"index": index, **dict(zip(vars(self), values, strict=True))} for index, values in enumerate(columns)]
 
 
 def table_of_rows(rows: Iterable[Any]) -> SampleTable:
-    """A table of samples from its rows; words that many samples share are held once."""
+    """A table of samples from its rows; strings that many samples share are stored once.
+
+    Example:
+        >>> table_of_rows([{"index": 0, "language": "de", "item": None, "text": "Hallo", "label": "1"}])
+        SampleTable(language=('de',), item=(None,), text=('Hallo',), label=('1',))
+    """
     shared: dict[Any, Any] = {}
-    language: list[str] = []
-    text: list[str] = []
-    item: list[str | None] = []
-    label: list[str | None] = []
+    columns: dict[str, list[Any]] = {"language": [], "item": [], "text": [], "label": []}
     for row in rows:
-        language.append(shared.setdefault(row["language"], row["language"]))
-        item.append(shared.setdefault(row["item"], row["item"]))
-        text.append(row["text"])
-        label.append(shared.setdefault(row["label"], row["label"]))
-    return SampleTable(tuple(language), tuple(item), tuple(text), tuple(label))
+        for name, column in columns.items():
+            column.append(row[name] if name == "text" else shared.setdefault(row[name], row[name]))
+    return SampleTable(**{name: tuple(column) for name, column in columns.items()})

@@ -1,7 +1,7 @@
-"""A snapshot's ingredients in memory: whole, or by shards of train samples where the whole is too large to be held.
+"""A snapshot's ingredients in memory: whole, or by shards of train samples if the whole is too large.
 
-Shards of several snapshots are taken side by side, so that their scores can be added up: those of the first snapshot are gone
-through in order, and the same train samples are looked up in the others', however these are cut.
+To add up scores over several snapshots, `side_by_side` reads the shards of the first snapshot in order and looks up the same
+train samples in the others, which may be cut into different shards.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Ingredients:
-    """Products and norms by parameter group (or by part, or layer)."""
+    """Inner products and norms, by parameter group (or by part, or by layer)."""
 
     dot: FloatArray  # [groups, train, probes]
     train_norm: FloatArray  # [groups, train]
@@ -31,14 +31,14 @@ class Shards(Protocol):
 
     @property
     def train(self) -> Sequence[Indices]:
-        """The train samples of each shard; each sample of the run stands in one."""
+        """The train samples of each shard; each sample of the run is in exactly one shard."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are held between reads."""
+        """Bytes held between reads."""
 
     def read(self, shard: int) -> Ingredients:
-        """The ingredients of a shard's train samples, in the order of `train`, with all queries.
+        """The ingredients of a shard's train samples, in the order of `train`, with all probes.
 
         Raises:
             TracInError: the shard is missing or damaged.
@@ -47,7 +47,7 @@ class Shards(Protocol):
 
 @dataclass(frozen=True)
 class OneShard:
-    """Ingredients that are in memory, as one shard in the order of the train samples."""
+    """Ingredients in memory, as one shard in the order of the train samples."""
 
     whole: Ingredients
 
@@ -58,22 +58,27 @@ class OneShard:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are held."""
+        """Bytes held."""
         return self.whole.dot.nbytes
 
     def read(self, shard: int) -> Ingredients:
-        """All of it."""
+        """All ingredients."""
         del shard
         return self.whole
 
 
 def side_by_side(snapshots: Sequence[Shards]) -> Iterator[tuple[Indices, list[Ingredients]]]:
-    """Train samples, shard by shard of the first snapshot, with their ingredients at each snapshot.
+    """Yield train samples, by the shards of the first snapshot, with their ingredients at each snapshot.
 
-    One shard of each snapshot is in memory, and eight bytes for each train sample and snapshot.
+    One shard of each snapshot is in memory, plus eight bytes for each train sample and snapshot.
 
     Raises:
         TracInError: a shard is missing or damaged.
+
+    Example:
+        >>> one = OneShard(Ingredients(dot=np.ones((1, 2, 1)), train_norm=np.ones((1, 2)), probe_norm=np.ones((1, 1))))
+        >>> [(train.tolist(), [found.dot.shape for found in each]) for train, each in side_by_side([one, one])]
+        [([0, 1], [(1, 2, 1), (1, 2, 1)])]
     """
     first, *others = snapshots
     lookups = [_Lookup(shards) for shards in others]
@@ -82,7 +87,7 @@ def side_by_side(snapshots: Sequence[Shards]) -> Iterator[tuple[Indices, list[In
 
 
 class _Lookup:
-    """Finds train samples in the shards of a snapshot; the shard that was read last is kept."""
+    """Finds train samples in the shards of a snapshot; caches the last shard."""
 
     def __init__(self, shards: Shards) -> None:
         self._shards, self._last = shards, -1
@@ -97,18 +102,29 @@ class _Lookup:
         needed = np.unique(wanted)
         if len(needed) == 1 and np.array_equal(train, self._shards.train[int(needed[0])]):
             return self._read(int(needed[0]))
-        found: Ingredients | None = None
+        piece = self._read(int(needed[0]))
+        groups, _, probes = piece.dot.shape
+        dot, norm = np.empty((groups, len(train), probes), np.float32), np.empty((groups, len(train)), np.float32)
+        found = Ingredients(dot, norm, piece.probe_norm)
         for shard in needed:
             piece, at = self._read(int(shard)), np.flatnonzero(wanted == shard)
-            if found is None:
-                groups, _, probes = piece.dot.shape
-                dot, norm = np.empty((groups, len(train), probes), np.float32), np.empty((groups, len(train)), np.float32)
-                found = Ingredients(dot, norm, piece.probe_norm)
             found.dot[:, at], found.train_norm[:, at] = piece.dot[:, rows[at]], piece.train_norm[:, rows[at]]
-        assert found is not None
         return found
 
     def _read(self, shard: int) -> Ingredients:
         if shard != self._last:
             self._held, self._last = self._shards.read(shard), shard
         return self._held
+
+
+def are_indices(values: npt.NDArray[np.generic], bound: int) -> bool:
+    """Whether the values are distinct numbers from 0 up to the bound.
+
+    Example:
+        >>> are_indices(np.array([2, 0]), 3), are_indices(np.array([2, 2]), 3), are_indices(np.array([2, 3]), 3)
+        (True, False, False)
+    """
+    if values.ndim != 1 or values.dtype != np.int64:
+        return False
+    numbers = values.astype(np.int64, copy=False)
+    return bool(((numbers >= 0) & (numbers < bound)).all()) and len(np.unique(numbers)) == len(numbers)

@@ -1,27 +1,28 @@
 """Snapshots of a fit, and the ledger that orders them.
 
-A snapshot is a folder `snapshots/0003-step375/` with the weights, for `preconditioner="adam"` the scales of its second moments,
-and a record. It is in one of these states:
+A snapshot is a folder `snapshots/0003-step375/` with the weights, a record and, for `preconditioner="adam"`, the scales from
+Adam's second moments. It is in one of these states:
 
     absent --append--> begun --append--> taken --discard_weights--> light
        ^                 |                 |                          |
        +----- next append of that index / cut_back (a resumed fit) ---+
 
-- *begun*: weights without a record, which a killed process leaves. It is not in the ledger; the next snapshot of that name
-  replaces the folder.
-- *taken*: the record, written last, is there. From here on ingredients may be computed of it; those that a killed fit left
-  under that name are deleted before the record is written (`Session.snapshot`).
-- *light*: the weights are deleted, once the ingredients are complete (`keep_snapshots=False`); the record stays, so that the
-  ledger stays whole.
-- `cut_back` takes a snapshot back in the opposite order: ingredients first (`RunDirectory.resume`), then its record, then the
-  rest, the last snapshot first, so that the ledger is whole at every moment.
+- *begun*: weights without a record, left by a killed process. It is not in the ledger; the next snapshot of that name replaces
+  the folder.
+- *taken*: the record, which is written last, exists. From now on ingredients may be computed from it. Ingredients that a killed
+  fit left under that name are deleted before the record is written (`Session.snapshot`).
+- *light*: the weights were deleted after the ingredients were complete (`keep_snapshots=False`). The record stays, so the ledger
+  stays complete.
+- `cut_back` removes snapshots in the opposite order: ingredients first (`RunDirectory.resume`), then the record, then the rest.
+  It starts with the last snapshot, so the ledger has no gap at any moment.
 
-The ledger is the taken and light snapshots. Their indices count from 0 without a gap. `run.json` holds their number from the
-end of the fit (`RunDirectory.end`) until it is resumed; while a fit goes on, a last snapshot whose record is lost cannot be
-told from one that was only begun.
+The ledger consists of the taken and light snapshots. Their indices count from 0 without a gap. `run.json` holds their number from
+the end of the fit (`RunDirectory.end`) until it is resumed. During a fit, a last snapshot that lost its record cannot be
+distinguished from one that was only begun.
 
-A snapshot holds what is trainable at its moment. The values of parameters that are unfrozen later are written once, before their
-first step, to `snapshots/unfrozen-step375.safetensors`; earlier snapshots take them from there, and every later record names it.
+A snapshot holds the parameters that were trainable when it was taken. The values of parameters that are unfrozen later are
+written once, before their first step, to `snapshots/unfrozen-step375.safetensors`. Earlier snapshots read them from there, and
+every later record names that file.
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ _RECORD = "snapshot.json"
 _WEIGHTS = "weights.safetensors"
 _SCALES = "adam.safetensors"
 
-#: How many numbers of a frozen parameter go into its digest, roughly.
+#: Approximate number of values of each frozen parameter that enter the digest.
 _DIGESTED = 1024
 
 
 class SnapshotRecord(BaseModel):
-    """What is written of a snapshot beside its weights."""
+    """Everything stored for a snapshot apart from its tensors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -61,9 +62,9 @@ class SnapshotRecord(BaseModel):
     last_learning_rates: tuple[FiniteFloat, ...] = Field(description="of each group, at the last of those steps")
     groups: dict[str, int] = Field(description="scored parameter -> its group")
     elements: int = Field(ge=1, description="number of elements of the scored parameters")
-    frozen: str | None = Field(default=None, description="digest of the parameters whose values are not kept; null = unknown")
+    frozen: str | None = Field(default=None, description="digest of the parameters whose values are not stored; null = unknown")
     run: str = Field(default="", description="identity of the fit")
-    unfrozen: tuple[int, ...] = Field(default=(), description="steps before which parameters had begun to be trained")
+    unfrozen: tuple[int, ...] = Field(default=(), description="steps after which parameters were unfrozen")
 
     @model_validator(mode="after")
     def _agrees(self) -> SnapshotRecord:
@@ -107,22 +108,22 @@ class Snapshot:
 
     @property
     def learning_rates(self) -> tuple[float, ...]:
-        """Of each parameter group, the mean over the optimizer steps since the previous snapshot."""
+        """Learning rate of each parameter group, averaged over the optimizer steps since the previous snapshot."""
         return self.record.learning_rates
 
     @property
     def name(self) -> str:
-        """The name of its folder, also of its ingredients'."""
+        """The name of its folder, and of the folders computed from it."""
         return self.path.name
 
     @property
     def kept(self) -> bool:
-        """Whether the weights are still there."""
+        """Whether the weights still exist."""
         return (self.path / _WEIGHTS).exists()
 
     @property
     def own_names(self) -> frozenset[str]:
-        """What its own weights name: parameters that were trainable at its moment, and buffers.
+        """Names in its own weights file: parameters that were trainable when it was taken, and buffers.
 
         Raises:
             TracInError: the weights were discarded or are damaged.
@@ -159,43 +160,63 @@ class Snapshot:
         return f"restore it from a copy, or resume the fit from a checkpoint of a step before {self.step}"
 
     def scales(self) -> dict[str, Tensor]:
-        """What Adam's second moments scale gradients with, by parameter (`moments.adam_scales`).
+        """The factors by which Adam scales gradients, by parameter (`adam.adam_scales`).
 
         Raises:
-            TracInError: they were not kept or are damaged.
+            TracInError: they were not stored or are damaged.
         """
         return read_tensors(self.path / _SCALES, self._remedy, self._owner)
 
     def discard_weights(self) -> None:
-        """Delete the weights, and what belongs to them; the record stays."""
+        """Delete the weights and the scales; keep the record."""
         for name in (_WEIGHTS, _SCALES):
             (self.path / name).unlink(missing_ok=True)
 
 
 def _owner(run: str, *parts: str) -> str:
-    """What files of snapshots belong to; nothing where the run wrote none of it down."""
+    """What files of snapshots belong to; empty for old runs, which have no identity."""
     return "/".join((run, "snapshots", *parts)) if run else ""
 
 
 def _unfrozen(folder: Path) -> list[tuple[int, Path]]:
-    """Files of parameters that began to be trained in mid-fit, in order: a value holds until the first of them that names it."""
+    """Files of parameters that were unfrozen during the fit, with their steps, in order; the first file that names one counts."""
     return sorted((int(path.stem.rpartition("step")[2]), path) for path in folder.glob("unfrozen-step*.safetensors"))
 
 
 def trainable_names(model: nn.Module) -> frozenset[str]:
-    """Names of the parameters that require a gradient now."""
+    """Names of the parameters that currently require a gradient.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> _ = layer.bias.requires_grad_(False)
+        >>> trainable_names(layer)
+        frozenset({'weight'})
+    """
     return frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
 def weights_of(model: nn.Module, trainable: Collection[str]) -> dict[str, Tensor]:
-    """Copies on the CPU of the named parameters and of all buffers, tied ones once."""
+    """Copies on the CPU of the named parameters and of all buffers; tied parameters are copied once.
+
+    Example:
+        >>> list(weights_of(nn.BatchNorm1d(2), ["weight"]))
+        ['weight', 'running_mean', 'running_var', 'num_batches_tracked']
+    """
     tensors: dict[str, Tensor] = {name: parameter for name, parameter in model.named_parameters() if name in trainable}
     tensors.update(model.named_buffers())
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
 def frozen_digest(model: nn.Module, kept: Collection[str]) -> str:
-    """What tells the values of all parameters but the named ones from others: names, shapes, and some numbers of each."""
+    """Digest of all parameters except the named ones: their names, their shapes, and some of their values.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> before = frozen_digest(layer, ["weight"])
+        >>> _ = nn.init.ones_(layer.weight), nn.init.ones_(layer.bias)
+        >>> before == frozen_digest(layer, ["weight"])  # the bias has changed
+        False
+    """
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         if name not in kept:
@@ -206,10 +227,16 @@ def frozen_digest(model: nn.Module, kept: Collection[str]) -> str:
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Put a snapshot's weights into a model of the same shape, in the model's own data type.
+    """Load a snapshot's weights into a model of the same shape, in the model's own data type.
 
     Raises:
-        TracInError: a name or a shape does not fit.
+        TracInError: the model has no tensor of that name and shape.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> load_weights(layer, {"bias": torch.tensor([3.0])})
+        >>> layer.bias.item()
+        3.0
     """
     places: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name, value in weights.items():
@@ -228,7 +255,7 @@ class Ledger:
     Args:
         folder: the run's `snapshots` folder.
         run: identity of the fit.
-        count: how many snapshots there have to be; None = the fit has not ended, so as many as there are.
+        count: how many snapshots there must be; None if the fit has not ended, when any number is fine.
     """
 
     def __init__(self, folder: Path, run: str = "", count: int | None = None) -> None:
@@ -236,7 +263,7 @@ class Ledger:
         self._known: tuple[Snapshot, ...] | None = None
 
     def snapshots(self) -> tuple[Snapshot, ...]:
-        """All snapshots in order; read once, then kept up to date by what this ledger appends and drops.
+        """All snapshots in order. They are read once; then this ledger's own changes keep the cache up to date.
 
         Raises:
             TracInError: a record is damaged or of another run, or one is missing.
@@ -246,16 +273,16 @@ class Ledger:
         return self._known
 
     def reload(self) -> None:
-        """Read the records again when they are next asked for: another process has written."""
+        """Drop the cache, because another process has written."""
         self._known = None
 
     def _read(self) -> tuple[Snapshot, ...]:
-        records = sorted(self._folder.glob(f"*/{_RECORD}")) if self._folder.exists() else []
+        records = sorted(self._folder.glob(f"*/{_RECORD}"))
         found = tuple(Snapshot(read_record(path, SnapshotRecord), path.parent) for path in records)
         for position, snapshot in enumerate(found):
             if snapshot.index != position or snapshot.name != folder_name(snapshot.record):
                 raise TracInError(
-                    f"{snapshot.path} stands at position {position} of the ledger but its record says index {snapshot.index}, "
+                    f"{snapshot.path} is at position {position} of the ledger but its record says index {snapshot.index}, "
                     f"step {snapshot.step}; {self._missing(position)} is missing or was moved. Restore {self._folder} as it was."
                 )
             if snapshot.record.run not in ("", self._run):
@@ -275,19 +302,19 @@ class Ledger:
         return found
 
     def _missing(self, position: int) -> str:
-        """What should stand at a position, where the rest of its folder is there."""
+        """The record that is missing at a position, if its folder exists."""
         empty = [path / _RECORD for path in self._folder.glob(f"{position:04d}-step*") if not (path / _RECORD).exists()]
         return str(empty[0]) if empty else "a snapshot"
 
     def append(
         self, record: SnapshotRecord, weights: Mapping[str, Tensor] | None, scales: Mapping[str, Tensor] | None = None
     ) -> Snapshot:
-        """Add a snapshot; without weights, only its record is kept."""
+        """Add a snapshot; without weights, only its record is stored."""
         path = self._folder / folder_name(record)
         unfrozen = tuple(step for step, _ in _unfrozen(self._folder))
         record = record.model_copy(update={"run": self._run, "unfrozen": unfrozen})
         owner = _owner(self._run, path.name)
-        remove_tree(path)  # what a killed fit left
+        remove_tree(path)  # leftovers of a killed fit
         if weights is not None:
             write_tensors(path / _WEIGHTS, weights, owner)
             if scales is not None:
@@ -299,12 +326,12 @@ class Ledger:
         return added
 
     def append_unfrozen(self, step: int, parameters: Mapping[str, Tensor]) -> None:
-        """Keep the values of parameters that are trained after this step for the first time: the snapshots so far lack them."""
+        """Store the values of parameters that are unfrozen after this step, which the snapshots so far do not have."""
         weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in parameters.items()}
         write_tensors(self._folder / _unfrozen_name(step), weights, _owner(self._run))
 
     def cut_back(self, step: int) -> tuple[Snapshot, ...]:
-        """Drop the snapshots after this step (a resumed fit takes them again); returns what was dropped."""
+        """Drop the snapshots after this step, which a resumed fit takes again, and return them."""
         dropped = tuple(snapshot for snapshot in self.snapshots() if snapshot.step > step)
         for snapshot in reversed(dropped):
             (snapshot.path / _RECORD).unlink()
@@ -321,5 +348,5 @@ def _unfrozen_name(step: int) -> str:
 
 
 def folder_name(record: SnapshotRecord) -> str:
-    """Such as `0003-step375`."""
+    """The name of a snapshot's folder, such as `0003-step375`."""
     return f"{record.index:04d}-step{record.step}"

@@ -1,9 +1,11 @@
-"""From the settings of a fit to its samples: which loader reads the data, and how they are split."""
+"""Load and split the samples of a fit, according to its settings."""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.studies.datasets import (
@@ -30,14 +32,14 @@ PROBE_SPLITS = {"xnli": "validation", "paws-x": "validation"}
 
 
 def load_split(options: FitSettings, extra: int = 0) -> tuple[Split, str]:
-    """Return train samples, probes and test samples, and an account of what was left out and what may be a problem.
+    """Load train samples, probes and test samples, and describe what was left out and possible problems.
 
     Args:
-        options: Which data, and how many samples.
-        extra: Number of further train samples of each language, for `Split.extra`; it does not change the other samples.
+        options: the data, and the number of samples.
+        extra: number of additional train samples of each language, for `Split.extra`; it does not change the other samples.
 
     Raises:
-        TracInError: The data cannot be loaded with these options.
+        TracInError: the data cannot be loaded with these options.
     """
     _require_apart(options)
     trained, probed = _languages(options)
@@ -58,9 +60,9 @@ def load_split(options: FitSettings, extra: int = 0) -> tuple[Split, str]:
 
 
 def _require_apart(options: FitSettings) -> None:
-    """Refuse to read probes from the rows of the train samples.
+    """Check that probes are not read from the rows of the train samples.
 
-    Items named by row number would differ between the two, so that probes would be trained on unnoticed.
+    Row numbers as items would differ between the two, so the fit would train on probes unnoticed.
 
     Raises:
         TracInError: the options name the same rows twice.
@@ -73,7 +75,7 @@ def _require_apart(options: FitSettings) -> None:
         )
     recipe = RECIPES.get(options.data)
     if options.item_column is not None or (recipe is not None and recipe.columns.item is not None):
-        return  # items have names, so an item that is in both is recognised
+        return  # with named items, an item in both is recognised
     same = (options.probe_data or options.data) == options.data
     if same and options.probe_split is not None and options.probe_split.split("[")[0] == options.train_split.split("[")[0]:
         raise TracInError(
@@ -102,43 +104,27 @@ def load(
     """Load a data set by its name, with the loader for its kind.
 
     Raises:
-        TracInError: The data cannot be loaded with these options.
+        TracInError: the data cannot be loaded with these options.
     """
     if name == "cldr":
         return load_cldr(languages or [])
     path = Path(options.data_dir) / name
+    reading: dict[str, Any] = {
+        "columns": _columns(options),
+        "label_names": label_names,
+        "item_prefix": item_prefix,
+        **{one: getattr(options, one) for one in ("parallel", "drop_texts", "merge_labels", "differing_labels")},
+    }
     if _is_file(name):
-        return load_files(
-            path,
-            languages=languages,
-            columns=_columns(options),
-            header=options.header,
-            parallel=options.parallel,
-            drop_texts=options.drop_texts or (),
-            merge_labels=options.merge_labels,
-            differing_labels=options.differing_labels,
-            label_names=label_names,
-            item_prefix=item_prefix,
-        )
+        return load_files(path, languages=languages, header=options.header, **reading)
     if languages is None:
         raise TracInError(f"The languages of {name!r} are not known before it is loaded: name them as --train_languages.")
-    return load_hub(
-        str(path.absolute()) if name not in RECIPES and path.is_dir() else name,
-        languages,
-        split=split,
-        columns=_columns(options),
-        config=options.config_name,
-        parallel=options.parallel,
-        drop_texts=options.drop_texts,
-        merge_labels=options.merge_labels,
-        differing_labels=options.differing_labels,
-        label_names=label_names,
-        item_prefix=item_prefix,
-    )
+    name = str(path.absolute()) if name not in RECIPES and path.is_dir() else name
+    return load_hub(name, languages, split=split, config=options.config_name, **reading)
 
 
 def _languages(options: FitSettings) -> tuple[list[str] | None, list[str] | None]:
-    """Return the languages to train on and to probe; None if the data determine them."""
+    """The languages to train on and to probe; None if the data determine them."""
     trained = options.train_languages or TRAIN_LANGUAGES.get(options.data, "").split() or None
     probed = options.probe_languages
     if probed is None and trained is not None:
@@ -148,10 +134,10 @@ def _languages(options: FitSettings) -> tuple[list[str] | None, list[str] | None
 
 
 def _account(split: Split, plan: SplitPlan) -> str:
-    """Say how many probes have the text of a train sample, and which languages have too few test samples."""
+    """State how many probes have the text of a train sample, and which languages have too few test samples."""
     repeated = repeated_texts(split)
     said = ", ".join(f"{language} {count} of {plan.probes_per_language}" for language, count in repeated.items())
-    lines = [f"probes whose text is also that of a train sample of another item: {said or 'none'}"]
+    lines = [f"probes whose text is also that of a train sample with another item: {said or 'none'}"]
     tests = Counter(split.test.with_format(None)["language"])
     asked = plan.test_per_language
     few = [f"{name} {tests[name]:,}" for name in plan.probe_languages if asked is not None and tests[name] < asked]
@@ -178,13 +164,7 @@ def _plan(options: FitSettings, trained: list[str], probed: list[str] | None, ex
 
 
 def _columns(options: FitSettings) -> Columns | None:
-    """Return the columns that the options name; None if they name none, so that the loader uses its own."""
-    named = {
-        "text": options.text_column,
-        "text_pair": options.text_pair_column,
-        "label": options.label_column,
-        "language": options.language_column,
-        "item": options.item_column,
-    }
+    """The columns that the options name; None if they name none, so that the loader uses its defaults."""
+    named = {role.name: getattr(options, f"{role.name}_column") for role in fields(Columns)}
     given = {role: name for role, name in named.items() if name is not None}
     return Columns(**given) if given else None

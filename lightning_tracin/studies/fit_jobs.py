@@ -1,4 +1,4 @@
-"""The fits of a study that are stored: what a fit predicts for candidates and test samples, and runs with influence.
+"""The stored fits of a study: first fits, which decide the probes, and runs with influence.
 
 These functions run in other processes, so they write their results to files and return nothing.
 """
@@ -26,13 +26,13 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class First:
-    """What the fit of a seed on all train samples predicts, before its influence is computed.
+    """Results of a seed's fit on all train samples, before any influence is computed.
 
     Attributes:
         correct: whether it classifies each candidate correctly, [candidates].
         test: whether it classifies each test sample correctly, [test].
         train: whether it classifies each train sample correctly, [train].
-        epochs: number of its epochs.
+        epochs: number of epochs that it ran for.
     """
 
     correct: np.ndarray[Any, np.dtype[np.bool_]]
@@ -76,14 +76,14 @@ def _right(fit: Fit, loader: DataLoader[Any]) -> torch.Tensor:
 def influence_run(recipe: FitRecipe, seed: int, path: Path, top_k: int, callback: dict[str, Any]) -> None:
     """Fit with the callback. The run is complete once its marker file exists.
 
-    The files of an interrupted fit are deleted, and the fit starts again.
+    The files of an interrupted fit are deleted first.
 
     Args:
-        recipe: of the fit.
-        seed: of the first weights and of the order of samples.
-        path: the run directory.
+        recipe: recipe of the fit.
+        seed: seed of the first weights and of the order of samples.
+        path: run directory.
         top_k: number of strongest train samples that the run's own results use.
-        callback: further arguments of `TracInCallback`.
+        callback: additional arguments of `TracInCallback`.
     """
     shutil.rmtree(path, ignore_errors=True)
     with seeded(seed):
@@ -97,5 +97,10 @@ def influence_run(recipe: FitRecipe, seed: int, path: Path, top_k: int, callback
 
 
 def done(path: Path) -> Path:
-    """The marker file of a complete run."""
+    """The marker file of a complete run.
+
+    Example:
+        >>> done(Path("runs/seed0-exact")).name
+        'seed0-exact.done'
+    """
     return path.with_name(f"{path.name}.done")

@@ -1,4 +1,4 @@
-"""What the fits on all train samples are like: their accuracy in a table, and the study in a paragraph."""
+"""The accuracy of the fits on all train samples as a table, and a summary of the study in one paragraph."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from lightning_tracin.analysis.tables import table_from
 from lightning_tracin.run import TracInRun
 from lightning_tracin.studies.data import load_split
 from lightning_tracin.studies.fit_jobs import First
@@ -16,10 +17,10 @@ from lightning_tracin.studies.settings import StudySettings
 
 
 def accuracy_table(recipe: FitRecipe, firsts: Sequence[First]) -> pd.DataFrame:
-    """Accuracy on train samples, candidates and test samples, one line for each part and language.
+    """Accuracy on train samples, candidates and test samples, one row for each part and language.
 
-    `accuracy` is the mean over seeds, `lowest` and `highest` are those of single seeds, and `majority` is the accuracy of always
-    predicting the most frequent train label.
+    `accuracy` is the mean over seeds, `lowest` and `highest` are the extremes of single seeds, and `majority` is the accuracy of
+    always predicting the most frequent train label.
     """
     split, _ = load_split(recipe.options, extra=recipe.extra)
     majority = pd.Series(split.train.with_format(None)["label"][:]).mode().iloc[0]
@@ -33,30 +34,20 @@ def accuracy_table(recipe: FitRecipe, firsts: Sequence[First]) -> pd.DataFrame:
         for language in dict.fromkeys(languages):
             mine = languages == language
             by_seed = np.stack(right)[:, mine].mean(1)
-            rows.append(
-                {
-                    "part": part,
-                    "language": str(language),
-                    "accuracy": float(by_seed.mean()),
-                    "lowest": float(by_seed.min()),
-                    "highest": float(by_seed.max()),
-                    "majority": float((labels[mine] == majority).mean()),
-                    "samples": int(mine.sum()),
-                    "seeds": len(by_seed),
-                }
-            )
-    found: pd.DataFrame = pd.DataFrame(rows)
-    return found
+            accuracies = (float(by_seed.mean()), float(by_seed.min()), float(by_seed.max()))
+            always = float((labels[mine] == majority).mean())
+            rows.append((part, str(language), *accuracies, always, int(mine.sum()), len(by_seed)))
+    return table_from(rows, ("part", "language", "accuracy", "lowest", "highest", "majority", "samples", "seeds"))
 
 
 def summary_of(settings: StudySettings, accuracy: pd.DataFrame, run: TracInRun, firsts: Sequence[First]) -> str:
-    """What was fitted on which data, and how accurate the fits are, in a paragraph.
+    """Describe data, model, accuracy and influence of a study in one paragraph.
 
     Args:
-        settings: of the study.
-        accuracy: as `accuracy_table` returns it.
-        run: of the first seed.
-        firsts: the fits on all train samples, one a seed.
+        settings: settings of the study.
+        accuracy: table from `accuracy_table`.
+        run: run of the first seed.
+        firsts: fits on all train samples, one per seed.
     """
     fit, test = settings.fit, accuracy[accuracy["part"] == "test"]
     epochs = sorted({first.epochs for first in firsts})
@@ -66,11 +57,7 @@ def summary_of(settings: StudySettings, accuracy: pd.DataFrame, run: TracInRun, 
     labels = ", ".join(f"{count} {label}" for label, count in sorted(Counter(map(str, run.probes.label)).items()))
     stopped = " (which early stopping used)" if settings.patience is not None else ""
     mean, chance = (np.average(test[name], weights=test["samples"]) for name in ("accuracy", "majority"))
-    kept = (
-        "that the fits of all seeds classify correctly"
-        if settings.correct_probes
-        else "chosen whether classified correctly or not"
-    )
+    kept = "that the fits of all seeds classify correctly" if settings.correct_probes else "(classified correctly or not)"
     return (
         f"{len(run.train):,} train samples in {', '.join(run.train.counts())}; {len(run.probes):,} probes {kept} ({labels}), in "
         f"{', '.join(run.probes.counts())}. Model: {model} fine-tuned for {' or '.join(map(str, epochs))} epochs in batches of "

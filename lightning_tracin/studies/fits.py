@@ -1,23 +1,21 @@
-"""From the settings to a fit that is ready to start, with the same data, first weights and schedule each time it is built."""
+"""Build a fit from its settings, ready to start; every build has the same data, first weights and schedule."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from functools import lru_cache
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from cachetools import LRUCache, cached
 from datasets import Dataset, concatenate_datasets
 from pytorch_lightning.callbacks import EarlyStopping
-from torch.utils.data import DataLoader
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.studies.data import load_split
 from lightning_tracin.studies.datasets import Split
 from lightning_tracin.studies.models.classifier import Classifier, tokenizer_and_model
-from lightning_tracin.studies.quiet import silence_own_process
+from lightning_tracin.studies.quiet import quiet_trainer, silence_own_process
 from lightning_tracin.studies.settings import FitSettings
 from lightning_tracin.studies.text_data import TextDataModule
 from lightning_tracin.trainer.refits import Fit
@@ -28,9 +26,13 @@ class Variant:
     """How the train samples of a fit differ from those of the other fits.
 
     Attributes:
-        without: a train language that is left out, so that it is zero-shot.
-        more: a train language to which samples are added.
-        per_cent: how many are added, in per cent of the language's train samples.
+        without: train language that is left out, and so becomes zero-shot.
+        more: train language that gets more samples.
+        per_cent: number of added samples, in per cent of the language's train samples.
+
+    Example:
+        >>> Variant(without="de").name, Variant(more="de", per_cent=50).name
+        ('-without-de', '-de+50')
     """
 
     without: str | None = None
@@ -39,7 +41,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """Its part of the name of a run directory."""
+        """Its part of a run directory's name."""
         if self.without is not None:
             return f"-without-{self.without}"
         return "" if self.more is None else f"-{self.more}+{self.per_cent}"
@@ -47,12 +49,12 @@ class Variant:
 
 @dataclass(frozen=True)
 class FitRecipe:
-    """Everything that a fit depends on except its seed, in plain types, because it is sent to other processes.
+    """Everything that a fit depends on except its seed, in plain types that can be sent to other processes.
 
     Attributes:
-        options: data, model and schedule; `probes_per_language` is the number of candidates here.
-        extra: number of further train samples of each language that are set aside.
-        chosen: positions of the probes among the candidates; None takes all.
+        options: data, model and schedule; here, `probes_per_language` is the number of candidates.
+        extra: number of additional train samples of each language that are set aside.
+        chosen: positions of the probes among the candidates; None uses all.
         variant: how the train samples differ from those of the other fits.
         stop_after: epochs after which the fit stops, although its schedule is longer; None trains for all epochs.
         patience: epochs without a better loss on the test samples after which the fit stops; None never stops early.
@@ -67,7 +69,7 @@ class FitRecipe:
 
 
 class StopAfter(pl.Callback):
-    """Ends a fit after some epochs without changing its schedule."""
+    """Stops a fit after some epochs without changing its schedule."""
 
     def __init__(self, epochs: int) -> None:
         self._epochs = epochs
@@ -79,14 +81,14 @@ class StopAfter(pl.Callback):
 
 
 def build(recipe: FitRecipe) -> Fit:
-    """A fit of a classifier; its first weights depend on the current random seed, not on the variant.
+    """Build a fit of a classifier; its first weights depend on the current random seed, not on the variant.
 
     Raises:
-        TracInError: data or model cannot be loaded, or there are too few further samples for the variant.
+        TracInError: data or model cannot be loaded, or there are too few additional samples for the variant.
     """
     silence_own_process()
     options = recipe.options
-    if options.threads or options.model == "small":  # its steps are too short to be split among threads
+    if options.threads or options.model == "small":  # its steps are too short to use several threads
         torch.set_num_threads(options.threads or 1)
     data, split = prepared(options, recipe.extra)
     _, model = tokenizer_and_model(options, split)
@@ -98,23 +100,11 @@ def build(recipe: FitRecipe) -> Fit:
     if recipe.patience is not None:
         callbacks.append(EarlyStopping("val_loss", patience=recipe.patience))
         validation = data.predict_dataloader()
-        validation.generator = torch.Generator()  # else it draws from the global one, which changes the fit's dropout
-    trainer = pl.Trainer(
-        max_epochs=options.epochs,
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        devices=1,  # a study runs several fits in processes of its own
-    )
+        validation.generator = torch.Generator()  # otherwise it draws from the global one, which changes the fit's dropout
+    trainer = quiet_trainer(max_epochs=options.epochs, callbacks=callbacks)
     probes = data.probes if recipe.chosen is None else data.probes.select(recipe.chosen)
-    loader = _loader(data, _train_samples(data, recipe), shuffle=True)
-    return Fit(module, trainer, loader, _loader(data, probes), validation)
-
-
-def _loader(data: TextDataModule, samples: Dataset, shuffle: bool = False) -> DataLoader[Any]:
-    return DataLoader(samples, batch_size=data.batch_size, shuffle=shuffle, collate_fn=data.collate)
+    loader = data.loader(_train_samples(data, recipe), shuffle=True)
+    return Fit(module, trainer, loader, data.loader(probes), validation)
 
 
 def _train_samples(data: TextDataModule, recipe: FitRecipe) -> Dataset:
@@ -135,15 +125,10 @@ def _train_samples(data: TextDataModule, recipe: FitRecipe) -> Dataset:
     return more
 
 
+@cached(LRUCache(2), key=lambda options, extra: (json.dumps(asdict(options)), extra))
 def prepared(options: FitSettings, extra: int) -> tuple[TextDataModule, Split]:
-    """The samples as batches and as text, cached for the next fit in this process."""
-    return _prepared(json.dumps(asdict(options)), extra)
-
-
-@lru_cache(maxsize=2)
-def _prepared(options: str, extra: int) -> tuple[TextDataModule, Split]:
-    chosen = FitSettings(**json.loads(options))
-    split, _ = load_split(chosen, extra=extra)
+    """Load the samples as batches and as text, cached for the next fit in this process."""
+    split, _ = load_split(options, extra=extra)
     with torch.random.fork_rng(devices=[]):
-        tokenizer, _ = tokenizer_and_model(chosen, split)
-    return TextDataModule(split, tokenizer, batch_size=chosen.batch_size, max_length=chosen.max_length), split
+        tokenizer, _ = tokenizer_and_model(options, split)
+    return TextDataModule(split, tokenizer, batch_size=options.batch_size, max_length=options.max_length), split

@@ -1,4 +1,4 @@
-"""The scores of a study by name: from which kind of run each is read, and how."""
+"""The scores of a study by name: the kind of run that each is read from, and its formula."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from lightning_tracin.analysis.scores import Scores
 from lightning_tracin.config import Similarity, Weighting
 from lightning_tracin.run import TracInRun
 
-#: The kinds of runs; see `settings_of` for what their callbacks are told.
+#: The kinds of runs; see `settings_of` for the arguments of their callbacks.
 Way = Literal["exact", "adam", "projected"]
 
 
 @dataclass(frozen=True)
 class Score:
-    """How a score is read from a run."""
+    """The kind of run and the formula of a score."""
 
     way: Way
     similarity: Similarity
@@ -36,21 +36,31 @@ SCORES: Mapping[str, Score] = {
 
 
 def ways_of(names: Sequence[str]) -> list[Way]:
-    """The kinds of runs that these scores need; the first score's kind comes first."""
+    """The kinds of runs that these scores need; the first score's kind comes first.
+
+    Example:
+        >>> ways_of(["cosine", "Adam-aware cosine", "dot product"])
+        ['exact', 'adam']
+    """
     return list(dict.fromkeys(SCORES[name].way for name in names))
 
 
 def settings_of(way: Way, projection_dim: int) -> dict[str, Any]:
-    """The arguments of the callback for a kind of run."""
-    told: dict[Way, dict[str, Any]] = {
+    """The callback's arguments for a kind of run.
+
+    Example:
+        >>> settings_of("projected", projection_dim=64)
+        {'projection_dim': 64, 'preconditioner': 'fisher'}
+    """
+    arguments: dict[Way, dict[str, Any]] = {
         "exact": {},
         "adam": {"preconditioner": "adam"},
         "projected": {"projection_dim": projection_dim, "preconditioner": "fisher"},
     }
-    return told[way]
+    return arguments[way]
 
 
 def influence_of(name: str, run: TracInRun, snapshots: Sequence[int] | None = None) -> Scores:
-    """The score of this name, summed over snapshots: [train, probes]."""
+    """The score with this name, summed over snapshots: [train, probes]."""
     score = SCORES[name]
     return run.influence(score.similarity, score.weighting, snapshots).to_numpy()

@@ -1,4 +1,4 @@
-"""The files that present a study: a page (HTML and Markdown), every table (CSV) and every figure (PNG)."""
+"""The `results/` folder of a study: a page (HTML and Markdown), every table (CSV) and every figure (PNG)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from lightning_tracin.storage.files import as_utf8, write_bytes
 from lightning_tracin.studies.runner import Outcome
 from lightning_tracin.studies.section import Section
 
-#: Longer tables are not on the page, but in their own files. Markdown, which goes into other pages, has no texts of the data.
+#: Longer tables are in their own files only. Markdown, which other pages include, never shows texts of the data.
 _LINES = {"html": 120, "md": 60}
 _TEXTS = ("texts",)
 
 
 def write_page(outcome: Outcome) -> Path:
-    """Write the `results/` folder of a study; returns the path of the HTML page.
+    """Write the `results/` folder of a study, and return the path of the HTML page.
 
     Raises:
         MissingPackageError: jinja2 or matplotlib is not installed.
@@ -40,13 +40,13 @@ def write_page(outcome: Outcome) -> Path:
 
 
 def markdown(outcome: Outcome, figures_at: str, level: int = 1, shown: Sequence[str] | None = None) -> str:
-    """The page as Markdown.
+    """Render the page as Markdown.
 
     Args:
-        outcome: of the study.
-        figures_at: is put in front of the names of figure files.
-        level: of its first heading.
-        shown: names of the figure files to show, without .png; None shows all.
+        outcome: results of the study.
+        figures_at: prefix of the paths of figure files.
+        level: level of the first heading.
+        shown: names of the figure files to show, without `.png`; None shows all.
 
     Raises:
         MissingPackageError: jinja2 is not installed.

@@ -1,6 +1,6 @@
-"""A small multilingual encoder, pre-trained by masked language modelling on unlabelled text (Devlin et al. 2019).
+"""Pre-training of a small multilingual encoder by masked language modelling (Devlin et al. 2019).
 
-It replaces a downloaded model where there is none: it takes some minutes on the texts of the data, all languages together.
+It replaces a downloaded model: pre-training on the unlabelled texts of the data, all languages together, takes some minutes.
 """
 
 from __future__ import annotations
@@ -18,19 +18,14 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
-from transformers import (
-    DataCollatorForLanguageModeling,
-    XLMRobertaForMaskedLM,
-    get_linear_schedule_with_warmup,
-)
+from transformers import DataCollatorForLanguageModeling, XLMRobertaForMaskedLM
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.studies.datasets import Split
-from lightning_tracin.studies.models.classifier import small_config
+from lightning_tracin.studies.models.classifier import adamw_with_warmup, small_config
+from lightning_tracin.studies.quiet import quiet_trainer
 from lightning_tracin.studies.settings import FitSettings
 from lightning_tracin.studies.text_data import texts_of, train_tokenizer
-
-_WARMUP = 0.1
 
 
 class MaskedLanguageModel(pl.LightningModule):
@@ -57,26 +52,21 @@ class MaskedLanguageModel(pl.LightningModule):
         self._sum, self._count = 0.0, 0
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return AdamW with a schedule that is advanced after every step."""
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.learning_rate)
-        steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = get_linear_schedule_with_warmup(  # type: ignore[no-untyped-call]
-            optimizer, int(_WARMUP * steps), steps
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        """Return AdamW with a schedule that advances after every step."""
+        return adamw_with_warmup(self, self.learning_rate, warmup=0.1, weight_decay=0.01)
 
 
 def with_encoder(options: FitSettings, split: Split, folder: Path, *, progress: bool = True) -> FitSettings:
-    """The settings of a fit that starts from a pre-trained encoder, which is made first if it does not exist.
+    """Pre-train an encoder unless it exists, and return the settings of a fit that starts from it.
 
     Args:
-        options: of the fit; with `pretraining_epochs=0` they are returned as they are.
-        split: the data; all their texts are trained on, without labels.
-        folder: of the encoder.
+        options: settings of the fit; with `pretraining_epochs=0` they are returned unchanged.
+        split: the data; the encoder is trained on all texts, without labels.
+        folder: folder of the encoder.
         progress: whether to show a progress bar.
 
     Raises:
-        TracInError: the model is not a small one, or see `pretrain`.
+        TracInError: `options.model` is not `small`; or see `pretrain`.
     """
     if not options.pretraining_epochs:
         return options
@@ -93,16 +83,16 @@ def with_encoder(options: FitSettings, split: Split, folder: Path, *, progress: 
 def pretrain(texts: Sequence[str], options: FitSettings, folder: Path, *, progress: bool = True) -> None:
     """Train a tokenizer and an encoder on texts, and write both to a folder that `from_pretrained` can read.
 
-    An interrupted pre-training leaves no folder.
+    The folder appears only when pre-training is complete.
 
     Args:
-        texts: unlabelled, of all languages.
+        texts: unlabelled texts of all languages.
         options: vocabulary, sizes, seed, and `pretraining_*`.
-        folder: where both are written; if it exists, nothing is done. Its `pretraining.json` has the mean loss of each epoch.
+        folder: output folder; if it exists, nothing is done. Its `pretraining.json` holds the mean loss of each epoch.
         progress: whether to show a progress bar.
 
     Raises:
-        TracInError: there is no text, or the vocabulary cannot hold its characters.
+        TracInError: there is no text, or the vocabulary is smaller than the number of characters.
     """
     if folder.exists():
         return
@@ -122,15 +112,7 @@ def pretrain(texts: Sequence[str], options: FitSettings, folder: Path, *, progre
             shuffle=True,
             collate_fn=DataCollatorForLanguageModeling(tokenizer),
         )
-        trainer = pl.Trainer(
-            max_epochs=options.pretraining_epochs,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=progress,
-            enable_model_summary=False,
-            devices=1,
-        )
-        trainer.fit(module, loader)
+        quiet_trainer(max_epochs=options.pretraining_epochs, enable_progress_bar=progress).fit(module, loader)
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     module.model.save_pretrained(partial)

@@ -1,4 +1,4 @@
-"""Which candidates become the probes: those that the fits classify correctly, the same items in every language."""
+"""Choice of the probes among candidates: those that all fits classify correctly, the same items in every language."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from lightning_tracin.errors import TracInError
 
 
 def choose_probes(languages: Sequence[str], items: Sequence[str], correct: npt.ArrayLike, per_language: int) -> tuple[int, ...]:
-    """The first candidates of each language that every fit classifies correctly.
+    """Choose the first candidates of each language that every fit classifies correctly.
 
-    If all languages have the same items, an item is taken only if it is classified correctly in all of them, so that the probes
-    are parallel.
+    If all languages have the same items, an item is chosen only if it is classified correctly in all of them, so that the
+    probes are parallel.
 
     Args:
-        languages: of each candidate.
-        items: of each candidate.
+        languages: language of each candidate.
+        items: item of each candidate.
         correct: whether a fit classifies a candidate correctly, [fits, candidates].
         per_language: number of probes of each language.
 
@@ -26,7 +26,11 @@ def choose_probes(languages: Sequence[str], items: Sequence[str], correct: npt.A
         Positions of the chosen candidates, in the candidates' order.
 
     Raises:
-        TracInError: a language has fewer such candidates.
+        TracInError: a language has too few such candidates.
+
+    Example:
+        >>> choose_probes(["de", "de", "en", "en"], ["1", "2", "1", "2"], [[True, True, False, True]], per_language=1)
+        (1, 3)
     """
     right = np.asarray(correct, dtype=np.bool_)
     if right.ndim != 2 or right.shape[1] != len(languages):

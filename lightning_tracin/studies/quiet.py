@@ -1,4 +1,4 @@
-"""Silences the libraries that a study uses, because it shows its own progress."""
+"""Silence the libraries that a study uses, because a study shows its own progress."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import multiprocessing
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import datasets
+import pytorch_lightning as pl
 import transformers
 
 _LOGGERS = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "transformers")
@@ -39,6 +41,12 @@ def silence() -> None:
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
+
+
+def quiet_trainer(**options: Any) -> pl.Trainer:
+    """A Trainer on one device without output of its own; a study runs several fits in separate processes."""
+    silent = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    return pl.Trainer(**{"devices": 1, **silent, **options})
 
 
 def silence_own_process() -> None:

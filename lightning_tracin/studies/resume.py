@@ -1,7 +1,7 @@
-"""Whether a study may be continued in the folder of an earlier one: by its settings (`study.json`) and its samples (`data.json`).
+"""Check whether a study may resume in its folder: same settings (`study.json`) and same samples (`data.json`).
 
-A new study writes `study.json` after its data are found usable, so that refused settings can still be corrected. Until
-`probes.json` exists, the settings that choose the probes may change; the fits made for choosing them are then deleted.
+A new study writes `study.json` only after its data have passed all checks, so that invalid settings can still be corrected.
+Until `probes.json` exists, the settings that choose the probes may change; the first fits are then deleted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lightning_tracin.studies.datasets import Split
 from lightning_tracin.studies.registry import all_experiments, chosen_experiments
 from lightning_tracin.studies.settings import StudySettings
 
-#: Settings that change no result, so that they are not compared.
+#: Settings that change no result and are not compared.
 _FREE = ("output", "workers", "wandb_mode")
 #: Settings that decide which samples become probes.
 _CHOICE = {"candidates_per_language", "correct_probes", "fit.probes_per_language"}
@@ -29,7 +29,7 @@ _ADDABLE = frozenset({"fit.data_dir", "fit.threads", "experiments", "scores", "b
 
 
 def begin_or_resume(settings: StudySettings, folder: Path) -> bytes:
-    """Check that a study can be made in a folder; returns what its `study.json` should hold.
+    """Check that a study can run in a folder, and return the contents of its `study.json`.
 
     Raises:
         TracInError: the folder holds a study with other settings; the message names the first that differs.
@@ -38,13 +38,13 @@ def begin_or_resume(settings: StudySettings, folder: Path) -> bytes:
     ours = _recorded(settings)
     if path.exists():
         theirs = json.loads(path.read_text())
-        ours["options"] = {**theirs.get("options", {}), **ours["options"]}  # fits of an experiment left out now may still exist
+        ours["options"] = {**theirs.get("options", {}), **ours["options"]}  # fits of experiments no longer named may still exist
         _require_same_settings(ours, theirs, folder)
     return json.dumps(ours, indent=1).encode()
 
 
 def _recorded(settings: StudySettings) -> dict[str, Any]:
-    """The settings as `study.json` holds them, with the defaults of the options filled in."""
+    """The settings for `study.json`, with the defaults of the experiments' options filled in."""
     recorded = {name: value for name, value in dataclasses.asdict(settings).items() if name not in _FREE}
     recorded["options"] = {
         one.name: dataclasses.asdict(settings.options_of(one.options))
@@ -57,10 +57,10 @@ def _recorded(settings: StudySettings) -> dict[str, Any]:
 
 
 def _require_same_settings(ours: Mapping[str, Any], theirs: Mapping[str, Any], folder: Path) -> None:
-    """Refuse a study whose settings differ from those of the folder's study in more than what may change.
+    """Check that the settings differ from those of the folder's study only in what may change.
 
     Raises:
-        TracInError: they do.
+        TracInError: another setting differs.
     """
     flat, other = _flat(ours), _flat(theirs)
     differing = sorted(name for name in flat.keys() | other.keys() if flat.get(name) != other.get(name))
@@ -85,7 +85,7 @@ def _require_same_settings(ours: Mapping[str, Any], theirs: Mapping[str, Any], f
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with those of the fit and of single experiments under dotted names."""
+    """The settings in one level: those of the fit and of single experiments get dotted names."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
         if name == "fit":
@@ -101,7 +101,7 @@ def require_same_data(split: Split, folder: Path) -> None:
     """Store a digest of the samples, or compare it with the stored one.
 
     Raises:
-        TracInError: the study was begun with other samples.
+        TracInError: the study started with other samples.
     """
     digest, path = hashlib.sha256(), folder / "data.json"
     for part in (split.train, split.probes, split.test, split.extra):

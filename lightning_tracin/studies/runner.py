@@ -1,9 +1,9 @@
-"""A whole study, step by step. Running it again skips every step whose files exist.
+"""Run a whole study, step by step; a second run skips every step whose files exist.
 
 `output/name/` holds `study.json` (the settings), `data.json` (a digest of the samples), `encoder/` (if one is pre-trained),
-`first/` (for each seed, what its fit predicts for candidates and test samples), `probes.json` (which candidates are the probes),
-`runs/` (run directories; one is complete when its `.done` file exists), `refits/` (the probe losses of each refit), `masks/`, and
-`results/`, which is written anew each time.
+`first/` (for each seed, the samples that its fit classifies correctly), `probes.json` (the candidates chosen as probes), `runs/`
+(run directories; one is complete when its `.done` file exists), `refits/` (the probe losses of each refit), `masks/`, and
+`results/`, which is rewritten each time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from lightning_tracin.run import TracInRun
 from lightning_tracin.storage.files import write_bytes
 from lightning_tracin.storage.lock import RunLock
 from lightning_tracin.studies.data import load_split
-from lightning_tracin.studies.datasets import Split
 from lightning_tracin.studies.fit_jobs import First, first_fit, read_first
 from lightning_tracin.studies.fit_summary import accuracy_table, summary_of
 from lightning_tracin.studies.fits import FitRecipe
@@ -36,24 +35,24 @@ from lightning_tracin.studies.settings import FitSettings, StudySettings
 from lightning_tracin.studies.study_runs import StudyRuns
 from lightning_tracin.trainer.process_pool import run_all
 
-#: Optional packages that every study uses; looked for at the start, because some are first used after hours of fits.
+#: Optional packages that every study uses; checked at the start, because some are first used after hours of fits.
 _PACKAGES = ("bm25s", "jinja2", "matplotlib", "torchmetrics")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a study found.
+    """The results of a study.
 
     Attributes:
-        settings: of the study.
-        folder: of the study.
-        account: the data, and which rows were left out.
-        accuracy: of the fits on all train samples, by language and part.
+        settings: settings of the study.
+        folder: folder of the study.
+        account: description of the data, with the number of rows left out.
+        accuracy: accuracy of the fits on all train samples, by language and part.
         sections: one for each experiment.
-        missing: which experiments have no section, and why.
+        missing: the experiments without a section, with the reason.
         run: the first seed's run that the study's own score is read from.
         view: how that score is read from the run.
-        summary: what was fitted, in a paragraph.
+        summary: description of the fits, in one paragraph.
     """
 
     settings: StudySettings
@@ -69,16 +68,16 @@ class Outcome:
 
 @quietly()
 def run_study(settings: StudySettings, progress: bool = True, say: Callable[[str], None] = print) -> Outcome:
-    """Make the fits of a study that do not exist yet, and analyse them.
+    """Run the fits of a study that do not exist yet, and analyse them.
 
     Args:
-        settings: of the study.
+        settings: settings of the study.
         progress: whether to show progress bars.
-        say: is called with the name of each step.
+        say: called with the name of each step.
 
     Raises:
-        TracInError: the folder holds a study with other settings, another process works there, an optional package is not
-            installed, or the data, the model or a setting cannot be used.
+        TracInError: the folder holds a study with other settings or is in use by another process, an optional package is
+            missing, or the data, the model or a setting is invalid.
     """
     for package in _PACKAGES:
         needs(package, "study", "Studies")
@@ -88,11 +87,15 @@ def run_study(settings: StudySettings, progress: bool = True, say: Callable[[str
 
 
 def _run(settings: StudySettings, folder: Path, progress: bool, say: Callable[[str], None]) -> Outcome:
-    """`run_study`, in a folder that is locked."""
+    """`run_study` in a locked folder."""
     record = begin_or_resume(settings, folder)
     experiments = chosen_experiments(settings.experiments)
     recipe, account = _recipe(settings, experiments, folder, record, progress, say)
-    firsts = _first_fits(settings, folder, recipe, progress, say)
+    say("Fits on all train samples")
+    paths = [folder / "first" / f"seed{seed}.safetensors" for seed in range(settings.seeds)]
+    jobs = [(recipe, seed, path) for seed, path in enumerate(paths) if not path.exists()]
+    run_all(first_fit, jobs, settings.processes, "fits", progress)
+    firsts = [read_first(path) for path in paths]
     recipe = replace(recipe, chosen=_probes(settings, recipe.options, folder, firsts), patience=None)
     study = StudyRuns(settings, folder, recipe, [first.epochs for first in firsts], progress)
     _fit(study, experiments, say)
@@ -101,7 +104,7 @@ def _run(settings: StudySettings, folder: Path, progress: bool, say: Callable[[s
     for experiment in experiments:
         try:
             section = experiment.section(study)
-        except TracInError as error:  # after hours of fits, one failing table must not cost the others
+        except TracInError as error:  # one failing experiment must not discard the others after hours of fits
             missing.append(f"{experiment.title}. {error}")
             continue
         if section is None:
@@ -121,52 +124,32 @@ def _recipe(
     progress: bool,
     say: Callable[[str], None],
 ) -> tuple[FitRecipe, str]:
-    """The recipe of all fits, with every candidate as a probe, and an account of the data; pre-trains the encoder if needed.
+    """The recipe of all fits, with every candidate as a probe, and a description of the data; pre-trains the encoder if needed.
 
     Raises:
-        TracInError: the data cannot be loaded, or the study cannot be made with them.
+        TracInError: the data cannot be loaded, or do not suit the study.
     """
     options, extra = replace(settings.fit, probes_per_language=settings.candidates), settings.extra_per_language
     split, account = load_split(options, extra=extra)
     say(f"Data: {account}")
-    _require_enough(settings, split)
+    if settings.top_k > len(split.train):
+        raise TracInError(
+            f"top_k={settings.top_k} is more than all train samples ({len(split.train)}); choose a smaller top_k, or train on "
+            "more."
+        )
     for experiment in experiments:
         if experiment.check_data is not None:
             experiment.check_data(settings, split)
     require_same_data(split, folder)
-    write_bytes(folder / "study.json", record)  # only now, so that settings refused so far can be corrected
+    write_bytes(folder / "study.json", record)  # only now, so that invalid settings can still be corrected
     if options.pretraining_epochs:
         say("Encoder")
     options = with_encoder(options, split, folder / "encoder", progress=progress)
     return FitRecipe(options, extra=extra, patience=settings.patience), account
 
 
-def _require_enough(settings: StudySettings, split: Split) -> None:
-    """Refuse a top k that is larger than the train set.
-
-    Raises:
-        TracInError: it is.
-    """
-    count = len(split.train)
-    if settings.top_k > count:
-        raise TracInError(
-            f"top_k={settings.top_k} is more than all train samples ({count}); choose a smaller top_k, or train on more."
-        )
-
-
-def _first_fits(
-    settings: StudySettings, folder: Path, recipe: FitRecipe, progress: bool, say: Callable[[str], None]
-) -> list[First]:
-    """The fit of each seed on all train samples."""
-    say("Fits on all train samples")
-    paths = [folder / "first" / f"seed{seed}.safetensors" for seed in range(settings.seeds)]
-    jobs = [(recipe, seed, path) for seed, path in enumerate(paths) if not path.exists()]
-    run_all(first_fit, jobs, settings.processes, "fits", progress)
-    return [read_first(path) for path in paths]
-
-
 def _probes(settings: StudySettings, options: FitSettings, folder: Path, firsts: list[First]) -> tuple[int, ...]:
-    """Positions of the probes among the candidates; stored, so that a resumed study has the same probes."""
+    """Positions of the probes among the candidates; stored, so that a resumed study uses the same probes."""
     path = folder / "probes.json"
     if path.exists():
         return tuple(json.loads(path.read_text())["chosen"])
@@ -181,16 +164,16 @@ def _probes(settings: StudySettings, options: FitSettings, folder: Path, firsts:
 
 
 def _fit(study: StudyRuns, experiments: list[Experiment], say: Callable[[str], None]) -> None:
-    """Make the runs and refits that the experiments need."""
+    """Run the fits and refits that the experiments need."""
     say("Influence on the probes")
     study.complete(study.basic())
     for experiment in experiments:
         if experiment.runs is not None:
             say(f"Fits for {experiment.title}")
             study.complete(experiment.runs(study))
-    members = [experiment.refits for experiment in experiments if experiment.refits is not None]
-    for seed in study.seeds if members else ():
+    refits = [experiment.refits for experiment in experiments if experiment.refits is not None]
+    for seed in study.seeds if refits else ():
         say(f"Refits of seed {seed}")
-        needed = np.concatenate([one(study, seed) for one in members])  # all at once, so that every worker is busy
+        needed = np.concatenate([members(study, seed) for members in refits])  # all at once, to keep every worker busy
         if len(needed):
             study.refits(seed).losses(needed, seed)

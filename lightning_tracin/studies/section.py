@@ -1,4 +1,4 @@
-"""What an experiment contributes to a study's page: sentences, tables and figures."""
+"""What an experiment adds to a study's page: findings, tables and figures."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:  # matplotlib is optional
 
 @dataclass(frozen=True)
 class Contents:
-    """What an experiment found.
+    """The results of an experiment.
 
     Attributes:
         setting: what was computed: n, k, seeds, chance, interval.
-        findings: what the numbers say, one sentence each.
+        findings: what the numbers show, one sentence each.
         tables: name -> table.
         figures: name -> figure.
     """
@@ -30,26 +30,13 @@ class Contents:
 
 
 @dataclass(frozen=True)
-class Section:
+class Section(Contents):
     """One experiment's part of a study's page.
 
     Attributes:
-        name: one word; the names of its files begin with it.
-        title: its heading.
-        setting: what was computed: n, k, seeds, chance, interval.
-        findings: what the numbers say, one sentence each.
-        tables: name -> table.
-        figures: name -> figure.
+        name: one word, with which the names of its files begin.
+        title: the heading.
     """
 
-    name: str
-    title: str
-    setting: str
-    findings: tuple[str, ...]
-    tables: Mapping[str, pd.DataFrame]
-    figures: Mapping[str, Figure] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, name: str, title: str, contents: Contents) -> Section:
-        """The section of an experiment with this name and title."""
-        return cls(name, title, contents.setting, contents.findings, contents.tables, contents.figures)
+    name: str = field(kw_only=True)
+    title: str = field(kw_only=True)

@@ -18,19 +18,19 @@ _SomeOptions = TypeVar("_SomeOptions")
 class FitSettings:
     """Data, model and schedule of one fit of a multilingual classifier.
 
-    By default: names from the Unicode CLDR, a small model, five training languages, and three more that are only probed.
+    The defaults are names from the Unicode CLDR, a small model, five train languages, and three zero-shot languages.
 
     Args:
         data: ``cldr``, ``xnli``, ``paws-x``, a path with ``{language}`` in it, the path of one .csv, .tsv or .jsonl file with
             a language column, or the name of any data set on the Hugging Face hub.
         data_dir: The folder that paths in ``data`` and ``probe_data`` are relative to.
-        probe_data: Like ``data``, if probes and test samples are in files of their own; by default they are taken out of
+        probe_data: Like ``data``, for probes and test samples in files of their own; by default they are taken out of
             ``data``, by whole items.
-        train_split: The hub data set's split to train on; ``train[:20000]`` takes the first rows only.
-        probe_split: The hub data set's split to probe and test on; by default ``validation`` for xnli and paws-x, else the
+        train_split: The hub data set's split to train on; ``train[:20000]`` uses the first rows only.
+        probe_split: The hub data set's split to probe and test on; by default ``validation`` for xnli and paws-x, otherwise the
             probes are taken out of the train split.
         config_name: The hub data set's configuration; ``{language}`` in it is replaced by the language.
-        train_languages: The languages to train on; data sets of the hub other than xnli and paws-x need them named.
+        train_languages: The languages to train on; required for hub data sets other than xnli and paws-x.
         probe_languages: The languages to probe and test; one that is not trained on is zero-shot.
         text_column: The column of the text.
         text_pair_column: The column of the second text, for pairs.
@@ -39,31 +39,31 @@ class FitSettings:
         item_column: The column whose value translations share; by default they share the row number.
         header: The names of the columns, for files without a header.
         parallel: Whether samples with the same item are translations; then only items that all languages have are used.
-        drop_texts: Texts that are placeholders; such rows are dropped and counted.
+        drop_texts: Placeholder texts; rows with one of them are dropped and counted.
         merge_labels: New names of labels, such as ``{"1": "negative", "3": null}``; null drops the label's rows.
         differing_labels: What to do with items whose translations have different labels: ``drop`` leaves them out in every
-            language and counts them, ``keep`` takes them as they are, ``error`` refuses the data.
-        train_per_language: Number of train samples of each language; they are of the same items if parallel.
+            language and counts them, ``keep`` keeps them, ``error`` refuses the data.
+        train_per_language: Number of train samples of each language; in parallel data, the same items in every language.
         probes_per_language: Number of probes of each language.
-        test_per_language: Highest number of test samples of each language.
+        test_per_language: Largest number of test samples of each language.
         share_items: Whether the train data may contain translations of the probes.
         model: ``small`` trains a tokenizer and a small XLM-R from scratch; otherwise a name on the hub, such as
             ``xlm-roberta-base``, or a folder.
         vocabulary_size: Largest vocabulary of the small model's tokenizer.
         hidden_size: Width of the small model.
-        layers: Layers of the small model.
-        heads: Attention heads in each layer of the small model.
-        max_length: Longer samples are cut to this number of tokens.
+        layers: Number of layers of the small model.
+        heads: Number of attention heads in each layer of the small model.
+        max_length: Largest number of tokens of a sample; longer samples are truncated.
         dropout: Dropout of all layers in training; by default the model's own.
         pretraining_epochs: Epochs of masked language modelling on all texts, without labels, before a small model is fine-tuned.
         pretraining_batch_size: Texts in one optimizer step of pre-training.
         pretraining_learning_rate: Highest learning rate of pre-training.
         epochs: Epochs of fine-tuning; a snapshot is taken after each.
         batch_size: Samples in one optimizer step.
-        learning_rate: Highest learning rate; it is reached by a linear warm-up and then decays linearly to zero.
-        warmup: Share of the optimizer steps that belong to the warm-up.
+        learning_rate: Highest learning rate, reached by a linear warm-up and followed by a linear decay to zero.
+        warmup: Fraction of the optimizer steps in the warm-up.
         weight_decay: Weight decay of AdamW.
-        threads: Threads that PyTorch uses; by default one for the small model, whose steps are too short to be split (on a
+        threads: Number of PyTorch threads; by default one for the small model, whose steps are too short to use several (on a
             busy machine, threads waiting for each other make them many times slower), otherwise PyTorch's own default.
         seed: Seed of the split, the first weights and the order of samples.
     """
@@ -113,39 +113,39 @@ class FitSettings:
 class StudySettings:
     """Run a study: which languages' train samples does a fine-tuned model rely on, and can influence be trusted to tell?
 
-    Tables of reliance, their changes between epochs, and reinforcing samples (E1, E3 to E6) are part of every study, with the
-    baselines; the experiments below are additional.
+    Every study includes tables of reliance, their changes between epochs, and reinforcing samples (E1, E3 to E6), by influence
+    and by baselines; the experiments below are additional.
 
     Args:
         name: Name of the study; its folder is ``output/name``.
         fit: Data, model and schedule, as for a single fit.
-        output: Folder that holds the studies.
-        seeds: Number of seeds; each gives a fit with other first weights (of the head, if the model is pre-trained) and
-            another order of samples.
-        experiments: Experiments that need further fits, any of: {experiments}.
-        options: Settings of single experiments that declare their own: the experiment's name, then its options.
-        scores: Scores to compare. The first one is the study's own score, which all tables are made with.
-        baselines: Baselines that need no gradient, compared with the scores.
-        top_k: Number of a probe's strongest train samples that count.
+        output: Folder of all studies.
+        seeds: Number of seeds; each has a fit with different first weights (of the head, if the model is pre-trained) and a
+            different order of samples.
+        experiments: Experiments that need more fits, any of: {experiments}.
+        options: Options of single experiments: the experiment's name, then its options.
+        scores: Scores to compare. The first one is the study's own score, on which all tables are based.
+        baselines: Baselines that need no gradients, compared with the scores.
+        top_k: Number of strongest train samples of a probe to count.
         correct_probes: Whether to keep only probes that the fits of all seeds classify correctly, as in the original study.
-        candidates_per_language: Number of samples of each language among which probes are looked for; None takes five times
-            the number of probes.
+        candidates_per_language: Number of samples of each language from which the probes are chosen; by default five times the
+            number of probes.
         patience: Epochs without a better loss on the test samples after which a fit stops; None trains for all epochs.
-        ks: Numbers of samples that ``removal`` takes away.
+        ks: Numbers of samples that ``removal`` removes.
         draws: Number of random removals of each size.
-        removal_seeds: Number of seeds that ``removal`` is made with.
-        removal_scores: Scores and baselines that ``removal`` uses at every k, besides the study's own score.
-        area_scores: Scores and baselines that it uses only at every third k, for the area; None takes all others.
+        removal_seeds: Number of seeds of ``removal``.
+        removal_scores: Scores and baselines that ``removal`` uses at every k, in addition to the study's own score.
+        area_scores: Scores and baselines that it uses only at every third k, for the area; None uses all others.
         subsets: Number of random halves that ``lds`` fits on.
-        variant_seeds: Number of seeds that ``zero_shot``, ``imbalance`` and ``masks`` are made with.
-        zero_shot: Train languages that ``zero_shot`` leaves out; None takes each in turn.
-        imbalance: Train languages to which ``imbalance`` adds samples; None takes each in turn.
-        amounts: How many per cent of its samples it adds to a language.
-        kept_heads: Share of the attention heads that a language's mask keeps.
-        random_masks: Number of random masks of the same size that are compared with these.
+        variant_seeds: Number of seeds of ``zero_shot``, ``imbalance`` and ``masks``.
+        zero_shot: Train languages that ``zero_shot`` leaves out, one at a time; None uses all.
+        imbalance: Train languages to which ``imbalance`` adds samples, one at a time; None uses all.
+        amounts: Numbers of samples that it adds to a language, in per cent of the language's samples.
+        kept_heads: Fraction of the attention heads that a language's mask keeps.
+        random_masks: Number of random masks of the same size to compare with.
         projection_dim: Number of features of the Fisher-whitened scores.
-        workers: Processes that fit at the same time; None takes one for each core.
-        wandb_mode: Whether tables and figures are logged to W&B, and how.
+        workers: Number of fits to run at the same time, in processes of their own; None means one per core.
+        wandb_mode: Whether and how tables and figures are logged to W&B.
     """
 
     name: str
@@ -180,24 +180,29 @@ class StudySettings:
 
     @property
     def candidates(self) -> int:
-        """Number of samples of each language among which probes are looked for."""
+        """Number of samples of each language from which the probes are chosen.
+
+        Example:
+            >>> StudySettings(name="small", fit=FitSettings(probes_per_language=30)).candidates
+            150
+        """
         if self.candidates_per_language is not None:
             return self.candidates_per_language
         return self.fit.probes_per_language * (5 if self.correct_probes else 1)
 
     @property
     def processes(self) -> int:
-        """Number of processes that fit at the same time."""
+        """Number of fits to run at the same time."""
         return os.cpu_count() or 1 if self.workers is None else self.workers
 
     @property
     def extra_per_language(self) -> int:
-        """Number of further train samples of each language that the experiments need."""
+        """Number of additional train samples of each language that the experiments need."""
         needed = (one.extra_samples(self) for one in chosen_experiments(self.experiments) if one.extra_samples is not None)
         return max(needed, default=0)
 
     def options_of(self, kind: type[_SomeOptions]) -> _SomeOptions:
-        """The options of the experiment that declares them as this class."""
+        """The options of the experiment whose options have this class."""
         declared = next(one for one in all_experiments() if one.options is kind)
         found: _SomeOptions = declared.parsed(self.options.get(declared.name, {}))
         return found
@@ -224,7 +229,7 @@ class StudySettings:
             if unknown:
                 raise TracInError(f"{field} has {unknown[0]!r}, but should have some of: {', '.join(known)}.")
         if not self.scores:
-            raise TracInError("scores is empty, but a study needs at least one, such as cosine.")
+            raise TracInError("scores is empty, but a study needs at least one score, such as cosine.")
 
     def _check_numbers(self) -> None:
         for name in ("seeds", "top_k", "draws", "removal_seeds", "variant_seeds", "subsets", "random_masks", "projection_dim"):
@@ -234,7 +239,7 @@ class StudySettings:
             if getattr(self, name) > self.seeds:
                 raise TracInError(f"{name}={getattr(self, name)} is more than seeds={self.seeds}.")
         if self.fit.test_per_language < 1:
-            raise TracInError("fit.test_per_language should be 1 or more: a study reports the accuracy on test samples.")
+            raise TracInError("fit.test_per_language should be 1 or more, because a study reports the accuracy on test samples.")
         if not 0 < self.kept_heads < 1:
             raise TracInError(f"kept_heads should be between 0 and 1, but is {self.kept_heads}.")
         candidates, probes = self.candidates_per_language, self.fit.probes_per_language
@@ -243,7 +248,7 @@ class StudySettings:
 
 
 class _Help:
-    """A docstring that names the registered experiments; made when it is read, because importing them takes seconds."""
+    """A docstring that names the registered experiments; built on access, because importing them takes seconds."""
 
     def __init__(self, text: str) -> None:
         self._text = text

@@ -1,4 +1,4 @@
-"""The runs and refits of a study, and the scores read from them; each is computed once."""
+"""The runs and refits of a study and the scores read from them, each computed once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from lightning_tracin.analysis.baselines import baselines_of
+from lightning_tracin.analysis.reliance import reliance_table
 from lightning_tracin.analysis.scores import Scores
 from lightning_tracin.config import View
 from lightning_tracin.run import TracInRun
@@ -26,9 +29,9 @@ class Wanted:
     """A run that an experiment needs.
 
     Attributes:
-        seed: of the fit.
+        seed: seed of the fit.
         way: how the run computes influence.
-        variant: which train samples the fit has.
+        variant: how the fit's train samples differ from those of the other fits.
         mask: file of the mask that its gradients are restricted to; the file's name becomes part of the run's name.
     """
 
@@ -39,12 +42,12 @@ class Wanted:
 
 
 class StudyRuns:
-    """The runs and refits of one study, as its experiments see them.
+    """The runs and refits of one study, for its experiments.
 
     Args:
-        settings: of the study.
-        folder: of the study.
-        recipe: of its fits, with the probes chosen.
+        settings: settings of the study.
+        folder: folder of the study.
+        recipe: recipe of its fits, with the probes chosen.
         epochs: number of epochs of each seed's fit.
         progress: whether to show progress bars.
     """
@@ -73,18 +76,13 @@ class StudyRuns:
 
     @cached_property
     def train(self) -> SampleTable:
-        """The train samples of every fit that is not a variant."""
+        """The train samples of every fit except variants."""
         return self.main_run(0).train
 
     @cached_property
     def probes(self) -> SampleTable:
-        """The probes, which all fits share."""
+        """The probes of all fits."""
         return self.main_run(0).probes
-
-    @property
-    def units(self) -> list[str | None]:
-        """The item of each probe; the translations of one probe have the same one."""
-        return list(self.probes.item)
 
     @property
     def languages(self) -> list[str]:
@@ -100,12 +98,12 @@ class StudyRuns:
         return Wanted(seed, SCORES[self.main].way, variant, mask)
 
     def complete(self, wanted: Sequence[Wanted]) -> None:
-        """Make those of the runs that do not exist yet."""
+        """Compute the runs that do not exist yet."""
         jobs = [self._job(one) for one in dict.fromkeys(wanted) if not done(self._path(one)).exists()]
         run_all(influence_run, jobs, self.settings.processes, "fits with influence", self._progress)
 
     def run(self, wanted: Wanted) -> TracInRun:
-        """A run that is complete."""
+        """Open a complete run."""
         if wanted not in self._runs:
             self._runs[wanted] = TracInRun.open(self._path(wanted))
         return self._runs[wanted]
@@ -127,8 +125,13 @@ class StudyRuns:
             self._scores[seed] = found
         return self._scores[seed]
 
+    def reliance(self, scores: Scores, train: SampleTable | None = None) -> pd.DataFrame:
+        """The reliance table of some scores [train, probes]; None for `train` means the train samples of every fit."""
+        languages = (self.train if train is None else train).language
+        return reliance_table(scores, languages, self.probes.language, self.settings.top_k)
+
     def refits(self, seed: int) -> Refits:
-        """The refits that have the first weights, order and schedule of this seed."""
+        """The refits with the first weights, order and schedule of this seed."""
         recipe = replace(self.recipe, stop_after=self.epochs[seed])
         return Refits(partial(build, recipe), self.folder / "refits", workers=self.settings.processes, progress=self._progress)
 
@@ -141,7 +144,7 @@ class StudyRuns:
         callback = settings_of(wanted.way, self.settings.projection_dim)
         if wanted.mask is not None:
             callback["mask"] = str(wanted.mask)
-        # Both take a multiple of the disk space: only masks are made from kept weights, and only seed 0 has a table by layer.
+        # Both multiply the disk space. Only masks need the kept weights, and only seed 0 has a table by layer.
         callback["keep_snapshots"] = wanted == self.of_main(wanted.seed, Variant())
         callback["per_layer"] = wanted == self.of_main(0, Variant())
         return recipe, wanted.seed, self._path(wanted), self.settings.top_k, callback

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytorch_lightning as pl
 from datasets import Dataset
@@ -12,10 +15,11 @@ from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedToken
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.studies.datasets import Split
+from lightning_tracin.studies.datasets.corpus import text_columns
 
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>"]  # in XLM-R's order
 START, PADDING, END, UNKNOWN = SPECIAL_TOKENS
-MASK = "<mask>"  # the last one, as in XLM-R
+MASK = "<mask>"  # the last token, as in XLM-R
 ROLES = {
     "bos_token": START,
     "cls_token": START,
@@ -27,27 +31,32 @@ ROLES = {
 
 
 def texts_of(dataset: Dataset) -> list[str]:
-    """Return all texts, the second ones of pairs included."""
-    return [text for column in ("text", "text_pair") if column in dataset.column_names for text in dataset[column]]
+    """All texts, including the second ones of pairs.
+
+    Example:
+        >>> texts_of(Dataset.from_dict({"text": ["a", "b"], "text_pair": ["c", "d"], "label": [0, 1]}))
+        ['a', 'b', 'c', 'd']
+    """
+    return [text for column in text_columns(dataset.column_names) for text in dataset[column]]
 
 
 def train_tokenizer(texts: list[str], vocabulary_size: int, *, masked: bool = False) -> PreTrainedTokenizerBase:
-    """Train a Unigram tokenizer (Kudo 2018, arXiv 1804.10959), XLM-R's kind, on the training texts.
+    """Train a Unigram tokenizer (Kudo 2018, arXiv 1804.10959), as XLM-R has, on texts.
 
     Args:
-        texts: To train on.
-        vocabulary_size: Largest number of pieces.
-        masked: Whether to add a token for masked positions after all pieces.
+        texts: training texts.
+        vocabulary_size: largest number of pieces.
+        masked: whether to add a token for masked positions after all pieces.
 
     Raises:
-        TracInError: The vocabulary is smaller than the number of characters in the texts.
+        TracInError: the vocabulary is smaller than the number of characters in the texts.
     """
     tokenizer = _prepared(Tokenizer(models.Unigram()))
     characters = set(normalizers.NFKC().normalize_str("".join(texts)))
     if vocabulary_size < len(characters) + len(SPECIAL_TOKENS):
         raise TracInError(
             f"vocabulary_size={vocabulary_size} cannot hold the {len(characters):,} different characters of the training "
-            f"texts and {len(SPECIAL_TOKENS)} special tokens: make it larger by some hundreds at least."
+            f"texts and {len(SPECIAL_TOKENS)} special tokens: make it larger by at least a few hundred."
         )
     trainer = trainers.UnigramTrainer(
         vocab_size=vocabulary_size, special_tokens=SPECIAL_TOKENS, unk_token=UNKNOWN, show_progress=False
@@ -73,36 +82,39 @@ def _prepared(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def _ordered_pieces(tokenizer: Tokenizer) -> list[tuple[str, float]]:
-    """Return pieces and scores in a fixed order; the order of the trainer varies."""
-    pieces = json.loads(tokenizer.to_str())["model"]["vocab"]
-    return [(piece, score) for piece, score in sorted(pieces, key=lambda pair: _rank(pair[0]))]
-
-
-def _rank(piece: str) -> tuple[int, str]:
-    return (SPECIAL_TOKENS.index(piece) if piece in SPECIAL_TOKENS else len(SPECIAL_TOKENS), piece)
+    """Pieces and scores in a fixed order, special tokens first; the trainer's order varies."""
+    scores = dict(json.loads(tokenizer.to_str())["model"]["vocab"])
+    return [(piece, scores[piece]) for piece in (*SPECIAL_TOKENS, *sorted(scores.keys() - {*SPECIAL_TOKENS}))]
 
 
 def pretrained_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Load a tokenizer from a local folder or the Hugging Face hub.
 
     Raises:
-        TracInError: It does not exist, or there is no network.
+        TracInError: the tokenizer does not exist, or there is no network.
     """
-    try:
+    with found_on_hub("tokenizer", name):
         return AutoTokenizer.from_pretrained(name)
+
+
+@contextmanager
+def found_on_hub(what: str, name: str) -> Iterator[None]:
+    """Turn the error for a missing model, or for a missing network, into a `TracInError` with a remedy."""
+    try:
+        yield
     except OSError as error:
         raise TracInError(
-            f"The tokenizer of {name!r} is neither in a local folder nor available from the Hugging Face hub: correct the "
-            "name; without a network, download it elsewhere, copy the folder and give its path as --model, or use "
-            "--model small."
+            f"The {what} {name!r} is neither a local folder nor available from the Hugging Face hub: correct the name; "
+            "without a network, download it elsewhere, copy the folder and give its path as --model, or use --model small."
         ) from error
 
 
 def encode(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
-    """Add the token ids, and hide the columns that are not inputs of the model, such as the language."""
-    columns = [column for column in ("text", "text_pair") if column in dataset.column_names]
+    """Add the token ids, and hide the columns that the model does not take, such as the language."""
     encoded = dataset.map(
-        lambda *texts: tokenizer(*texts, truncation=True, max_length=max_length), batched=True, input_columns=columns
+        lambda *texts: tokenizer(*texts, truncation=True, max_length=max_length),
+        batched=True,
+        input_columns=text_columns(dataset.column_names),
     )
     encoded.set_format(columns=["input_ids", "attention_mask", "label"])
     return encoded
@@ -120,14 +132,18 @@ class TextDataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.collate = DataCollatorWithPadding(tokenizer)
 
-    def train_dataloader(self) -> DataLoader[Dataset]:
+    def loader(self, samples: Dataset, shuffle: bool = False) -> DataLoader[Any]:
+        """Padded batches of some samples."""
+        return DataLoader(samples, batch_size=self.batch_size, shuffle=shuffle, collate_fn=self.collate)
+
+    def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled train samples."""
-        return DataLoader(self.train, batch_size=self.batch_size, shuffle=True, collate_fn=self.collate)
+        return self.loader(self.train, shuffle=True)
 
-    def val_dataloader(self) -> DataLoader[Dataset]:
+    def val_dataloader(self) -> DataLoader[Any]:
         """The probes, in order."""
-        return DataLoader(self.probes, batch_size=self.batch_size, collate_fn=self.collate)
+        return self.loader(self.probes)
 
-    def predict_dataloader(self) -> DataLoader[Dataset]:
+    def predict_dataloader(self) -> DataLoader[Any]:
         """The test samples, in order."""
-        return DataLoader(self.test, batch_size=self.batch_size, collate_fn=self.collate)
+        return self.loader(self.test)

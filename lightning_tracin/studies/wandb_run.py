@@ -13,7 +13,7 @@ from lightning_tracin.studies.runner import Outcome
 
 
 def log_to_wandb(outcome: Outcome, project: str = "lightning-tracin") -> Path:
-    """Log a study to a new W&B run; returns the run's folder. The page has to be written before."""
+    """Log a study to a new W&B run, and return the run's folder; call `write_page` first."""
     offline = outcome.settings.wandb_mode == "offline"
     logger = WandbLogger(
         project=project,
@@ -28,18 +28,14 @@ def log_to_wandb(outcome: Outcome, project: str = "lightning-tracin") -> Path:
         sink.point(point(outcome.run, snapshot.index, outcome.view))
     sink.finish(analyse(outcome.run, outcome.view))
     for section in outcome.sections:
+        key = f"study/{section.name}"
         for name, table in section.tables.items():
             known = table.astype(object).where(table.notna(), None)
-            run.log({f"study/{section.name}/{name}": wandb.Table(dataframe=known)})
+            run.log({f"{key}/{name}": wandb.Table(dataframe=known)})
         for name in section.figures:
-            run.log(
-                {
-                    f"study/{section.name}/{name}_figure": wandb.Image(
-                        str(outcome.folder / "results" / f"{section.name}-{name}.png")
-                    )
-                }
-            )
-        run.summary[f"study/{section.name}/findings"] = "\n".join(section.findings)
+            picture = outcome.folder / "results" / f"{section.name}-{name}.png"
+            run.log({f"{key}/{name}_figure": wandb.Image(str(picture))})
+        run.summary[f"{key}/findings"] = "\n".join(section.findings)
     folder = Path(run.dir).parent
     wandb.finish()
     return folder

@@ -85,7 +85,7 @@ def test_bad_input() -> None:
         agreement_table(measured, {"ours": table(np.ones((5, 5)), "share").iloc[:-1]})
     with pytest.raises(TracInError, match="take one snapshot"):
         agreement_table(measured, {"ours": pd.concat([table(np.ones((5, 5)), "share")] * 2)})
-    with pytest.raises(TracInError, match="needs three of each"):
+    with pytest.raises(TracInError, match="needs at least three of each"):
         agreement_table(measured[measured["probe_language"].isin(["de", "en"])], {})
     with pytest.raises(TracInError, match=r"Without 'en' there are \(1, 2\) losses"):
         change_in_loss([[1.0]], {"en": [[1.0, 2.0]]}, ["en"])

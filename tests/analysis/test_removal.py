@@ -68,5 +68,5 @@ def test_bad_input() -> None:
         removal_table([0.5], {3: [0.4, 0.3]}, {3: [[0.4]]})
     with pytest.raises(TracInError, match="ascend"):
         area_by_deletion([0.5, 0.25], [[0.0], [0.0]])
-    with pytest.raises(TracInError, match="changes for 1 removed parts"):
+    with pytest.raises(TracInError, match="changes for 1 removed fractions"):
         area_by_deletion([0.5], [0.0])

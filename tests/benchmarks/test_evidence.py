@@ -16,9 +16,14 @@ from lightning_tracin.studies.section import Section
 def constructed(folder: Path) -> Outcome:
     figure = matplotlib.figure.Figure()
     sections = (
-        Section("top", "E1", "Some text.", ("<found>",), {"texts": pd.DataFrame({"text": ["the data's own"]})}),
+        Section("Some text.", ("<found>",), {"texts": pd.DataFrame({"text": ["the data's own"]})}, name="top", title="E1"),
         Section(
-            "lds", "LDS", "n = 3", (), {"lds": pd.DataFrame({"score": ["a|b"], "lds": [0.25]})}, {"lds": figure, "more": figure}
+            "n = 3",
+            (),
+            {"lds": pd.DataFrame({"score": ["a|b"], "lds": [0.25]})},
+            {"lds": figure, "more": figure},
+            name="lds",
+            title="LDS",
         ),
     )
     settings = evidence_settings("nusax", folder / "data", folder)

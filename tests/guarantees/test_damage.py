@@ -303,5 +303,7 @@ def test_file_that_may_not_be_read_is_named(powerless: Path) -> None:
     file = run.snapshots[0].path / "weights.safetensors"
     file.unlink()
     file.mkdir()
-    with pytest.raises(TracInError, match=r"weights\.safetensors cannot be read \(.*\); see to it that it is a file"):
+    with pytest.raises(
+        TracInError, match=r"weights\.safetensors cannot be read \(.*\); check that it is a file and that you may read it"
+    ):
         run.snapshots[0].state_dict()

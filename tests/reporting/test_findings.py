@@ -57,7 +57,7 @@ def test_findings_of_a_constructed_run() -> None:
     )
     assert "de: the own-language share of the top 10 does not change significantly, going from 1.00" in text
     assert "8 probes; chance 0.50" in text
-    assert "authors of the study report that reliance on other languages grows" in text
+    assert "Choenni et al. (2023) report that reliance on other languages grows" in text
     assert set(study.compared["score"]) == {"influence", "random", "BM25", "same label", "BM25 x same label"}
     assert (study.compared.groupby(["score", "probe_language"])["share"].sum().round(9) == 1).all()
     assert study.reinforcement is not None
@@ -72,11 +72,14 @@ def test_a_language_is_drawn_on_only_where_the_whole_interval_says_so() -> None:
         ("fr", "ru", 0.24, 0.2, 1.60, 0.18, 0.30, 9),  # more than the others, but chance may do it
     ]
     named = [
-        said for said in findings_of_reliance(pd.DataFrame(lines, columns=columns), 10) if "above chance and more than" in said
+        said
+        for said in findings_of_reliance(pd.DataFrame(lines, columns=columns), 10)
+        if "more than by chance and more than" in said
     ]
     assert named == [
-        "fr: above chance and more than the mean of all probe languages, it draws on de (0.40, 95 % interval 0.36 to 0.44, "
-        "chance 0.20, lift 1.30). Intervals are of one cell each, not corrected for the 3 that were looked at."
+        "fr: it relies on these languages more than by chance and more than the average probe language does: de (0.40, 95 % "
+        "interval 0.36 to 0.44, chance 0.20, lift 1.30). Each interval is for a single cell, without correction for the 3 "
+        "comparisons."
     ]
 
 

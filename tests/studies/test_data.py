@@ -118,7 +118,7 @@ def test_fewer_test_samples_than_asked_for_are_counted(folder: Path) -> None:
 
 
 def test_probes_with_the_text_of_a_train_sample_are_counted(folder: Path) -> None:
-    said = "probes whose text is also that of a train sample of another item: "
+    said = "probes whose text is also that of a train sample with another item: "
     assert f"{said}none" in load_split(file_options(folder))[1]
     write(folder / "dev" / "de.tsv", "sentence\tclass\n" + "".join(f"de train {i}\t{i % 2}\n" for i in range(10)))
     split, account = load_split(file_options(folder, probe_data="dev/{language}.tsv", train_per_language=10))

@@ -293,7 +293,7 @@ def test_seeds_that_stop_at_different_epochs_are_all_counted() -> None:
     rows = [("en", "en", 0, after, -0.1, 0.01, seed) for seed, after in enumerate((2, 3, 4))]
     columns = ["probe_language", "train_language", "before", "after", "difference", "p_adjusted", "seed"]
     (said,) = e6_changes.seeds_that_agree(pd.DataFrame(rows, columns=columns))
-    assert said == "en: the own-language share falls in 3 of 3 seeds, in 3 significantly."
+    assert said == "en: the own-language share falls in 3 of 3 seeds, significantly in 3."
 
 
 def test_a_fit_stops_early_where_the_test_samples_say_so(outcome: Outcome) -> None:

@@ -1,4 +1,4 @@
-"""Convolutions: a Linear over patches of the input."""
+"""Convolutions, which are Linear layers over patches of the input."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def convolution(module: nn.Module, inputs: Tensor, gradient: Tensor, wanted: fro
 
 
 def _patches(module: nn.Conv1d | nn.Conv2d, inputs: Tensor) -> Tensor:
-    """What each output place sees: [images, in * kernel, places]."""
+    """The input patch of each output place: [images, in * kernel, places]."""
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
     inputs = F.pad(inputs, module._reversed_padding_repeated_twice, mode=mode)
     if isinstance(module, nn.Conv2d):

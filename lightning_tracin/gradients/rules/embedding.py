@@ -1,31 +1,36 @@
-"""Look-up tables."""
+"""Embeddings, which are look-ups in a table."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from lightning_tracin.gradients.forms import Form, coalesced
+from lightning_tracin.gradients.forms import Form, Rows, coalesced
 from lightning_tracin.gradients.rules.rule import rule
 
 
 @rule(nn.Embedding)
 def embedding(module: nn.Module, inputs: Tensor, gradient: Tensor, wanted: frozenset[str]) -> dict[str, Form]:
-    """A look-up: the table's gradient is the output gradients, added up by token; `padding_idx` gets none."""
+    """A look-up: the table's gradient is the sum of the output gradients of each token; `padding_idx` gets none."""
     assert isinstance(module, nn.Embedding)
     if "weight" not in wanted:
         return {}
     return {"weight": looked_up(inputs, gradient, module.padding_idx, module.num_embeddings)}
 
 
-def looked_up(tokens: Tensor, gradient: Tensor, padding_idx: int | None, table: int) -> Form:
-    """The gradient of a table of which rows were looked up.
+def looked_up(tokens: Tensor, gradient: Tensor, padding_idx: int | None, table: int) -> Rows:
+    """The gradient of a table from which rows were looked up.
 
     Args:
-        tokens: [samples, ...], int64.
-        gradient: [samples, ..., width], of what was looked up.
+        tokens: [samples, ...], int64, the rows.
+        gradient: [samples, ..., width], gradient of the rows that were found.
         padding_idx: row that gets no gradient.
         table: number of rows.
+
+    Example:
+        >>> rows = looked_up(torch.tensor([[3, 3, 0]]), torch.ones(1, 3, 2), padding_idx=0, table=5)
+        >>> rows.row.tolist(), rows.values.tolist()
+        ([3], [[2.0, 2.0]])
     """
     samples, width = gradient.shape[0], gradient.shape[-1]
     tokens = tokens.reshape(samples, -1)

@@ -9,18 +9,24 @@ from lightning_tracin.gradients.rules.rule import rule
 
 
 def live_positions(inputs: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Flattened to [samples, positions, width], without the positions whose gradient is zero in the whole batch.
+    """Flatten both to [samples, positions, width] and drop positions whose gradient is zero in the whole batch.
 
-    The top layer of a classifier that reads one position is such a case: all its other positions drop out.
+    In the top layer of a classifier that reads only one position, for example, all other positions are dropped.
+
+    Example:
+        >>> import torch
+        >>> inputs, gradient = torch.tensor([[[1.0], [2.0]]]), torch.tensor([[[5.0], [0.0]]])
+        >>> live_positions(inputs, gradient)
+        (tensor([[[1.]]]), tensor([[[5.]]]))
     """
     samples = gradient.shape[0]
     inputs = inputs.reshape(samples, -1, inputs.shape[-1])
     gradient = gradient.reshape(samples, -1, gradient.shape[-1])
     if gradient.shape[1] == 1:
         return inputs, gradient
-    if bool(gradient[-1, :, 0].all()):  # a glance at one sample, in a batch of similar lengths often the longest
+    if bool(gradient[-1, :, 0].all()):  # a quick look at one sample, often the longest in the batch
         return inputs, gradient
-    live = gradient[:, :, 0].ne(0).any(dim=0)  # and at one column, which is rarely zero by chance
+    live = gradient[:, :, 0].ne(0).any(dim=0)  # check one column first, which is rarely zero by chance
     doubtful = (~live).nonzero()[:, 0]
     live[doubtful] = gradient[:, doubtful].ne(0).any(dim=2).any(dim=0)
     return inputs[:, live], gradient[:, live]
@@ -39,12 +45,7 @@ def linear(_module: nn.Module, inputs: Tensor, gradient: Tensor, wanted: frozens
 
 
 @rule("transformers.pytorch_utils:Conv1D")
-def transposed_linear(_module: nn.Module, inputs: Tensor, gradient: Tensor, wanted: frozenset[str]) -> dict[str, Form]:
+def transposed_linear(module: nn.Module, inputs: Tensor, gradient: Tensor, wanted: frozenset[str]) -> dict[str, Form]:
     """GPT-2's ``y = x W + b``, which its authors call a convolution: a Linear whose weight is stored transposed."""
-    inputs, gradient = live_positions(inputs, gradient)
-    forms: dict[str, Form] = {}
-    if "weight" in wanted:
-        forms["weight"] = Outer(inputs, gradient)
-    if "bias" in wanted:
-        forms["bias"] = Dense(gradient.sum(1))
-    return forms
+    forms = linear(module, inputs, gradient, wanted)
+    return {name: Outer(form.right, form.left) if isinstance(form, Outer) else form for name, form in forms.items()}

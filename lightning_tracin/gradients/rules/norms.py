@@ -1,7 +1,8 @@
-"""Normalisations with a scale of their own."""
+"""LayerNorm and RMSNorm, whose gradients are sums over positions."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -17,13 +18,11 @@ def layer_norm(module: nn.Module, inputs: Tensor, gradient: Tensor, wanted: froz
     """``y = normalised(x) * weight + bias``, elementwise over the normalised shape."""
     assert isinstance(module, nn.LayerNorm)
     forms: dict[str, Form] = {}
-    samples, elements = gradient.shape[0], module.normalized_shape
-    positions = (samples, -1, *elements)
     if "weight" in wanted:
-        normalised = nn.functional.layer_norm(inputs, elements, eps=module.eps)
-        forms["weight"] = Dense((gradient * normalised).reshape(positions).sum(1).flatten(1))
+        normalised = nn.functional.layer_norm(inputs, module.normalized_shape, eps=module.eps)
+        forms["weight"] = _over_positions(gradient * normalised, module.normalized_shape)
     if "bias" in wanted:
-        forms["bias"] = Dense(gradient.reshape(positions).sum(1).flatten(1))
+        forms["bias"] = _over_positions(gradient, module.normalized_shape)
     return forms
 
 
@@ -34,13 +33,12 @@ def rms_norm(module: nn.Module, inputs: Tensor, gradient: Tensor, wanted: frozen
     if "weight" not in wanted:
         return {}
     normalised = nn.functional.rms_norm(inputs, module.normalized_shape, eps=module.eps)
-    samples = gradient.shape[0]
-    return {"weight": Dense((gradient * normalised).reshape(samples, -1, *module.normalized_shape).sum(1).flatten(1))}
+    return {"weight": _over_positions(gradient * normalised, module.normalized_shape)}
 
 
 @rule_for("RMSNorm")
 def recognised_rms_norm(module: nn.Module) -> Rule | None:
-    """The rule of a layer that computes the same over its last dimension, whatever its type is called."""
+    """The rule of any layer that computes RMSNorm over its last dimension, whatever its type is called."""
     epsilon = root_mean_square_epsilon(module)
     return None if epsilon is None else partial(root_mean_square, epsilon)
 
@@ -53,4 +51,9 @@ def root_mean_square(
         return {}
     wide = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
     normalised = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
-    return {"weight": Dense((gradient * normalised).reshape(gradient.shape[0], -1, gradient.shape[-1]).sum(1))}
+    return {"weight": _over_positions(gradient * normalised, gradient.shape[-1:])}
+
+
+def _over_positions(products: Tensor, shape: Sequence[int]) -> Dense:
+    """Sum over all dimensions between the samples and the normalised shape."""
+    return Dense(products.reshape(len(products), -1, *shape).sum(1).flatten(1))

@@ -1,33 +1,26 @@
-"""Which layer type has which rule."""
+"""The registry of rules: which layer type has which rule."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 from torch import Tensor, nn
 
 from lightning_tracin.gradients.forms import Form
 
-#: (module, input [samples, ...], gradient of the output [samples, ...], names wanted) -> a form for each name wanted.
+#: (module, input [samples, ...], gradient of the output [samples, ...], wanted names) -> a form for each wanted name.
 Rule: TypeAlias = Callable[[nn.Module, Tensor, Tensor, frozenset[str]], dict[str, Form]]
 _SomeRule = TypeVar("_SomeRule", bound=Rule)
 
-#: The names of the parameters that rules know; a layer with another one has no rule.
+#: The parameter names that rules know; a layer with any other parameter has no rule.
 RULED = frozenset({"weight", "bias"})
 
+#: Name under which coverage counts parameters without a rule.
+FALLBACK = "fallback"
 
-@dataclass(frozen=True)
-class Declared:
-    """A rule under the name by which coverage counts it."""
-
-    name: str
-    apply: Rule
-
-
-#: From a module to the rule that is right for it, or None.
+#: From a module to the rule that applies to it, or None.
 Finder: TypeAlias = Callable[[nn.Module], Rule | None]
 _SomeFinder = TypeVar("_SomeFinder", bound=Finder)
 
@@ -39,8 +32,8 @@ def rule(layer: type[nn.Module] | str) -> Callable[[_SomeRule], _SomeRule]:
     """Declare the decorated function as the rule of a layer type.
 
     Args:
-        layer: the type, or ``"package.module:Type"`` for one of a package that need not be installed: it is looked up only
-            once that module has been imported by somebody else.
+        layer: the type, or ``"package.module:Type"`` for a type from an optional package; it is looked up only if other code
+            has already imported that module.
     """
 
     def declare(function: _SomeRule) -> _SomeRule:
@@ -52,7 +45,7 @@ def rule(layer: type[nn.Module] | str) -> Callable[[_SomeRule], _SomeRule]:
 
 
 def rule_for(name: str) -> Callable[[_SomeFinder], _SomeFinder]:
-    """Declare the decorated function, which looks at a module and returns its rule or None, as the finder of rules of a name."""
+    """Declare the decorated function as a finder: it takes a module and returns its rule, counted under this name, or None."""
 
     def declare(finder: _SomeFinder) -> _SomeFinder:
         _FINDERS.append((name, finder))
@@ -61,15 +54,18 @@ def rule_for(name: str) -> Callable[[_SomeFinder], _SomeFinder]:
     return declare
 
 
-def find_rule(module: nn.Module) -> Declared | None:
-    """The rule that is right for this module, or None."""
-    if "forward" in vars(module):  # replaced for this one module
-        return None
-    for name, finder in _FINDERS:
-        found = finder(module)
-        if found is not None:
-            return Declared(name, found)
-    return None
+def find_rule(module: nn.Module) -> tuple[str, Rule | None]:
+    """The name and the rule that apply to this module; `FALLBACK` and None if no rule does.
+
+    Example:
+        >>> find_rule(nn.Linear(2, 1))[0], find_rule(nn.GRU(2, 1))
+        ('Linear', ('fallback', None))
+    """
+    if "forward" not in vars(module):  # not replaced for this one module
+        for name, finder in _FINDERS:
+            if (found := finder(module)) is not None:
+                return name, found
+    return FALLBACK, None
 
 
 def _is(module: nn.Module, layer: type[nn.Module] | str) -> bool:
@@ -78,5 +74,5 @@ def _is(module: nn.Module, layer: type[nn.Module] | str) -> bool:
         found = getattr(sys.modules.get(package), name, None)
         return found is not None and _is(module, found)
     if type(module) is nn.modules.linear.NonDynamicallyQuantizableLinear:
-        return False  # never called: nn.MultiheadAttention takes its weights for a computation of its own
+        return False  # never called: nn.MultiheadAttention uses its weights directly
     return isinstance(module, layer) and type(module).forward is layer.forward

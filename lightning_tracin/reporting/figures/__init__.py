@@ -1,10 +1,9 @@
-"""A figure for every experiment of the study: tables in, a matplotlib Figure out; nothing is written and no state is kept.
+"""A figure for every experiment: functions from a table to a matplotlib Figure, which write nothing and keep no state.
 
-What a title states of probes, k, seeds, random draws and samples it reads from the table's columns of these names
-(`table.assign(k=100, seeds=3)` adds them). Intervals are called 95 % ones, as `reliance.Interval` makes them.
+Titles state the number of probes, seeds, random draws and samples, and k, if the table has columns of these names
+(`table.assign(k=100, seeds=3)` adds them). Intervals are labelled 95 %, the default of `reliance.Interval`.
 
-Languages are told apart by colour and marker together. Where figures of several tables stand side by side, give every one the
-same `languages`, so that each keeps its colour.
+Each language has its own colour and marker. To keep them the same in several figures, pass the same `languages` to each.
 
 matplotlib is optional, so a figure's module is imported when the figure is first used.
 """
@@ -20,12 +19,7 @@ if TYPE_CHECKING:
     from lightning_tracin.reporting.figures.experiment_charts import changes, imbalance, masks, reinforcement, zero_shot
     from lightning_tracin.reporting.figures.reliance_charts import curves, heat_map, shares
 
-_MODULES = {
-    "drawing": ("png",),
-    "evidence_charts": ("agreement", "deletion_areas", "lds_bars", "left_out", "removal_curve"),
-    "experiment_charts": ("changes", "imbalance", "masks", "reinforcement", "zero_shot"),
-    "reliance_charts": ("curves", "heat_map", "shares"),
-}
+_MODULES = ("drawing", "evidence_charts", "experiment_charts", "reliance_charts")
 
 __all__ = [
     "agreement",
@@ -46,13 +40,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """A figure, from its module.
+    """Import a figure from its module.
 
     Raises:
         MissingPackageError: matplotlib is not installed.
     """
-    for module, names in _MODULES.items():
-        if name in names:
-            needs("matplotlib", "report", "Figures")
-            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    needs("matplotlib", "report", "Figures")
+    modules = (importlib.import_module(f"{__name__}.{module}") for module in _MODULES)
+    return next(getattr(module, name) for module in modules if hasattr(module, name))

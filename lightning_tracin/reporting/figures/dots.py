@@ -1,4 +1,4 @@
-"""Points with horizontal intervals, one under the other: names need no room that they do not have."""
+"""Points with horizontal intervals, one below the other, so that long names fit on the vertical axis."""
 
 from __future__ import annotations
 
@@ -10,17 +10,27 @@ from matplotlib.ticker import MaxNLocator
 
 from lightning_tracin.reporting.figures.drawing import GREY, SMALL, Look
 
-#: Inches for a point in a group of several, for the gap between groups, and for a name that stands alone.
+#: Inches for a point in a group of several, for the gap between groups, and at least for a group.
 POINT, GAP, ROW = 0.1, 0.14, 0.26
 
 
 def height(groups: int, series: int) -> float:
-    """What so many groups of so many points need, in inches."""
+    """Height of a panel in inches.
+
+    Example:
+        >>> round(height(groups=5, series=4), 2)
+        2.7
+    """
     return groups * max(ROW, POINT * series + GAP)
 
 
 def places(groups: int, series: int) -> tuple[list[list[float]], float]:
-    """Where the points lie: [groups][series] and the room of one; group i is around i."""
+    """Vertical positions of the points, [groups][series], and the distance between two; group i is centred on i.
+
+    Example:
+        >>> places(groups=2, series=1)
+        ([[0.0], [1.0]], 0.8)
+    """
     room = 0.8 / series
     return [[group - 0.4 + room * (index + 0.5) for index in range(series)] for group in range(groups)], room
 
@@ -33,15 +43,15 @@ def grouped(
     series: Mapping[str, Look],
     filled: Callable[[str, str], bool],
 ) -> None:
-    """A group for each name, in it a point with its interval for each series, and each point's chance dotted behind it.
+    """Draw one group per name, with a point, its interval and a dotted line at chance for each series.
 
     Args:
-        panel: to draw on.
-        table: one line for each group and series, with `low`, `high` and `chance`; what it lacks stays empty.
-        columns: the table's columns of the group, the series and the value.
-        groups: name -> how it is written.
-        series: name -> its look.
-        filled: which group's and series' points are filled; the others are hollow.
+        panel: axes to draw on.
+        table: one row for each group and series, with `low`, `high` and `chance`; missing rows stay empty.
+        columns: the table's columns that hold the group, the series and the value.
+        groups: name -> label.
+        series: name -> look.
+        filled: whether the point of a group and series is filled; the others are hollow.
     """
     group, one, value = columns
     ys, room = places(len(groups), len(series))
@@ -60,14 +70,14 @@ def grouped(
 
 
 def interval(panel: Axes, lines: pd.DataFrame, at: Sequence[float], look: Look, name: str, columns: str = "") -> None:
-    """The intervals of some lines, as they stand in the table: `low` and `high`, or these behind a prefix."""
+    """Draw the intervals of some rows from the columns `low` and `high`, optionally with a prefix."""
     panel.hlines(
         at, lines[f"{columns}low"], lines[f"{columns}high"], colors=look.colour, lw=1.4, zorder=2, label=f"interval {name}"
     )
 
 
 def rows(panel: Axes, names: Sequence[str]) -> None:
-    """Names down the axis, the first on top, every second row shaded."""
+    """Put the names on the vertical axis, the first on top, with every second row shaded."""
     panel.set_yticks(range(len(names)), list(names), fontsize=SMALL)
     for row in range(0, len(names), 2):
         panel.axhspan(row - 0.5, row + 0.5, color="0.95", lw=0, zorder=0)
@@ -79,5 +89,5 @@ def rows(panel: Axes, names: Sequence[str]) -> None:
 
 
 def zero(panel: Axes) -> None:
-    """Where nothing would lie."""
+    """Draw a vertical line at zero."""
     panel.axvline(0, color=GREY, lw=1, zorder=1)

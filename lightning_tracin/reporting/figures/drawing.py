@@ -1,4 +1,4 @@
-"""What all figures share: a canvas without a window, how a language looks, what a title states, PNG."""
+"""Helpers of all figures: canvases that need no display, the look of a language, titles, legends, and PNG files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from lightning_tracin.errors import TracInError
 
-#: Okabe and Ito's colours, which colour-blind readers tell apart, without the two that a white page or black text hides.
+#: Okabe and Ito's palette for colour-blind readers, without the yellow and black that are hard to see next to white or black.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#882255")
 _MARKERS = ("o", "s", "^", "v", "P", "X", "<", ">", "p", "h", "*")
 
@@ -27,76 +27,90 @@ SMALL = 9
 
 @dataclass(frozen=True)
 class Look:
-    """How everything of one language (or score) is drawn."""
+    """Colour and marker of one language (or score)."""
 
     colour: str
     marker: str
 
 
 def looks(names: Iterable[str], languages: Sequence[str] | None = None) -> dict[str, Look]:
-    """Name -> its look: by its place among `languages`, or, where they are not given, among the names.
+    """Name -> look, by its position in `languages`, or among the names if no languages are given.
 
-    No two names look the same before there are more than colours times markers; neighbours differ in both.
+    All looks differ for up to 77 names; neighbours differ in both colour and marker.
+
+    Example:
+        >>> looks(["de", "en"])["en"] == looks(["en"], languages=["de", "en"])["en"]
+        True
     """
     order = list(dict.fromkeys([*(languages or ()), *names]))
     return {name: Look(_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]) for i, name in enumerate(order)}
 
 
 def canvas(width: float, height: float) -> Figure:
-    """An empty figure, in inches, that keeps its texts apart and needs no display."""
+    """An empty figure with this size in inches; its texts do not overlap, and it needs no display."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def panels(count: int, across: int, size: tuple[float, float], beside: float = 0.9) -> tuple[Figure, list[Axes]]:
-    """A figure of equal panels on the same axes.
+def panels(count: int, across: int, size: tuple[float, float], margin: float = 0.9) -> tuple[Figure, list[Axes]]:
+    """A figure of equal panels with shared axes; sizes in inches.
 
     Args:
-        count: of panels.
-        across: how many stand in a row, at most.
+        count: number of panels.
+        across: largest number of panels in a row.
         size: width and height of a panel.
-        beside: width left for names and legend.
+        margin: width left for labels and the legend.
     """
     across = min(across, count)
     down = -(-count // across)
-    figure = canvas(max(size[0] * across + beside, 4.5), max(size[1] * down, 1.4) + 1.0)
+    figure = canvas(max(size[0] * across + margin, 4.5), max(size[1] * down, 1.4) + 1.0)
     axes = list(figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flat)
     for panel in axes[count:]:
         panel.set_axis_off()
     for panel in axes[max(0, count - across) : count]:
-        panel.tick_params(labelbottom=True)  # also where the row below is not full
+        panel.tick_params(labelbottom=True)  # also above an empty place in the last row
     return figure, axes[:count]
 
 
 def letters(names: Iterable[str], size: float = SMALL) -> float:
-    """About the width of the longest name, in inches."""
+    """Approximate width of the longest line of the names, in inches.
+
+    Example:
+        >>> round(letters(["de", "en"]), 2)
+        0.15
+    """
     return max((max(map(len, name.split("\n"))) for name in names), default=0) * size * 0.6 / 72
 
 
 def title(figure: Figure, heading: str, *notes: str) -> None:
-    """A heading, and under it what a reader needs to know, broken to the width that the legend leaves."""
-    beside = sum(one.get_window_extent().width for one in figure.legends) / figure.dpi
-    room = figure.get_figwidth() - beside
+    """Set the title and notes below it, wrapped to the width left of the legend."""
+    legends = sum(one.get_window_extent().width for one in figure.legends) / figure.dpi
+    room = figure.get_figwidth() - legends
     width = int(room * 72 / (SMALL * 0.58))
     lines = [*textwrap.wrap(heading, width), *textwrap.wrap("; ".join(note for note in notes if note), width)]
     figure.suptitle("\n".join(lines), x=room / figure.get_figwidth() / 2, fontsize=SMALL)
 
 
 def legend(figure: Figure, heading: str, handles: Mapping[str, Line2D]) -> None:
-    """Names at the right of all panels."""
+    """Draw a legend to the right of all panels."""
     figure.legend(
         list(handles.values()), list(handles), title=heading, loc="outside right upper", fontsize=SMALL, title_fontsize=SMALL
     )
 
 
 def key(look: Look, filled: bool = True, line: str = "none") -> Line2D:
-    """A legend's sample of a look."""
+    """A legend handle with this look."""
     return Line2D([], [], color=look.colour, marker=look.marker, ls=line, mfc=look.colour if filled else "white")
 
 
 def span(numbers: pd.Series[float]) -> str:
-    """A count, or the least and the most where it differs."""
+    """A count as text, or the smallest and the largest if counts differ.
+
+    Example:
+        >>> span(pd.Series([20, 20])), span(pd.Series([18, 20]))
+        ('20', '18 to 20')
+    """
     known = numbers.dropna()
     if known.empty:
         return "0"
@@ -105,9 +119,15 @@ def span(numbers: pd.Series[float]) -> str:
 
 
 def facts(table: pd.DataFrame, **words: str) -> str:
-    """What the table's columns state, in words: column -> the word for what it counts.
+    """Numbers from the table's columns in words; `seeds`, `draws` and `k` are stated if the table has them.
 
-    k, seeds and draws are stated of every table that has them.
+    Args:
+        table: any table.
+        **words: column -> the word for what it counts, with `{}` in place of the plural's s.
+
+    Example:
+        >>> facts(pd.DataFrame({"probes": [20, 20], "seeds": 1, "k": 100}), probes="probe{} a language")
+        '20 probes a language, 1 seed, k = 100'
     """
     stated = []
     for column, word in {**words, "seeds": "seed{}", "draws": "random draw{}"}.items():
@@ -120,15 +140,20 @@ def facts(table: pd.DataFrame, **words: str) -> str:
 
 
 def top(table: pd.DataFrame) -> str:
-    """The top k, in words."""
+    """The top k as text.
+
+    Example:
+        >>> top(pd.DataFrame({"k": [100]})), top(pd.DataFrame())
+        ('top 100', 'top k')
+    """
     return f"top {span(table['k'])}" if "k" in table else "top k"
 
 
 def require(table: pd.DataFrame, columns: Sequence[str], one_line_for: Sequence[str] = ()) -> None:
-    """Check what a figure is drawn of.
+    """Check the table that a figure is drawn from.
 
     Raises:
-        TracInError: a column is missing, there are no lines, or two lines are for the same thing.
+        TracInError: a column is missing, there are no rows, or the columns `one_line_for` do not identify a row.
     """
     missing = [name for name in columns if name not in table]
     if missing:
@@ -143,12 +168,12 @@ def require(table: pd.DataFrame, columns: Sequence[str], one_line_for: Sequence[
         twice = table.loc[table.duplicated(keys), keys].iloc[0]
         raise TracInError(
             f"The table has several lines for {', '.join(map(str, twice))}; choose those of one snapshot, score and sign, so "
-            f"that there is one for each {' and '.join(keys)}."
+            f"that there is only one for each {' and '.join(keys)}."
         )
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG file."""
+    """Render the figure as a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()

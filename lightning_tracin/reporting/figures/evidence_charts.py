@@ -1,9 +1,8 @@
-"""E2, leaving languages out, LDS: whether influence and reliance say what fitting again says."""
+"""E2, leaving languages out, LDS: whether influence and reliance predict the results of refits."""
 
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -15,61 +14,43 @@ from scipy import stats
 from lightning_tracin.analysis.leave_one_out import doubly_centred
 from lightning_tracin.analysis.reliance import Floats
 from lightning_tracin.errors import TracInError
-from lightning_tracin.reporting.figures import dots, grids
-from lightning_tracin.reporting.figures.drawing import (
-    GREY,
-    INTERVAL,
-    SMALL,
-    Look,
-    canvas,
-    facts,
-    key,
-    legend,
-    letters,
-    looks,
-    panels,
-    require,
-    title,
-    top,
-)
+from lightning_tracin.reporting.figures import dots, drawing, grids
 
-#: More removals than this stand in panels of their own.
+#: With more removals than this, each gets a panel of its own.
 _TOGETHER = 5
 
-_RANDOM, _POINT = Look(GREY, "d"), Look("#0072B2", "o")
+_RANDOM, _POINT = drawing.Look(drawing.GREY, "d"), drawing.Look("#0072B2", "o")
 
 
 def removal_curve(table: pd.DataFrame) -> Figure:
-    """E2: how much probability of the correct class goes with the k samples that are removed, beside random removals.
+    """E2: how much the probability of the correct class drops without k samples, compared with random removals.
 
     Args:
-        table: as from `experiments.removal.removal_table`, with a column `removed`: the name of what was removed.
+        table: as from `removal.removal_table`, with a column `removed`: the name of the removal.
 
     Raises:
-        TracInError: the table lacks a column, or has several lines for the same.
+        TracInError: a column is missing, or two rows are for the same removal and k.
     """
     at_random = ["random_drop", "random_low", "random_high"]
-    require(table, ["removed", "k", "drop", "low", "high", *at_random], ["removed", "k"])
+    drawing.require(table, ["removed", "k", "drop", "low", "high", *at_random], ["removed", "k"])
     names = list(dict.fromkeys(table["removed"]))
-    style = looks(names)
+    style = drawing.looks(names)
     shown = [names] if len(names) <= _TOGETHER else [[name] for name in names]
-    figure, axes = panels(len(shown), 4, (4.8, 3.4) if len(shown) == 1 else (2.6, 2.3), 1.2 + letters(names))
+    figure, axes = drawing.panels(len(shown), 4, (4.8, 3.4) if len(shown) == 1 else (2.6, 2.3), 1.2 + drawing.letters(names))
     apart = (float(np.ptp(table["k"])) or float(table["k"].max())) / 70
-    handles = {name: key(style[name], line="-") for name in names} if len(shown) == 1 else {}
+    handles = {name: drawing.key(style[name], line="-") for name in names} if len(shown) == 1 else {}
     for panel, some in zip(axes, shown, strict=True):
         mine = table[table["removed"].isin(some)].sort_values("k", kind="stable")
-        drawn = [_Curve(name, mine[mine["removed"] == name], "drop", "", style[name], "-") for name in some]
-        if _differ(mine, at_random):
-            drawn += [
-                _Curve(f"at random, {one.name}", one.lines, "random_drop", "random_", one.look, "--") for one in list(drawn)
-            ]
-            handles["dashed: k at random"] = key(Look("black", ""), line="--")
+        drawn = [(name, mine[mine["removed"] == name], "", style[name], "-") for name in some]
+        if mine.groupby("k")[at_random].nunique(dropna=False).gt(1).to_numpy().any():  # each has random removals of its own
+            drawn += [(f"at random, {name}", lines, "random_", look, "--") for name, lines, _, look, _ in drawn]
+            handles["dashed: k at random"] = drawing.key(drawing.Look("black", ""), line="--")
         else:
-            drawn.append(_Curve("at random", mine.drop_duplicates("k"), "random_drop", "random_", _RANDOM, "--"))
-            handles["k at random"] = key(_RANDOM, line="--")
+            drawn.append(("at random", mine.drop_duplicates("k"), "random_", _RANDOM, "--"))
+            handles["k at random"] = drawing.key(_RANDOM, line="--")
         for index, curve in enumerate(drawn):
-            _draw(panel, curve, (index - (len(drawn) - 1) / 2) * apart)
-        panel.axhline(0, color=GREY, lw=0.8, zorder=1)
+            _draw(panel, (index - (len(drawn) - 1) / 2) * apart, *curve)
+        panel.axhline(0, color=drawing.GREY, lw=0.8, zorder=1)
         panel.grid(alpha=0.25)
         if len(shown) > 1:
             panel.set_title(textwrap.fill(some[0], 30), fontsize=8)
@@ -77,65 +58,52 @@ def removal_curve(table: pd.DataFrame) -> Figure:
     axes[0].set_xticks(sorted(table["k"].unique()))
     figure.supxlabel("k, removed train samples", fontsize=10)
     figure.supylabel("relative drop of the\ncorrect class's probability", fontsize=10)
-    legend(figure, "removed", handles)
-    title(
-        figure, "Removing what influence names", facts(table.drop(columns="k"), probes="probe{}"), f"bars: {INTERVAL} over items"
+    drawing.legend(figure, "removed", handles)
+    drawing.title(
+        figure,
+        "Removing the most influential samples",
+        drawing.facts(table.drop(columns="k"), probes="probe{}"),
+        f"bars: {drawing.INTERVAL} over items",
     )
     return figure
 
 
-@dataclass(frozen=True)
-class _Curve:
-    name: str
-    lines: pd.DataFrame
-    value: str
-    prefix: str  # of `low` and `high`
-    look: Look
-    line: str
-
-
-def _draw(panel: Axes, curve: _Curve, aside: float) -> None:
-    at, lines, colour = curve.lines["k"] + aside, curve.lines, curve.look.colour
-    panel.vlines(
-        at, lines[f"{curve.prefix}low"], lines[f"{curve.prefix}high"], colors=colour, lw=1.2, label=f"interval {curve.name}"
-    )
-    panel.plot(at, lines[curve.value], color=colour, marker=curve.look.marker, ms=5, lw=1.4, ls=curve.line, label=curve.name)
-
-
-def _differ(table: pd.DataFrame, columns: list[str]) -> bool:
-    """Whether the removals of one size were compared with different random ones."""
-    return bool(table.groupby("k")[columns].nunique(dropna=False).gt(1).to_numpy().any())
+def _draw(panel: Axes, aside: float, name: str, lines: pd.DataFrame, prefix: str, look: drawing.Look, line: str) -> None:
+    """Draw a curve with its intervals, moved aside a little; the prefix is that of the columns `drop`, `low` and `high`."""
+    at = lines["k"] + aside
+    panel.vlines(at, lines[f"{prefix}low"], lines[f"{prefix}high"], colors=look.colour, lw=1.2, label=f"interval {name}")
+    panel.plot(at, lines[f"{prefix}drop"], color=look.colour, marker=look.marker, ms=5, lw=1.4, ls=line, label=name)
 
 
 def deletion_areas(rows: pd.DataFrame) -> Figure:
     """E2: AUC-DEL of each removal with its interval, the most negative on top.
 
     Args:
-        rows: `removed`, `area`, `low`, `high`.
+        rows: columns `removed`, `area`, `low`, `high`.
 
     Raises:
-        TracInError: the table lacks a column, or has several lines for the same.
+        TracInError: a column is missing, or two rows are for the same removal.
     """
-    require(rows, ["removed", "area", "low", "high"], ["removed"])
+    drawing.require(rows, ["removed", "area", "low", "high"], ["removed"])
     lines = rows.sort_values("area", kind="stable")
     figure, panel = _forest(lines, "removed", "area")
     panel.set_xlabel(
         "AUC-DEL: area under the change of the correct class's probability\n(negative: what was removed had supported)"
     )
-    title(figure, "Area by deletion", facts(rows, probes="probe{}"), f"bars: {INTERVAL} over items")
+    drawing.title(figure, "Area by deletion", drawing.facts(rows, probes="probe{}"), f"bars: {drawing.INTERVAL} over items")
     return figure
 
 
 def lds_bars(rows: pd.DataFrame) -> Figure:
-    """How well each score predicts refits (LDS), with its interval, the best on top; hollow: within a class alone.
+    """How well each score predicts refits (LDS), with its interval, the best on top; hollow: within the probe's class.
 
     Args:
-        rows: `score`, `lds`, `low`, `high`, `within_class` (the LDS within classes, NaN where there is none).
+        rows: columns `score`, `lds`, `low`, `high`, `within_class` (the LDS within classes, or NaN).
 
     Raises:
-        TracInError: the table lacks a column, or has several lines for the same.
+        TracInError: a column is missing, or two rows are for the same score.
     """
-    require(rows, ["score", "lds", "low", "high", "within_class"], ["score"])
+    drawing.require(rows, ["score", "lds", "low", "high", "within_class"], ["score"])
     lines = rows.sort_values("lds", ascending=False, kind="stable")
     figure, panel = _forest(lines, "score", "lds")
     panel.scatter(
@@ -149,61 +117,62 @@ def lds_bars(rows: pd.DataFrame) -> Figure:
         label="within_class",
     )
     panel.set_xlabel("LDS: rank correlation with refits on random halves")
-    title(
+    drawing.title(
         figure,
         "How well scores predict refits",
-        facts(rows, probes="probe{}", subsets="subset{}"),
-        f"filled: all, with {INTERVAL}; hollow squares: within a class",
+        drawing.facts(rows, probes="probe{}", subsets="subset{}"),
+        f"filled: all, with {drawing.INTERVAL}; hollow squares: within a class",
     )
     return figure
 
 
 def agreement(table: pd.DataFrame) -> Figure:
-    """How well each score's reliance table says what leaving a language out does, the best on top, beside the noise floor.
+    """How well each score's reliance table predicts leaving a language out, the best on top, with the noise floor.
 
     Args:
-        table: `score`, `measure`, `centred_pearson`, `centred_low`, `centred_high`, `floor`: as from
-            `experiments.left_out.agreement_table`, with a column `measure` where there are several.
+        table: as from `leave_one_out.agreement_table`, with a column `measure`.
 
     Raises:
-        TracInError: the table lacks a column, or has several lines for the same.
+        TracInError: a column is missing, or two rows are for the same score and measure.
     """
     columns = ["score", "measure", "centred_pearson", "centred_low", "centred_high", "floor"]
-    require(table, columns, columns[:2])
+    drawing.require(table, columns, columns[:2])
     measures = list(dict.fromkeys(table["measure"]))
     first = table[table["measure"] == measures[0]].sort_values("centred_pearson", ascending=False, kind="stable")
     names = list(dict.fromkeys([*first["score"], *table["score"]]))
-    style = looks(measures)
+    style = drawing.looks(measures)
     lines = table.rename(columns={"centred_low": "low", "centred_high": "high", "floor": "chance"})
-    figure, (panel,) = panels(1, 1, (4.4, dots.height(len(names), len(measures))), 1.2 + letters(names) + letters(measures))
+    figure, (panel,) = drawing.panels(
+        1, 1, (4.4, dots.height(len(names), len(measures))), 1.2 + drawing.letters(names) + drawing.letters(measures)
+    )
     dots.grouped(panel, lines, ("score", "measure", "centred_pearson"), {name: name for name in names}, style, lambda *_: True)
     dots.zero(panel)
     panel.set_xlim(-1.03, 1.03)
     panel.set_xticks(np.linspace(-1, 1, 5))
-    panel.set_xlabel("correlation with the measured change in loss\n(row and column means taken out)")
-    legend(figure, "measure", {name: key(look) for name, look in style.items()})
-    title(
+    panel.set_xlabel("correlation with the measured change in loss\n(row and column means removed)")
+    drawing.legend(figure, "measure", {name: drawing.key(look) for name, look in style.items()})
+    drawing.title(
         figure,
-        "Which tables say what leaving a language out does",
-        facts(table, cells="cell{}"),
-        f"bars: Fisher's {INTERVAL}; dotted: 95th percentile of permuted tables",
+        "Which tables predict the effect of leaving a language out",
+        drawing.facts(table, cells="cell{}"),
+        f"bars: Fisher's {drawing.INTERVAL}; dotted: 95th percentile of permuted tables",
     )
     return figure
 
 
 def left_out(changes: pd.DataFrame, table: pd.DataFrame) -> Figure:
-    """What leaving a train language out does to the loss in each probe language, against a reliance table, and by itself.
+    """Change in each probe language's loss without a train language: against a reliance table, and as a heat map.
 
     Args:
-        changes: as from `experiments.left_out.change_in_loss`.
-        table: as from `reliance.reliance_table`, of one score. Cells that lack a share are drawn in the heat map alone.
+        changes: as from `leave_one_out.change_in_loss`.
+        table: as from `reliance.reliance_table`, of one score. Cells without a share are in the heat map only.
 
     Raises:
-        TracInError: a table lacks a column, has several lines for the same, or both have no cells in common.
+        TracInError: a column is missing, two rows are for the same cell, or the tables have no cells in common.
     """
     columns = ["probe_language", "train_language"]
-    require(changes, [*columns, "change", "error", "seeds", "probes"], columns)
-    require(table, [*columns, "share"], columns)
+    drawing.require(changes, [*columns, "change", "error", "seeds", "probes"], columns)
+    drawing.require(table, [*columns, "share"], columns)
     change, error = (changes.pivot(index=columns[0], columns=columns[1], values=value) for value in ("change", "error"))
     share = table.pivot(index=columns[0], columns=columns[1], values="share").reindex(index=change.index, columns=change.columns)
     known = share.where(change.notna()).dropna(axis="columns", how="all").dropna()
@@ -212,31 +181,31 @@ def left_out(changes: pd.DataFrame, table: pd.DataFrame) -> Figure:
     said, was = doubly_centred(known), doubly_centred(change.loc[known.index, known.columns])
     spread, own = error.loc[known.index, known.columns].to_numpy(), np.equal.outer(known.index, known.columns)
     wide, tall = grids.size(change)
-    figure = canvas(wide + 4.4, max(tall, 4.2))
+    figure = drawing.canvas(wide + 4.4, max(tall, 4.2))
     scatter, grid = figure.subplots(1, 2, width_ratios=[4.4, wide])
-    kinds = {"own language": (own, Look("#D55E00", "s")), "other language": (~own, _POINT)}
+    kinds = {"own language": (own, drawing.Look("#D55E00", "s")), "other language": (~own, _POINT)}
     for name, (which, look) in kinds.items():
         middle, far = was[which], spread[which]
         scatter.vlines(said[which], middle - far, middle + far, colors=look.colour, lw=1, alpha=0.6, label=f"error {name}")
         scatter.scatter(said[which], middle, marker=look.marker, s=26, color=look.colour, label=name, zorder=3)
-    scatter.axhline(0, color=GREY, lw=0.8, zorder=1)
-    scatter.axvline(0, color=GREY, lw=0.8, zorder=1)
-    scatter.set_xlabel(f"share of the {top(table)}\n(row and column means taken out)")
-    scatter.set_ylabel("change in loss\n(row and column means taken out)")
+    scatter.axhline(0, color=drawing.GREY, lw=0.8, zorder=1)
+    scatter.axvline(0, color=drawing.GREY, lw=0.8, zorder=1)
+    scatter.set_xlabel(f"share of the {drawing.top(table)}\n(row and column means removed)")
+    scatter.set_ylabel("change in loss\n(row and column means removed)")
     scatter.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
     low, high = scatter.get_ylim()
-    scatter.set_ylim(low, high + 0.12 * (high - low))  # where the legend hides no cell
-    scatter.legend([key(look) for _, look in kinds.values()], list(kinds), loc="upper center", ncols=2, fontsize=8)
-    scatter.set_title(f"Pearson {_correlation(said, was)} over {known.size} of {change.size} cells", fontsize=SMALL)
+    scatter.set_ylim(low, high + 0.12 * (high - low))  # space for the legend
+    scatter.legend([drawing.key(look) for _, look in kinds.values()], list(kinds), loc="upper center", ncols=2, fontsize=8)
+    scatter.set_title(f"Pearson {_correlation(said, was)} over {known.size} of {change.size} cells", fontsize=drawing.SMALL)
     errors = error.map(lambda value: "" if np.isnan(value) else f"\n± {value:.2f}")
     texts = change.map(lambda value: grids.written(value, "+.2f")) + errors
     grids.coloured(figure, grid, change, texts, grids.symmetric(change), "change in loss")
     grid.set_xlabel("train language left out")
-    grid.set_title("measured change in loss", fontsize=SMALL)
-    title(
+    grid.set_title("measured change in loss", fontsize=drawing.SMALL)
+    drawing.title(
         figure,
-        "Leaving one language out, beside what reliance says",
-        facts(changes, probes="probe{} a language"),
+        "Leaving one language out, compared with reliance",
+        drawing.facts(changes, probes="probe{} a language"),
         "outlined: own language",
         "bars and ±: standard error over seeds" if error.notna().any(axis=None) else "one seed: no error known",
     )
@@ -250,11 +219,11 @@ def _correlation(one: Floats, other: Floats) -> str:
 
 
 def _forest(lines: pd.DataFrame, names: str, value: str) -> tuple[Figure, Axes]:
-    """A point with its interval for each line, in their order, and where zero lies; random ones are grey."""
+    """Draw a point with its interval for each row, in order, and a line at zero; random removals and scores are grey."""
     labels = list(lines[names])
-    figure, (panel,) = panels(1, 1, (4.4, dots.height(len(labels), 1) + 0.4), 0.6 + letters(labels))
+    figure, (panel,) = drawing.panels(1, 1, (4.4, dots.height(len(labels), 1) + 0.4), 0.6 + drawing.letters(labels))
     for row, name in enumerate(labels):
-        look = Look(GREY, "d") if str(name).startswith("random") else _POINT
+        look = drawing.Look(drawing.GREY, "d") if str(name).startswith("random") else _POINT
         dots.interval(panel, lines.iloc[[row]], [row], look, name)
         panel.scatter(lines[value].iloc[row], row, marker=look.marker, s=28, color=look.colour, zorder=3, label=name)
     dots.zero(panel)

@@ -1,4 +1,4 @@
-"""A table as coloured cells with their values: probe languages down, train languages across."""
+"""Heat maps of tables with the values written in the cells: probe languages are rows, train languages columns."""
 
 from __future__ import annotations
 
@@ -12,19 +12,24 @@ from matplotlib.patches import Rectangle
 
 from lightning_tracin.reporting.figures.drawing import SMALL, letters
 
-#: In inches: the least and the most width of a cell, its height, and the width that a figure's title needs.
+#: Smallest and largest width of a cell, its height, and the width that a figure's title needs, in inches.
 _NARROW, _WIDE, _ROW, _TITLE = 0.75, 1.1, 0.5, 5.5
 
 _NO_VALUE = "–"
 
 
 def written(value: float, style: str) -> str:
-    """A value in a cell."""
+    """Format the value of a cell.
+
+    Example:
+        >>> written(0.125, "+.2f"), written(float("nan"), "+.2f")
+        ('+0.12', '–')
+    """
     return _NO_VALUE if np.isnan(value) else f"{value:{style}}"
 
 
 def size(grid: pd.DataFrame) -> tuple[float, float]:
-    """What a grid and its names need, in inches."""
+    """Width and height of a grid with its labels, in inches."""
     below = letters(grid.columns) * 0.75 if _slanted(grid) else 0.2
     cell = min(max(_NARROW, letters(grid.columns) + 0.1), _WIDE)
     return max(_TITLE, cell * grid.shape[1] + letters(grid.index) + 1.6), _ROW * grid.shape[0] + below + 1.2
@@ -38,12 +43,12 @@ def coloured(figure: Figure, panel: Axes, grid: pd.DataFrame, texts: pd.DataFram
     """Draw a grid.
 
     Args:
-        figure: that the panel stands in; takes the colour bar.
-        panel: to draw on.
-        grid: values, NaN where there is none (grey).
-        texts: what is written in each cell.
-        norm: from values to colours; its centre is white.
-        label: of the colour bar.
+        figure: the panel's figure; gets the colour bar.
+        panel: axes to draw on.
+        grid: values; NaN cells are grey.
+        texts: text of each cell.
+        norm: maps values to colours; its centre is white.
+        label: label of the colour bar.
     """
     colours = colormaps["RdBu_r"]
     panel.set_facecolor("lightgrey")
@@ -70,7 +75,7 @@ def coloured(figure: Figure, panel: Axes, grid: pd.DataFrame, texts: pd.DataFram
 
 
 def symmetric(grid: pd.DataFrame) -> Normalize:
-    """From values to colours, zero in the middle."""
+    """A colour scale with zero in the middle."""
     values = np.abs(grid.to_numpy(dtype=np.float64))
     most = float(values[np.isfinite(values)].max(initial=0.0)) or 1.0
     return Normalize(-most, most)

@@ -1,4 +1,4 @@
-"""E3, E4 and the curves of E6: what a run's reliance tables look like."""
+"""E3, E4 and the curves of E6: figures of a run's reliance tables."""
 
 from __future__ import annotations
 
@@ -9,23 +9,7 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lightning_tracin.reporting.figures import dots, grids
-from lightning_tracin.reporting.figures.drawing import (
-    CHANCE,
-    INTERVAL,
-    SMALL,
-    canvas,
-    facts,
-    key,
-    legend,
-    letters,
-    looks,
-    panels,
-    require,
-    span,
-    title,
-    top,
-)
+from lightning_tracin.reporting.figures import dots, drawing, grids
 from lightning_tracin.reporting.results import Results
 
 PROBES = "probe{} a language"
@@ -33,11 +17,11 @@ _SIGNS = {"positive": "proponents", "negative": "opponents"}
 
 
 def curves(results: Results, languages: Sequence[str] | None = None) -> Figure:
-    """Reliance curves: one panel a probe language, one line a train language, chance dotted, intervals shaded."""
+    """Reliance curves: one panel per probe language, one line per train language, chance dotted, intervals shaded."""
     table = pd.concat([point.table for point in results.points()])
     probes, trains = sorted(table["probe_language"].unique()), sorted(table["train_language"].unique())
-    style = looks(trains, languages)
-    figure, axes = panels(len(probes), 4, (3.1, 2.5), 1.3 + letters(trains))
+    style = drawing.looks(trains, languages)
+    figure, axes = drawing.panels(len(probes), 4, (3.1, 2.5), 1.3 + drawing.letters(trains))
     for panel, language in zip(axes, probes, strict=True):
         mine = table[table["probe_language"] == language]
         for train in trains:
@@ -58,18 +42,18 @@ def curves(results: Results, languages: Sequence[str] | None = None) -> Figure:
     axes[0].xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     figure.supxlabel("optimizer step", fontsize=10)
     figure.supylabel(results.view.described, fontsize=10)
-    legend(figure, "train language", {train: key(style[train], line="-") for train in trains})
-    title(
+    drawing.legend(figure, "train language", {train: drawing.key(style[train], line="-") for train in trains})
+    drawing.title(
         figure,
         "Reliance by probe language",
-        facts(table, probes=PROBES),
-        f"bold: own language; {CHANCE}; shaded: {INTERVAL} over probes",
+        drawing.facts(table, probes=PROBES),
+        f"bold: own language; {drawing.CHANCE}; shaded: {drawing.INTERVAL} over probes",
     )
     return figure
 
 
 def heat_map(results: Results) -> Figure:
-    """Share and lift of the whole run: probe languages down, train languages across; grey where lift is undefined."""
+    """Share and lift of the whole run: probe languages are rows, train languages columns; grey if the lift is undefined."""
     table = results.final().table
     lifts = table.pivot(index="probe_language", columns="train_language", values="lift")
     values = table.pivot(index="probe_language", columns="train_language", values="share")
@@ -83,54 +67,60 @@ def heat_map(results: Results) -> Figure:
             for row in lifts.index
         ]
     )
-    highest = max(2.0, float(lifts.max(axis=None)))  # NaN, where no lift is defined, compares as false and leaves 2
-    figure = canvas(*grids.size(lifts))
+    highest = max(2.0, float(lifts.max(axis=None)))  # stays 2 if the maximum is NaN
+    figure = drawing.canvas(*grids.size(lifts))
     grids.coloured(figure, figure.subplots(), lifts, texts, TwoSlopeNorm(vmin=0, vcenter=1, vmax=highest), "lift")
-    title(figure, f"Lift ({results.view.described}), all snapshots summed", facts(table, probes=PROBES), "outlined: own language")
+    drawing.title(
+        figure,
+        f"Lift ({results.view.described}), all snapshots summed",
+        drawing.facts(table, probes=PROBES),
+        "outlined: own language",
+    )
     return figure
 
 
 def shares(table: pd.DataFrame, languages: Sequence[str] | None = None) -> Figure:
-    """E3, E4: the share of each train language in the top k, with its interval, beside chance.
+    """E3, E4: the share of each train language in the top k, with its interval and chance.
 
     Args:
-        table: as from `reliance.reliance_table`; with a column `score` a panel for each, with a column `sign` one for proponents
-            and one for opponents.
-        languages: all that should keep their colour in several figures, in order.
+        table: as from `reliance.reliance_table`; optional columns `score` and `sign` give one panel for each value.
+        languages: train languages in the order that decides their colours.
 
     Raises:
-        TracInError: the table lacks a column, or has several lines for the same.
+        TracInError: a column is missing, or two rows are for the same cell.
     """
     split = [name for name in ("score", "sign") if name in table]
     columns = ("probe_language", "train_language", "share")
-    require(table, [*columns, "chance", "low", "high", "probes"], [*split, *columns[:2]])
+    drawing.require(table, [*columns, "chance", "low", "high", "probes"], [*split, *columns[:2]])
     probes, trains = sorted(table["probe_language"].unique()), sorted(table["train_language"].unique())
-    style = {name: look for name, look in looks(trains, languages).items() if name in trains}
+    style = {name: look for name, look in drawing.looks(trains, languages).items() if name in trains}
     names = {name: _group(name, trains, table) for name in probes}
     parts = [part for _, part in table.groupby(split, sort=False)] if split else [table]
-    figure, axes = panels(
+    figure, axes = drawing.panels(
         len(parts),
         5 if "sign" not in table else 4,
         (2.4, dots.height(len(probes), len(trains)) + 0.35),
-        1.2 + letters(names.values()) + letters(trains),
+        1.2 + drawing.letters(names.values()) + drawing.letters(trains),
     )
     for panel, part in zip(axes, parts, strict=True):
         dots.grouped(panel, part, columns, names, style, lambda probe, train: probe == train)
-        panel.set_title(", ".join(_SIGNS.get(str(part[name].iloc[0]), str(part[name].iloc[0])) for name in split), fontsize=SMALL)
+        panel.set_title(
+            ", ".join(_SIGNS.get(str(part[name].iloc[0]), str(part[name].iloc[0])) for name in split), fontsize=drawing.SMALL
+        )
     sides = {_SIGNS.get(sign, sign) for sign in table["sign"]} if "sign" in table else {"proponents"}
-    figure.supxlabel(f"share of the {top(table)}{f' {sides.pop()}' if len(sides) == 1 else ''}", fontsize=10)
+    figure.supxlabel(f"share of the {drawing.top(table)}{f' {sides.pop()}' if len(sides) == 1 else ''}", fontsize=10)
     figure.supylabel("probe language", fontsize=10)
-    legend(figure, "train language", {name: key(look) for name, look in style.items()})
-    title(
+    drawing.legend(figure, "train language", {name: drawing.key(look) for name, look in style.items()})
+    drawing.title(
         figure,
         "Reliance by probe language and train language",
-        facts(table),
-        f"filled: own language; {CHANCE}; bars: {INTERVAL} over n probes",
+        drawing.facts(table),
+        f"filled: own language; {drawing.CHANCE}; bars: {drawing.INTERVAL} over n probes",
     )
     return figure
 
 
 def _group(name: str, trains: Sequence[str], table: pd.DataFrame) -> str:
-    """A probe language as it is written: with its number of probes, and whether it has train samples."""
-    count = f"{name}\nn = {span(table.loc[table['probe_language'] == name, 'probes'])}"
+    """Label of a probe language: its number of probes, and whether it is zero-shot."""
+    count = f"{name}\nn = {drawing.span(table.loc[table['probe_language'] == name, 'probes'])}"
     return count if name in trains else f"{count}\nzero-shot"

@@ -1,4 +1,4 @@
-"""Where results go: the Trainer's own loggers, each through a sink."""
+"""Sinks: they log a run's results through the Trainer's own loggers."""
 
 from lightning_tracin.reporting.loggers.base import Sink, sinks_for
 

@@ -1,4 +1,4 @@
-"""What a sink is, the one for loggers that take numbers only, and which sink each logger gets."""
+"""The protocol of a sink, and which sink each logger gets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lightning_tracin.reporting.results import Point, Results
 
 
 class Sink(Protocol):
-    """Takes a run's reliance: one point a snapshot, then everything."""
+    """Logs a run's reliance: one point per snapshot, and everything at the end."""
 
     def point(self, point: Point) -> None:
         """Log the curves' values at one snapshot."""
@@ -26,5 +26,5 @@ def sinks_for(loggers: Sequence[Any]) -> list[Sink]:
 
 
 def _is_wandb(logger: Any) -> bool:
-    """Whether it is a WandbLogger of either Lightning package."""
+    """Whether this is the WandbLogger of either Lightning package."""
     return any(parent.__name__ == "WandbLogger" for parent in type(logger).__mro__)

@@ -1,4 +1,4 @@
-"""The sink for loggers that take numbers only."""
+"""The sink for loggers that only take numbers."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ class ScalarSink:
         """Log the curves' values at one snapshot."""
         self._logger.log_metrics(point.scalars, step=point.step)
 
-    def finish(self, results: Results) -> None:  # noqa: ARG002 - tables stand in the run directory
-        """Write what is buffered."""
+    def finish(self, results: Results) -> None:  # noqa: ARG002 - the tables are in the run directory
+        """Flush the logger."""
         self._logger.save()

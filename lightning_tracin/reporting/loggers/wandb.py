@@ -1,7 +1,7 @@
 """Reliance curves, tables and charts in the W&B run of the Trainer's own logger.
 
-Nothing here passes `step=`: rows would vanish behind the fit's own steps. Every key has its own step metric, defined by its
-exact name, because a glob would compete with the one that WandbLogger defines.
+Nothing here passes `step=`, because W&B drops rows with a step before the fit's latest one. Every key gets its step metric by
+its exact name, because a glob would conflict with the one that WandbLogger defines.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class WandbSink:
         """Log the long table, the charts, the top samples and the final values."""
         import wandb
 
-        wandb.Table.MAX_ROWS = max(wandb.Table.MAX_ROWS, len(results.reliance))  # W&B drops what is beyond
+        wandb.Table.MAX_ROWS = max(wandb.Table.MAX_ROWS, len(results.reliance))  # W&B drops further rows
         charts = _charts(results)
-        with suppress(MissingPackageError):  # without matplotlib the other charts are logged; `write_results` warns of it
+        with suppress(MissingPackageError):  # without matplotlib, only this chart is skipped; `write_results` warns
             charts["tracin/heat_map"] = wandb.Image(figures.heat_map(results))
         self._run.log(
             {
@@ -66,7 +66,7 @@ class WandbSink:
 
 
 def _charts(results: Results) -> dict[str, Any]:
-    """A line-series chart for each probe language, by its key: share by step, one line for each train language."""
+    """Key -> line chart of a probe language: share by step, one line for each train language."""
     import wandb
 
     table = pd.concat([point.table for point in results.points()])

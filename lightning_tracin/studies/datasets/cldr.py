@@ -1,7 +1,7 @@
-"""Names of things in many languages, from the Unicode CLDR through Babel: real, parallel, and nothing to download.
+"""Names in many languages, from the Unicode CLDR through Babel: real, parallel data without a download.
 
-The task is to tell what a name names (a territory, a language, a currency, a script or a unit) from the name as written
-in a language. The CLDR code is the item: `currency:ISK` is "Icelandic Króna" in English, "исландская крона" in Russian.
+The task is to classify what a name refers to (a territory, a language, a currency, a script or a unit), given the name in some
+language. The CLDR code is the item: `currency:ISK` is "Icelandic Króna" in English, "исландская крона" in Russian.
 Source: https://cldr.unicode.org, as packaged by https://babel.pocoo.org.
 """
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from lightning_tracin.analysis.tables import table_from
 from lightning_tracin.errors import TracInError, needs
 from lightning_tracin.studies.datasets.corpus import Corpus, Dropped, build_corpus
 
@@ -20,19 +21,15 @@ if TYPE_CHECKING:  # optional
     from babel import Locale
 
 
-def _long_unit_names(locale: Locale) -> Mapping[str, str | None]:
-    return {code: names.get("long") for code, names in locale.unit_display_names.items()}
-
-
 KINDS: Mapping[str, Callable[[Any], Mapping[str, str | None]]] = {
     "currency": lambda locale: locale.currencies,
     "language": lambda locale: locale.languages,
     "script": lambda locale: locale.scripts,
     "territory": lambda locale: locale.territories,
-    "unit": _long_unit_names,
+    "unit": lambda locale: {code: names.get("long") for code, names in locale.unit_display_names.items()},
 }
 
-# Codes that CLDR keeps for "unknown", "none", "several" and for testing: their names name nothing.
+# CLDR's codes for "unknown", "none", "several" and for tests, whose names refer to nothing.
 NOT_THINGS = frozenset(
     f"{kind}:{code}"
     for kind, codes in {
@@ -46,48 +43,49 @@ NOT_THINGS = frozenset(
 
 
 def load_cldr(languages: Sequence[str], *, kinds: Sequence[str] = tuple(KINDS)) -> Corpus:
-    """Load the names that every one of the languages has.
+    """Load the names that exist in all of the languages.
 
-    Dropped, and counted per language: a name that is just its code; a name that names things of two kinds in its
-    language ("Arabic" is a language and a script), because the question has no answer; the second of two codes of one
-    kind with the same name; and every item that is thereby, or from the start, missing in another language.
+    The following are dropped, and counted by language: names that are just the code; names of two kinds in the same language
+    ("Arabic" is a language and a script), because they have no single label; the second of two codes of one kind with the same
+    name; and every item that is, or thereby becomes, missing in another language.
 
     Args:
         languages: CLDR locales such as ``en``, ``pt_BR`` or ``zh-Hant``.
-        kinds: Which of `KINDS`; they are the labels.
+        kinds: some of `KINDS`; they are the labels.
 
     Raises:
         TracInError: CLDR has no such language or kind, a kind has no name in a language, or babel is not installed.
+
+    Example:
+        >>> corpus = load_cldr(["en", "de"], kinds=["currency"])
+        >>> [text for text, item in zip(corpus.dataset["text"], corpus.dataset["item"]) if item == "currency:CHF"]
+        ['Swiss Franc', 'Schweizer Franken']
     """
     if not languages:
-        raise TracInError("No language of CLDR is asked for: name at least one, such as 'en'.")
-    _check_kinds(kinds)
+        raise TracInError("No language of CLDR is named: name at least one, such as 'en'.")
+    for kind in kinds:
+        if kind not in KINDS:
+            raise TracInError(f"CLDR names of kind {kind!r} are not known: choose from {sorted(KINDS)}.")
     rows = pd.concat([_names(language, kinds) for language in languages], ignore_index=True)
     rows, dropped = _drop_unanswerable(rows)
     return build_corpus(rows, source="CLDR", parallel=True, label_names=kinds, dropped=dropped)
 
 
 def _names(language: str, kinds: Sequence[str]) -> pd.DataFrame:
-    """Return every name that CLDR has in a language itself, not inherited from the language-neutral root."""
+    """The names that CLDR defines for a language itself, without those inherited from the language-neutral root."""
     locale, root = _locale(language), _locale("root")
-    columns = ["text", "label", "language", "item"]
-    table: pd.DataFrame = pd.DataFrame(
-        [
-            (name, kind, language, f"{kind}:{code}")
-            for kind in kinds
-            for code, name in _own(KINDS[kind](locale), KINDS[kind](root)).items()
-            if f"{kind}:{code}" not in NOT_THINGS
-        ],
-        columns=columns,
-    )
+    rows = []
     for kind in kinds:
-        if not (table["label"] == kind).any():
+        inherited = KINDS[kind](root)
+        found = [
+            (name, kind, language, f"{kind}:{code}")
+            for code, name in KINDS[kind](locale).items()
+            if name and name != inherited.get(code) and f"{kind}:{code}" not in NOT_THINGS
+        ]
+        if not found:
             raise TracInError(f"CLDR has no {kind} name in language {language!r}: leave out the language, or the kind.")
-    return table
-
-
-def _own(names: Mapping[str, str | None], inherited: Mapping[str, str | None]) -> dict[str, str]:
-    return {code: name for code, name in names.items() if name and name != inherited.get(code)}
+        rows += found
+    return table_from(rows, ["text", "label", "language", "item"])
 
 
 def _locale(language: str) -> Locale:
@@ -97,12 +95,6 @@ def _locale(language: str) -> Locale:
         return found
     except (babel.UnknownLocaleError, ValueError) as error:
         raise TracInError(f"CLDR has no language {language!r}: give a locale such as 'en', 'pt_BR' or 'zh_Hant'.") from error
-
-
-def _check_kinds(kinds: Sequence[str]) -> None:
-    unknown = [kind for kind in kinds if kind not in KINDS]
-    if unknown:
-        raise TracInError(f"CLDR names of kind {unknown[0]!r} are not known: choose from {sorted(KINDS)}.")
 
 
 def _drop_unanswerable(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[Dropped]]:

@@ -1,9 +1,9 @@
-"""Which columns of a table hold the text, the label, the language and the item."""
+"""Columns of a table that hold the text, the label, the language and the item."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -12,14 +12,18 @@ from lightning_tracin.errors import TracInError
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of the columns that matter; the others are not read.
+    """Names of the columns to read; other columns are ignored.
 
     Attributes:
-        text: The sentence, or the first of a pair.
-        text_pair: The second sentence of a pair.
-        label: The class, as a word or a number.
-        language: The language of the row, where one table holds several languages.
-        item: What translations of each other share; by default the row number.
+        text: the sentence, or the first of a pair.
+        text_pair: the second sentence of a pair.
+        label: the class, as a word or a number.
+        language: the language of the row, if one table holds several languages.
+        item: the value that translations share; by default the row number.
+
+    Example:
+        >>> Columns(text="sentence", item="id").named
+        {'text': 'sentence', 'label': 'label', 'item': 'id'}
     """
 
     text: str = "text"
@@ -30,25 +34,29 @@ class Columns:
 
     @property
     def named(self) -> dict[str, str]:
-        """The columns in use, from the role to the name."""
-        pairs = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return {role: name for role, name in pairs if name is not None}
+        """The columns in use: role -> name."""
+        return {role: name for role, name in vars(self).items() if name is not None}
 
 
 def pick_columns(
     table: pd.DataFrame, columns: Columns, *, source: str, language: str | None = None, item_prefix: str = ""
 ) -> pd.DataFrame:
-    """Return the columns that matter, under their standard names.
+    """Select the columns to read, and rename them to their standard names.
 
     Args:
-        table: Any table.
-        columns: Which of its columns matter.
-        source: What to call the table in messages.
-        language: The language of the whole table, if it has no column for it.
-        item_prefix: Stands before the row number where that is the item, so that rows of unrelated tables differ.
+        table: any table of strings.
+        columns: the columns to read.
+        source: name of the table in messages.
+        language: the language of the whole table, if it has no column for it.
+        item_prefix: prefix of row numbers used as items, so that rows of unrelated tables differ.
 
     Raises:
-        TracInError: A named column does not exist, there is no row, or one has no language or item.
+        TracInError: a named column does not exist, there is no row, or a row has no language or item.
+
+    Example:
+        >>> table = pd.DataFrame({"sentence": ["Hallo"], "label": ["yes"]})
+        >>> pick_columns(table, Columns(text="sentence"), source="de.csv", language="de").values.tolist()
+        [['Hallo', 'yes', 'de', '0']]
     """
     check_columns(list(table.columns), columns, source)
     if table.empty:
@@ -68,7 +76,7 @@ def pick_columns(
 
 
 def check_columns(found: Sequence[str], columns: Columns, source: str) -> None:
-    """Raise a `TracInError` if a column that is named is not there."""
+    """Raise a `TracInError` if a named column does not exist."""
     for role, name in columns.named.items():
         if name not in found:
             raise TracInError(
@@ -76,8 +84,55 @@ def check_columns(found: Sequence[str], columns: Columns, source: str) -> None:
             )
 
 
-def select_languages(rows: pd.DataFrame, languages: Sequence[str] | None, source: str) -> pd.DataFrame:
-    """Return the rows of the languages asked for, grouped by language; by default all rows."""
+def rows_of_monolingual_tables(
+    tables: Iterable[tuple[str, str, pd.DataFrame]], columns: Columns, parallel: bool, item_prefix: str
+) -> pd.DataFrame:
+    """Join tables that hold one language each.
+
+    Args:
+        tables: language, name in messages, and table.
+        columns: the columns to read.
+        parallel: whether rows with the same number are translations.
+        item_prefix: see `pick_columns`.
+
+    Raises:
+        TracInError: see `pick_columns`.
+    """
+    parts = []
+    for language, source, table in tables:
+        prefix = item_prefix if parallel else f"{item_prefix}{language}:"
+        parts.append(pick_columns(table, columns, source=source, language=language, item_prefix=prefix))
+    rows: pd.DataFrame = pd.concat(parts, ignore_index=True)
+    return rows
+
+
+def rows_of_multilingual_table(
+    read: Callable[[], pd.DataFrame],
+    columns: Columns,
+    languages: Sequence[str] | None,
+    parallel: bool,
+    source: str,
+    item_prefix: str,
+) -> pd.DataFrame:
+    """Read a table with a language column; returns the rows of some languages, grouped by language.
+
+    Args:
+        read: reads the table.
+        columns: the columns to read.
+        languages: languages to return, in order; None returns all rows.
+        parallel: whether samples with the same item are translations.
+        source: name of the table in messages.
+        item_prefix: see `pick_columns`.
+
+    Raises:
+        TracInError: a language is missing, the data are parallel but have no item column, or see `pick_columns`.
+    """
+    if parallel and columns.item is None:
+        raise TracInError(
+            f"{source} holds several languages, so row numbers cannot tell which samples are translations: name a "
+            "column as item, or set parallel to false."
+        )
+    rows = pick_columns(read(), columns, source=source, item_prefix=item_prefix)
     if languages is None:
         return rows
     check_languages(languages, list(rows["language"].unique()), source)
@@ -86,16 +141,7 @@ def select_languages(rows: pd.DataFrame, languages: Sequence[str] | None, source
 
 
 def check_languages(asked: Sequence[str], found: Sequence[str], source: str) -> None:
-    """Raise a `TracInError` if a language asked for is not there."""
+    """Raise a `TracInError` if a requested language is missing."""
     missing = [language for language in asked if language not in found]
     if missing:
-        raise TracInError(f"{source} has no language {missing[0]!r}; it has {sorted(found)}: ask for these.")
-
-
-def check_items(columns: Columns, parallel: bool, source: str) -> None:
-    """Raise a `TracInError` if nothing in a table of several languages tells which samples are translations."""
-    if parallel and columns.item is None:
-        raise TracInError(
-            f"{source} holds several languages, so row numbers cannot tell which samples are translations: name a "
-            "column as item, or set parallel to false."
-        )
+        raise TracInError(f"{source} has no language {missing[0]!r}; it has {sorted(found)}: name only these.")

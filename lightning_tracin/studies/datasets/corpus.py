@@ -1,22 +1,43 @@
-"""One shape for every source: text, label, language and item, with an account of the rows left out.
+"""The common format of all sources: text, label, language and item, with the number of rows left out.
 
-A loader turns its source into a table of strings (columns ``text``, perhaps ``text_pair``, ``label``, ``language`` and
+A loader turns its source into a table of strings (columns ``text``, optionally ``text_pair``, ``label``, ``language`` and
 ``item``); everything below works on such tables.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, get_args
 
 import pandas as pd
 from datasets import ClassLabel, Dataset, Features, Value
 
 from lightning_tracin.errors import TracInError
 
-#: What to do with an item whose translations do not have one label.
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # typing has it from Python 3.11 on
+
+#: What to do with an item whose translations have different labels.
 DifferingLabels: TypeAlias = Literal["error", "drop", "keep"]
+
+
+class Cleaning(TypedDict, total=False):
+    """How to clean a table of samples.
+
+    Attributes:
+        label_names: the labels in the order of their numbers, such as those of the train data; by default those of the rows,
+            sorted.
+        drop_texts: placeholders; rows with one of them as a text (or second text) are dropped and counted.
+        merge_labels: new names of labels; None drops the label's rows. Other labels stay as they are.
+        differing_labels: what to do with items of parallel data whose translations have different labels (after merging):
+            ``error`` refuses the data, ``drop`` leaves them out in every language, ``keep`` keeps them.
+    """
+
+    label_names: Sequence[str] | None
+    drop_texts: Sequence[str] | None
+    merge_labels: Mapping[str, str | None] | None
+    differing_labels: DifferingLabels
 
 
 @dataclass(frozen=True)
@@ -30,19 +51,26 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Samples in several languages, and the account of what was left out on the way.
+    """Samples in several languages, and the number of rows left out.
 
     Attributes:
-        dataset: Columns ``text`` (``text_pair`` for sentence pairs), ``label`` (a ``ClassLabel``), ``language`` and
+        dataset: columns ``text`` (``text_pair`` for sentence pairs), ``label`` (a ``ClassLabel``), ``language`` and
             ``item``. Samples that are translations of each other have the same item.
-        dropped: One entry per language and reason; empty if every row of the source is in ``dataset``.
+        dropped: one entry per language and reason; empty if every row of the source is in ``dataset``.
     """
 
     dataset: Dataset
     dropped: tuple[Dropped, ...] = ()
 
     def summary(self) -> str:
-        """Say, a line per language, how many samples it has and how many rows were dropped for which reason."""
+        """The number of samples and of rows dropped for each reason, one line per language.
+
+        Example:
+            >>> samples = Dataset.from_dict({"text": ["a", "b"], "language": ["de", "en"]})
+            >>> print(Corpus(samples, (Dropped("de", "without a label", 3),)).summary())
+            de: 1 samples; dropped 3 without a label
+            en: 1 samples; dropped none
+        """
         counts = pd.Series(self.dataset.with_format(None)["language"], dtype=str).value_counts(sort=False)
         languages = dict.fromkeys([*counts.index, *(entry.language for entry in self.dropped)])
         return "\n".join(self._line(language, int(counts.get(language, 0))) for language in languages)
@@ -57,52 +85,53 @@ def build_corpus(
     *,
     source: str,
     parallel: bool,
-    label_names: Sequence[str] | None = None,
-    drop_texts: Sequence[str] = (),
-    merge_labels: Mapping[str, str | None] | None = None,
-    differing_labels: DifferingLabels = "error",
     dropped: Sequence[Dropped] = (),
+    **cleaning: Unpack[Cleaning],
 ) -> Corpus:
-    """Clean a table of strings and make a `Corpus` of it.
+    """Clean a table of strings and turn it into a `Corpus`.
 
     Args:
-        rows: Columns ``text``, perhaps ``text_pair``, ``label``, ``language`` and ``item``, all strings; a label that
-            is missing is an empty string.
-        source: What to call the data in messages.
-        parallel: Keep only the items that every language has (an item dropped in one language is dropped in all).
-        label_names: The labels in the order of their numbers; by default those of the rows, sorted.
-        drop_texts: Rows with exactly one of these as a text (or second text) are placeholders and dropped.
-        merge_labels: New names of labels; None drops the label's rows. Labels not named stay as they are.
-        differing_labels: Where the data are parallel, an item that has one label in one language and another elsewhere (after
-            merging) is an error; it may instead be dropped in every language, or kept as it is.
-        dropped: What the loader itself left out already.
+        rows: columns ``text``, optionally ``text_pair``, ``label``, ``language`` and ``item``, all strings; a missing label is
+            an empty string.
+        source: name of the data in messages.
+        parallel: whether samples with the same item are translations; then only items that every language has are kept.
+        dropped: rows that the loader has already left out.
+        **cleaning: see `Cleaning`.
 
     Raises:
-        TracInError: A text is empty, an item stands twice in a language, a label is unknown or differs between translations,
+        TracInError: a text is empty, an item occurs twice in a language, a label is unknown or differs between translations,
             or nothing is left.
+
+    Example:
+        >>> rows = [("Hund", "animal", "de", "1"), ("dog", "animal", "en", "1"), ("NS", "tool", "en", "2")]
+        >>> table = pd.DataFrame(rows, columns=["text", "label", "language", "item"])
+        >>> print(build_corpus(table, source="the table", parallel=True, drop_texts=["NS"]).summary())
+        de: 1 samples; dropped none
+        en: 1 samples; dropped 1 with a placeholder for a text
     """
-    languages = list(rows["language"].unique())
-    rows, placeholders = _drop_where(rows, _is_placeholder(rows, drop_texts), "with a placeholder for a text")
+    languages, names = list(rows["language"].unique()), cleaning.get("label_names")
+    placeholder = _is_placeholder(rows, cleaning.get("drop_texts") or ())
+    rows, placeholders = _drop_where(rows, placeholder, "with a placeholder for a text")
     rows, unlabelled = _drop_where(rows, rows["label"] == "", "without a label")
-    rows, unwanted = _merge(rows, merge_labels or {})
-    rows, untranslated = keep_parallel(rows, len(languages)) if parallel else (_told_apart(rows), ())
+    rows, unwanted = _merge(rows, cleaning.get("merge_labels") or {})
+    untranslated: tuple[Dropped, ...] = ()
+    disputed: tuple[Dropped, ...] = ()
+    if parallel:
+        missing = rows.groupby("item")["language"].transform("nunique") < len(languages)
+        rows, untranslated = _drop_where(rows, missing, "missing in another language")
+    else:
+        rows = _with_distinct_items(rows)
     _check_left(rows, languages, source)
     _check(rows, source)
-    rows, disputed = _settle_labels(rows, differing_labels, source) if parallel else (rows, ())
-    _check_left(rows, languages, source)
-    names = list(label_names) if label_names is not None else sorted_labels(rows["label"])
+    if parallel:
+        rows, disputed = _settle_labels(rows, cleaning.get("differing_labels", "error"), source)
+        _check_left(rows, languages, source)
     left_out = (*dropped, *placeholders, *unlabelled, *unwanted, *untranslated, *disputed)
-    return Corpus(_to_dataset(rows, names, source), left_out)
+    return Corpus(_to_dataset(rows, sorted_labels(rows["label"]) if names is None else list(names), source), left_out)
 
 
-def keep_parallel(rows: pd.DataFrame, languages: int) -> tuple[pd.DataFrame, tuple[Dropped, ...]]:
-    """Keep the items that stand in so many languages."""
-    missing = rows.groupby("item")["language"].transform("nunique") < languages
-    return _drop_where(rows, missing, "missing in another language")
-
-
-def _told_apart(rows: pd.DataFrame) -> pd.DataFrame:
-    """Items that mean nothing across languages, with their language in front where another language has the same."""
+def _with_distinct_items(rows: pd.DataFrame) -> pd.DataFrame:
+    """Prefix the items of unrelated languages with the language if two languages share an item."""
     if not (rows.groupby("item")["language"].nunique() > 1).any():
         return rows
     apart: pd.DataFrame = rows.assign(item=rows["language"] + ":" + rows["item"])
@@ -110,14 +139,24 @@ def _told_apart(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def sorted_labels(labels: pd.Series[str]) -> list[str]:
-    """Return the distinct labels, in numeric order if all of them are whole numbers, else alphabetically."""
+    """The distinct labels, in numeric order if all are whole numbers, otherwise alphabetically.
+
+    Example:
+        >>> sorted_labels(pd.Series(["10", "2", "2"])), sorted_labels(pd.Series(["b", "a"]))
+        (['2', '10'], ['a', 'b'])
+    """
     names = sorted(set(labels))
     return sorted(names, key=int) if all(name.removeprefix("-").isdecimal() for name in names) else names
 
 
-def text_columns(rows: pd.DataFrame) -> list[str]:
-    """Return the names of the text columns: one, or two for sentence pairs."""
-    return [name for name in ("text", "text_pair") if name in rows]
+def text_columns(names: Container[Any]) -> list[str]:
+    """The text columns among these: one, or two for sentence pairs.
+
+    Example:
+        >>> text_columns(["label", "text_pair", "text"])
+        ['text', 'text_pair']
+    """
+    return [name for name in ("text", "text_pair") if name in names]
 
 
 def _is_placeholder(rows: pd.DataFrame, placeholders: Sequence[str]) -> pd.Series[bool]:
@@ -136,7 +175,7 @@ def _merge(rows: pd.DataFrame, names: Mapping[str, str | None]) -> tuple[pd.Data
 def _settle_labels(
     rows: pd.DataFrame, differing_labels: DifferingLabels, source: str
 ) -> tuple[pd.DataFrame, tuple[Dropped, ...]]:
-    """Drop, keep or refuse the items whose translations do not have one label."""
+    """Drop, keep or refuse items whose translations have different labels."""
     if differing_labels not in get_args(DifferingLabels):
         raise TracInError(f"differing_labels should be one of {list(get_args(DifferingLabels))}, but got {differing_labels!r}.")
     differing = rows.groupby("item")["label"].transform("nunique") > 1
@@ -148,7 +187,7 @@ def _settle_labels(
     one = items.iloc[0]
     other = items[(items["item"] == one["item"]) & (items["label"] != one["label"])].iloc[0]
     raise TracInError(
-        f"{source} has {items['item'].nunique():,} items whose translations differ in their label, the first is item "
+        f"{source} has {items['item'].nunique():,} items whose translations differ in their label; the first is item "
         f"{one['item']!r}: {one['label']!r} in language {one['language']!r}, {other['label']!r} in language "
         f"{other['language']!r}; correct the labels, name the column that translations share as item, name placeholder texts as "
         "drop_texts, or set differing_labels to 'drop' (such items are left out in every language) or 'keep'."
@@ -165,7 +204,7 @@ def _check_left(rows: pd.DataFrame, languages: Sequence[str], source: str) -> No
         if not (rows["language"] == language).any():
             raise TracInError(
                 f"{source} has no sample left in language {language!r} (of {languages}): leave out that language, or "
-                "look at the placeholders, labels and items asked for."
+                "check the settings for placeholders, labels and items."
             )
 
 
@@ -174,7 +213,7 @@ def _check(rows: pd.DataFrame, source: str) -> None:
     if blank.any():
         first = rows[blank].iloc[0]
         raise TracInError(
-            f"{source} has {int(blank.sum())} rows without a text, the first is item {first['item']!r} in language "
+            f"{source} has {int(blank.sum())} rows without a text; the first is item {first['item']!r} in language "
             f"{first['language']!r}: correct them, or add '' to drop_texts to leave such rows out."
         )
     twice = rows.duplicated(["language", "item"])

@@ -1,25 +1,35 @@
-"""Data sets of the Hugging Face hub, or local folders laid out like them, through `datasets.load_dataset`."""
+"""Data sets from the Hugging Face hub, or from local folders with the same layout, through `datasets.load_dataset`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import datasets
 import pandas as pd
 
 from lightning_tracin.errors import TracInError
-from lightning_tracin.studies.datasets.column_roles import Columns, check_columns, check_items, pick_columns, select_languages
-from lightning_tracin.studies.datasets.corpus import Corpus, DifferingLabels, build_corpus
+from lightning_tracin.studies.datasets.column_roles import (
+    Columns,
+    check_columns,
+    rows_of_monolingual_tables,
+    rows_of_multilingual_table,
+)
+from lightning_tracin.studies.datasets.corpus import Cleaning, Corpus, build_corpus
 
-# The study asks whether a premise entails a hypothesis or not: Choenni et al. (EMNLP 2023), arXiv 2305.13286.
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+# The task is whether a premise entails a hypothesis: Choenni et al. (EMNLP 2023), arXiv 2305.13286.
 ENTAILMENT_OR_NOT = {"neutral": "not-entailment", "contradiction": "not-entailment"}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a well-known data set is laid out on the hub."""
+    """The layout of a well-known data set on the hub."""
 
     path: str
     columns: Columns
@@ -46,63 +56,46 @@ def load_hub(
     columns: Columns | None = None,
     config: str | None = None,
     parallel: bool = True,
-    drop_texts: Sequence[str] | None = None,
-    merge_labels: Mapping[str, str | None] | None = None,
-    differing_labels: DifferingLabels = "error",
-    label_names: Sequence[str] | None = None,
     item_prefix: str = "",
+    **cleaning: Unpack[Cleaning],
 ) -> Corpus:
-    """Load samples of a data set of the hub, or of a local folder that `datasets` can read.
+    """Load samples of a data set from the hub, or from a local folder that `datasets` can read.
 
-    ``xnli`` and ``paws-x`` need nothing but languages and a split: `RECIPES` fills in whatever is None.
+    ``xnli`` and ``paws-x`` need only languages and a split: `RECIPES` fills in whatever is None.
 
     Args:
-        name: ``xnli``, ``paws-x``, any name on the hub, or a folder; a copy of a well-known one is read like it.
-        languages: Which languages, in which order.
-        split: As `datasets` takes it: ``train``, or ``train[:20000]`` for the first 20,000 rows of every language.
-        columns: Which columns hold what. Without a language column, each language is a configuration of the data set.
-        config: The configuration to load; ``{language}`` in it stands for the language.
-        parallel: Samples with the same item are translations, and only items that every language has are kept.
-        drop_texts: Rows with exactly one of these as a text are placeholders; they are dropped and counted.
-        merge_labels: New names of labels; None drops the label's rows. An empty mapping keeps XNLI's three labels.
-        differing_labels: What to do with items whose translations do not have one label (see `build_corpus`).
-        label_names: The labels in the order of their numbers, for instance those of the train data.
-        item_prefix: Stands before the row number where that is the item; give unrelated splits different ones.
+        name: ``xnli``, ``paws-x``, any name on the hub, or a folder; a local copy of ``xnli`` or ``paws-x`` is recognised.
+        languages: the languages, in order.
+        split: as in `datasets`: ``train``, or ``train[:20000]`` for the first 20,000 rows of every language.
+        columns: the columns to read. Without a language column, each language is a configuration of the data set.
+        config: the configuration to load; ``{language}`` in it is replaced by the language.
+        parallel: whether samples with the same item are translations; then only items that every language has are kept.
+        item_prefix: prefix of row numbers used as items; give unrelated splits different ones.
+        **cleaning: see `Cleaning`. An empty `merge_labels` keeps XNLI's three labels.
 
     Raises:
-        TracInError: The data set, configuration, split or a column cannot be had, or the samples are not usable.
+        TracInError: the data set, configuration, split or a column cannot be loaded, or the samples are invalid.
     """
     recipe = _recipe(name)
+    path, columns = recipe.path, columns or recipe.columns
     if not languages:
-        raise TracInError(f"No language of {recipe.path} is asked for: name at least one.")
-    columns = columns or recipe.columns
+        raise TracInError(f"No language of {path} is named: name at least one.")
     if columns.language is None:
-        tables = [
-            pick_columns(
-                _table(recipe.path, (config or "{language}").replace("{language}", language), split, columns),
-                columns,
-                source=f"{recipe.path} ({language})",
-                language=language,
-                item_prefix=item_prefix if parallel else f"{item_prefix}{language}:",
-            )
-            for language in languages
-        ]
-        rows = pd.concat(tables, ignore_index=True)
+        configs = {language: (config or "{language}").replace("{language}", language) for language in languages}
+        tables = ((one, f"{path} ({one})", _table(path, configs[one], split, columns)) for one in languages)
+        rows = rows_of_monolingual_tables(tables, columns, parallel, item_prefix)
     else:
-        rows = _rows_of_one_configuration(recipe.path, config, split, columns, languages, parallel, item_prefix)
-    return build_corpus(
-        rows,
-        source=recipe.path,
-        parallel=parallel,
-        drop_texts=recipe.drop_texts if drop_texts is None else drop_texts,
-        merge_labels=recipe.merge_labels if merge_labels is None else merge_labels,
-        differing_labels=differing_labels,
-        label_names=label_names,
-    )
+        table = partial(_table, path, config, split, columns)
+        rows = rows_of_multilingual_table(table, columns, languages, parallel, path, item_prefix)
+    if cleaning.get("drop_texts") is None:
+        cleaning["drop_texts"] = recipe.drop_texts
+    if cleaning.get("merge_labels") is None:
+        cleaning["merge_labels"] = recipe.merge_labels
+    return build_corpus(rows, source=path, parallel=parallel, **cleaning)
 
 
 def _recipe(name: str) -> Recipe:
-    """Return the recipe of a well-known data set, under its short name or the hub's, or for a folder that is named like it."""
+    """The recipe of a data set, by its short name, its name on the hub, or a folder with the short name."""
     for known, recipe in RECIPES.items():
         if name in {known, recipe.path}:
             return recipe
@@ -111,25 +104,13 @@ def _recipe(name: str) -> Recipe:
     return Recipe(name, Columns())
 
 
-def _rows_of_one_configuration(
-    path: str,
-    config: str | None,
-    split: str,
-    columns: Columns,
-    languages: Sequence[str],
-    parallel: bool,
-    item_prefix: str,
-) -> pd.DataFrame:
-    check_items(columns, parallel, path)
-    rows = pick_columns(_table(path, config, split, columns), columns, source=path, item_prefix=item_prefix)
-    return select_languages(rows, languages, path)
-
-
 def _table(path: str, config: str | None, split: str, columns: Columns) -> pd.DataFrame:
     """Load one configuration as a table of strings; a class number becomes the class's name, a missing one ''."""
     loaded = _load(path, config, split)
     check_columns(loaded.column_names, columns, path)
-    values = {name: loaded[name][:] for name in columns.named.values()}  # not by pandas: a gap would make 1 a 1.0
+    values = {
+        name: loaded[name][:] for name in columns.named.values()
+    }  # not with pandas, which turns 1 into 1.0 if a value is missing
     feature = loaded.features.get(columns.label)
     if isinstance(feature, datasets.ClassLabel):
         names = dict(enumerate(feature.names))
@@ -145,13 +126,13 @@ def _load(path: str, config: str | None, split: str) -> datasets.Dataset:
         return datasets.load_dataset(path, config, split=split)
     except datasets.exceptions.DatasetNotFoundError as error:
         raise TracInError(
-            f"There is no data set {path!r} on the Hugging Face hub, nor a folder of that name: correct it."
+            f"There is no data set {path!r} on the Hugging Face hub, and no folder with that name: correct the name."
         ) from error
     except ConnectionError as error:
         raise TracInError(
-            f"The data set {what} cannot be fetched from the Hugging Face hub, and is not in the cache: is there a "
-            "network? Without one, fetch it where there is one, copy the folder and give its path; or use local CSV, "
-            "TSV or JSON-lines files; or the names in CLDR, which need no network."
+            f"The data set {what} cannot be fetched from the Hugging Face hub, and is not in the cache: check the network "
+            "connection; without one, download the data set elsewhere, copy the folder and give its path, use local CSV, TSV or "
+            "JSON-lines files, or use the names in CLDR, which need no network."
         ) from error
     except (ValueError, FileNotFoundError, RuntimeError) as error:  # no such configuration or split; no data; a script
         raise TracInError(f"The data set {what} cannot be loaded: {error}") from error

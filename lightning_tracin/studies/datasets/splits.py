@@ -1,4 +1,4 @@
-"""Which samples to train on, which to probe, which to test on: whole items, seeded, the same ones in every language."""
+"""Train samples, probes and test samples: the data are split by whole items, seeded, the same in every language."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import numpy as np
 from datasets import Dataset
 
 from lightning_tracin.errors import TracInError
+from lightning_tracin.studies.datasets.corpus import text_columns
 
-#: Where the sample of an item stands, for each language.
+#: Language -> item -> row of its sample.
 Rows = Mapping[str, Mapping[str, int]]
 
-#: The items of a part of the data, for each language.
+#: Language -> items of one part of the data.
 Part = Mapping[str, Sequence[str]]
 
 LEAST = {"train_per_language": 1, "probes_per_language": 1, "extra_per_language": 0, "test_per_language": 0}
@@ -22,18 +23,18 @@ LEAST = {"train_per_language": 1, "probes_per_language": 1, "extra_per_language"
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """How to divide samples.
+    """How to split samples.
 
     Attributes:
-        train_languages: The languages to train on.
-        probe_languages: The languages to probe and test; one that is not trained on is zero-shot.
-        train_per_language: Train samples per language; where the data are parallel, the same items in every language.
-        probes_per_language: Probes per language, likewise.
-        test_per_language: Test samples per language at most; by default all that are left.
-        seed: Decides which items go where.
-        share_items: Let translations of the probes, never the probes themselves, into the train data.
-        extra_per_language: Further train samples per train language, behind those above in the same order, so that train
-            samples and probes are the same whether there are any or not.
+        train_languages: languages to train on.
+        probe_languages: languages to probe and test; one that is not trained on is zero-shot.
+        train_per_language: number of train samples per language; in parallel data, the same items in every language.
+        probes_per_language: number of probes per language, likewise.
+        test_per_language: largest number of test samples per language; by default all that are left.
+        seed: seed of the order of items.
+        share_items: whether translations of the probes (never the probes themselves) may be in the train data.
+        extra_per_language: number of additional train samples per train language. They come after the train samples in the
+            order of items, so they do not change train samples or probes.
     """
 
     train_languages: Sequence[str]
@@ -61,10 +62,10 @@ class Split:
     """Parts that share no sample.
 
     Attributes:
-        train: What to fine-tune on.
-        probes: The samples whose reliance on the train samples is measured.
-        test: What accuracy is measured on; it shares no item with the others.
-        extra: Further train samples of every train language, to be added to the train part; empty unless asked for.
+        train: samples to fine-tune on.
+        probes: samples whose reliance on the train samples is measured.
+        test: samples to measure accuracy on; they share no item with the other parts.
+        extra: additional train samples of every train language, which experiments add to the train part; empty by default.
     """
 
     train: Dataset
@@ -74,12 +75,19 @@ class Split:
 
 
 def split_by_item(dataset: Dataset, plan: SplitPlan) -> Split:
-    """Divide one data set, so that neither a probe nor a translation of it is in the train data.
+    """Split one data set so that neither a probe nor a translation of it is in the train data.
 
-    If the plan shares items, each language has probes of its own items, which the other languages train on first.
+    If the plan shares items, each language has probes from different items, which the other languages train on first.
 
     Raises:
-        TracInError: A language is missing, or has too few items.
+        TracInError: a language is missing, or has too few items.
+
+    Example:
+        >>> rows = [(language, item) for language in ("de", "en") for item in "abcdef"]
+        >>> samples = Dataset.from_dict({"language": [one for one, _ in rows], "item": [item for _, item in rows]})
+        >>> split = split_by_item(samples, SplitPlan(["de", "en"], ["de"], train_per_language=3, probes_per_language=2))
+        >>> len(split.train), len(split.probes), set(split.train["item"]) & set(split.probes["item"])
+        (6, 2, set())
     """
     rows = _rows_by_language(dataset, [*plan.train_languages, *plan.probe_languages])
     order = _shuffled_items(rows, plan.seed)
@@ -97,11 +105,10 @@ def split_by_item(dataset: Dataset, plan: SplitPlan) -> Split:
 def split_two(train_data: Dataset, probe_data: Dataset, plan: SplitPlan) -> Split:
     """Take the train samples from one data set, probes and test samples from another, again by item.
 
-    An item that stands in both is taken as a translation: unless the plan shares items, it is not trained on if it is
-    probed.
+    An item in both data sets counts as a translation: if it is probed, it is not trained on unless the plan shares items.
 
     Raises:
-        TracInError: A language is missing, or has too few items.
+        TracInError: a language is missing, or has too few items.
     """
     rows = _rows_by_language(probe_data, plan.probe_languages)
     train_rows = _rows_by_language(train_data, plan.train_languages)
@@ -119,28 +126,16 @@ def split_two(train_data: Dataset, probe_data: Dataset, plan: SplitPlan) -> Spli
     )
 
 
-def select_items(
-    dataset: Dataset, languages: Sequence[str], per_language: int, *, seed: int = 0, exclude: Collection[str] = ()
-) -> Dataset:
-    """Select k items of every language; where the data are parallel, the same items.
-
-    Args:
-        dataset: Columns ``language`` and ``item``.
-        languages: Which languages, in which order.
-        per_language: How many samples of each.
-        seed: Decides which items.
-        exclude: Items not to take, for instance those of the probes.
-
-    Raises:
-        TracInError: A language is missing, or has too few items.
-    """
-    rows = _rows_by_language(dataset, languages)
-    order = _shuffled_items(rows, seed)
-    return _select(dataset, rows, {name: _take(rows, name, order, per_language, "samples", exclude=exclude) for name in rows})
-
-
 def repeated_texts(split: Split) -> Counter[str]:
-    """Count the probes of each language whose text is also the text of a train sample of another item, in any language."""
+    """Count the probes of each language whose text is also that of a train sample with another item, in any language.
+
+    Example:
+        >>> columns = ("text", "language", "item")
+        >>> train = Dataset.from_dict(dict(zip(columns, (["Berlin", "Paris"], ["de", "de"], ["1", "2"]))))
+        >>> probes = Dataset.from_dict(dict(zip(columns, (["Berlin", "Paris"], ["en", "en"], ["1", "3"]))))
+        >>> dict(repeated_texts(Split(train, probes, probes)))
+        {'en': 1}
+    """
     items_of_text: dict[tuple[str, ...], set[str]] = {}
     for texts, _, item in _samples(split.train):
         items_of_text.setdefault(texts, set()).add(item)
@@ -148,9 +143,9 @@ def repeated_texts(split: Split) -> Counter[str]:
 
 
 def _samples(dataset: Dataset) -> Iterator[tuple[tuple[str, ...], str, str]]:
-    """Yield the texts, the language and the item of every sample."""
+    """The texts, the language and the item of every sample."""
     plain = dataset.with_format(None)
-    columns = [plain[name][:] for name in ("text", "text_pair") if name in plain.column_names]
+    columns = [plain[name][:] for name in text_columns(plain.column_names)]
     texts = zip(*([text.strip() for text in column] for column in columns), strict=True)
     return zip(texts, plain["language"][:], plain["item"][:], strict=True)
 
@@ -158,7 +153,7 @@ def _samples(dataset: Dataset) -> Iterator[tuple[tuple[str, ...], str, str]]:
 def _train_and_extra(
     rows: Rows, order: Sequence[str], plan: SplitPlan, hidden: Mapping[str, Collection[str]]
 ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Return the items to train on and, right behind them in the order, those to add, without any that are hidden."""
+    """The items to train on and, next in the order, those to add; hidden items are in neither."""
     train, extra = {}, {}
     for language in plan.train_languages:
         held = frozenset(hidden.get(language, ()))
@@ -175,24 +170,24 @@ def _rows_by_language(dataset: Dataset, languages: Sequence[str]) -> Rows:
         rows.setdefault(language, {})[item] = i
     missing = [language for language in languages if language not in rows]
     if missing:
-        raise TracInError(f"The data have no language {missing[0]!r}; they have {sorted(rows)}: choose among these.")
+        raise TracInError(f"The data have no language {missing[0]!r}; they have {sorted(rows)}: choose from these.")
     return {language: rows[language] for language in dict.fromkeys(languages)}
 
 
 def _shuffled_items(rows: Rows, seed: int) -> list[str]:
-    """Return the items of all languages in an order that depends on nothing but them and the seed."""
+    """The items of all languages, in an order that depends only on them and the seed."""
     items = sorted(_union(rows.values()))
     return [items[i] for i in np.random.default_rng(seed).permutation(len(items))]
 
 
 def _take(rows: Rows, language: str, order: Sequence[str], count: int, what: str, *, exclude: Collection[str] = ()) -> list[str]:
-    """Return the first items in the order that the language has."""
+    """The first items in the order that the language has and that are not excluded."""
     hidden = frozenset(exclude)
     items = [item for item in order if item in rows[language] and item not in hidden]
     if len(items) < count:
         raise TracInError(
-            f"Language {language!r} has {len(items):,} items to choose {what} from, but {count:,} are asked for: ask for fewer "
-            f"{what}, or give more data."
+            f"Language {language!r} has {len(items):,} items to choose {what} from, but {count:,} are needed: choose fewer "
+            f"{what}, or provide more data."
         )
     return items[:count]
 
@@ -200,12 +195,12 @@ def _take(rows: Rows, language: str, order: Sequence[str], count: int, what: str
 def _rest(
     rows: Rows, languages: Sequence[str], order: Sequence[str], used: Collection[str], count: int | None
 ) -> dict[str, list[str]]:
-    """Return the items that are left to test on, at most so many of each language."""
+    """The items left to test on, at most `count` of each language."""
     rest = {language: [item for item in order if item in rows[language] and item not in used] for language in languages}
     for language, items in rest.items():
         if not items and count != 0:
             raise TracInError(
-                f"Language {language!r} has no item left to test on: ask for fewer train samples or probes, or for no tests."
+                f"Language {language!r} has no item left to test on: choose fewer train samples or probes, or no test samples."
             )
     return {language: items[:count] for language, items in rest.items()}
 

@@ -1,4 +1,4 @@
-"""Tables of strings from CSV, TSV and JSON-lines files: nothing is guessed, ``NA`` stays a text and ``01`` a label."""
+"""Tables of strings from CSV, TSV and JSON-lines files; no types are guessed, so ``NA`` stays a text and ``01`` a label."""
 
 from __future__ import annotations
 
@@ -13,18 +13,24 @@ from lightning_tracin.errors import TracInError
 
 
 def read_table(path: Path, header: Sequence[str] | None = None) -> pd.DataFrame:
-    """Read a file as a table of strings.
+    r"""Read a file as a table of strings.
 
-    A ``.tsv`` file is split at its tabs and nothing else, so a quote in a sentence is just a quote; a ``.csv`` file is
-    quoted as RFC 4180 says; a ``.jsonl`` file has one object per line.
+    A ``.tsv`` file is split at tabs only, and quotes have no meaning; a ``.csv`` file is quoted as in RFC 4180; a ``.jsonl``
+    file has one object per line.
 
     Args:
-        path: A file that ends in one of these.
-        header: The names of the columns, if the first row is data already.
+        path: a file with one of these extensions.
+        header: names of the columns, for a file without a header.
 
     Raises:
-        TracInError: The file does not exist, ends in something else, is not what its ending says, or has rows of
-            different lengths.
+        TracInError: the file does not exist, has another extension or another format, or has rows of different lengths.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "samples.tsv"
+        >>> _ = path.write_text('text\tlabel\n"NA"\t01\n')
+        >>> read_table(path).values.tolist()
+        [['"NA"', '01']]
     """
     if path.suffix not in {".csv", ".tsv", ".jsonl"}:
         raise TracInError(f"{path} ends in {path.suffix!r}: only .csv, .tsv and .jsonl files can be read.")
@@ -63,12 +69,8 @@ def _from_objects(objects: list[dict[str, object]], path: Path) -> pd.DataFrame:
         raise TracInError(f"{path} is empty: correct the path or the file.")
     for i, row in enumerate(objects):
         if not isinstance(row, dict):
-            raise TracInError(f"{path} has something else than an object in line {i + 1}: correct the file.")
+            raise TracInError(f"{path} has something other than an object in line {i + 1}: correct the file.")
     names = list(dict.fromkeys(name for row in objects for name in row))
-    texts = [[_as_text(row.get(name)) for name in names] for row in objects]
+    texts = [["" if row.get(name) is None else str(row[name]) for name in names] for row in objects]
     table: pd.DataFrame = pd.DataFrame(texts, columns=names, dtype=str)
     return table
-
-
-def _as_text(value: object) -> str:
-    return "" if value is None else str(value)

@@ -1,7 +1,7 @@
 """E2: the effect of removing the strongest train samples, for each score, and the area under its curve (AUC-DEL).
 
-Each removal is made for the probes of one label. Proponents of one label are opponents of another, so in a sum over all probes
-their influence would cancel.
+Samples are removed separately for the probes of each label: proponents of one label are opponents of another, so summed over all
+probes, their influence would cancel.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ RANDOM = "random samples"
 
 @dataclass(frozen=True)
 class Removed:
-    """A rule for which samples are removed: the first ones by a score, of one sign."""
+    """A rule for removing samples: the strongest by a score, of one sign."""
 
     score: str
     sign: Sign
 
     @property
     def name(self) -> str:
-        """As tables call it."""
+        """Its name in tables."""
         return f"{self.score}, {'proponents' if self.sign == 'positive' else 'opponents'}"
 
 
 def check_settings(settings: StudySettings) -> None:
-    """Refuse sizes and scores that nothing can be removed by.
+    """Check `ks` and the scores to remove by.
 
     Raises:
         TracInError: `ks` is not ascending from 1 on, or a score to remove by is not computed.
@@ -55,7 +55,7 @@ def check_settings(settings: StudySettings) -> None:
 
 
 def check_data(settings: StudySettings, split: Split) -> None:
-    """Refuse to remove all train samples.
+    """Check that some train samples are left.
 
     Raises:
         TracInError: the last of `ks` is not below the number of train samples.
@@ -67,7 +67,7 @@ def check_data(settings: StudySettings, split: Split) -> None:
 
 
 def members(study: StudyRuns, seed: int) -> Members:
-    """Which train samples the refits of a seed may see: [fits, train]."""
+    """The train samples of each refit of a seed: [fits, train]."""
     if seed >= study.settings.removal_seeds:
         return np.zeros((0, len(study.train)), dtype=np.bool_)
     lines = [np.ones((1, len(study.train)), dtype=np.bool_)]
@@ -80,7 +80,7 @@ def members(study: StudyRuns, seed: int) -> Members:
 
 
 def _plan(study: StudyRuns) -> Iterator[tuple[Removed, list[int]]]:
-    """Every rule with its numbers of removed samples; opponents are removed by the study's own score only."""
+    """Each rule with the numbers of samples to remove; opponents are removed by the study's own score only."""
     settings = study.settings
     every = {study.main, *settings.removal_scores}
     some = [*settings.scores, *settings.baselines] if settings.area_scores is None else settings.area_scores
@@ -93,12 +93,17 @@ def _plan(study: StudyRuns) -> Iterator[tuple[Removed, list[int]]]:
 
 
 def common(ks: Sequence[int]) -> list[int]:
-    """Numbers of removed samples that all areas are computed at, so that they can be compared: every third k, and the last."""
+    """The numbers of removed samples that all areas use, so that they are comparable: every third k, counted from the last.
+
+    Example:
+        >>> common([50, 100, 150, 200, 250])
+        [100, 250]
+    """
     return list(ks[::-3][::-1])
 
 
 def _groups(study: StudyRuns, removed: Removed, k: int, seed: int) -> list[tuple[Members, Members]]:
-    """For each label of the probes: which train samples are kept [train], and which probes have the label [probes]."""
+    """For each label of the probes: the train samples to keep [train], and the probes with the label [probes]."""
     scores, labels = study.scores(seed)[removed.score], np.asarray([str(label) for label in study.probes.label])
     with_label = [labels == label for label in sorted(set(labels))]
     return [(without_top(scores[:, probes], k, removed.sign), probes) for probes in with_label]
@@ -106,7 +111,7 @@ def _groups(study: StudyRuns, removed: Removed, k: int, seed: int) -> list[tuple
 
 @experiment(
     "removal",
-    "E2: removing what influence names",
+    "E2: removing the most influential samples",
     80,
     refits=members,
     check_settings=check_settings,
@@ -116,7 +121,7 @@ def _groups(study: StudyRuns, removed: Removed, k: int, seed: int) -> list[tuple
 def removal(study: StudyRuns) -> Contents:
     """E2: refits without the strongest train samples.
 
-    Probabilities are averaged over seeds, so that each probe counts once.
+    Probabilities are averaged over seeds, so each probe counts once.
     """
     settings = study.settings
     seeds = range(settings.removal_seeds)
@@ -133,21 +138,22 @@ def removal(study: StudyRuns) -> Contents:
     for removed, ks in _plan(study):
         now = {k: np.mean([_probability_without(study, removed, k, seed) for seed in seeds], axis=0) for k in ks}
         if len(ks) == len(settings.ks):
-            curves.append(removal_table(base, now, at_random, units=study.units).assign(removed=removed.name))
+            curves.append(removal_table(base, now, at_random, units=study.probes.item).assign(removed=removed.name))
         areas.append(_area(removed.name, study, some, [now[k] - base for k in some]))
     areas.append(_area(RANDOM, study, some, [at_random[k].mean(0) - base for k in some]))
     facts = {"probes": len(base), "seeds": settings.removal_seeds, "draws": settings.draws}
     table, area = pd.concat(curves, ignore_index=True), pd.DataFrame(areas)
     table.insert(list(table).index("p") + 1, "p_adjusted", stats.false_discovery_control(table["p"].to_numpy()))
     return Contents(
-        f"Fitted again without the k train samples (of {len(study.train)}) that a score ranks first, summed over the probes of a "
-        f"label; {len(base)} probes, whose mean probability of the correct class is {base.mean():.3f}; probabilities are means "
-        f"over {settings.removal_seeds} seed(s). `drop` is the mean relative loss of probability, `excess` is `drop` minus that "
-        f"of {settings.draws} random removals of each size and seed, with 95 % intervals over items (the translations of a probe "
-        f"are not independent); p is from Wilcoxon's two-sided test, `p_adjusted` is corrected for all {len(table)} tests "
-        "(Benjamini and Hochberg). All probes of a label share a refit, so a removal is called different only if its drop is "
-        "also beyond that of every single random removal. AUC-DEL: area under the change of probability over the removed part "
-        f"of the train set, at k = {_listed(some)}; negative if the removed samples supported the probes.",
+        f"The model is fitted again without the k train samples (of {len(study.train)}) with the highest scores, summed over the "
+        f"probes of a label. There are {len(base)} probes, with a mean probability of the correct class of {base.mean():.3f}; "
+        f"probabilities are means over {settings.removal_seeds} seed(s). `drop` is the mean relative loss of probability; "
+        f"`excess` is `drop` minus that of {settings.draws} random removals of each size and seed; 95 % intervals are over items "
+        "(the translations of a probe are not independent). p is from Wilcoxon's two-sided test; `p_adjusted` is corrected for "
+        f"all {len(table)} tests (Benjamini and Hochberg). All probes of a label share a refit, so a removal counts as different "
+        "only if its drop also lies outside the range of the single random removals. AUC-DEL is the area under the change in "
+        f"probability over the removed fraction of the train set, at k = {_listed(some)}; it is negative if the removed samples "
+        "supported the probes.",
         (*_of_curves(table), *_of_areas(area)),
         {"curve": table, "areas": area},
         {
@@ -173,7 +179,7 @@ def _probability_without(study: StudyRuns, removed: Removed, k: int, seed: int) 
 
 def _area(name: str, study: StudyRuns, ks: Sequence[int], changes: Sequence[Floats]) -> dict[str, float | str | int]:
     values = area_by_deletion([k / len(study.train) for k in ks], np.stack(changes))
-    means = by_unit(values[:, None], study.units)
+    means = by_unit(values[:, None], study.probes.item)
     low, high = bootstrap_mean(means, Interval())
     return {"removed": name, "area": float(means.mean()), "low": low[0], "high": high[0], "probes": len(values)}
 
@@ -182,11 +188,11 @@ def _of_curves(table: pd.DataFrame) -> Iterator[str]:
     for name, lines in table.groupby("removed", sort=False):
         above = lines.loc[(lines["excess_low"] > 0) & (lines["drop"] > lines["random_highest"]), "k"].tolist()
         below = lines.loc[(lines["excess_high"] < 0) & (lines["drop"] < lines["random_lowest"]), "k"].tolist()
-        said = [f"lowers the probability more than random removals at {_at(above, lines)}"] if above else []
-        said += [f"lowers it less at {_at(below, lines)}"] if below else []
+        effects = [f"lowers the probability more than random removals at {_at(above, lines)}"] if above else []
+        effects += [f"lowers it less than random removals at {_at(below, lines)}"] if below else []
         last = lines.iloc[-1]
         yield (
-            f"Removing {name}: {'; '.join(said) or 'at no k different from random removals'} (k = {last['k']}: excess "
+            f"Removing {name}: {'; '.join(effects) or 'does not differ from random removals at any k'} (k = {last['k']}: excess "
             f"{last['excess']:+.3f} [{last['excess_low']:+.3f}, {last['excess_high']:+.3f}], p = "
             f"{last['p_adjusted']:.2g} corrected for {len(table)} tests)."
         )
@@ -196,7 +202,7 @@ def _of_areas(table: pd.DataFrame) -> Iterator[str]:
     order = table.sort_values("area")
     best = order.iloc[0]
     if best["high"] >= 0:
-        yield "By AUC-DEL, no removal is shown to hurt: every interval reaches 0 or is above it."
+        yield "By AUC-DEL, no removal significantly hurts: every interval includes 0 or lies above it."
         return
     yield (
         f"By AUC-DEL, removing {best['removed']} hurts most ({best['area']:.5f} [{best['low']:.5f}, {best['high']:.5f}]); in "

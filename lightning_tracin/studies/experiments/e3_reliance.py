@@ -1,4 +1,4 @@
-"""E3 and E4: on which languages' train samples each probe language relies, by influence and by every baseline."""
+"""E3 and E4: the languages whose train samples each probe language relies on, by influence and by every baseline."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from scipy import stats
 
 from lightning_tracin.analysis.reliance import Interval, reliance_table, table_of, tally_of
 from lightning_tracin.analysis.scores import Scores
+from lightning_tracin.analysis.tables import own_language, stacked
 from lightning_tracin.config import Sign
 from lightning_tracin.reporting import figures
 from lightning_tracin.reporting.findings import findings_of_baselines, findings_of_reliance
@@ -29,19 +30,15 @@ def reliance(study: StudyRuns) -> Contents:
         [over_seeds([scores[study.main] for scores in by_seed], study, sign).assign(sign=sign) for sign in get_args(Sign)],
         ignore_index=True,
     )
-    proponents = main[main["sign"] == "positive"].drop(columns="sign")
-    every = pd.concat(
-        [over_seeds([scores[name] for scores in by_seed], study, "positive").assign(score=name) for name in by_seed[0]],
-        ignore_index=True,
-    )
-    every = every[["score", *[name for name in every if name != "score"]]]
+    by_score = {name: over_seeds([scores[name] for scores in by_seed], study, "positive") for name in by_seed[0]}
+    proponents, every = by_score[study.main], stacked(by_score, "score")
     results = analyse(study.main_run(0), study.view)
     seeds = "one seed" if len(by_seed) == 1 else f"{len(by_seed)} seeds"
     return Contents(
-        f"Share of each train language in a probe's top {k} of {len(study.train)} train samples by {study.main}, mean over "
-        f"the probes of a language and {seeds}; chance is the language's part of the train samples, lift is the share divided by "
-        "its mean over the probe languages, the interval is a bootstrap over probes (95 %); `error` is the standard error over "
-        "seeds.",
+        f"Share of each train language in a probe's top {k} of {len(study.train)} train samples by {study.main}, averaged over "
+        f"the probes of a language and {seeds}. Chance is the language's fraction of the train samples. Lift is the share "
+        "divided by its mean over the probe languages. Intervals are bootstraps over probes (95 %). `error` is the standard "
+        "error over seeds.",
         (*findings_of_reliance(proponents, k), *findings_of_baselines(every, study.main), *_spread(proponents, len(by_seed))),
         {"shares": main, "every_score": every, "layers": _layers(study)},
         {
@@ -54,7 +51,7 @@ def reliance(study: StudyRuns) -> Contents:
 
 
 def _layers(study: StudyRuns) -> pd.DataFrame:
-    """The reliance table of each single layer, at the last snapshot."""
+    """Reliance by each single layer, at the last snapshot."""
     run, view = study.main_run(0), study.view
     return run.reliance(
         view.top_k,
@@ -74,8 +71,8 @@ def over_seeds(scores: Sequence[Scores], study: StudyRuns, sign: Sign) -> pd.Dat
     seeds.
 
     Args:
-        scores: one for each seed, [train, probes].
-        study: whose samples these are.
+        scores: scores of each seed, [train, probes].
+        study: the study.
         sign: proponents or opponents.
     """
     languages = study.train.language
@@ -92,10 +89,10 @@ def over_seeds(scores: Sequence[Scores], study: StudyRuns, sign: Sign) -> pd.Dat
 
 def _spread(table: pd.DataFrame, seeds: int) -> Iterator[str]:
     if seeds > 1:
-        own = table[table["probe_language"] == table["train_language"]]
+        own = own_language(table)
         yield (
-            f"Between {seeds} seeds, own-language shares have a standard error of {own['error'].mean():.3f} on average (at most "
-            f"{own['error'].max():.3f}, {own.loc[own['error'].idxmax(), 'probe_language']})."
+            f"Over {seeds} seeds, own-language shares have a standard error of {own['error'].mean():.3f} on average (at most "
+            f"{own['error'].max():.3f}, {own.set_index('probe_language')['error'].idxmax()})."
             if len(own)
-            else "No probe language has train samples of its own."
+            else "No probe language has train samples in its own language."
         )

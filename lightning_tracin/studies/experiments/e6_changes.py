@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from lightning_tracin.analysis.changes import change_table
-from lightning_tracin.analysis.reliance import reliance_table
+from lightning_tracin.analysis.changes import SIGNIFICANT, change_table
+from lightning_tracin.analysis.tables import own_language, with_seeds
 from lightning_tracin.reporting import figures
-from lightning_tracin.reporting.findings import findings_of_changes
+from lightning_tracin.reporting.findings import findings_of_changes, influence_by_snapshot
 from lightning_tracin.studies.registry import experiment
 from lightning_tracin.studies.section import Contents
 from lightning_tracin.studies.study_runs import StudyRuns
@@ -18,43 +18,33 @@ from lightning_tracin.studies.study_runs import StudyRuns
 @experiment("changes", "E6: how reliance changes", 40, always=True)
 def changes(study: StudyRuns) -> Contents | None:
     """E6: reliance by the influence of each snapshot, and tests of its changes; None if a fit has only one snapshot."""
-    if any(len(study.main_run(seed).snapshots) < 2 for seed in study.seeds):
+    runs = [study.main_run(seed) for seed in study.seeds]
+    if any(len(run.snapshots) < 2 for run in runs):
         return None
-    k, tables = study.settings.top_k, [_table(study, seed) for seed in study.seeds]
-    whole = pd.concat([table.assign(seed=seed) for seed, table in zip(study.seeds, tables, strict=True)], ignore_index=True)
-    run = study.main_run(0)
-    summed = reliance_table(study.main_scores(study.basic()[0]), run.train.language, run.probes.language, k)
+    k, view = study.settings.top_k, study.view
+    tables = [change_table(influence_by_snapshot(run, view), run.train.language, run.probes.language, k) for run in runs]
+    whole, summed = with_seeds(tables), study.reliance(study.scores(0)[study.main])
     return Contents(
-        f"The top {k} by the influence of each snapshot alone; Wilcoxon's signed-rank test, paired by probe, with p corrected "
-        "over all tests of a seed (Benjamini and Hochberg). The sentences are about seed 0, unless they say otherwise.",
-        (*findings_of_changes(tables[0], run, summed, k), *seeds_that_agree(whole)),
+        f"The top {k} by the influence of each single snapshot. Tests are Wilcoxon's signed-rank test, paired by probe, with p "
+        "corrected over all tests of a seed (Benjamini and Hochberg). The findings are for seed 0, unless stated otherwise.",
+        (*findings_of_changes(tables[0], runs[0], summed, k), *seeds_that_agree(whole)),
         {"changes": whole},
         {"changes": figures.changes(tables[0].assign(k=k, seeds=1))},
     )
 
 
-def _table(study: StudyRuns, seed: int) -> pd.DataFrame:
-    """The changes of one seed."""
-    run, view = study.main_run(seed), study.view
-    each = {
-        snapshot.index: run.influence(view.similarity, view.weighting, [snapshot.index]).to_numpy() for snapshot in run.snapshots
-    }
-    return change_table(each, run.train.language, run.probes.language, study.settings.top_k)
-
-
 def seeds_that_agree(table: pd.DataFrame) -> Iterator[str]:
-    """For each language, in how many seeds the own-language share falls from the first snapshot to the last.
+    """State for each language in how many seeds the own-language share falls from the first snapshot to the last.
 
     Args:
-        table: as `changes.change_table`, with the seed as a column.
+        table: as from `changes.change_table`, with a column `seed`.
     """
     seeds = table["seed"].nunique()
     if seeds < 2:
         return
     last = table.groupby("seed")["after"].transform("max")  # seeds may stop at different epochs
     whole = table[(table["before"] == table["before"].min()) & (table["after"] == last)]
-    own = whole[whole["probe_language"] == whole["train_language"]]
-    for language, lines in own.groupby("probe_language"):
-        falls = int((lines["difference"] < 0).sum())
-        certain = int(((lines["difference"] < 0) & (lines["p_adjusted"] < 0.05)).sum())
-        yield f"{language}: the own-language share falls in {falls} of {seeds} seeds, in {certain} significantly."
+    for language, lines in own_language(whole).groupby("probe_language"):
+        falls = lines["difference"] < 0
+        certain = falls & (lines["p_adjusted"] < SIGNIFICANT)
+        yield f"{language}: the own-language share falls in {falls.sum()} of {seeds} seeds, significantly in {certain.sum()}."

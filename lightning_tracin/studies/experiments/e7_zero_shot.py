@@ -1,12 +1,14 @@
-"""E7: fits without the train samples of a language, which becomes zero-shot."""
+"""E7: fits without the train samples of a language, which thereby becomes zero-shot."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 
 import pandas as pd
 
+from lightning_tracin.analysis.tables import stacked
 from lightning_tracin.analysis.zero_shot import zero_shot_table
 from lightning_tracin.errors import TracInError
 from lightning_tracin.reporting import figures
@@ -18,25 +20,16 @@ from lightning_tracin.studies.settings import StudySettings
 from lightning_tracin.studies.study_runs import StudyRuns, Wanted
 from lightning_tracin.studies.variant_languages import require_languages, require_trained_and_probed, varied_languages
 
-_REPORTED = "that hardly the same samples are relied on when a language is zero-shot"
-
-
-def check_settings(settings: StudySettings) -> None:
-    """Refuse an empty list of languages.
-
-    Raises:
-        TracInError: `zero_shot` is empty.
-    """
-    require_languages("zero_shot", settings.zero_shot)
+_REPORTED = "that probes hardly rely on the same samples once their language is zero-shot"
 
 
 def check_data(settings: StudySettings, split: Split) -> None:
-    """Refuse languages that cannot be left out, and a top k larger than what is left.
+    """Check that the languages can be left out, and that `top_k` train samples are left without each.
 
     Raises:
-        TracInError: a language is not both trained on and probed, or fewer than top_k train samples are left without it.
+        TracInError: a language is not both trained on and probed, or fewer than `top_k` train samples are left without it.
     """
-    require_trained_and_probed("zero_shot", settings.zero_shot, split)
+    require_trained_and_probed("zero_shot", settings, split)
     counts = Counter(split.train.with_format(None)["language"])
     language = max(settings.zero_shot or counts, key=lambda name: counts[name])
     left = sum(counts.values()) - counts[language]
@@ -59,49 +52,48 @@ def runs(study: StudyRuns) -> list[Wanted]:
     "E7: zero-shot",
     50,
     runs=runs,
-    check_settings=check_settings,
+    check_settings=partial(require_languages, "zero_shot"),
     check_data=check_data,
     addable=("zero_shot", "variant_seeds"),
 )
 def zero_shot(study: StudyRuns) -> Contents:
-    """E7: fits without a language, and which samples its probes then rely on."""
+    """E7: fits without a language, and the samples that its probes then rely on."""
     k = study.settings.top_k
-    tables = []
+    tables = {}
     for wanted in runs(study):
         language = str(wanted.variant.without)
         before = (study.scores(wanted.seed)[study.main], study.train)
         after = (study.main_scores(wanted), study.run(wanted).train)
-        table = zero_shot_table(language, before, after, study.probes.language, k)
-        tables.append(table.assign(language=language, seed=wanted.seed))
-    whole = pd.concat(tables, ignore_index=True)
-    whole = whole[["language", "seed", *[name for name in whole if name not in ("language", "seed")]]]
+        tables[language, wanted.seed] = zero_shot_table(language, before, after, study.probes.language, k)
+    whole = stacked(tables, "language", "seed")
     first = whole[whole["seed"] == 0].drop(columns="seed")
     return Contents(
-        f"Fitted without a language; the top {k} of its probes before and after, {study.settings.variant_seeds} seed(s). "
-        "`translations`: the part of the top after that are translations of the language's samples in the top before. "
-        "`stayed`: the part of the other languages' samples in the top before that are still in the top. Chance is what random "
-        "ranks give without the language, the interval a bootstrap over probes (95 %). The fit without the language makes fewer "
-        "steps. The sentences are about seed 0.",
-        tuple(_said(first)),
+        f"The model is fitted without a language; the top {k} of the language's probes are compared with those of the fit with "
+        f"it; {study.settings.variant_seeds} seed(s). `translations` is the fraction of the new top that are translations of the "
+        "language's samples in the old top. `stayed` is the fraction of the other languages' samples in the old top that are in "
+        "the new top. Chance is the value for random ranks without the language; intervals are bootstraps over probes (95 %). A "
+        "fit without the language takes fewer steps. The findings are for seed 0.",
+        tuple(_findings(first)),
         {"zero_shot": whole},
         {"zero_shot": figures.zero_shot(first.assign(k=k, seeds=1), study.languages)},
     )
 
 
-def _said(table: pd.DataFrame) -> Iterator[str]:
+def _findings(table: pd.DataFrame) -> Iterator[str]:
     for language, lines in table.groupby("language"):
         one, other = (lines[lines["measure"] == name].iloc[0] for name in ("translations", "stayed"))
         stayed = (
-            f"of the samples in other languages {other['share']:.2f} stayed ({other['low']:.2f} to {other['high']:.2f}, chance "
-            f"{other['chance']:.2f})"
+            f"of the samples in other languages, {other['share']:.2f} stayed in the top ({other['low']:.2f} to "
+            f"{other['high']:.2f}, chance {other['chance']:.2f})"
             if other["probes"]
-            else "before, no sample in another language was in the top"
+            else "with them, no sample in another language was in the top"
         )
-        if not one["chance"] > 0:  # no item is shared between languages, so nothing could be a translation
+        if not one["chance"] > 0:  # languages share no items, so there are no translations
             yield f"{language}: without its samples, {stayed}; {one['probes']} probes. The data have no translations."
             continue
         yield (
-            f"{language}: without its samples, {one['share']:.2f} of the top are translations of those it relied on (95 % "
-            f"interval {one['low']:.2f} to {one['high']:.2f}, chance {one['chance']:.2f}); {stayed}; {one['probes']} probes."
+            f"{language}: without its samples, {one['share']:.2f} of the top are translations of those that its probes relied on "
+            f"(95 % interval {one['low']:.2f} to {one['high']:.2f}, chance {one['chance']:.2f}); {stayed}; {one['probes']} probes"
+            "."
         )
-    yield f"For comparison, the authors of the original study report {_REPORTED}."
+    yield f"For comparison, Choenni et al. (2023) report {_REPORTED}."

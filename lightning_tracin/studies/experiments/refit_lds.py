@@ -9,6 +9,7 @@ import pandas as pd
 
 from lightning_tracin.analysis.lds import Members, draw_subsets, lds, lds_difference, lds_within_class
 from lightning_tracin.analysis.reliance import Interval, bootstrap_mean, by_unit
+from lightning_tracin.analysis.tables import table_from
 from lightning_tracin.errors import TracInError
 from lightning_tracin.reporting import figures
 from lightning_tracin.studies.registry import experiment
@@ -19,9 +20,12 @@ from lightning_tracin.studies.study_runs import StudyRuns
 #: The seed whose scores and refits are compared.
 _SEED = 0
 
+_DIFFERENCE, _WITHIN = ("minus_main", "minus_main_low", "minus_main_high"), ("within_class", "within_low", "within_high")
+COLUMNS = ("score", "lds", "low", "high", *_DIFFERENCE, *_WITHIN, "probes")
+
 
 def check_settings(settings: StudySettings) -> None:
-    """Refuse too few subsets.
+    """Check the number of subsets.
 
     Raises:
         TracInError: there are fewer than three.
@@ -31,7 +35,7 @@ def check_settings(settings: StudySettings) -> None:
 
 
 def members(study: StudyRuns, seed: int) -> Members:
-    """The halves, [subsets, train]; only one seed is fitted on them."""
+    """The random halves, [subsets, train]; only one seed is fitted on them."""
     return draw_subsets(len(study.train), study.settings.subsets if seed == _SEED else 0)
 
 
@@ -41,7 +45,7 @@ def members(study: StudyRuns, seed: int) -> Members:
 def datamodelling_score(study: StudyRuns) -> Contents:
     """Refits on random halves of the train samples.
 
-    The score has intervals; it is also computed within the probe's class, and as a difference from the study's own score.
+    The score has intervals; it is also computed within the probe's class, and as the difference from the study's own score.
     """
     halves = members(study, _SEED)
     outputs = -study.refits(_SEED).losses(halves, _SEED)
@@ -51,44 +55,30 @@ def datamodelling_score(study: StudyRuns) -> Contents:
         own, above = lds(one, halves, outputs), lds_difference(one, scores[study.main], halves, outputs)
         within = lds_within_class(one, halves, outputs, study.train.label, study.probes.label)
         finite = np.isfinite(within)
-        units = [unit for unit, counts in zip(study.units, finite, strict=True) if counts]
-        within = within[finite]
+        within, units = within[finite], [item for item, counts in zip(study.probes.item, finite, strict=True) if counts]
         low, high = bootstrap_mean(by_unit(within[:, None], units), Interval())
-        rows.append(
-            {
-                "score": name,
-                "lds": own.value,
-                "low": own.low,
-                "high": own.high,
-                "minus_main": above.value,
-                "minus_main_low": above.low,
-                "minus_main_high": above.high,
-                "within_class": float(within.mean()) if len(within) else np.nan,
-                "within_low": low[0],
-                "within_high": high[0],
-                "probes": own.probes,
-            }
-        )
-    table = pd.DataFrame(rows).sort_values("lds", ascending=False, ignore_index=True)
+        inside = (float(within.mean()) if len(within) else np.nan, low[0], high[0])
+        rows.append((name, own.value, own.low, own.high, above.value, above.low, above.high, *inside, own.probes))
+    table = table_from(rows, COLUMNS).sort_values("lds", ascending=False, ignore_index=True)
     return Contents(
         f"{len(halves)} refits on random halves of the {len(study.train)} train samples, seed {_SEED}. LDS is Spearman's "
-        f"correlation, over the halves, between summed influence and minus the loss of a probe; mean over {len(study.probes)} "
-        "probes, with 95 % intervals from resampling halves and probes. `within_class` removes what the number of samples of "
-        f"the probe's class explains (interval over items only); `minus_main` is the difference from {study.main}.",
-        tuple(_said(table, study.main)),
+        f"correlation over the halves between summed influence and minus the loss of a probe, averaged over {len(study.probes)} "
+        "probes; 95 % intervals come from resampling halves and probes. `within_class` controls for the number of samples of the "
+        f"probe's class (interval over items only); `minus_main` is the difference from {study.main}.",
+        tuple(_findings(table, study.main)),
         {"lds": table},
         {"lds": figures.lds_bars(table.assign(subsets=len(halves), seeds=1))},
     )
 
 
-def _said(table: pd.DataFrame, main: str) -> Iterator[str]:
+def _findings(table: pd.DataFrame, main: str) -> Iterator[str]:
     best, mine = table.iloc[0], table[table["score"] == main].iloc[0]
     yield f"{best['score']} predicts refits best: LDS {best['lds']:.3f} [{best['low']:.3f}, {best['high']:.3f}]."
     inside = table.sort_values("within_class", na_position="first").iloc[-1]
-    yield f"Within the probe's class, {inside['score']} predicts them best: {inside['within_class']:.3f}."
+    yield f"Within the probe's class, {inside['score']} predicts refits best: {inside['within_class']:.3f}."
     above = table.loc[table["minus_main_low"] > 0, "score"].tolist()
     below = table.loc[table["minus_main_high"] < 0, "score"].tolist()
     yield (
-        f"{main} has {mine['lds']:.3f} [{mine['low']:.3f}, {mine['high']:.3f}]. Scores whose difference from it has an interval "
-        f"above 0: {', '.join(above) or 'none'}; below 0: {', '.join(below) or 'none'}."
+        f"{main} has an LDS of {mine['lds']:.3f} [{mine['low']:.3f}, {mine['high']:.3f}]. Significantly better: "
+        f"{', '.join(above) or 'none'}; significantly worse: {', '.join(below) or 'none'} (95 % interval of the difference)."
     )

@@ -1,4 +1,4 @@
-"""Refits without each train language: do reliance tables agree with the change in loss of each probe language?"""
+"""Refits without each train language: do reliance tables predict the change in each probe language's loss?"""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from lightning_tracin.analysis.lds import Members, without_language
 from lightning_tracin.analysis.leave_one_out import agreement_table, change_in_loss
 from lightning_tracin.analysis.reliance import Interval, reliance_table
 from lightning_tracin.analysis.scores import Scores
+from lightning_tracin.analysis.tables import own_language, stacked
 from lightning_tracin.config import Measure
 from lightning_tracin.errors import TracInError
 from lightning_tracin.reporting import figures
@@ -23,8 +24,8 @@ from lightning_tracin.studies.study_runs import StudyRuns
 MEASURES: tuple[Measure, ...] = ("share", "mass", "mean")
 
 
-def check_data(settings: StudySettings, split: Split) -> None:  # noqa: ARG001 - as every check of data is called
-    """Refuse data whose tables are too small to be correlated.
+def check_data(settings: StudySettings, split: Split) -> None:  # noqa: ARG001 - every check of data has this signature
+    """Check that the tables are large enough to correlate.
 
     Raises:
         TracInError: fewer than three languages are trained on, or probed.
@@ -38,7 +39,7 @@ def check_data(settings: StudySettings, split: Split) -> None:  # noqa: ARG001 -
 
 
 def members(study: StudyRuns, seed: int) -> Members:  # noqa: ARG001 - the same for every seed
-    """Which train samples the refits may see: all, and then all but those of each language; [fits, train]."""
+    """The train samples of each refit: all of them, then all except those of each language; [fits, train]."""
     whole = np.ones((1, len(study.train)), dtype=np.bool_)
     return np.concatenate([whole, *(without_language(study.train.language, left) for left in study.languages)])
 
@@ -47,7 +48,7 @@ def members(study: StudyRuns, seed: int) -> Members:  # noqa: ARG001 - the same 
 def left_out(study: StudyRuns) -> Contents:
     """Refits without each language.
 
-    The tables of every score are compared with the measured changes in loss.
+    The reliance tables of every score are compared with the measured changes in loss.
     """
     losses = np.stack([study.refits(seed).losses(members(study, seed), seed) for seed in study.seeds])  # [seeds, fits, probes]
     without = {left: losses[:, 1 + i] for i, left in enumerate(study.languages)}
@@ -57,19 +58,18 @@ def left_out(study: StudyRuns) -> Contents:
         measure: {name: _mean_table([scores[name] for scores in by_seed], study, measure) for name in by_seed[0]}
         for measure in MEASURES
     }
-    parts = [agreement_table(measured, tables[measure]).assign(measure=measure) for measure in MEASURES]
-    parts.append(agreement_table(measured, tables["share"], "lift").assign(measure="lift"))
-    agreement = pd.concat(parts, ignore_index=True)
-    agreement = agreement[["measure", *[name for name in agreement if name != "measure"]]]
+    parts: dict[str, pd.DataFrame] = {measure: agreement_table(measured, tables[measure]) for measure in MEASURES}
+    parts["lift"] = agreement_table(measured, tables["share"], "lift")
+    agreement = stacked(parts, "measure")
     of_shares = agreement[agreement["measure"] == "share"]
     return Contents(
-        f"Fitted again without each train language, {len(losses)} seed(s): the change in each probe language's mean loss over "
-        f"{len(study.probes)} probes, with its standard error over seeds. Tables are means over seeds; share and lift are of "
-        f"the top {study.settings.top_k}. Correlations are over {len(measured)} cells, raw and after subtracting row and column "
-        "means from both (`centred`, with Fisher's 95 % interval); `floor` is the 95th percentile over tables with permuted "
-        "train languages, p the part of these tables that agree at least as well; `others` covers only the cells of other "
-        "languages.",
-        tuple(_said(measured, agreement, study.main)),
+        f"The model is fitted again without each train language, {len(losses)} seed(s). `change` is the change in each probe "
+        f"language's mean loss ({len(study.probes)} probes in all), `error` its standard error over seeds. Reliance tables are "
+        f"means over seeds; share and lift are of the top {study.settings.top_k}. Correlations are over {len(measured)} cells, "
+        "raw and after subtracting row and column means from both tables (`centred`, with Fisher's 95 % interval). `floor` is "
+        "the 95th percentile over tables with permuted train languages, p the fraction of these tables that agree at least as "
+        "well; `others` covers only the cells of other languages.",
+        tuple(_findings(measured, agreement, study.main)),
         {"changes": measured, "agreement": agreement},
         {
             "left_out": figures.left_out(measured, tables["share"][study.main].assign(k=study.settings.top_k)),
@@ -79,19 +79,18 @@ def left_out(study: StudyRuns) -> Contents:
 
 
 def _mean_table(scores: list[Scores], study: StudyRuns, measure: Measure) -> pd.DataFrame:
-    """A reliance table averaged over seeds; its intervals are not used, so few draws are enough."""
+    """A reliance table averaged over seeds; its intervals are not used, so a few resamples are enough."""
     few, k = Interval(resamples=2), study.settings.top_k
     each = [reliance_table(one, study.train.language, study.probes.language, k, measure=measure, interval=few) for one in scores]
     mean: pd.DataFrame = pd.concat(each).groupby(["probe_language", "train_language"])[["share", "lift"]].mean().reset_index()
     return mean
 
 
-def _said(measured: pd.DataFrame, agreement: pd.DataFrame, main: str) -> Iterator[str]:
-    own = measured[measured["probe_language"] == measured["train_language"]]
+def _findings(measured: pd.DataFrame, agreement: pd.DataFrame, main: str) -> Iterator[str]:
     others = measured[measured["probe_language"] != measured["train_language"]]
     yield (
-        f"Leaving out a probe language's own samples changes its loss by {own['change'].mean():+.3f} on average, leaving out "
-        f"another language by {others['change'].mean():+.3f}."
+        f"Leaving out a probe language's own samples changes its loss by {own_language(measured)['change'].mean():+.3f} on "
+        f"average; leaving out another language changes it by {others['change'].mean():+.3f}."
     )
     shares = agreement[(agreement["measure"] == "share") & agreement["centred_pearson"].notna()]
     best = shares.loc[shares["centred_pearson"].idxmax()]
@@ -99,20 +98,20 @@ def _said(measured: pd.DataFrame, agreement: pd.DataFrame, main: str) -> Iterato
     certain = shares.loc[shares["centred_pearson"] > shares["floor"], "score"].tolist()
     yield (
         f"By centred shares, {best['score']} agrees best with these changes ({best['centred_pearson']:.2f} "
-        f"[{best['centred_low']:.2f}, {best['centred_high']:.2f}], floor {best['floor']:.2f}); above their floors are "
+        f"[{best['centred_low']:.2f}, {best['centred_high']:.2f}], floor {best['floor']:.2f}). Scores above their floors: "
         f"{', '.join(certain) or 'none'}."
     )
     if len(mine):
         line = mine.iloc[0]
         yield (
             f"{main}: {line['centred_pearson']:.2f} centred, {line['pearson']:.2f} raw (Pearson), {line['spearman']:.2f} raw "
-            "(Spearman): a raw share mixes the effect of a language's samples on all probes with that on this probe language. "
-            f"Over the cells of other languages only, it is {line['others_pearson']:.2f} [{line['others_low']:.2f}, "
+            "(Spearman). Raw shares mix a train language's effect on all probes with its effect on one probe language. Over the "
+            f"cells of other languages only, the correlation is {line['others_pearson']:.2f} [{line['others_low']:.2f}, "
             f"{line['others_high']:.2f}]."
         )
     above = shares.loc[shares["others_low"] > 0].sort_values("others_pearson", ascending=False)
     named = [f"{name} {value:.2f}" for name, value in zip(above["score"], above["others_pearson"], strict=True)]
     yield (
-        "Which *other* language a probe language needs is a harder question than whether it needs its own; the scores that "
-        f"agree on it, with an interval above 0, are: {', '.join(named) or 'none'}."
+        "Predicting which *other* language a probe language needs is harder than predicting that it needs its own. Scores that "
+        f"correlate with it, with an interval above 0: {', '.join(named) or 'none'}."
     )

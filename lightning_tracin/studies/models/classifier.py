@@ -1,4 +1,4 @@
-"""An ordinary LightningModule around a Hugging Face sequence classifier; it does not know about influence."""
+"""An ordinary LightningModule for a Hugging Face sequence classifier; it knows nothing of influence."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
-from lightning_tracin.errors import TracInError, needs
+from lightning_tracin.errors import needs
 from lightning_tracin.studies.datasets import Split
 from lightning_tracin.studies.settings import FitSettings
-from lightning_tracin.studies.text_data import pretrained_tokenizer, texts_of, train_tokenizer
+from lightning_tracin.studies.text_data import found_on_hub, pretrained_tokenizer, texts_of, train_tokenizer
 
 
 class Classifier(pl.LightningModule):
@@ -28,9 +28,9 @@ class Classifier(pl.LightningModule):
 
     Args:
         model: the classifier.
-        learning_rate: the highest one.
-        warmup: share of the optimizer steps that belong to the warm-up.
-        weight_decay: of AdamW.
+        learning_rate: highest learning rate.
+        warmup: fraction of the optimizer steps in the warm-up.
+        weight_decay: weight decay of AdamW.
 
     Raises:
         MissingPackageError: torchmetrics is not installed.
@@ -67,17 +67,22 @@ class Classifier(pl.LightningModule):
         return logits.argmax(dim=-1)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return AdamW with a schedule that is advanced after every step."""
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
-        steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = get_linear_schedule_with_warmup(  # type: ignore[no-untyped-call]
-            optimizer, int(self.warmup * steps), steps
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        """Return AdamW with a schedule that advances after every step."""
+        return adamw_with_warmup(self, self.learning_rate, self.warmup, self.weight_decay)
+
+
+def adamw_with_warmup(
+    module: pl.LightningModule, learning_rate: float, warmup: float, weight_decay: float
+) -> OptimizerLRScheduler:
+    """AdamW with a linear warm-up over a fraction of the steps and a linear decay to zero, advanced after every step."""
+    optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    steps = int(module.trainer.estimated_stepping_batches)
+    scheduler = get_linear_schedule_with_warmup(optimizer, int(warmup * steps), steps)  # type: ignore[no-untyped-call]
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
 def tokenizer_and_model(options: FitSettings, split: Split) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Return a tokenizer trained on the train samples with a small model, or load both."""
+    """Train a tokenizer and build a small model, or load both."""
     labels = split.train.features["label"].names
     if options.model == "small":
         tokenizer = train_tokenizer(texts_of(split.train), options.vocabulary_size)
@@ -91,19 +96,19 @@ def tokenizer_and_model(options: FitSettings, split: Split) -> tuple[PreTrainedT
 
 
 def small_model(tokenizer: PreTrainedTokenizerBase, labels: list[str], options: FitSettings) -> PreTrainedModel:
-    """Return an XLM-R of the given size with random weights."""
+    """Build an XLM-R of the given size with random weights."""
     return XLMRobertaForSequenceClassification(small_config(tokenizer, options, **label_names(labels)))
 
 
 def small_config(tokenizer: PreTrainedTokenizerBase, options: FitSettings, **more: Any) -> XLMRobertaConfig:
-    """Return the configuration of an XLM-R of the given size."""
+    """The configuration of an XLM-R of the given size."""
     return XLMRobertaConfig(
         vocab_size=len(tokenizer),
         hidden_size=options.hidden_size,
         num_hidden_layers=options.layers,
         num_attention_heads=options.heads,
         intermediate_size=4 * options.hidden_size,
-        max_position_embeddings=options.max_length + 2,  # RoBERTa counts positions from the padding token's id on, which is 1
+        max_position_embeddings=options.max_length + 2,  # RoBERTa's positions start after the padding token's id, 1
         type_vocab_size=1,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
@@ -116,22 +121,21 @@ def pretrained_model(name: str, labels: list[str]) -> PreTrainedModel:
     """Load a model from a local folder or the Hugging Face hub, with a classification head for these labels.
 
     Raises:
-        TracInError: It does not exist, or there is no network.
+        TracInError: the model does not exist, or there is no network.
     """
-    try:
+    with found_on_hub("model", name):
         model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
             name, ignore_mismatched_sizes=True, **label_names(labels)
         )
-    except OSError as error:
-        raise TracInError(
-            f"The model {name!r} is neither a local folder nor available from the Hugging Face hub: correct the name; "
-            "without a network, download it elsewhere, copy the folder and give its path as --model, or use --model "
-            "small."
-        ) from error
     model.train()  # a loaded model is in evaluation mode, without dropout
     return model
 
 
 def label_names(labels: list[str]) -> dict[str, Any]:
-    """Return the class names as a Hugging Face configuration takes them."""
+    """Class names as arguments of a Hugging Face configuration.
+
+    Example:
+        >>> label_names(["no", "yes"])
+        {'id2label': {0: 'no', 1: 'yes'}, 'label2id': {'no': 0, 'yes': 1}}
+    """
     return {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}

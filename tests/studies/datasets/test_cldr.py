@@ -119,7 +119,7 @@ def test_an_unknown_kind_is_named() -> None:
 
 
 def test_no_language_at_all_is_an_error() -> None:
-    with pytest.raises(TracInError, match="No language of CLDR is asked for: name at least one, such as 'en'"):
+    with pytest.raises(TracInError, match="No language of CLDR is named: name at least one, such as 'en'"):
         load_cldr([])
 
 

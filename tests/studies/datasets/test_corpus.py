@@ -56,7 +56,7 @@ def test_an_unknown_label_is_named() -> None:
 
 
 def test_a_blank_text_is_named() -> None:
-    with pytest.raises(TracInError, match=r"1 rows without a text, the first is item '2' in language 'en': .*add '' to drop"):
+    with pytest.raises(TracInError, match=r"1 rows without a text; the first is item '2' in language 'en': .*add '' to drop"):
         build_corpus(table(("en", "1", "a", "x"), ("en", "2", " ", "x")), source="x", parallel=True)
 
 
@@ -77,7 +77,9 @@ def test_a_language_without_samples_is_named() -> None:
 
 
 def test_parallel_data_without_a_common_item_are_an_error() -> None:
-    with pytest.raises(TracInError, match=r"x has no sample left in language 'en' .*look at the placeholders, labels and items"):
+    with pytest.raises(
+        TracInError, match=r"x has no sample left in language 'en' .*check the settings for placeholders, labels and items"
+    ):
         build_corpus(table(("en", "1", "a", "x"), ("de", "2", "b", "x")), source="x", parallel=True)
 
 
@@ -91,7 +93,7 @@ def disputed() -> pd.DataFrame:
 
 def test_labels_that_differ_between_translations_are_named() -> None:
     message = (
-        r"the data has 1 items whose translations differ in their label, the first is item '2': 'x' in language 'en', 'y' in "
+        r"the data has 1 items whose translations differ in their label; the first is item '2': 'x' in language 'en', 'y' in "
         r"language 'de'; correct the labels, name the column that translations share as item, name placeholder texts as "
         r"drop_texts, or set differing_labels to 'drop' \(such items are left out in every language\) or 'keep'\."
     )

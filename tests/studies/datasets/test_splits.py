@@ -2,7 +2,7 @@ import pytest
 from datasets import Dataset
 
 from lightning_tracin.errors import TracInError
-from lightning_tracin.studies.datasets import Split, SplitPlan, repeated_texts, select_items, split_by_item, split_two
+from lightning_tracin.studies.datasets import Split, SplitPlan, repeated_texts, split_by_item, split_two
 from tests.support.rows import items
 
 LANGUAGES = ("en", "de", "fr")
@@ -106,24 +106,17 @@ def test_probes_from_data_of_their_own_may_share_items() -> None:
     assert set(split.train["item"]) == {str(i) for i in range(10)}
 
 
-def test_selected_items_are_the_same_in_every_language() -> None:
-    chosen = select_items(parallel(20), ["fr", "en"], 5, exclude=["3", "4"])
-    assert chosen["language"][:] == ["fr"] * 5 + ["en"] * 5
-    assert items(chosen, "fr") == items(chosen, "en")
-    assert set(chosen["item"]).isdisjoint({"3", "4"})
-
-
 def test_a_missing_language_is_named() -> None:
-    with pytest.raises(TracInError, match=r"The data have no language 'xx'; they have \['de', 'en', 'fr'\]: choose among these"):
+    with pytest.raises(TracInError, match=r"The data have no language 'xx'; they have \['de', 'en', 'fr'\]: choose from these"):
         split_by_item(parallel(20), plan(probe_languages=["xx"]))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train_per_language": 17}, "Language 'en' has 16 items to choose train samples from, but 17 are asked for: ask for"),
-        ({"probes_per_language": 21}, "Language 'en' has 20 items to choose probes from, but 21 are asked for: ask for fewer"),
-        ({"train_per_language": 16}, "Language 'en' has no item left to test on: ask for fewer train samples or probes"),
+        ({"train_per_language": 17}, "Language 'en' has 16 items to choose train samples from, but 17 are needed: choose fewer"),
+        ({"probes_per_language": 21}, "Language 'en' has 20 items to choose probes from, but 21 are needed: choose fewer"),
+        ({"train_per_language": 16}, "Language 'en' has no item left to test on: choose fewer train samples or probes"),
     ],
 )
 def test_too_few_items_are_counted(changes: dict[str, int], message: str) -> None:
@@ -192,8 +185,8 @@ def test_extra_samples_of_data_that_are_not_parallel() -> None:
 
 def test_too_few_items_for_extra_samples_are_counted() -> None:
     message = (
-        "Language 'en' has 6 items to choose extra train samples from, but 7 are asked for: ask for fewer extra train samples, "
-        "or give more data"
+        "Language 'en' has 6 items to choose extra train samples from, but 7 are needed: choose fewer extra train samples, "
+        "or provide more data"
     )
     with pytest.raises(TracInError, match=message):
         split_by_item(parallel(20), plan(extra_per_language=7))
@@ -202,15 +195,15 @@ def test_too_few_items_for_extra_samples_are_counted() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train_per_language": 21}, "Language 'en' has 20 items to choose train samples from, but 21 are asked for: ask for"),
-        ({"extra_per_language": 11}, "Language 'en' has 10 items to choose extra train samples from, but 11 are asked for"),
+        ({"train_per_language": 21}, "Language 'en' has 20 items to choose train samples from, but 21 are needed: choose fewer"),
+        ({"extra_per_language": 11}, "Language 'en' has 10 items to choose extra train samples from, but 11 are needed"),
         (
             {"probes_per_language": 9},
-            "Language 'en' has 8 items to choose probes from, but 9 are asked for: ask for fewer probes",
+            "Language 'en' has 8 items to choose probes from, but 9 are needed: choose fewer probes",
         ),
         (
             {"probes_per_language": 8},
-            "Language 'en' has no item left to test on: ask for fewer train samples or probes, or for no",
+            "Language 'en' has no item left to test on: choose fewer train samples or probes, or no test",
         ),
     ],
 )

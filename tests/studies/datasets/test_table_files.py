@@ -73,7 +73,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: str, encodi
 
 
 def test_json_that_is_no_object_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TracInError, match=r"a\.jsonl has something else than an object in line 2: correct the file"):
+    with pytest.raises(TracInError, match=r"a\.jsonl has something other than an object in line 2: correct the file"):
         read_table(write(tmp_path / "a.jsonl", '{"text": "x"}\n[1]\n'))
 
 

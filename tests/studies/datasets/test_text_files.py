@@ -163,13 +163,13 @@ def test_nusax_is_what_its_files_say(language: str) -> None:
 
 
 def test_a_missing_language_is_named_with_those_that_are_there(two_languages: str) -> None:
-    with pytest.raises(TracInError, match=r"has no language 'fr'; it has \['de', 'en'\]: ask for these"):
+    with pytest.raises(TracInError, match=r"has no language 'fr'; it has \['de', 'en'\]: name only these"):
         load_files(two_languages, languages=["en", "fr"])
 
 
 def test_a_missing_language_in_a_column_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "all.csv", "lang,id,text,label\nen,1,one,x\n")
-    with pytest.raises(TracInError, match=r"all\.csv has no language 'fr'; it has \['en'\]: ask for these"):
+    with pytest.raises(TracInError, match=r"all\.csv has no language 'fr'; it has \['en'\]: name only these"):
         load_files(path, columns=Columns(language="lang", item="id"), languages=["fr"])
 
 

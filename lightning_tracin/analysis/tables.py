@@ -1,0 +1,58 @@
+"""Small helpers that build and join tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+
+def table_from(rows: Sequence[Any], columns: Sequence[str]) -> pd.DataFrame:
+    """A table with these columns, even if there are no rows.
+
+    Example:
+        >>> list(table_from([], ["language", "share"]))
+        ['language', 'share']
+    """
+    table: pd.DataFrame = pd.DataFrame(rows, columns=list(columns))
+    return table
+
+
+def stacked(tables: Mapping[Any, pd.DataFrame], *names: str) -> pd.DataFrame:
+    """Join tables one below the other, with the key of each in new first columns.
+
+    Args:
+        tables: key -> table; with several names, a key is a tuple.
+        names: names of the new columns.
+
+    Example:
+        >>> tables = {"cosine": pd.DataFrame({"share": [0.5, 0.25]}), "dot": pd.DataFrame({"share": [1.0]})}
+        >>> stacked(tables, "score").values.tolist()
+        [['cosine', 0.5], ['cosine', 0.25], ['dot', 1.0]]
+    """
+    table: pd.DataFrame = pd.concat(tables, names=list(names)).reset_index(level=list(names)).reset_index(drop=True)
+    return table
+
+
+def with_seeds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Join the tables of seeds 0, 1, ..., with a new last column `seed`.
+
+    Example:
+        >>> with_seeds([pd.DataFrame({"share": [0.5]}), pd.DataFrame({"share": [0.25]})]).values.tolist()
+        [[0.5, 0.0], [0.25, 1.0]]
+    """
+    table: pd.DataFrame = pd.concat([one.assign(seed=seed) for seed, one in enumerate(tables)], ignore_index=True)
+    return table
+
+
+def own_language(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows in which probe language and train language are the same.
+
+    Example:
+        >>> table = pd.DataFrame({"probe_language": ["de", "de"], "train_language": ["de", "en"], "share": [0.75, 0.25]})
+        >>> own_language(table)["share"].tolist()
+        [0.75]
+    """
+    own: pd.DataFrame = table[table["probe_language"] == table["train_language"]]
+    return own
