@@ -43,10 +43,11 @@ def needs(package: str, extra: str, what: str) -> ModuleType:
     Example:
         >>> needs("json", "report", "Reports").dumps([1])
         '[1]'
-        >>> needs("no_such_package", "report", "Reports")
-        Traceback (most recent call last):
-        ...
-        lightning_tracin.errors.MissingPackageError: Reports need no_such_package, which is not installed: pip install 'lightning-tracin[report]'.
+        >>> try:
+        ...     needs("no_such_package", "report", "Charts")
+        ... except MissingPackageError as error:
+        ...     print(error)
+        Charts need no_such_package, which is not installed: pip install 'lightning-tracin[report]'.
     """
     root = package.partition(".")[0]
     try:

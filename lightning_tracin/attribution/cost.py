@@ -52,8 +52,8 @@ class Plan:
         free = free_bytes(folder)
         total = "each" if self.snapshots is None else "in all" if free is None else f"in all, {naturalsize(free)} free"
         return printable(
-            f"TracIn: {len(self.train)} train samples ({_counted(self.train)}) x {len(self.probes)} probes "
-            f"({_counted(self.probes)}), scored over {self.elements:,} elements of {self.parameters} parameters (all that were "
+            f"TracIn: {len(self.train)} train samples ({counted(self.train)}) x {len(self.probes)} probes "
+            f"({counted(self.probes)}), scored over {self.elements:,} elements of {self.parameters} parameters (all that were "
             f"chosen: {by_rule}){self._described_mask()}; {number} snapshots in {folder}, weights "
             f"{naturalsize(self.weights_bytes)} and ingredients {naturalsize(self.ingredients_bytes)} each "
             f"({naturalsize(self.bytes_needed)} {total}){self._described_time()}."
@@ -85,7 +85,13 @@ class Plan:
             )
 
 
-def _counted(table: SampleTable) -> str:
+def counted(table: SampleTable) -> str:
+    """The number of samples of each language, in words.
+
+    Example:
+        >>> counted(SampleTable(("de", "sw", "de"), (None,) * 3, ("",) * 3, (None,) * 3))
+        'de 2, sw 1'
+    """
     return ", ".join(f"{language} {count}" for language, count in table.counts().items())
 
 

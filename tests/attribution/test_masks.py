@@ -220,7 +220,9 @@ def test_mask_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("other", [{"language_means": True}, {"projection_dim": 100}])
 def test_masks_go_with_exact_influence_only(other: dict[str, Any]) -> None:
-    with pytest.raises(TracInError, match=r"mask='m\.safetensors' acts on single elements .* leave out `language_means` and `proj"):
+    with pytest.raises(
+        TracInError, match=r"mask='m\.safetensors' acts on single elements .* leave out `language_means` and `proj"
+    ):
         TracInCallback(mask="m.safetensors", **other)
 
 
