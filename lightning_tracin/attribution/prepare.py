@@ -8,7 +8,7 @@ all of it --Setup--> what `Attributor` computes, and the record of the run
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -30,7 +30,6 @@ from lightning_tracin.gradients.layouts import Decisions
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.records import RunRecord, known_samples, package_versions
 from lightning_tracin.storage.sample_table import SampleTable
-from lightning_tracin.storage.snapshots import SnapshotRecord
 
 
 @dataclass(frozen=True)
@@ -287,46 +286,4 @@ def run_record(run: str, setup: Setup, coverage: Coverage, sources: Sources, ave
         coverage=dict(coverage.by_rule),
         versions=package_versions(),
         averaging=averaging,
-    )
-
-
-def snapshot_record(
-    index: int,
-    *,
-    epoch: int,
-    step: int,
-    steps: int,
-    visits: float,
-    rates: Sequence[float],
-    last_rates: Sequence[float],
-    groups: Mapping[str, int],
-    elements: int,
-    frozen: str,
-) -> SnapshotRecord:
-    """The record of a snapshot; parameters that no optimizer moves are a group of their own, behind the others, at rate 0.
-
-    Args:
-        index: position in the ledger.
-        epoch: number of the epoch, from 1.
-        step: optimizer steps made so far.
-        steps: optimizer steps since the previous snapshot.
-        visits: how often a train sample was seen on average since then.
-        rates: of each optimizer group, the mean learning rate over those steps.
-        last_rates: of each optimizer group, the rate at the last of those steps.
-        groups: scored parameter -> its group, in the model's order.
-        elements: number of elements of the scored parameters.
-        frozen: digest of the parameters whose values are not kept.
-    """
-    idle = (0.0,) if len(rates) in groups.values() else ()
-    return SnapshotRecord(
-        index=index,
-        epoch=epoch,
-        step=step,
-        steps=steps,
-        visits=visits,
-        learning_rates=(*rates, *idle),
-        last_learning_rates=(*last_rates, *idle),
-        groups=dict(groups),
-        elements=elements,
-        frozen=frozen,
     )
