@@ -12,7 +12,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
-from lightning_tracin.attribution.processes import _Value
+from lightning_tracin.attribution.processes import Value
 from lightning_tracin.errors import TracInError
 
 
@@ -43,9 +43,9 @@ class Environment:
         if self.strategy is not None:
             self.strategy.barrier(name)
 
-    def broadcast(self, value: _Value) -> _Value:
+    def broadcast(self, value: Value) -> Value:
         """Rank 0's value, on all ranks."""
-        received: _Value = value if self.strategy is None else self.strategy.broadcast(value)
+        received: Value = value if self.strategy is None else self.strategy.broadcast(value)
         return received
 
     def gather(self, values: Tensor) -> Tensor:
