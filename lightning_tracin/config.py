@@ -32,7 +32,7 @@ Sign = Literal["positive", "negative"]
 Measure = Literal["share", "mass", "mean"]
 
 #: The preconditioners to choose from when reading scores; "none" overrides the one that the run was made with.
-Asked = Literal["adam", "fisher", "none"]
+PreconditionerChoice = Literal["adam", "fisher", "none"]
 
 #: Whether to whiten all features together, or each layer separately (F without its cross-layer blocks).
 Blocks = Literal["whole", "layer"]
@@ -114,7 +114,7 @@ def _sentence(model: type[BaseModel], error: ValidationError) -> str:
     first = error.errors()[0]
     name, value = str(first["loc"][0]) if first["loc"] else model.__name__, first["input"]
     if first["type"] == "extra_forbidden":
-        return f"There is no option {name!r}; there are {', '.join(model.model_fields)}."
+        return f"There is no option {name!r}; the options are {', '.join(model.model_fields)}."
     if first["type"] == "literal_error":
         return f"{name} should be one of {first['ctx']['expected'].replace(' or ', ', ')}, but is {value!r}."
     if first["type"] == "greater_than_equal":
@@ -129,20 +129,14 @@ class SampleColumns(OptionGroup):
 
     language_column: str = Field(default="language", description="dataset column (or attribute) with each sample's language.")
     item_column: str | None = Field(default=None, description="column with an id that all translations of one sentence share.")
-    text_columns: Names | None = Field(
-        default=None, description="columns to show as a sample's text. Default: every string column without another role."
-    )
-    label_column: str | None = Field(
-        default=None, description="column to show as a sample's label. Default: `label` or `labels`."
-    )
+    text_columns: Names | None = Field(default=None, description="columns to show as text. Default: all other string columns.")
+    label_column: str | None = Field(default=None, description="column to show as label. Default: `label` or `labels`.")
 
 
 class ProbeChoice(OptionGroup):
     """Which samples of the probe loaders to use as probes."""
 
-    probe_languages: Names | None = Field(
-        default=None, description="languages to probe. Default: all languages in the probe data."
-    )
+    probe_languages: Names | None = Field(default=None, description="languages to probe. Default: all in the probe data.")
     max_probes_per_language: Positive | None = Field(
         default=50,
         description="at most this many probes per language (None: all). Parallel data keep the same items in every language.",
@@ -186,7 +180,7 @@ class Scoring(OptionGroup):
 
     similarity: Similarity = "cosine"
     weighting: Weighting = "uniform"
-    preconditioner: Asked | None = None  # None: the one that the run was made with
+    preconditioner: PreconditionerChoice | None = None  # None: the one that the run was made with
     damping: float = Field(default=DAMPING, gt=0)
     blocks: Blocks = "whole"
 

@@ -12,10 +12,10 @@ class TracInError(RuntimeError):
 
     Example:
         >>> try:
-        ...     raise TracInError("There is no probe 9; the run has probes 0 to 3.\x1b[2J")
+        ...     raise TracInError("There is no probe 9; the run has probes 0 to 3.\x07")  # rings the bell of a terminal
         ... except TracInError as error:
-        ...     print(error)
-        There is no probe 9; the run has probes 0 to 3.[2J
+        ...     print(repr(str(error)))
+        'There is no probe 9; the run has probes 0 to 3.'
     """
 
     def __init__(self, message: str) -> None:
@@ -75,11 +75,8 @@ def printable(text: str) -> str:
         >>> printable("\x1b[31mred\x07")
         '[31mred'
     """
-    return "".join(
-        letter
-        for letter in text
-        if letter in "\t\n" or not (unicodedata.category(letter) in ("Cc", "Cs") or letter in _REORDERING)
-    )
+    kept = (letter for letter in text if letter not in _REORDERING)
+    return "".join(letter for letter in kept if letter in "\t\n" or unicodedata.category(letter) not in ("Cc", "Cs"))
 
 
 def one_line(text: str) -> str:

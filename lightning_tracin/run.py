@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +18,17 @@ from lightning_tracin.analysis.scores import Scores, require_k
 from lightning_tracin.analysis.top_k import Strongest
 from lightning_tracin.attribution.method import Method, method_of
 from lightning_tracin.attribution.prepare import Sources
-from lightning_tracin.config import DAMPING, Asked, Blocks, Measure, SampleColumns, Scoring, Sign, Similarity, Weighting
+from lightning_tracin.config import (
+    DAMPING,
+    Blocks,
+    Measure,
+    PreconditionerChoice,
+    SampleColumns,
+    Scoring,
+    Sign,
+    Similarity,
+    Weighting,
+)
 from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.filesystem import Place, place
@@ -80,8 +91,8 @@ class TracInRun:
         if run._may_lack_products():
             warnings.warn(
                 f"The exact scores of {run.path} may be wrong: versions before 0.2 could leave out products of short probes "
-                "behind long ones, and this run has no spot check. `lightning-tracin attribute` checks it where the snapshots' "
-                f"weights were kept (delete {run.path / 'ingredients'} first to have all of it computed again); else fit again.",
+                "after long ones, and this run has no spot check. If the snapshots' weights were kept, `lightning-tracin "
+                f"attribute` checks it (delete {run.path / 'ingredients'} first to compute everything again); if not, fit again.",
                 stacklevel=2,
             )
         return run
@@ -128,7 +139,7 @@ class TracInRun:
         similarity: Similarity = "cosine",
         weighting: Weighting = "uniform",
         snapshots: Sequence[int] | None = None,
-        preconditioner: Asked | None = None,
+        preconditioner: PreconditionerChoice | None = None,
         damping: float = DAMPING,
         blocks: Blocks = "whole",
     ) -> xr.DataArray:
@@ -191,7 +202,7 @@ class TracInRun:
         snapshots: Sequence[int] | None = None,
         interval: Interval | None = None,
         by: Literal["layer"] | None = None,
-        preconditioner: Asked | None = None,
+        preconditioner: PreconditionerChoice | None = None,
         damping: float = DAMPING,
         blocks: Blocks = "whole",
     ) -> pd.DataFrame:
@@ -236,20 +247,14 @@ class TracInRun:
             similarity=similarity, weighting=weighting, preconditioner=preconditioner, damping=damping, blocks=blocks
         )
         chosen = self._chosen(snapshots)
-        tallies: dict[tuple[int, str], Tally] = {}
-
-        def add(index: int, layer: str, train: Indices, scores: Scores) -> None:
-            if (index, layer) not in tallies:
-                tallies[index, layer] = Tally(self.train.language, k, sign, measure)
-            tallies[index, layer].add(train, scores)
-
+        tallies: dict[tuple[int, str], Tally] = defaultdict(lambda: Tally(self.train.language, k, sign, measure))
         for together in [range(max(chosen) + 1)] if cumulative else [[index] for index in chosen]:
             for train, each in self._scorer.blocks(together, scoring, by_layer=by == "layer"):
                 total: dict[str, Scores] = {}
                 for index, scores in zip(together, each, strict=True):
                     total = {layer: one + total[layer] if layer in total else one for layer, one in scores.items()}
                     for layer, one in total.items() if index in chosen else ():
-                        add(index, layer, train, one)
+                        tallies[index, layer].add(train, one)
         tables = []
         for (index, layer), tally in tallies.items():
             about = self.snapshots[index].record
@@ -269,7 +274,7 @@ class TracInRun:
         similarity: Similarity = "cosine",
         weighting: Weighting = "uniform",
         snapshots: Sequence[int] | None = None,
-        preconditioner: Asked | None = None,
+        preconditioner: PreconditionerChoice | None = None,
     ) -> pd.DataFrame:
         """The strongest train samples of one probe (or query), with their texts.
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from lightning_tracin.attribution.batching import batches_of, described
+from lightning_tracin.attribution.batching import batches_of, name_of
 from lightning_tracin.attribution.losses import SummedLoss
 from lightning_tracin.attribution.samples import SampleSet
 from lightning_tracin.errors import TracInError
@@ -84,7 +84,7 @@ def head_importance(
             each = _derivatives(value, [found[0] for found in contexts], layers[0].heads)
             if not torch.isfinite(each).all():
                 index = batch[int((~torch.isfinite(each)).flatten(1).any(1).nonzero()[0])]
-                raise TracInError(f"The gradient of {described(samples, index, 'sample')} is not finite; look at that sample.")
+                raise TracInError(f"The gradient of {name_of(samples, index, 'sample')} is not finite; look at that sample.")
             total += each.abs().sum(0)
     importance: Floats = (total / len(samples)).numpy()
     return importance

@@ -65,9 +65,8 @@ class Attributor:
         """
         load_weights(model, weights)
         setup, groups = self._setup, snapshot.record.groups
-        train = (
-            None if self._checked else setup.train
-        )  # before the fit, a zero-initialized head may have made all other gradients 0
+        # The check before the fit is not enough: a zero-initialized head makes all other gradients 0.
+        train = None if self._checked else setup.train
         moment = f"at snapshot {snapshot.name}"
         coverage, loss = verify(
             model, frozenset(groups), train, None, self._prepared, moment, loss=setup.loss, decisions=setup.decisions

@@ -94,6 +94,11 @@ def shards_of_rank(count: int, job: Job) -> list[int]:
     """The shards that this rank computes, out of `count`.
 
     Shards are sorted by sample length, so ranks are assigned back and forth (0, 1, 1, 0, ...) to balance the long ones.
+
+    Example:
+        >>> import types
+        >>> [shards_of_rank(6, types.SimpleNamespace(rank=rank, ranks=2)) for rank in (0, 1)]
+        [[0, 3, 4], [1, 2, 5]]
     """
     rounds = ([*range(at, min(at + job.ranks, count))] for at in range(0, count, job.ranks))
     turns = ((row, job.rank if number % 2 == 0 else job.ranks - 1 - job.rank) for number, row in enumerate(rounds))
@@ -172,7 +177,7 @@ def run_batch(
             value = job.loss(alone, 1)
         if not torch.isfinite(value):
             raise TracInError(
-                f"The loss of {described(samples, index, kind)} is {float(value)} at snapshot {name}; look at that sample and at "
+                f"The loss of {name_of(samples, index, kind)} is {float(value)} at snapshot {name}; look at that sample and at "
                 "the fit's own loss (a diverged model has no influence to measure)."
             )
     raise TracInError(
@@ -197,11 +202,11 @@ def require_finite(values: Tensor, indices: Sequence[int], samples: SampleSet, k
     bad = (~torch.isfinite(values)).any(0).nonzero()[:, 0].tolist()
     if bad:
         raise TracInError(
-            f"The gradient of {described(samples, indices[bad[0]], kind)} is not finite at snapshot {name}; look at that sample, "
+            f"The gradient of {name_of(samples, indices[bad[0]], kind)} is not finite at snapshot {name}; look at that sample, "
             "or use `dtype='float64'`."
         )
 
 
-def described(samples: SampleSet, index: int, kind: str) -> str:
+def name_of(samples: SampleSet, index: int, kind: str) -> str:
     """How messages name a sample, such as `probe 3 (language 'sw')`."""
     return f"{kind} {index} (language {samples.table.language[index]!r})"

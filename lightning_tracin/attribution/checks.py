@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_tracin.attribution.batching import described
+from lightning_tracin.attribution.batching import name_of
 from lightning_tracin.attribution.losses import Probed, SummedLoss, find_loss
 from lightning_tracin.attribution.samples import SampleSet
 from lightning_tracin.errors import TracInError
@@ -66,7 +66,7 @@ def check_gradients(
             values = [float(loss(one, 1)) for one in alone]
         for index, value in zip(batch, values, strict=True):
             if not math.isfinite(value):
-                raise TracInError(f"The loss of {described(samples, index, kind)} is {value} {moment}; look at that sample.")
+                raise TracInError(f"The loss of {name_of(samples, index, kind)} is {value} {moment}; look at that sample.")
         if batch:
             together = prepare(samples.batch(batch))
             verify_gradients(model, coverage, partial(loss, together, len(batch)), [partial(loss, one, 1) for one in alone])

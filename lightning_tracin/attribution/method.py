@@ -118,5 +118,5 @@ def method_of(options: Options) -> Method:
         importlib.import_module(f"lightning_tracin.attribution.{module}")
     name = options.method_name
     if name not in _METHODS:
-        raise TracInError(f"There is no method {name!r}; there are {', '.join(sorted(_METHODS))}.")
+        raise TracInError(f"There is no method {name!r}; the methods are {', '.join(sorted(_METHODS))}.")
     return _METHODS[name](options)

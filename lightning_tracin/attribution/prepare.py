@@ -84,8 +84,7 @@ def dtype_of(options: Options) -> torch.dtype:
         >>> dtype_of(Options(dtype="float64"))
         torch.float64
     """
-    dtype = getattr(torch, options.dtype)
-    assert isinstance(dtype, torch.dtype)
+    dtype: torch.dtype = getattr(torch, options.dtype)
     return dtype
 
 
@@ -163,6 +162,12 @@ def require_top_k(top_k: int, train: int) -> None:
 
     Raises:
         TracInError: it is larger.
+
+    Example:
+        >>> require_top_k(100, train=60)
+        Traceback (most recent call last):
+        ...
+        lightning_tracin.errors.TracInError: top_k=100 is larger than the train set (60 samples); choose a smaller `top_k`.
     """
     if top_k > train:
         raise TracInError(f"top_k={top_k} is larger than the train set ({train} samples); choose a smaller `top_k`.")

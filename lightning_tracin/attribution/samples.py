@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -101,14 +102,13 @@ def joined(sets: Sequence[SampleSet]) -> SampleSet:
     """Concatenate several sets."""
     columns = ("language", "item", "text", "label")
     table = SampleTable(*(tuple(entry for one in sets for entry in getattr(one.table, column)) for column in columns))
-    datasets: list[Any] = []
-    collates: list[Callable[[list[Any]], Any]] = []
-    places: list[tuple[int, int]] = []
-    for one in sets:
-        places += [(source + len(datasets), position) for source, position in one.places]
-        datasets += one.datasets
-        collates += one.collates
-    return SampleSet(table, tuple(datasets), tuple(collates), tuple(places))
+    starts = accumulate((len(one.datasets) for one in sets), initial=0)
+    return SampleSet(
+        table,
+        datasets=tuple(dataset for one in sets for dataset in one.datasets),
+        collates=tuple(collate for one in sets for collate in one.collates),
+        places=tuple((start + source, place) for start, one in zip(starts, sets, strict=False) for source, place in one.places),
+    )
 
 
 def measured(samples: SampleSet, environment: Processes) -> SampleSet:

@@ -16,8 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lightning_tracin.attribution.batching import Job, Target, batches_of
-from lightning_tracin.attribution.batching import described as described_sample
+from lightning_tracin.attribution.batching import Job, Target, batches_of, name_of
 from lightning_tracin.attribution.samples import SampleSet
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import Capture, Dense, Form, Rows, Sketch, plain_gradient, rounding
@@ -151,7 +150,7 @@ def check_features(target: Target, job: Job, store: FeatureStore, probes: Sample
         for i, index in enumerate(indices):
             features = _features(sketch, alone.gradient(samples, [index])).cpu().double()
             found.append((stored[i] - features).norm() / sizes[i])
-            names.append(described_sample(samples, index, "train sample" if side == "train" else "probe"))
+            names.append(name_of(samples, index, "train sample" if side == "train" else "probe"))
     pairs = len(train) * len(some) if probes is None else len(sides[0][2])
     worst = names[int(torch.stack(found).argmax())]  # a NaN counts as the largest
     return _judged(alone, sides[0][2][0], pairs, found, store.folder, lambda: f"the features of {worst}", sides[0][1], _HALF)
@@ -287,6 +286,6 @@ def _worst_pair(alone: _Alone, train: Sequence[int], probes: Sequence[int], dot:
             true, held = float(_inner(z, q, target.parts).sum()), float(dot[:, i, j].sum())
             off = abs(true - held) / max(_norm(z) * _norm(q), 1e-30)
             if off > worst:
-                one, other = described_sample(job.train, sample, "train sample"), described_sample(job.probes, probe, "probe")
+                one, other = name_of(job.train, sample, "train sample"), name_of(job.probes, probe, "probe")
                 worst, text = off, f"the inner product of {one} with {other}, which is {true:.6g} and was stored as {held:.6g}"
     return text

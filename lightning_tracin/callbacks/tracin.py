@@ -116,7 +116,8 @@ class TracInCallback(CallbackBase):
             self._run, self._recorder, self._last_step = "", Recorder(), 0
         directory = RunDirectory(self.dirpath)
         if not self.options.dry_run:
-            self._take_lock(trainer, self.dirpath)
+            self._end()
+            self._lock = acquired(self.dirpath, Environment(pl_module, trainer.strategy))
         resumed = directory.holds_run and directory.record().run == self._run
         if not resumed and not self.options.dry_run:
             directory.refuse_other_run()
@@ -146,7 +147,7 @@ class TracInCallback(CallbackBase):
         """Count the samples, and take a snapshot every `every_n_train_steps`."""
         if self._session is None:
             return
-        self._recorder.see(_samples_in_batch(trainer.train_dataloader, batch, batch_idx) * trainer.world_size)
+        self._recorder.samples += _samples_in_batch(trainer.train_dataloader, batch, batch_idx) * trainer.world_size
         every = self.options.every_n_train_steps
         if every is not None and self._recorder.step // every > self._last_step // every:
             self._snapshot(self._session)
@@ -185,11 +186,6 @@ class TracInCallback(CallbackBase):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Release the run directory, however the fit ended."""
         self._end()
-
-    def _take_lock(self, trainer: Trainer, dirpath: Path) -> None:
-        """Lock the run directory against other processes."""
-        self._end()
-        self._lock = acquired(dirpath, Environment(trainer.lightning_module, trainer.strategy))
 
     def _end(self) -> None:
         self._session = None

@@ -67,7 +67,7 @@ def attribute_from_config(
     if callback is not None:
         options, sources = callback.options, callback.sources
         for name, ours, theirs in differing_options(options, record.options):
-            raise TracInError(f"{config} says {name}={ours}, but the run {run} was made with {theirs}; give the fit's own file.")
+            raise TracInError(f"{config} sets {name}={ours}, but the run {run} was made with {theirs}; give the fit's own file.")
         given |= {name: getattr(options, name) for name in ("top_k", "similarity", "weighting", "memory_budget")}
         given |= {name: getattr(sources, name) for name in ("languages", "languages_of_probes")}
         given["mask"] = options.mask if mask is None else mask
@@ -104,10 +104,9 @@ def _read(path: Path) -> Mapping[str, Any]:
 def _callback_section(trainer: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The section of TracInCallback; None if there is none."""
     callbacks = trainer.get("callbacks") or []
-    for one in callbacks if isinstance(callbacks, list) else [callbacks]:
-        if isinstance(one, dict) and str(one.get("class_path", "")).rpartition(".")[2] == TracInCallback.__name__:
-            return one
-    return None
+    sections = [one for one in (callbacks if isinstance(callbacks, list) else [callbacks]) if isinstance(one, dict)]
+    name = TracInCallback.__name__
+    return next((one for one in sections if str(one.get("class_path", "")).rpartition(".")[2] == name), None)
 
 
 def _built(values: Mapping[str, Any], callback: Mapping[str, Any] | None) -> tuple[TracInCallback | None, Any, Any]:

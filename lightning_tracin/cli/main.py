@@ -39,7 +39,7 @@ def settings_from(path: Path, *overrides: str) -> StudySettings:
         TracInError: the file does not exist or a value is invalid. An unknown name exits with a message, as on any command line.
     """
     if not path.is_file():
-        raise TracInError(f"There is no file {path}; ready settings are in examples/configs of the project.")
+        raise TracInError(f"There is no file {path}; examples/configs of the project has files to start from.")
     parser = _study_parser()
     return _settings(parser.instantiate(parser.parse_args([f"--config={path}", *overrides])))
 
@@ -80,9 +80,7 @@ def _study_parser() -> ArgumentParser:
 def _settings(parsed: Namespace) -> StudySettings:
     from lightning_tracin.studies.settings import StudySettings
 
-    values = vars(parsed)
-    values.pop("config", None)
-    return StudySettings(**values)
+    return StudySettings(**{name: value for name, value in vars(parsed).items() if name != "config"})
 
 
 def _study(settings: StudySettings) -> None:

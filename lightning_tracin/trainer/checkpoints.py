@@ -62,6 +62,13 @@ def found_checkpoints(places: str | Path | Iterable[str | Path]) -> list[Path]:
 
     Raises:
         TracInError: there are none, or one does not exist.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     (Path(folder) / "epoch=0.ckpt").touch()
+        ...     [path.name for path in found_checkpoints(folder)]
+        ['epoch=0.ckpt']
     """
     given = [Path(places)] if isinstance(places, str | Path) else [Path(place) for place in places]
     found: list[Path] = []

@@ -78,6 +78,14 @@ def refuse_sharded(strategy: object, what: str, remedy: str) -> None:
 
     Raises:
         TracInError: the strategy is neither a single device nor DDP.
+
+    Example:
+        >>> class FSDPStrategy: ...
+        >>> try:
+        ...     refuse_sharded(FSDPStrategy(), "attribute", "use DDP")
+        ... except TracInError as error:
+        ...     print(error)
+        FSDPStrategy shards the model, but attribute needs whole weights on every rank; use DDP.
     """
     strategies = {parent.__name__ for parent in type(strategy).__mro__}
     if not strategies & {"SingleDeviceStrategy", "DDPStrategy"} or "DeepSpeedStrategy" in strategies:

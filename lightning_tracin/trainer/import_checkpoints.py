@@ -122,9 +122,7 @@ def import_checkpoints(
 
 def _ordered(paths: Sequence[Path], batches: int) -> list[tuple[Path, int]]:
     """One checkpoint per step, with its step, in order."""
-    steps: dict[int, Path] = {}
-    for path in sorted(paths):
-        steps.setdefault(read_checkpoint(path, batches).step, path)
+    steps = {read_checkpoint(path, batches).step: path for path in sorted(paths, reverse=True)}  # of equals, the first name
     return [(path, step) for step, path in sorted(steps.items())]
 
 

@@ -40,7 +40,7 @@ class Recorder:
     before: dict[int, int] = field(default_factory=dict)  # optimizer -> steps at the previous snapshot
     sums: dict[tuple[int, int], float] = field(default_factory=dict)  # (optimizer, group) -> sum of rates since then
     last: dict[tuple[int, int], float] = field(default_factory=dict)  # (optimizer, group) -> latest rate
-    samples: int = 0
+    samples: int = 0  # train samples seen since then
 
     @property
     def step(self) -> int:
@@ -53,10 +53,6 @@ class Recorder:
         for group, rate in enumerate(rates):
             self.sums[optimizer, group] = self.sums.get((optimizer, group), 0.0) + rate
             self.last[optimizer, group] = rate
-
-    def see(self, samples: int) -> None:
-        """Count train samples."""
-        self.samples += samples
 
     def interval(self, optimizers: Sequence[Optimizer]) -> StepInterval:
         """What happened since the previous snapshot. A group whose optimizer made no step has a mean rate of 0."""

@@ -29,7 +29,7 @@ from lightning_tracin.attribution.prepare import (
     scored_names,
     verify,
 )
-from lightning_tracin.config import Options, View
+from lightning_tracin.config import Options
 from lightning_tracin.gradients.partition import parts_of
 from lightning_tracin.reporting.loggers import sinks_for
 from lightning_tracin.reporting.results import point
@@ -81,6 +81,7 @@ class Session:
         self._setup = Setup(options, train, probes, loss.name, mask, progress, self._coverage.decisions)
         self._attributor = Attributor(directory, self._processes, self._setup)
         self._method = method_of(options)
+        self._view = options.view(self._method.measure)
         plan = self._planned(copy, loss)
         rank_zero_info(plan.described(directory.path))
         plan.require_disk(directory.path)
@@ -93,12 +94,14 @@ class Session:
         groups = groups_of(self._module, frozenset(coverage.elements), self._trainer.optimizers)
         writes = options.when != "never"
         parts = len(parts_of(groups, options.per_layer))
+        trainable = (parameter for parameter in self._module.parameters() if parameter.requires_grad)
+        weights = sum(tensor.nbytes for tensor in (*trainable, *self._module.buffers()))
         return Plan(
             train=setup.train.table,
             probes=setup.probes.table,
             coverage=coverage,
             kept=None if setup.mask is None else setup.mask.elements(frozenset(coverage.elements)),
-            weights_bytes=self._weights_bytes() if options.writes_weights else 0,
+            weights_bytes=weights if options.writes_weights else 0,
             ingredients_bytes=self._method.stored_bytes(parts, len(setup.train), setup.probes.table) if writes else 0,
             cost=self._attributor.cost(copy, coverage, groups, loss) if writes or options.dry_run else None,
             snapshots=_expected_snapshots(options, self._trainer),
@@ -199,11 +202,6 @@ class Session:
     def _copy(self) -> LightningModule:
         return isolated_copy(self._module, self._setup.dtype)
 
-    @property
-    def _view(self) -> View:
-        """What the results show."""
-        return self._options.view(self._method.measure)
-
     def _attributed(self, snapshot: Snapshot) -> None:
         """Log a snapshot's results, and delete its weights with `keep_snapshots=False`."""
         if self._run is None:
@@ -213,10 +211,6 @@ class Session:
             sink.point(reliance)
         if not self._options.keep_snapshots:
             snapshot.discard_weights()
-
-    def _weights_bytes(self) -> int:
-        trainable = (tensor for tensor in self._module.parameters() if tensor.requires_grad)
-        return sum(tensor.nbytes for tensor in (*trainable, *self._module.buffers()))
 
 
 def _validation_loaders(trainer: Trainer) -> Any:

@@ -241,7 +241,7 @@ def test_other_settings_than_the_fits_are_named(tmp_path: Path, fits: dict[str, 
     config["trainer"]["callbacks"][0]["init_args"]["batch_size"] = 4
     path.write_text(yaml.safe_dump(config))
     message = failed("attribute", "--run", fits["never"] / "run", "--config", path)
-    assert "says batch_size=4, but the run" in message
+    assert "sets batch_size=4, but the run" in message
     assert "was made with 32; give the fit's own file." in message
 
 
