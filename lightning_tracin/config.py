@@ -32,7 +32,7 @@ Sign = Literal["positive", "negative"]
 Measure = Literal["share", "mass", "mean"]
 
 #: The preconditioners to choose from when reading scores; "none" overrides the one that the run was made with.
-PreconditionerChoice = Literal["adam", "fisher", "none"]
+Preconditioning = Literal["adam", "fisher", "none"]
 
 #: Whether to whiten all features together, or each layer separately (F without its cross-layer blocks).
 Blocks = Literal["whole", "layer"]
@@ -180,7 +180,7 @@ class Scoring(OptionGroup):
 
     similarity: Similarity = "cosine"
     weighting: Weighting = "uniform"
-    preconditioner: PreconditionerChoice | None = None  # None: the one that the run was made with
+    preconditioner: Preconditioning | None = None  # None: the one that the run was made with
     damping: float = Field(default=DAMPING, gt=0)
     blocks: Blocks = "whole"
 

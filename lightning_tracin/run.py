@@ -18,17 +18,7 @@ from lightning_tracin.analysis.scores import Scores, require_k
 from lightning_tracin.analysis.top_k import Strongest
 from lightning_tracin.attribution.method import Method, method_of
 from lightning_tracin.attribution.prepare import Sources
-from lightning_tracin.config import (
-    DAMPING,
-    Blocks,
-    Measure,
-    PreconditionerChoice,
-    SampleColumns,
-    Scoring,
-    Sign,
-    Similarity,
-    Weighting,
-)
+from lightning_tracin.config import DAMPING, Blocks, Measure, Preconditioning, SampleColumns, Scoring, Sign, Similarity, Weighting
 from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.filesystem import Place, place
@@ -139,7 +129,7 @@ class TracInRun:
         similarity: Similarity = "cosine",
         weighting: Weighting = "uniform",
         snapshots: Sequence[int] | None = None,
-        preconditioner: PreconditionerChoice | None = None,
+        preconditioner: Preconditioning | None = None,
         damping: float = DAMPING,
         blocks: Blocks = "whole",
     ) -> xr.DataArray:
@@ -202,7 +192,7 @@ class TracInRun:
         snapshots: Sequence[int] | None = None,
         interval: Interval | None = None,
         by: Literal["layer"] | None = None,
-        preconditioner: PreconditionerChoice | None = None,
+        preconditioner: Preconditioning | None = None,
         damping: float = DAMPING,
         blocks: Blocks = "whole",
     ) -> pd.DataFrame:
@@ -274,7 +264,7 @@ class TracInRun:
         similarity: Similarity = "cosine",
         weighting: Weighting = "uniform",
         snapshots: Sequence[int] | None = None,
-        preconditioner: PreconditionerChoice | None = None,
+        preconditioner: Preconditioning | None = None,
     ) -> pd.DataFrame:
         """The strongest train samples of one probe (or query), with their texts.
 
