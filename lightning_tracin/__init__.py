@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 __all__ = ["TracInCallback", "TracInError", "TracInRun", "attribute", "import_checkpoints"]
 
-#: Where a name is defined. Modules are imported on first use, so that reading a run loads neither Lightning nor transformers.
+#: Name -> module that defines it. Modules are imported on first use: reading a run loads neither Lightning nor transformers.
 _HOMES = {
     "TracInCallback": "callbacks.tracin",
     "TracInError": "errors",
     "TracInRun": "run",
-    "add_probes": "trainer.add_probes",  # behind `TracInRun.add_probes`
+    "add_probes": "trainer.add_probes",  # not public: called by `TracInRun.add_probes`
     "attribute": "trainer.attribute",
     "import_checkpoints": "trainer.import_checkpoints",
 }

@@ -1,7 +1,7 @@
 """Every option, defined, documented and validated once.
 
-`TracInCallback` takes an `Options` field by field, the run's record stores it, and the rest of the package receives it whole. A
-value that is not possible is a `TracInError`.
+`TracInCallback` takes the fields of `Options` by name, the run's record stores them, and the rest of the package passes one
+`Options` object around. An invalid value raises `TracInError`.
 """
 
 from __future__ import annotations
@@ -31,18 +31,23 @@ Preconditioner = Literal["adam", "fisher"]
 Sign = Literal["positive", "negative"]
 Measure = Literal["share", "mass", "mean"]
 
-#: What a reader may ask for: one of the preconditioners, or explicitly none.
-Asked = Literal["adam", "fisher", "none"]
+#: The preconditioners to choose from when reading scores; "none" overrides the one that the run was made with.
+Preconditioning = Literal["adam", "fisher", "none"]
 
-#: Whether features are whitened all together, or layer by layer (F without its blocks between layers).
+#: Whether to whiten all features together, or each layer separately (F without its cross-layer blocks).
 Blocks = Literal["whole", "layer"]
 
-#: The ridge, as a part of F's trace: the middle of the range that was best in `docs/lds.md`, whatever the number of features.
+#: The ridge, as a fraction of F's trace: mid-range of the best values in `docs/lds.md`, for any number of features.
 DAMPING = 0.0025
 
 
 def check_choice(name: str, value: str, choices: object) -> None:
-    """Refuse a value that is not among its choices.
+    """Check that a value is one of its choices.
+
+    Args:
+        name: name of the option, for the message.
+        value: the value to check.
+        choices: a `Literal` type.
 
     Raises:
         TracInError: it is not.
@@ -60,7 +65,7 @@ def check_choice(name: str, value: str, choices: object) -> None:
 
 
 def _not_one_string(value: Any, info: ValidationInfo) -> Any:
-    """Refuse a string where a list is expected: it would be read as a list of its letters."""
+    """Reject a string where a list is expected: pydantic would split it into letters."""
     if isinstance(value, str):
         raise TracInError(f"{info.field_name} should be a list of strings, but is the string {value!r}.")
     return value
@@ -71,10 +76,16 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 class OptionGroup(BaseModel):
-    """A frozen set of options.
+    """A frozen set of options; an invalid value or unknown name raises `TracInError` instead of pydantic's error.
 
     Raises:
-        TracInError: a value is not possible, or there is no such option.
+        TracInError: a value is invalid, or an option does not exist.
+
+    Example:
+        >>> Shown(top_k=0)
+        Traceback (most recent call last):
+        ...
+        lightning_tracin.errors.TracInError: top_k should be 1 or more, but is 0.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -88,22 +99,22 @@ class OptionGroup(BaseModel):
             raise TracInError(_sentence(cls, error)) from None
 
     def but(self, **changes: Any) -> Self:
-        """The same options with other values for some; None changes nothing.
+        """A copy with some values replaced; None leaves a value as it is.
 
         Example:
             >>> View(top_k=10).but(top_k=None, similarity="dot")
             View(top_k=10, similarity='dot', weighting='uniform', measure='share')
         """
         given = {name: value for name, value in changes.items() if value is not None}
-        return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **given})
+        return type(self)(**{**dict(self), **given})
 
 
 def _sentence(model: type[BaseModel], error: ValidationError) -> str:
-    """What is wrong with the first wrong option, in words."""
+    """Describe the first invalid option in one sentence."""
     first = error.errors()[0]
     name, value = str(first["loc"][0]) if first["loc"] else model.__name__, first["input"]
     if first["type"] == "extra_forbidden":
-        return f"There is no option {name!r}; there are {', '.join(model.model_fields)}."
+        return f"There is no option {name!r}; the options are {', '.join(model.model_fields)}."
     if first["type"] == "literal_error":
         return f"{name} should be one of {first['ctx']['expected'].replace(' or ', ', ')}, but is {value!r}."
     if first["type"] == "greater_than_equal":
@@ -114,97 +125,106 @@ def _sentence(model: type[BaseModel], error: ValidationError) -> str:
 
 
 class SampleColumns(OptionGroup):
-    """Where a dataset keeps the facts about its samples."""
+    """Which columns of a dataset hold language, item, text and label."""
 
-    language_column: str = Field(
-        default="language", description="column (or attribute) of the dataset with each sample's language."
-    )
-    item_column: str | None = Field(default=None, description="column whose value parallel samples share.")
-    text_columns: Names | None = Field(
-        default=None, description="columns to show as text; default: all columns of strings that have no other use."
-    )
-    label_column: str | None = Field(default=None, description="column to show as label; default: `label` or `labels`.")
+    language_column: str = Field(default="language", description="dataset column (or attribute) with each sample's language.")
+    item_column: str | None = Field(default=None, description="column with an id that all translations of one sentence share.")
+    text_columns: Names | None = Field(default=None, description="columns to show as text. Default: all other string columns.")
+    label_column: str | None = Field(default=None, description="column to show as label. Default: `label` or `labels`.")
 
 
 class ProbeChoice(OptionGroup):
-    """Which samples of the probe loaders are the probes."""
+    """Which samples of the probe loaders to use as probes."""
 
-    probe_languages: Names | None = Field(default=None, description="languages to probe; default: all that the probes have.")
+    probe_languages: Names | None = Field(default=None, description="languages to probe. Default: all in the probe data.")
     max_probes_per_language: Positive | None = Field(
         default=50,
-        description="largest number of probes of a language (None: all); the same items in every language where parallel.",
+        description="at most this many probes per language (None: all). Parallel data keep the same items in every language.",
     )
 
 
 class Shown(OptionGroup):
-    """Which scores tables, curves and pages show."""
+    """Which scores are logged and shown in tables and on the page."""
 
-    top_k: Positive = Field(default=100, description="number of proponents that count in what is logged.")
-    similarity: Similarity = Field(default="cosine", description="of what is logged.")
-    weighting: Weighting = Field(default="uniform", description="of what is logged.")
+    top_k: Positive = Field(default=100, description="reliance is counted over each probe's `top_k` strongest proponents.")
+    similarity: Similarity = Field(
+        default="cosine",
+        description='`"cosine"` of two gradients, their inner product (`"dot"`), or the product over the train gradient\'s norm '
+        '(`"relatif"`). Applies to logged results; any other can be computed from the finished run.',
+    )
+    weighting: Weighting = Field(
+        default="uniform",
+        description='how to sum over snapshots: `"uniform"`, or each weighted by `"learning_rate"` and visits per sample. '
+        "Applies to logged results, like `similarity`.",
+    )
 
 
 class View(Shown):
-    """What is shown, with the measure that the run's method allows."""
+    """What results show: `Shown`, and the measure that the run's method supports."""
 
     measure: Measure = "share"
 
     @property
     def described(self) -> str:
-        """What the curves show."""
+        """Axis label of the curves.
+
+        Example:
+            >>> View(top_k=50).described
+            'share of the top 50 proponents'
+        """
         return f"share of the top {self.top_k} proponents" if self.measure == "share" else f"mean influence ({self.similarity})"
 
 
 class Scoring(OptionGroup):
-    """Which score: similarity and weighting, and the inner product that both are taken in."""
+    """Which score to compute: similarity, weighting, and the preconditioner of the inner product."""
 
     similarity: Similarity = "cosine"
     weighting: Weighting = "uniform"
-    preconditioner: Asked | None = None  # None: as the run was made
+    preconditioner: Preconditioning | None = None  # None: the one that the run was made with
     damping: float = Field(default=DAMPING, gt=0)
     blocks: Blocks = "whole"
 
 
 class Stored(OptionGroup):
-    """What the stored products depend on, beside the fit itself. A fit resumes only with the same values."""
+    """Options that stored results depend on. A fit can only be resumed with the same values."""
 
     every_n_epochs: Positive | None = Field(
-        default=None, description="snapshot at the end of every n-th epoch (default 1, unless `every_n_train_steps` is given)."
+        default=None, description="snapshot at the end of every n-th epoch. Default: 1, unless `every_n_train_steps` is given."
     )
-    every_n_train_steps: Positive | None = Field(default=None, description="snapshot after every n optimizer steps instead.")
+    every_n_train_steps: Positive | None = Field(default=None, description="snapshot every n optimizer steps instead.")
     parameters: Names | None = Field(
-        default=None, description="glob patterns of parameter names; only these are scored. None: all trainable parameters."
+        default=None, description="glob patterns of the parameter names to score. Default: all trainable parameters."
     )
-    dtype: Precision = Field(default="float32", description="precision of the attribution, whatever the fit's precision.")
-    batch_size: Positive = Field(default=32, description="samples in one forward pass of the attribution.")
+    dtype: Precision = Field(default="float32", description="precision of influence, independent of the fit's precision.")
+    batch_size: Positive = Field(default=32, description="samples per forward pass when influence is computed.")
     language_means: bool = Field(
         default=False,
-        description="compute only each train sample's mean influence on the probes of each language, at a cost that does not "
-        "depend on the number of probes.",
+        description="compute only each train sample's mean influence on each probe language. The cost does not grow with the "
+        "number of probes, but there is no top k.",
     )
     projection_dim: Positive | None = Field(
         default=None,
-        description="None computes exact products; else the number of values stored for each sample (seeded projections), so "
-        "that new probes cost only themselves (`run.add_probes`).",
+        description="store this many values of a seeded random projection per sample (for example 4096) instead of computing "
+        "exact products. Probes can then be added later without another pass over the train samples (`run.add_probes`).",
     )
     method: str | None = Field(
         default=None,
-        description="name of a registered method of attribution. Default: `means` with `language_means`, `projected` with a "
+        description="name of a registered attribution method. Default: `means` with `language_means`, `projected` with "
         "`projection_dim`, else `exact`.",
     )
     preconditioner: Preconditioner | None = Field(
         default=None,
-        description='`"adam"` takes every product under the optimizer\'s second moments; `"fisher"` shows scores of projected '
-        "features that are whitened (needs `projection_dim`).",
+        description='`"adam"` scales gradients as the Adam optimizer does, by its second moments. `"fisher"` whitens projected '
+        "features (needs `projection_dim`). Default: plain gradients.",
     )
     per_layer: bool = Field(
         default=True,
-        description='keep products by layer, for `run.reliance(by="layer")`; False keeps them by optimizer group only.',
+        description='store results per layer, for `run.reliance(by="layer")`. False stores them per optimizer group: less disk.',
     )
 
     @property
     def method_name(self) -> str:
-        """How influence is computed.
+        """Name of the attribution method.
 
         Example:
             >>> Stored(language_means=True).method_name
@@ -216,10 +236,10 @@ class Stored(OptionGroup):
 
 
 class Options(SampleColumns, ProbeChoice, Shown, Stored):
-    """Everything that `TracInCallback` can be told, apart from where the run goes and its data.
+    """All options of `TracInCallback`, except its directory and data.
 
     Raises:
-        TracInError: a value is out of range, two contradict each other, or there is no such option.
+        TracInError: a value is invalid, two options contradict each other, or an option does not exist.
 
     Example:
         >>> Options(projection_dim=4096).method_name
@@ -232,27 +252,27 @@ class Options(SampleColumns, ProbeChoice, Shown, Stored):
 
     when: When = Field(
         default="fit_end",
-        description='`"fit_end"` computes influence when the fit ends, `"snapshot"` at each snapshot, `"never"` not at all.',
+        description='when to compute influence: at the end of the fit (`"fit_end"`), after each snapshot (`"snapshot"`), or '
+        '`"never"`: the fit only takes snapshots, and `attribute` computes influence later.',
     )
-    keep_snapshots: bool = Field(default=True, description="False deletes a snapshot's weights once its influence is computed.")
+    keep_snapshots: bool = Field(default=True, description="False deletes a snapshot's weights after computing its influence.")
     mask: Path | None = Field(
         default=None,
-        exclude=True,  # the record keeps the digest of what the file says instead
-        description="a safetensors file, parameter -> 0/1 tensor of its shape (`write_mask`): gradients are compared only where "
-        "it is 1, so not at all for parameters that it does not name. Where `parameters` is given too, what both choose counts; "
-        'with `preconditioner="adam"`, gradients are multiplied with both. None: everywhere.',
+        exclude=True,  # the record stores a digest of the mask's content instead
+        description="safetensors file with a 0/1 tensor for each parameter to score (see `write_mask`). Elements that are 0, and "
+        "parameters that are not in the file, are ignored. Combines with `parameters` and `preconditioner`.",
     )
     memory_budget: Positive | None = Field(
-        default=None, description="bytes for the probes' gradients and a block's factors; None: a share of what is free."
+        default=None, description="bytes of memory for gradients of probes and train samples. Default: 40% of the free memory."
     )
     dry_run: bool = Field(
-        default=False, description="print what the run would cost and do nothing else: the fit goes on as without the callback."
+        default=False, description="only print the estimated cost; nothing is written and the fit runs as without the callback."
     )
 
     @model_validator(mode="before")
     @classmethod
     def _every_epoch(cls, values: Any) -> Any:
-        """Snapshots are taken every epoch unless something else is asked for."""
+        """Take a snapshot every epoch by default."""
         if isinstance(values, dict) and values.get("every_n_epochs") is None and values.get("every_n_train_steps") is None:
             return {**values, "every_n_epochs": 1}
         return values
@@ -268,23 +288,19 @@ class Options(SampleColumns, ProbeChoice, Shown, Stored):
         if self.preconditioner == "fisher" and self.projection_dim is None:
             raise TracInError("preconditioner='fisher' whitens projected features; give a `projection_dim` too, such as 4096.")
         exact = not self.language_means and self.projection_dim is None
-        if self.preconditioner == "adam" and not exact:
+        elementwise = "preconditioner='adam'" if self.preconditioner == "adam" else f"mask={str(self.mask)!r}"
+        if not exact and (self.preconditioner == "adam" or self.mask is not None):
             raise TracInError(
-                "preconditioner='adam' scales every element of a gradient, so it goes with exact influence only; leave out "
-                "`language_means` and `projection_dim`."
-            )
-        if self.mask is not None and not exact:
-            raise TracInError(
-                f"mask={str(self.mask)!r} chooses elements of a gradient, so it goes with exact influence only; leave out "
+                f"{elementwise} acts on single elements of a gradient, so it works with exact influence only; leave out "
                 "`language_means` and `projection_dim`."
             )
         return self
 
     @property
     def writes_weights(self) -> bool:
-        """Whether a snapshot's weights are written to disk: to be kept, or until they are attributed."""
+        """Whether a snapshot's weights are written to disk, to be kept or until its influence is computed."""
         return self.keep_snapshots or self.when != "snapshot"
 
     def view(self, measure: Measure) -> View:
-        """What is shown, by the measure that the run's method allows."""
+        """What results show, with the measure that the run's method supports."""
         return View(**{name: getattr(self, name) for name in Shown.model_fields}, measure=measure)

@@ -1,4 +1,4 @@
-"""The errors that users can act on, and text of data sets made safe for a terminal."""
+"""Errors that users can act on, and text made safe for a terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from types import ModuleType
 
 
 class TracInError(RuntimeError):
-    """Something the user can act on: the message names the thing, its value and the remedy, without control characters."""
+    r"""An error that the user can fix: the message names the thing, its value and the remedy. Control characters are removed.
+
+    Example:
+        >>> try:
+        ...     raise TracInError("There is no probe 9; the run has probes 0 to 3.\x07")  # rings the bell of a terminal
+        ... except TracInError as error:
+        ...     print(repr(str(error)))
+        'There is no probe 9; the run has probes 0 to 3.'
+    """
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))
@@ -19,48 +27,63 @@ class MissingPackageError(TracInError):
 
 
 def needs(package: str, extra: str, what: str) -> ModuleType:
-    """Import an optional package where it is used.
+    """Import an optional package.
 
     Args:
         package: name of the module, such as `jinja2` or `torchmetrics.classification`.
         extra: the extra of lightning-tracin that installs it.
-        what: the things that need it, in the plural, as a sentence begins with them.
+        what: the subject of the message, capitalized and in the plural, such as "Figures".
 
     Returns:
         The module.
 
     Raises:
         MissingPackageError: the package is not installed.
+
+    Example:
+        >>> needs("json", "report", "Reports").dumps([1])
+        '[1]'
+        >>> try:
+        ...     needs("no_such_package", "report", "Charts")
+        ... except MissingPackageError as error:
+        ...     print(error)
+        Charts need no_such_package, which is not installed: pip install 'lightning-tracin[report]'.
     """
     root = package.partition(".")[0]
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != root:
-            raise  # the package is installed, but lacks something itself
+            raise  # the package is installed, but one of its own imports fails
         raise MissingPackageError(
             f"{what} need {root}, which is not installed: pip install 'lightning-tracin[{extra}]'."
         ) from error
 
 
-#: Marks that reorder what stands around them on a terminal.
+#: Unicode marks that reorder the surrounding text on a terminal.
 _REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 _BREAKS = str.maketrans("\t\n\r", "   ")
 
 
 def printable(text: str) -> str:
-    """The text without what acts on a terminal (colours, titles, cursor, bell) or cannot be printed there.
+    r"""Remove what acts on a terminal (colours, titles, cursor, bell) or cannot be printed.
 
-    That is control characters but tabulator and end of line, marks that reorder, and lone surrogates.
+    These are control characters except tab and newline, marks that reorder text, and lone surrogates.
+
+    Example:
+        >>> printable("\x1b[31mred\x07")
+        '[31mred'
     """
-    return "".join(letter for letter in text if letter in "\t\n" or not _acts(letter))
+    kept = (letter for letter in text if letter not in _REORDERING)
+    return "".join(letter for letter in kept if letter in "\t\n" or unicodedata.category(letter) not in ("Cc", "Cs"))
 
 
 def one_line(text: str) -> str:
-    """The same, with a space for every tabulator and end of line."""
+    r"""Like `printable`, with a space for each tab and line break.
+
+    Example:
+        >>> one_line("first\nsecond")
+        'first second'
+    """
     return printable(text.translate(_BREAKS))
-
-
-def _acts(letter: str) -> bool:
-    return unicodedata.category(letter) in ("Cc", "Cs") or letter in _REORDERING

@@ -1,8 +1,9 @@
-"""The reading face: every score and table of a run, derived from what its directory holds."""
+"""`TracInRun`: reads a run directory and derives every score and table from the stored products."""
 
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +18,7 @@ from lightning_tracin.analysis.scores import Scores, require_k
 from lightning_tracin.analysis.top_k import Strongest
 from lightning_tracin.attribution.method import Method, method_of
 from lightning_tracin.attribution.prepare import Sources
-from lightning_tracin.config import DAMPING, Asked, Blocks, Measure, SampleColumns, Scoring, Sign, Similarity, Weighting
+from lightning_tracin.config import DAMPING, Blocks, Measure, Preconditioning, SampleColumns, Scoring, Sign, Similarity, Weighting
 from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.filesystem import Place, place
@@ -33,18 +34,29 @@ RELIANCE_COLUMNS = ("snapshot", "epoch", "step", *COLUMNS)
 
 
 class TracInRun:
-    """One run, opened to read.
+    """A run, opened for reading.
 
     Attributes:
-        method: how its influence was computed.
+        directory: the files of the run.
+        path: its folder.
+        method: the attribution method that computed its influence.
         train: table of the train samples.
         probes: table of the probes.
-        queries: what influence is on: the probes, or their languages where only means were computed.
+        queries: the columns of `influence`: the probes, or their languages where only language means were computed.
+
+    Example:
+        A run is the result of a fit with `TracInCallback`; skipped here, because it takes a fit.
+
+        >>> run = TracInRun.open("runs/xnli")  # doctest: +SKIP
+        >>> run.influence(similarity="dot").sel(probe=3)  # the influence of each train sample on probe 3  # doctest: +SKIP
+        >>> run.reliance(k=50).query("probe_language == 'sw'")  # which languages Swahili relies on  # doctest: +SKIP
+        >>> run.top(probe=3, sign="negative")  # the train samples that hurt probe 3 most  # doctest: +SKIP
     """
 
     def __init__(self, directory: RunDirectory) -> None:
-        self._directory = directory
-        directory.ledger.snapshots()  # what is missing or damaged is said now
+        self.directory = directory
+        self.path: Path = directory.path
+        directory.ledger.snapshots()  # report missing or damaged files now
         self.train: SampleTable = directory.samples("train")
         self.probes: SampleTable = directory.samples("probes")
         self.method: Method = method_of(self.record.options)
@@ -56,63 +68,60 @@ class TracInRun:
         """Open a run directory.
 
         Raises:
-            TracInError: there is no run, or a file of it is missing or damaged.
+            TracInError: there is no run, or one of its files is missing or damaged.
+
+        Example:
+            >>> try:
+            ...     TracInRun.open("no/such/folder")
+            ... except TracInError as error:
+            ...     print(str(error).partition(";")[0])
+            no/such/folder/run.json is missing
         """
         run = cls(RunDirectory(place(path)))
         if run._may_lack_products():
             warnings.warn(
                 f"The exact scores of {run.path} may be wrong: versions before 0.2 could leave out products of short probes "
-                "behind long ones, and this run has no spot check. `lightning-tracin attribute` checks it where the snapshots' "
-                f"weights were kept (delete {run.path / 'ingredients'} first to have all of it computed again); else fit again.",
+                "after long ones, and this run has no spot check. If the snapshots' weights were kept, `lightning-tracin "
+                f"attribute` checks it (delete {run.path / 'ingredients'} first to compute everything again); if not, fit again.",
                 stacklevel=2,
             )
         return run
 
     def _may_lack_products(self) -> bool:
-        """Whether a version may have computed this that was wrong where exact products had probes in several batches.
+        """Whether the run may be from a version that computed wrong exact products for probes in several batches.
 
-        It wrote down no spot check.
+        Those versions recorded no spot check.
         """
         if not self.method.banks_probes or self.record.probes.count <= self.record.options.batch_size:
             return False
         unchecked = [snapshot for snapshot in self.snapshots if snapshot.name not in self.record.spot_checks]
-        return any(self.method.store(self._directory, snapshot).folder.exists() for snapshot in unchecked)
+        return any(self.method.store(self.directory, snapshot).folder.exists() for snapshot in unchecked)
 
     @property
     def record(self) -> RunRecord:
-        """What `run.json` says."""
-        return self._directory.record()
+        """The content of `run.json`."""
+        return self.directory.record()
 
     @property
     def snapshots(self) -> tuple[Snapshot, ...]:
-        """The run's snapshots, in order; a run that is being fitted gains more."""
-        return self._directory.ledger.snapshots()
-
-    @property
-    def directory(self) -> RunDirectory:
-        """Where the parts of the run stand."""
-        return self._directory
+        """The snapshots, in order; while the fit goes on, more are added."""
+        return self.directory.ledger.snapshots()
 
     @property
     def is_large(self) -> bool:
-        """Whether a matrix of influence takes more than 512 MiB; tables are then made shard by shard."""
+        """Whether the influence matrix takes more than 512 MiB; tables are then computed shard by shard."""
         return self._scorer.is_large
 
-    @property
-    def path(self) -> Path:
-        """The run directory."""
-        return self._directory.path
-
     def ingredients(self, snapshot: int) -> Ingredients:
-        """Inner products and norms at one snapshot, by optimizer group.
+        """Inner products and norms at one snapshot, per optimizer group.
 
         Raises:
-            TracInError: they were not computed, or not completely.
+            TracInError: they were not computed, or only in part.
         """
         return self._scorer.ingredients(snapshot, Scoring())
 
     def scores(self, snapshot: int, scoring: Scoring | None = None) -> Scores:
-        """Influence at one snapshot: array [train, queries]."""
+        """Influence at one snapshot alone: array [train, queries]."""
         return self._scorer.scores(snapshot, scoring or Scoring())
 
     def influence(
@@ -120,7 +129,7 @@ class TracInRun:
         similarity: Similarity = "cosine",
         weighting: Weighting = "uniform",
         snapshots: Sequence[int] | None = None,
-        preconditioner: Asked | None = None,
+        preconditioner: Preconditioning | None = None,
         damping: float = DAMPING,
         blocks: Blocks = "whole",
     ) -> xr.DataArray:
@@ -129,16 +138,23 @@ class TracInRun:
         Args:
             similarity: `"cosine"`, `"dot"` or `"relatif"`.
             weighting: `"uniform"` or `"learning_rate"`.
-            snapshots: indices of the snapshots to sum; None = all.
-            preconditioner: `"adam"` or `"fisher"` where the run has what these need, `"none"`; None = as the run was made.
-            damping: of `"fisher"`; see `whitening.whitened`.
-            blocks: of `"fisher"`: whiten the features as a `"whole"`, or each `"layer"` by itself.
+            snapshots: indices of the snapshots to sum. None: all.
+            preconditioner: `"adam"` or `"fisher"` if the run supports it, or `"none"`. None: the one that the run was made with.
+            damping: for `"fisher"`: the ridge, as a fraction of F's trace (see `analysis.fisher`).
+            blocks: for `"fisher"`: whiten all features together (`"whole"`) or each `"layer"` separately.
 
         Returns:
-            Dimensions `train` and `probe` (indices), with `train_language`, `train_item`, `probe_language` and `probe_item`.
+            Array with dimensions `train` and `probe` (indices) and the coordinates `train_language`, `train_item`,
+            `probe_language` and `probe_item`.
 
         Raises:
-            TracInError: a snapshot has no ingredients, or a choice is unknown.
+            TracInError: a snapshot has no stored products, or an argument is invalid.
+
+        Example:
+            Skipped: needs a run directory.
+
+            >>> influence = run.influence(weighting="learning_rate")  # doctest: +SKIP
+            >>> influence.groupby("train_language").sum("train")  # what each language contributes  # doctest: +SKIP
         """
         scoring = Scoring(
             similarity=similarity, weighting=weighting, preconditioner=preconditioner, damping=damping, blocks=blocks
@@ -176,37 +192,43 @@ class TracInRun:
         snapshots: Sequence[int] | None = None,
         interval: Interval | None = None,
         by: Literal["layer"] | None = None,
-        preconditioner: Asked | None = None,
+        preconditioner: Preconditioning | None = None,
         damping: float = DAMPING,
         blocks: Blocks = "whole",
     ) -> pd.DataFrame:
         """Reliance of every probe language on every train language, at every snapshot.
 
         Args:
-            k: how many of the strongest train samples of a probe count.
+            k: how many of each probe's strongest train samples to count.
             sign: `"positive"` for proponents, `"negative"` for opponents.
-            cumulative: use the influence summed up to each snapshot, not that of the snapshot alone.
-            measure: `"share"` of the top k, `"mass"` (share of the positive influence) or `"mean"` influence of a sample.
+            cumulative: sum influence up to each snapshot, instead of taking each snapshot alone.
+            measure: `"share"` of the top k, `"mass"` (share of all influence of that sign) or `"mean"` influence of a sample.
             similarity: see `influence`.
             weighting: see `influence`.
-            snapshots: indices of the snapshots to show; None = all.
-            interval: bootstrap over probes; None takes 95 %.
-            by: `"layer"` gives a table for each layer alone, from the embeddings to the head, by the layer's own gradients.
+            snapshots: indices of the snapshots to show. None: all.
+            interval: bootstrap over probes. None: 95%.
+            by: `"layer"` computes a table for each layer from its own gradients, from the embeddings to the head.
             preconditioner: see `influence`.
             damping: see `influence`.
             blocks: see `influence`.
 
         Returns:
-            One line for each snapshot, probe language and train language (and layer); columns `RELIANCE_COLUMNS`, and `layer`
-            behind `step` where it is asked for.
+            One row for each snapshot, probe language and train language (and layer). The columns are `RELIANCE_COLUMNS`, with
+            `layer` after `step` for `by="layer"`.
 
         Raises:
-            TracInError: a choice is unknown, `k` is out of range, or the run holds language means and another measure than
-                `"mean"` is asked for.
+            TracInError: an argument is invalid, `k` is out of range, or the run has language means only and `measure` is not
+                `"mean"`.
+
+        Example:
+            Skipped: needs a run directory.
+
+            >>> run.reliance(k=50, snapshots=[0, 1])[["snapshot", "probe_language", "train_language", "value"]]  # doctest: +SKIP
+            >>> run.reliance(by="layer")  # doctest: +SKIP
         """
         if self.method.measure == "mean" and measure != "mean":
             raise TracInError(
-                f"measure={measure!r} ranks train samples for each probe, but {self.path} holds language means only; take "
+                f"measure={measure!r} ranks train samples for each probe, but {self.path} holds language means only; use "
                 "measure='mean', or run the fit with `language_means=False`."
             )
         if by not in (None, "layer"):
@@ -215,20 +237,14 @@ class TracInRun:
             similarity=similarity, weighting=weighting, preconditioner=preconditioner, damping=damping, blocks=blocks
         )
         chosen = self._chosen(snapshots)
-        tallies: dict[tuple[int, str], Tally] = {}
-
-        def add(index: int, layer: str, train: Indices, scores: Scores) -> None:
-            if (index, layer) not in tallies:
-                tallies[index, layer] = Tally(self.train.language, k, sign, measure)
-            tallies[index, layer].add(train, scores)
-
+        tallies: dict[tuple[int, str], Tally] = defaultdict(lambda: Tally(self.train.language, k, sign, measure))
         for together in [range(max(chosen) + 1)] if cumulative else [[index] for index in chosen]:
             for train, each in self._scorer.blocks(together, scoring, by_layer=by == "layer"):
                 total: dict[str, Scores] = {}
                 for index, scores in zip(together, each, strict=True):
                     total = {layer: one + total[layer] if layer in total else one for layer, one in scores.items()}
                     for layer, one in total.items() if index in chosen else ():
-                        add(index, layer, train, one)
+                        tallies[index, layer].add(train, one)
         tables = []
         for (index, layer), tally in tallies.items():
             about = self.snapshots[index].record
@@ -248,7 +264,7 @@ class TracInRun:
         similarity: Similarity = "cosine",
         weighting: Weighting = "uniform",
         snapshots: Sequence[int] | None = None,
-        preconditioner: Asked | None = None,
+        preconditioner: Preconditioning | None = None,
     ) -> pd.DataFrame:
         """The strongest train samples of one probe (or query), with their texts.
 
@@ -256,7 +272,12 @@ class TracInRun:
             Columns train (index), item, language, label, score, text; strongest first.
 
         Raises:
-            TracInError: there is no such probe, or k is out of range.
+            TracInError: there is no such probe, or `k` is out of range.
+
+        Example:
+            Skipped: needs a run directory.
+
+            >>> run.top(probe=3, k=5)[["language", "score", "text"]]  # doctest: +SKIP
         """
         if not 0 <= probe < len(self.queries):
             raise TracInError(f"There is no probe {probe}; the run has probes 0 to {len(self.queries) - 1}.")
@@ -268,7 +289,7 @@ class TracInRun:
     def tops(
         self, probes: Sequence[int], k: int, sign: Sign, scoring: Scoring, snapshots: Sequence[int] | None = None
     ) -> list[pd.DataFrame]:
-        """The strongest train samples of some probes, one table a probe; see `top`.
+        """The strongest train samples of several probes, one table per probe; see `top`.
 
         Raises:
             TracInError: see `top`.
@@ -277,16 +298,20 @@ class TracInRun:
         strongest = Strongest(k, sign)
         for train, total in self._summed(scoring, self._chosen(snapshots)):
             strongest.add(train, total[:, list(probes)])
-        found, scores = strongest.found()
-        return [top_table(found[:, i], scores[:, i], self.train) for i in range(len(probes))]
+        tables = []
+        for indices, scores in zip(*(found.T for found in strongest.found()), strict=True):
+            chosen = self.train.take(indices.tolist())
+            columns = {"train": indices, "item": chosen.item, "language": chosen.language, "label": chosen.label}
+            tables.append(pd.DataFrame({**columns, "score": scores, "text": chosen.text}))
+        return tables
 
     def representations(self) -> tuple[Floats, Floats]:
-        """The fitted model's own sentence representations, of the train samples and of the probes: [samples, width] each.
+        """The fitted model's sentence representations of the train samples and of the probes: [samples, width] each.
 
         Raises:
-            TracInError: the run has none: it was not attributed, or its module holds no model of transformers.
+            TracInError: the run has none, because its influence was not computed or its module contains no transformers model.
         """
-        train, probes = self._directory.read_representations()
+        train, probes = self.directory.read_representations()
         return train.double().numpy(), probes.double().numpy()
 
     def add_probes(
@@ -297,32 +322,38 @@ class TracInRun:
         item_column: str | None = None,
         languages: Sequence[str] | None = None,
     ) -> TracInRun:
-        """Add probes to a run that was made with a `projection_dim`; the train samples are not looked at again.
+        """Add probes to a run with `projection_dim`, without another pass over the train samples.
 
         Args:
-            module: a module like the fit's; its weights do not matter.
+            module: a module of the fit's class and architecture; its weights do not matter.
             probes: a DataLoader of the new probes, or several.
             language_column: as in `TracInCallback`.
             item_column: as in `TracInCallback`.
-            languages: each new probe's language, given outright.
+            languages: each new probe's language, instead of a column.
 
         Returns:
-            The run as it is now; the new probes come behind those that it had.
+            The run with the new probes, which come after the old ones.
 
         Raises:
-            TracInError: the run holds no features, a snapshot's weights were not kept, the probes' languages are not found, or
+            TracInError: the run has no features, a snapshot's weights were not kept, the probes' languages are not found, or
                 another process works in the run directory.
+
+        Example:
+            Skipped: needs a run directory and the fit's module.
+
+            >>> run = run.add_probes(module, DataLoader(swahili, batch_size=32))  # doctest: +SKIP
+            >>> run.top(probe=len(run.probes) - 1)  # of the last new probe  # doctest: +SKIP
         """
-        from lightning_tracin import add_probes  # loads Lightning, which reading a run does not need
+        from lightning_tracin import add_probes  # imported here: it loads Lightning
 
         columns = SampleColumns(language_column=language_column, item_column=item_column)
-        add_probes(self._directory, module, Sources(None, probes, None, languages), columns)
+        add_probes(self.directory, module, Sources(None, probes, None, languages), columns)
         return TracInRun(RunDirectory(self.path))
 
     def _summed(self, scoring: Scoring, chosen: Sequence[int]) -> Iterator[tuple[Indices, Scores]]:
-        """Train samples, block by block, with their influence summed over snapshots."""
+        """Influence summed over snapshots, block by block of train samples."""
         for train, each in self._scorer.blocks(chosen, scoring):
-            total = next(each)[""].copy()  # scores are kept for the next table
+            total = next(each)[""].copy()  # the scorer caches its arrays
             for one in each:
                 total += one[""]
             yield train, total
@@ -335,17 +366,3 @@ class TracInRun:
         if unknown:
             raise TracInError(f"There is no snapshot {unknown[0]}; the run has {len(self.snapshots)}, numbered from 0.")
         return chosen
-
-
-def top_table(indices: Indices, scores: Scores, train: SampleTable) -> pd.DataFrame:
-    """The strongest train samples of one probe, as `TracInRun.top` shows them.
-
-    Args:
-        indices: of the train samples, strongest first.
-        scores: of these.
-        train: table of the train samples.
-    """
-    chosen = train.take(indices.tolist())
-    columns = {"train": indices, "item": chosen.item, "language": chosen.language, "label": chosen.label}
-    table: pd.DataFrame = pd.DataFrame({**columns, "score": scores, "text": chosen.text})
-    return table

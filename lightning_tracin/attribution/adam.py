@@ -1,9 +1,9 @@
-"""How far an Adam optimizer moves each element for a gradient of 1: from its second moments at a snapshot.
+"""Scales of gradients under Adam, from the optimizer's second moments at a snapshot.
 
-Adam's step on a gradient g is, beside the learning rate and the first moment's decay, P g with P = 1 / (sqrt(v) + eps), where
-v is the bias-corrected second moment. The change of a probe's loss by a step on a train sample is thus, to first order, in
-proportion to ``<grad probe, P grad train>`` (LESS, Xia et al. 2024, section 2.2; torch's `AdamW` for eps and bias correction).
-Both sides are scaled with the square root of P, so that norms and cosines are those of the same inner product.
+Without learning rate and momentum, Adam's step on a gradient g is P g with P = 1 / (sqrt(v) + eps), where v is the bias-corrected
+second moment. To first order, a step on a train sample changes a probe's loss in proportion to ``<grad probe, P grad train>``
+(LESS, Xia et al. 2024, section 2.2; eps and bias correction as in torch's `AdamW`). Both gradients are multiplied by sqrt(P), so
+that norms and cosines belong to the same inner product.
 """
 
 from __future__ import annotations
@@ -18,10 +18,18 @@ from lightning_tracin.errors import TracInError
 
 
 def require_second_moments(optimizers: Sequence[Optimizer]) -> None:
-    """Refuse optimizers that keep no second moments.
+    """Check that all optimizers keep second moments.
 
     Raises:
-        TracInError: one is not of Adam's kind.
+        TracInError: one is not an Adam variant.
+
+    Example:
+        >>> require_second_moments([torch.optim.AdamW([torch.zeros(1)])])
+        >>> try:
+        ...     require_second_moments([torch.optim.SGD([torch.zeros(1)], lr=0.1)])
+        ... except TracInError as error:
+        ...     print(str(error).partition(";")[0])
+        preconditioner='adam' takes an optimizer's second moments, but SGD keeps none
     """
     for optimizer in optimizers:
         if "betas" not in optimizer.defaults or "eps" not in optimizer.defaults:
@@ -35,15 +43,25 @@ def require_second_moments(optimizers: Sequence[Optimizer]) -> None:
 def adam_scales(optimizers: Sequence[Optimizer], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The square root of P for every element of the named parameters, on the CPU.
 
-    An element that no gradient has reached (a token that was not seen yet) has no second moment; it counts as 0, and so does a
-    parameter that no optimizer moves.
+    The scale is 0 where P is undefined: for elements without any gradient so far (a token not seen yet), and for parameters that
+    no optimizer updates.
 
     Args:
-        optimizers: of the fit, now.
-        parameters: by name.
+        optimizers: the fit's, in their current state.
+        parameters: name -> parameter.
 
     Raises:
         TracInError: an optimizer's state has no second moments under torch's names.
+
+    Example:
+        After one step the second moment is the squared gradient, so P is 1 / |gradient|.
+
+        >>> weight = torch.zeros(3, requires_grad=True)
+        >>> adam = torch.optim.Adam([weight], eps=0.0)
+        >>> weight.grad = torch.tensor([4.0, 0.25, 0.0])
+        >>> adam.step()
+        >>> adam_scales([adam], {"weight": weight})["weight"].round(decimals=4).tolist()
+        [0.5, 2.0, 0.0]
     """
     names = {id(parameter): name for name, parameter in parameters.items()}
     scales = {name: torch.zeros(parameter.shape) for name, parameter in parameters.items()}

@@ -1,4 +1,4 @@
-"""Attention heads: how much a loss depends on each, and masks of some of them."""
+"""Attention heads: their importance for a loss, and masks that keep some of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from lightning_tracin.attribution.batching import batches_of, described
+from lightning_tracin.attribution.batching import batches_of, name_of
 from lightning_tracin.attribution.losses import SummedLoss
 from lightning_tracin.attribution.samples import SampleSet
 from lightning_tracin.errors import TracInError
@@ -23,17 +23,15 @@ Floats = npt.NDArray[np.float64]
 Kept = npt.NDArray[np.bool_]  # [layers, heads]
 
 
-#: Where the heads of BERT's family stand within a module named `attention`.
-_QUERY, _KEY, _VALUE, _OUTPUT = "self.query", "self.key", "self.value", "output.dense"
+#: Names of the Linear layers of BERT-like models inside a module named `attention`; the output is the last.
+_LINEARS = ("self.query", "self.key", "self.value", "output.dense")
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """The attention heads of one layer: rows of three weights, and columns of the fourth."""
+    """The attention heads of one layer: rows of the inputs' weights, and columns of the output's weight."""
 
-    query: nn.Linear
-    key: nn.Linear
-    value: nn.Linear
+    inputs: list[nn.Linear]  # query, key, value
     output: nn.Linear
     heads: int
 
@@ -43,28 +41,28 @@ def head_importance(
 ) -> Floats:
     """How much the loss depends on each attention head: array [layers, heads].
 
-    The mean over samples of ``|sum of context * d loss / d context|`` over a sample's positions and the head's width, where
-    the context is what the head hands on: the absolute derivative by a gate that stands before the head (Michel et al. 2019,
-    arXiv 1905.10650; not normalised by layer).
+    The mean over samples of ``|sum of context * d loss / d context|``, summed over positions and the width of a head, where the
+    context is the head's output. This is the absolute derivative by a gate on the head's output (Michel et al. 2019, arXiv
+    1905.10650; not normalised by layer).
 
     Args:
-        module: in evaluation mode, as `isolation.isolated_copy` gives it; with an encoder of BERT's family of transformers
+        module: a module in evaluation mode, such as `isolation.isolated_copy` returns, with a BERT-like encoder from transformers
             (BERT, RoBERTa, XLM-R).
-        samples: over which the mean is taken, such as those of one language.
-        loss: of the module.
+        samples: the samples to average over, such as those of one language.
+        loss: the module's loss.
         prepare: moves a batch to the module's device.
-        batch_size: samples of one forward and backward pass.
+        batch_size: samples per forward and backward pass.
 
     Raises:
-        TracInError: there are no such heads, the loss does not depend on them, or the samples cannot be told apart in them.
+        TracInError: there are no such heads, the loss does not depend on them, or their outputs cannot be split by sample.
     """
     if not len(samples):
-        raise TracInError("There are no samples to take the heads' importance over.")
+        raise TracInError("There are no samples to average the heads' importance over.")
     layers = _layers(module)
     contexts: list[list[Tensor]] = [[] for _ in layers]
 
     def keep(found: list[Tensor], _: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
-        context = args[0] if args[0].requires_grad else args[0].detach().requires_grad_()  # nothing below it is trainable
+        context = args[0] if args[0].requires_grad else args[0].detach().requires_grad_()  # everything before it is frozen
         found.append(context)
         return (context, *args[1:])
 
@@ -81,19 +79,19 @@ def head_importance(
             if any(len(found) != 1 or found[0].ndim != 3 or len(found[0]) != len(batch) for found in contexts):
                 raise TracInError(
                     f"The loss of {len(batch)} samples calls a layer's attention with {[list(one.shape) for one in contexts[0]]} "
-                    f"instead of once with [{len(batch)}, positions, width], so it is not known which lines are a sample's."
+                    f"instead of once with [{len(batch)}, positions, width], so it is not known which rows are a sample's."
                 )
             each = _derivatives(value, [found[0] for found in contexts], layers[0].heads)
             if not torch.isfinite(each).all():
                 index = batch[int((~torch.isfinite(each)).flatten(1).any(1).nonzero()[0])]
-                raise TracInError(f"The gradient of {described(samples, index, 'sample')} is not finite; look at that sample.")
+                raise TracInError(f"The gradient of {name_of(samples, index, 'sample')} is not finite; look at that sample.")
             total += each.abs().sum(0)
     importance: Floats = (total / len(samples)).numpy()
     return importance
 
 
 def _derivatives(loss: Tensor, contexts: list[Tensor], heads: int) -> Tensor:
-    """Each sample's derivative of the loss by a gate before each head: [samples, layers, heads], in float64."""
+    """Each sample's derivative of the loss by a gate on each head: [samples, layers, heads], in float64."""
     if not loss.requires_grad:
         raise TracInError("The loss does not depend on the attention heads; is it computed under `torch.no_grad()`?")
     gradients = torch.autograd.grad(loss, contexts, allow_unused=True, materialize_grads=True)
@@ -105,49 +103,53 @@ def _derivatives(loss: Tensor, contexts: list[Tensor], heads: int) -> Tensor:
 
 
 def strongest_heads(importance: Floats, count: int) -> Kept:
-    """The heads of the greatest importance, the first of equals: bool [layers, heads].
+    """The most important heads; among equals the first: bool [layers, heads].
 
     Raises:
-        TracInError: there are not so many heads.
+        TracInError: `count` is not between 1 and the number of heads.
+
+    Example:
+        >>> strongest_heads(np.array([[0.1, 0.7], [0.5, 0.2]]), 2).tolist()
+        [[False, True], [True, False]]
     """
-    _require_count(count, importance.size)
-    return _chosen(importance.shape, np.argsort(-importance, axis=None, kind="stable")[:count])
+    return _chosen(importance.shape, count, np.argsort(-importance, axis=None, kind="stable"))
 
 
 def random_heads(shape: tuple[int, ...], count: int, seed: int) -> Kept:
-    """As many heads at random: bool of this shape, [layers, heads].
+    """Heads chosen at random: bool array of this shape, [layers, heads].
 
     Raises:
-        TracInError: there are not so many heads.
+        TracInError: `count` is not between 1 and the number of heads.
+
+    Example:
+        >>> int(random_heads((2, 3), 4, seed=0).sum())
+        4
     """
     size = int(np.prod(shape))
-    _require_count(count, size)
-    return _chosen(shape, np.random.default_rng(seed).choice(size, count, replace=False))
+    return _chosen(shape, count, np.random.default_rng(seed).choice(size, min(max(count, 0), size), replace=False))
 
 
-def _require_count(count: int, heads: int) -> None:
-    if not 1 <= count <= heads:
-        raise TracInError(f"count should be between 1 and the number of heads ({heads}), but is {count}.")
-
-
-def _chosen(shape: tuple[int, ...], places: npt.NDArray[np.int64]) -> Kept:
+def _chosen(shape: tuple[int, ...], count: int, places: npt.NDArray[np.int64]) -> Kept:
+    """The first `count` of the places in a flattened array of this shape."""
     kept = np.zeros(shape, dtype=np.bool_)
-    kept.flat[places] = True
+    if not 1 <= count <= kept.size:
+        raise TracInError(f"count should be between 1 and the number of heads ({kept.size}), but is {count}.")
+    kept.flat[places[:count]] = True
     return kept
 
 
 def head_mask(module: nn.Module, kept: Kept) -> dict[str, Tensor]:
-    """The mask of some attention heads: parameter -> bool tensor of its shape.
+    """The mask that keeps some attention heads: parameter -> bool tensor of its shape.
 
-    A head's parameters are its rows of the query's, key's and value's weight and bias, and its columns of the weight that takes
-    its context (whose bias belongs to no head). Layers without a head that is kept are not named.
+    A head has rows of the weights and biases of query, key and value, and columns of the output weight (the output bias belongs
+    to no head). Layers without a kept head are left out.
 
     Args:
-        module: the LightningModule of the fit (names are its own), with an encoder of BERT's family of transformers.
-        kept: which heads, [layers, heads].
+        module: the LightningModule of the fit, with a BERT-like encoder from transformers.
+        kept: which heads to keep, [layers, heads].
 
     Raises:
-        TracInError: there are no such heads, or not in these numbers, or none is kept.
+        TracInError: there are no such heads, `kept` has another shape, or keeps none.
     """
     layers = _layers(module)
     if kept.shape != (len(layers), layers[0].heads):
@@ -162,7 +164,7 @@ def head_mask(module: nn.Module, kept: Kept) -> dict[str, Tensor]:
         if not heads.any():
             continue
         width = torch.from_numpy(heads).repeat_interleave(layer.output.in_features // layer.heads)
-        for linear in (layer.query, layer.key, layer.value):
+        for linear in layer.inputs:
             mask[names[id(linear.weight)]] = width[:, None].repeat(1, linear.in_features)
             if linear.bias is not None:
                 mask[names[id(linear.bias)]] = width.clone()
@@ -173,24 +175,18 @@ def head_mask(module: nn.Module, kept: Kept) -> dict[str, Tensor]:
 def _layers(module: nn.Module) -> list[_Layer]:
     """The layers with attention heads, in the model's order."""
     found = []
-    for name, part in module.named_modules():
+    for name, attention in module.named_modules():
         if name.rpartition(".")[2] != "attention":
             continue
-        parts = dict(part.named_modules())
-        query, key, value, output = (parts.get(place) for place in (_QUERY, _KEY, _VALUE, _OUTPUT))
+        parts = dict(attention.named_modules())
+        linears = [part for place in _LINEARS if isinstance(part := parts.get(place), nn.Linear)]
         heads = getattr(parts.get("self"), "num_attention_heads", None)
-        if (
-            isinstance(query, nn.Linear)
-            and isinstance(key, nn.Linear)
-            and isinstance(value, nn.Linear)
-            and isinstance(output, nn.Linear)
-            and isinstance(heads, int)
-        ):
-            found.append(_Layer(query, key, value, output, heads))
+        if len(linears) == len(_LINEARS) and isinstance(heads, int):
+            found.append(_Layer(linears[:-1], linears[-1], heads))
     counts = {layer.heads for layer in found}
     if not found:
         raise TracInError(
-            "The module has no attention heads of BERT's family of transformers (modules `attention.self.query`, `.key` and "
+            "The module has no attention heads of a BERT-like transformers model (modules `attention.self.query`, `.key` and "
             "`.value`, and `attention.output.dense`, all plain Linear layers), so there are no heads to choose from."
         )
     if len(counts) > 1:

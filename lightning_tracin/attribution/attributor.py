@@ -1,4 +1,4 @@
-"""Computes what is missing of a run's snapshots: the work that a fit and a process without one share."""
+"""Computes the missing influence of snapshots, for fits and for `attribute`."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from lightning_tracin.storage.snapshots import Snapshot, load_weights
 
 
 class Attributor:
-    """Computes what is missing of snapshots.
+    """Computes the missing influence of a run's snapshots.
 
     Args:
         directory: the run.
-        processes: that share the work.
-        setup: what every pass shares.
+        processes: the processes that share the work.
+        setup: what all passes of the run share.
     """
 
     def __init__(self, directory: RunDirectory, processes: Processes, setup: Setup) -> None:
@@ -36,15 +36,15 @@ class Attributor:
         self._checked = False
 
     def cost(self, model: nn.Module, coverage: Coverage, groups: Mapping[str, int], loss: SummedLoss) -> Cost:
-        """What one snapshot's pass will take, by a few batches through the model as it is."""
+        """Estimate the cost of one pass from a few batches, with the model's current weights."""
         target = self._target("the start of the fit", model, coverage, groups, None)
         return self._method.cost(target, self._job(model, loss))
 
     def attribute_stored(self, model: nn.Module, snapshot: Snapshot) -> None:
-        """Compute what is missing of one snapshot, with the weights that it stores.
+        """Complete one snapshot with its stored weights.
 
         Raises:
-            TracInError: the weights were not kept, or as `attribute`.
+            TracInError: the weights were not kept, or `attribute` raises it.
         """
         scales = snapshot.scales() if self._setup.options.preconditioner == "adam" else None
         self.attribute(model, snapshot, snapshot.state_dict(), scales)
@@ -52,20 +52,21 @@ class Attributor:
     def attribute(
         self, model: nn.Module, snapshot: Snapshot, weights: Mapping[str, Tensor], scales: Mapping[str, Tensor] | None
     ) -> None:
-        """Compute what is missing of one snapshot; when it returns, all ranks have done so.
+        """Complete one snapshot. Returns when all ranks are done.
 
         Args:
-            model: a copy of the module, in evaluation mode; it has the snapshot's weights afterwards.
-            snapshot: in the ledger.
-            weights: of the snapshot.
-            scales: of its optimizer's second moments, where these precondition.
+            model: a copy of the module, in evaluation mode; the snapshot's weights are loaded into it.
+            snapshot: a snapshot in the ledger.
+            weights: its weights.
+            scales: its Adam scales, with `preconditioner="adam"`.
 
         Raises:
-            TracInError: gradients cannot be taken, or a loss or gradient is not finite.
+            TracInError: gradients cannot be computed, or a loss or gradient is not finite.
         """
         load_weights(model, weights)
         setup, groups = self._setup, snapshot.record.groups
-        train = None if self._checked else setup.train  # at the start, a head of zeros may have hidden all other gradients
+        # The check before the fit is not enough: a zero-initialized head makes all other gradients 0.
+        train = None if self._checked else setup.train
         moment = f"at snapshot {snapshot.name}"
         coverage, loss = verify(
             model, frozenset(groups), train, None, self._prepared, moment, loss=setup.loss, decisions=setup.decisions
@@ -77,13 +78,13 @@ class Attributor:
         on_rank_zero(self._processes, lambda: self._check(target, job, snapshot))
 
     def _check(self, target: Target, job: Job, snapshot: Snapshot) -> None:
-        """Compare some of what is stored with single samples' gradients, and record the result."""
+        """Compare some stored products with single-sample gradients, and record the result."""
         check = self._method.check(target, job, self._directory, snapshot)
         self._directory.note_check(snapshot.name, check)
         self._processes.info(f"TracIn: spot check of {snapshot.name}: {described(check)}.")
 
     def unfinished(self, snapshots: Sequence[Snapshot]) -> tuple[Snapshot, ...]:
-        """The snapshots of which something is missing or was not checked; rank 0 looks, before any rank goes on."""
+        """The snapshots that are incomplete or unchecked, found by rank 0 for all ranks."""
 
         def missing() -> list[str]:
             checked = self._directory.record().spot_checks
@@ -98,9 +99,9 @@ class Attributor:
         return tuple(snapshot for snapshot in snapshots if snapshot.name in names)
 
     def _job(self, model: nn.Module, loss: SummedLoss) -> Job:
-        """What stays the same from snapshot to snapshot."""
+        """The settings of a pass that are the same at every snapshot."""
         setup, budget = self._setup, self._setup.options.memory_budget
-        if budget is None:  # the same on all ranks, so that they cut the probes alike
+        if budget is None:  # the same on all ranks, so that all split the probes alike
             budget = int(self._processes.broadcast(free_share(_device(model))))
         return Job(
             train=setup.train,
@@ -117,7 +118,7 @@ class Attributor:
     def _target(
         self, name: str, model: nn.Module, coverage: Coverage, groups: Mapping[str, int], scales: Mapping[str, Tensor] | None
     ) -> Target:
-        """What is scored; both sides' gradients are multiplied with the optimizer's scales, the mask, both or neither."""
+        """The target of a pass; its scales are those of the optimizer, the mask, both or neither."""
         parts = parts_of(groups, self._setup.options.per_layer)
         if self._setup.mask is not None:
             scales = self._setup.mask.scales(frozenset(groups), scales)

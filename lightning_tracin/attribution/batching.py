@@ -1,4 +1,4 @@
-"""The work of one pass: which samples go through the model together, and what is said when one cannot."""
+"""The batches, shards and probe chunks of one pass, and running one batch through the model."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from lightning_tracin.gradients import Capture, Coverage, ProbeBank
 from lightning_tracin.gradients.forms import Form
 from lightning_tracin.gradients.partition import Parts
 
-#: Train samples of one shard: what is lost at most when a run is killed.
+#: Train samples per shard: the most that is lost when a run is killed.
 SHARD_SAMPLES = 1024
 
-#: Part of the free memory that a pass may take beside the model and a batch's activations.
+#: Fraction of the free memory that a pass may use for gradients.
 _FREE_SHARE = 0.4
 
-#: Part of the budget that the factors of a block of train samples may take; the rest is the probes'.
+#: Fraction of the memory budget for the factors of a block of train samples; the rest is for the probes.
 _HELD_SHARE = 0.25
 
 
 @dataclass(frozen=True)
 class Job:
-    """What stays the same from snapshot to snapshot."""
+    """The samples, loss and settings of a pass: the same at every snapshot."""
 
     train: SampleSet
     probes: SampleSet
@@ -44,29 +44,29 @@ class Job:
 
     @property
     def held_bytes(self) -> int:
-        """How much the factors of a block of train samples may take."""
+        """Memory budget for the factors of a block of train samples."""
         return int(_HELD_SHARE * self.memory_budget)
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is scored at one snapshot."""
+    """The model and parameters scored at one snapshot."""
 
     name: str  # of the snapshot, for messages
-    model: nn.Module  # in evaluation mode, holding the snapshot's weights
+    model: nn.Module  # in evaluation mode, with the snapshot's weights
     coverage: Coverage
     parts: Parts
-    scales: Mapping[str, Tensor] | None = None  # of a preconditioner: parameter -> factor of both sides' gradients
+    scales: Mapping[str, Tensor] | None = None  # parameter -> factor of train and probe gradients, from a preconditioner or mask
 
 
 def free_share(device: torch.device) -> int:
-    """Bytes that a pass may take where nothing else is asked for: a share of what is free now."""
+    """The default memory budget: a fraction of the memory that is free now, in bytes."""
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     return int(_FREE_SHARE * free)
 
 
 def batches_of(samples: SampleSet, batch_size: int) -> list[list[int]]:
-    """Batches of samples of one source and of similar length, shortest first."""
+    """Batches of samples from one source with similar lengths, shortest first."""
     order = sorted(range(len(samples)), key=lambda i: (samples.source(i), samples.sizes[i], i))
     batches = []
     for _, same in groupby(order, key=samples.source):
@@ -76,7 +76,12 @@ def batches_of(samples: SampleSet, batch_size: int) -> list[list[int]]:
 
 
 def shards_of(batches: Sequence[list[int]]) -> list[list[list[int]]]:
-    """Batches by shard: what is written together."""
+    """Split batches into shards of about `SHARD_SAMPLES` samples.
+
+    Example:
+        >>> [sum(map(len, shard)) for shard in shards_of([[0] * 500] * 5)]
+        [1500, 1000]
+    """
     shards: list[list[list[int]]] = [[]]
     for batch in batches:
         if sum(map(len, shards[-1])) >= SHARD_SAMPLES:
@@ -86,9 +91,14 @@ def shards_of(batches: Sequence[list[int]]) -> list[list[list[int]]]:
 
 
 def shards_of_rank(count: int, job: Job) -> list[int]:
-    """The shards that this rank computes, of so many in all.
+    """The shards that this rank computes, out of `count`.
 
-    Shards ascend in length, so ranks take turns there and back: each gets as many long ones as the others.
+    Shards are sorted by sample length, so ranks are assigned back and forth (0, 1, 1, 0, ...) to balance the long ones.
+
+    Example:
+        >>> import types
+        >>> [shards_of_rank(6, types.SimpleNamespace(rank=rank, ranks=2)) for rank in (0, 1)]
+        [[0, 3, 4], [1, 2, 5]]
     """
     rounds = ([*range(at, min(at + job.ranks, count))] for at in range(0, count, job.ranks))
     turns = ((row, job.rank if number % 2 == 0 else job.ranks - 1 - job.rank) for number, row in enumerate(rounds))
@@ -96,14 +106,14 @@ def shards_of_rank(count: int, job: Job) -> list[int]:
 
 
 def probe_chunks(target: Target, job: Job) -> list[list[list[int]]]:
-    """The probes in chunks whose gradients fit into the budget, in batches, longest first."""
+    """The probes' batches in chunks whose gradients fit into the memory budget, longest first."""
     batches = batches_of(job.probes, job.batch_size)[::-1]
     most = max(1, (job.memory_budget - job.held_bytes) // max(1, bytes_of_a_probe(target, job)))
     return list(_chunks(batches, most))
 
 
 def _chunks(batches: Sequence[list[int]], most: int) -> Iterator[list[list[int]]]:
-    """Batches in chunks of at most so many samples; a batch that is larger is cut."""
+    """Group batches into chunks of at most `most` samples; larger batches are split."""
     chunk: list[list[int]] = []
     for batch in batches:
         for at in range(0, len(batch), most):
@@ -116,9 +126,9 @@ def _chunks(batches: Sequence[list[int]], most: int) -> Iterator[list[list[int]]
 
 
 def bytes_of_a_probe(target: Target, job: Job) -> int:
-    """What a bank holds of one probe at the most: counted on the longest batch, as if all probes were as long.
+    """Upper bound of a bank's memory per probe, measured on the longest batch.
 
-    A whole batch is looked at, because a layer may see other positions of one sample than of another (the last token's).
+    A whole batch is used, because a layer may see only some positions of a sample (such as the last token).
     """
     longest = max(batches_of(job.probes, job.batch_size), key=lambda batch: max(job.probes.sizes[index] for index in batch))
     gradients: dict[str, tuple[Form, ...]] = {}
@@ -130,10 +140,10 @@ def bytes_of_a_probe(target: Target, job: Job) -> int:
 
 
 def bytes_of_a_query(coverage: Coverage) -> int:
-    """What a sum of many probes' gradients takes: all of it written out but tables of embeddings."""
+    """Memory of a sum of many probes' gradients: all of it is dense, except embedding tables."""
     tables = {name for layer in coverage.layers if isinstance(layer.module, nn.Embedding) for name in layer.names.values()}
-    written_out = sum(count for name, count in coverage.elements.items() if name not in tables)
-    return written_out * _element_size(coverage)
+    dense = sum(count for name, count in coverage.elements.items() if name not in tables)
+    return dense * _element_size(coverage)
 
 
 def _element_size(coverage: Coverage) -> int:
@@ -143,16 +153,16 @@ def _element_size(coverage: Coverage) -> int:
 def run_batch(
     capture: Capture, job: Job, samples: SampleSet, batch: list[int], consumer: Callable[..., None], kind: str, name: str
 ) -> None:
-    """One batch through the model.
+    """Run one batch through the model, and pass its per-sample gradients to a consumer.
 
     Args:
-        capture: of the model.
+        capture: the capture of the model.
         job: loss and settings.
         samples: the job's train samples or probes.
-        batch: which of them.
-        consumer: takes the gradients.
+        batch: indices of the samples.
+        consumer: called with each parameter's name and gradients.
         kind: "train sample" or "probe", for messages.
-        name: of the snapshot, for messages.
+        name: name of the snapshot, for messages.
 
     Raises:
         TracInError: a loss is not finite; the message names the sample and the snapshot.
@@ -167,7 +177,7 @@ def run_batch(
             value = job.loss(alone, 1)
         if not torch.isfinite(value):
             raise TracInError(
-                f"The loss of {described(samples, index, kind)} is {float(value)} at snapshot {name}; look at that sample and at "
+                f"The loss of {name_of(samples, index, kind)} is {float(value)} at snapshot {name}; look at that sample and at "
                 "the fit's own loss (a diverged model has no influence to measure)."
             )
     raise TracInError(
@@ -177,14 +187,14 @@ def run_batch(
 
 
 def require_finite(values: Tensor, indices: Sequence[int], samples: SampleSet, kind: str, name: str) -> None:
-    """Refuse gradients that are not finite.
+    """Check that gradients are finite.
 
     Args:
         values: [any, len(indices)], such as squared norms.
-        indices: the samples.
-        samples: whose they are.
+        indices: indices of the samples.
+        samples: the set that contains them.
         kind: "train sample" or "probe".
-        name: of the snapshot.
+        name: name of the snapshot.
 
     Raises:
         TracInError: a value is not finite; the message names its sample.
@@ -192,11 +202,11 @@ def require_finite(values: Tensor, indices: Sequence[int], samples: SampleSet, k
     bad = (~torch.isfinite(values)).any(0).nonzero()[:, 0].tolist()
     if bad:
         raise TracInError(
-            f"The gradient of {described(samples, indices[bad[0]], kind)} is not finite at snapshot {name}; look at that sample, "
+            f"The gradient of {name_of(samples, indices[bad[0]], kind)} is not finite at snapshot {name}; look at that sample, "
             "or use `dtype='float64'`."
         )
 
 
-def described(samples: SampleSet, index: int, kind: str) -> str:
-    """A sample as messages name it."""
+def name_of(samples: SampleSet, index: int, kind: str) -> str:
+    """How messages name a sample, such as `probe 3 (language 'sw')`."""
     return f"{kind} {index} (language {samples.table.language[index]!r})"

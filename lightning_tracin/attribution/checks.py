@@ -1,4 +1,4 @@
-"""What is verified on real batches before anything expensive: that losses are per sample, and that gradients are exact."""
+"""Checks on real batches before anything expensive: losses are per sample, and gradients are exact."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_tracin.attribution.batching import described
+from lightning_tracin.attribution.batching import name_of
 from lightning_tracin.attribution.losses import Probed, SummedLoss, find_loss
 from lightning_tracin.attribution.samples import SampleSet
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import Coverage, verify_gradients
 
-#: Sizes of the batches that are checked; different ones, so that a mean and a sum cannot be confused.
+#: Sizes of the batches to check. They differ, so that a mean and a sum cannot be confused.
 _SIZES = (5, 2, 8)
 
 
 def checked_loss(module: nn.Module, train: SampleSet, probes: SampleSet, prepare: Callable[[Any], Any]) -> SummedLoss:
-    """The module's per-sample loss, verified on train samples and on probes.
+    """Find the module's per-sample loss, and verify it on train samples and on probes.
 
     Args:
-        module: in evaluation mode.
+        module: a module in evaluation mode.
         train: the train samples.
         probes: the probes.
         prepare: moves a batch to the module's device.
 
     Raises:
-        TracInError: see `find_loss`.
+        TracInError: `find_loss` raises it.
     """
 
     def checks() -> list[Probed]:
@@ -54,7 +54,7 @@ def check_gradients(
     kind: str,
     moment: str,
 ) -> None:
-    """Compare captured gradients with plain autograd's, on every sample of a real batch of each source.
+    """Compare captured gradients with plain autograd, for every sample of one real batch of each source.
 
     Raises:
         TracInError: they differ, or the loss is not finite.
@@ -66,14 +66,14 @@ def check_gradients(
             values = [float(loss(one, 1)) for one in alone]
         for index, value in zip(batch, values, strict=True):
             if not math.isfinite(value):
-                raise TracInError(f"The loss of {described(samples, index, kind)} is {value} {moment}; look at that sample.")
+                raise TracInError(f"The loss of {name_of(samples, index, kind)} is {value} {moment}; look at that sample.")
         if batch:
             together = prepare(samples.batch(batch))
             verify_gradients(model, coverage, partial(loss, together, len(batch)), [partial(loss, one, 1) for one in alone])
 
 
 def _picked(samples: SampleSet, source: int) -> Iterator[list[int]]:
-    """Batches of real samples of one source, different in size; the shortest and the longest stand in the first."""
+    """Batches of different sizes from one source; the first contains the shortest and the longest sample."""
     first = [index for index in range(len(samples)) if samples.source(index) == source]
     if not first:
         return

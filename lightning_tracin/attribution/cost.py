@@ -1,9 +1,8 @@
-"""What a run costs, told before it starts: disk, memory, and the time of a pass, timed on its first batches."""
+"""Cost of a run, estimated before it starts: disk, memory, and the time of a pass, measured on a few batches."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,69 +11,62 @@ from humanize import naturalsize, precisedelta
 
 from lightning_tracin.attribution.batching import Job, Target, batches_of, run_batch
 from lightning_tracin.errors import TracInError, printable
-from lightning_tracin.gradients import Capture, HeldBlock, ProbeBank
+from lightning_tracin.gradients import Capture, Coverage, HeldBlock, ProbeBank
 from lightning_tracin.storage.filesystem import free_bytes
 from lightning_tracin.storage.sample_table import SampleTable
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Estimate for one snapshot's pass."""
+    """Estimated cost of one pass."""
 
-    held_bytes: int  # of the probes' gradients in memory, at most
+    held_bytes: int  # most memory that the probes' gradients take
     seconds: float
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes of a run, known before its fit starts."""
+    """Size and cost of a run, estimated before its fit."""
 
     train: SampleTable
     probes: SampleTable
-    parameters: int  # number of scored parameters
-    elements: int  # number of their elements
-    coverage: Mapping[str, tuple[int, int]]  # rule -> parameters and elements that it covers
-    kept: int | None  # how many of these the mask leaves; None: there is no mask
-    weights_bytes: int  # of one snapshot on disk
-    ingredients_bytes: int  # of one snapshot's ingredients (or features) on disk
-    cost: Cost | None  # of one snapshot's pass; None where none is planned
-    snapshots: int | None  # expected number; None where the fit's length is not known
+    coverage: Coverage  # of the scored parameters
+    kept: int | None  # number of their elements that the mask keeps; None: no mask
+    weights_bytes: int  # one snapshot's weights on disk
+    ingredients_bytes: int  # one snapshot's ingredients (or features) on disk
+    cost: Cost | None  # of one pass; None if none is planned
+    snapshots: int | None  # expected number; None if the fit's length is unknown
 
     @property
     def bytes_needed(self) -> int:
-        """On disk, for all snapshots (for one, where their number is not known)."""
+        """Disk space for all snapshots (for one, if their number is unknown)."""
         return (self.weights_bytes + self.ingredients_bytes) * (1 if self.snapshots is None else self.snapshots)
 
     def described(self, folder: Path) -> str:
-        """The plan in one paragraph, for the terminal."""
+        """The plan as one paragraph, for the terminal."""
+        coverage, cost = self.coverage, self.cost
         number = "an unknown number of" if self.snapshots is None else str(self.snapshots)
-        by_rule = ", ".join(f"{rule} {elements:,}" for rule, (_, elements) in self.coverage.items())
+        by_rule = ", ".join(f"{rule} {elements:,}" for rule, (_, elements) in coverage.by_rule.items())
         free = free_bytes(folder)
         total = "each" if self.snapshots is None else "in all" if free is None else f"in all, {naturalsize(free)} free"
+        mask = "" if self.kept is None else f", of which the mask leaves {self.kept:,}"
+        time_needed = ""
+        if cost is not None:
+            times = "" if self.snapshots in (None, 1) else f", {_rounded(cost.seconds * (self.snapshots or 1))} in all"
+            held = f"holds {naturalsize(cost.held_bytes)} in memory and " if cost.held_bytes else ""
+            time_needed = f"; influence {held}takes about {_rounded(cost.seconds)} for a snapshot{times} (by the first batches)"
         return printable(
-            f"TracIn: {len(self.train)} train samples ({_counted(self.train)}) x {len(self.probes)} probes "
-            f"({_counted(self.probes)}), scored over {self.elements:,} elements of {self.parameters} parameters (all that were "
-            f"chosen: {by_rule}){self._described_mask()}; {number} snapshots in {folder}, weights "
-            f"{naturalsize(self.weights_bytes)} and ingredients {naturalsize(self.ingredients_bytes)} each "
-            f"({naturalsize(self.bytes_needed)} {total}){self._described_time()}."
+            f"TracIn: {len(self.train)} train samples ({counted(self.train)}) x {len(self.probes)} probes "
+            f"({counted(self.probes)}), scored over {coverage.total:,} elements of {len(coverage.elements)} parameters (all that "
+            f"were chosen: {by_rule}){mask}; {number} snapshots in {folder}, weights {naturalsize(self.weights_bytes)} and "
+            f"ingredients {naturalsize(self.ingredients_bytes)} each ({naturalsize(self.bytes_needed)} {total}){time_needed}."
         )
 
-    def _described_mask(self) -> str:
-        return "" if self.kept is None else f", of which the mask leaves {self.kept:,}"
-
-    def _described_time(self) -> str:
-        if self.cost is None:
-            return ""
-        seconds = self.cost.seconds
-        times = "" if self.snapshots in (None, 1) else f", {_rounded(seconds * (self.snapshots or 1))} in all"
-        held = f"holds {naturalsize(self.cost.held_bytes)} in memory and " if self.cost.held_bytes else ""
-        return f"; influence {held}takes about {_rounded(seconds)} for a snapshot{times} (by the first batches)"
-
     def require_disk(self, folder: Path) -> None:
-        """Refuse a disk that cannot hold the run.
+        """Check that the run fits on the disk.
 
         Raises:
-            TracInError: it cannot.
+            TracInError: it does not.
         """
         free = free_bytes(folder)
         if free is not None and self.bytes_needed > free:
@@ -85,38 +77,51 @@ class Plan:
             )
 
 
-def _counted(table: SampleTable) -> str:
+def counted(table: SampleTable) -> str:
+    """The number of samples of each language, in words.
+
+    Example:
+        >>> counted(SampleTable(("de", "sw", "de"), (None,) * 3, ("",) * 3, (None,) * 3))
+        'de 2, sw 1'
+    """
     return ", ".join(f"{language} {count}" for language, count in table.counts().items())
 
 
 def _rounded(seconds: float) -> str:
-    """A duration in words; an estimate of minutes needs no seconds."""
+    """A duration in words, without seconds from 90 seconds on."""
     return precisedelta(max(1, seconds), minimum_unit="seconds" if seconds < 90 else "minutes", format="%.0f")
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds that parts of the work take for one sample."""
+    """Seconds per sample of the parts of a pass.
 
-    captured: float  # forward, backward and what the rules do
-    written_out: float  # of a probe: its gradient held
-    multiplied: float  # of a train sample, for each probe: their product
+    Example:
+        >>> import types
+        >>> job = types.SimpleNamespace(train=range(1000), probes=range(10), ranks=2)
+        >>> Pace(captured=0.01, collected=0.02, multiplied=0.001).seconds(job, passes=1, probes=10)
+        10.3
+    """
+
+    captured: float  # forward, backward and the layer rules
+    collected: float  # of a probe: storing its gradient in the bank
+    multiplied: float  # of a train sample and a probe: their product
 
     def seconds(self, job: Job, passes: int, probes: int, probe_passes: int = 1) -> float:
-        """Of one snapshot's pass on this rank.
+        """Duration of one snapshot on this rank.
 
         Args:
             job: samples and ranks.
             passes: how often the train samples go through the model.
-            probes: how many probes (or sums of probes) they are multiplied with each time.
+            probes: number of probes (or sums of probes) in each of these passes.
             probe_passes: how often the probes go through the model.
         """
-        of_probes = len(job.probes) * (self.captured * probe_passes + self.written_out)
+        of_probes = len(job.probes) * (self.captured * probe_passes + self.collected)
         return of_probes + passes * len(job.train) / job.ranks * (self.captured + self.multiplied * probes)
 
 
 def measured_pace(target: Target, job: Job) -> Pace:
-    """The pace of some batches of middle length, after one that is not timed."""
+    """Measure the pace on batches of medium length, after a warm-up."""
     probes, train = (batches_of(samples, job.batch_size) for samples in (job.probes, job.train))
     some_probes, some_train = probes[len(probes) // 2], train[len(train) // 2]
     bank = ProbeBank(len(some_probes), target.parts.of, len(target.parts), target.scales)

@@ -1,4 +1,4 @@
-"""Facts about samples: language, item, text and label, read from the dataset behind a loader."""
+"""Reads language, item, text and label of samples from the dataset behind a loader."""
 
 from __future__ import annotations
 
@@ -15,26 +15,30 @@ from lightning_tracin.storage.sample_table import SampleTable
 
 
 def read_table(dataset: Any, columns: SampleColumns, role: str, languages: Sequence[Any] | None) -> SampleTable:
-    """The facts about all samples of a map-style dataset.
+    """Read language, item, text and label of all samples of a map-style dataset.
 
     Args:
         dataset: the dataset.
-        columns: where the facts stand.
+        columns: which columns to read.
         role: "train samples" or "probes", for messages.
-        languages: each sample's language, given outright.
+        languages: each sample's language, instead of a column.
 
     Raises:
-        TracInError: a column is missing or incomplete; the message names those there are.
+        TracInError: a column is missing or incomplete; the message lists the existing columns.
+
+    Example:
+        >>> rows = [{"language": "de", "text": "ja", "id": 7}, {"language": "en", "text": "yes", "id": 7}]
+        >>> table = read_table(rows, SampleColumns(item_column="id"), "probes", languages=None)
+        >>> table.language, table.item, table.text
+        (('de', 'en'), ('7', '7'), ('ja', 'yes'))
     """
     count = len(dataset)
     if languages is None:
         found = read_column(dataset, columns.language_column)
         if found is None:
-            available = ", ".join(repr(name) for name in column_names(dataset)) or "none"
             raise TracInError(
-                f"The {role} have no column or attribute {columns.language_column!r} that tells their languages (columns: "
-                f"{available}). "
-                "Name the right one with `language_column=...`, or give the languages outright, one a sample "
+                f"The {role} have no column or attribute {columns.language_column!r} with their languages (columns: "
+                f"{_listed_columns(dataset)}). Name the right one with `language_column=...`, or give one language per sample "
                 "(`languages=[...]` for the train samples, `languages_of_probes=[...]` for the probes)."
             )
         languages = in_words(dataset, columns.language_column, found)
@@ -47,10 +51,9 @@ def read_table(dataset: Any, columns: SampleColumns, role: str, languages: Seque
     if columns.item_column is not None:
         items = read_column(dataset, columns.item_column)
         if items is None:
-            available = ", ".join(repr(name) for name in column_names(dataset)) or "none"
             raise TracInError(
-                f"The {role} have no column {columns.item_column!r} (columns: {available}); name the one whose value "
-                "translations share with `item_column=...`, or leave it out."
+                f"The {role} have no column {columns.item_column!r} (columns: {_listed_columns(dataset)}); name the one whose "
+                "value translations share with `item_column=...`, or leave it out."
             )
     return SampleTable(
         language=tuple(str(language) for language in languages),
@@ -64,15 +67,13 @@ def _text(dataset: Any, columns: SampleColumns) -> tuple[str, ...]:
     used = {columns.language_column, columns.item_column, columns.label_column, "label", "labels"}
     names = columns.text_columns
     if names is None:
-        first = _first(dataset)
-        names = tuple(name for name, value in first.items() if isinstance(value, str) and name not in used)
+        names = tuple(name for name, value in _first(dataset).items() if isinstance(value, str) and name not in used)
     texts: list[list[str]] = []
     for name in names:
         column = read_column(dataset, name)
         if column is None:
             raise TracInError(
-                f"There is no text column {name!r} (columns: {', '.join(column_names(dataset))}); name others with "
-                "`text_columns=[...]`."
+                f"There is no text column {name!r} (columns: {_listed_columns(dataset)}); name others with `text_columns=[...]`."
             )
         texts.append([str(value) for value in column])
     if not texts:
@@ -81,11 +82,9 @@ def _text(dataset: Any, columns: SampleColumns) -> tuple[str, ...]:
 
 
 def _first(dataset: Any) -> Mapping[str, Any]:
-    """The first sample with all its columns, hidden ones too; empty where samples are not mappings."""
-    if isinstance(dataset, Subset):
-        return {name: value for name, value in _first(dataset.dataset).items() if name in column_names(dataset)}
-    if isinstance(dataset, ConcatDataset):
-        return {name: value for name, value in _first(dataset.datasets[0]).items() if name in column_names(dataset)}
+    """The first sample with all its columns, including hidden ones; empty if samples are not mappings."""
+    if parts := _parts(dataset):
+        return {name: value for name, value in _first(parts[0]).items() if name in column_names(dataset)}
     plain = dataset.with_format(None) if hasattr(dataset, "with_format") else dataset
     first = plain[0]
     return first if isinstance(first, Mapping) else {}
@@ -99,13 +98,17 @@ def _label(dataset: Any, columns: SampleColumns, role: str) -> tuple[str | None,
         return (None,) * len(dataset)
     column = read_column(dataset, name)
     if column is None:
-        available = ", ".join(repr(other) for other in column_names(dataset)) or "none"
-        raise TracInError(f"The {role} have no label column {name!r} (columns: {available}).")
+        raise TracInError(f"The {role} have no label column {name!r} (columns: {_listed_columns(dataset)}).")
     return in_words(dataset, name, column)
 
 
 def in_words(dataset: Any, name: str, values: Sequence[Any]) -> tuple[str | None, ...]:
-    """A column's values as strings: names of classes for their numbers, None as it is."""
+    """A column's values as strings: class names instead of class numbers; None stays None.
+
+    Example:
+        >>> in_words([{"label": 1}, {"label": None}], "label", [1, None])
+        ('1', None)
+    """
     names = _class_names(dataset, name)
     plain = (value.tolist() if isinstance(value, Tensor | np.ndarray | np.generic) else value for value in values)
     return tuple(
@@ -115,23 +118,28 @@ def in_words(dataset: Any, name: str, values: Sequence[Any]) -> tuple[str | None
 
 
 def _class_names(dataset: Any, name: str) -> Sequence[str]:
-    """The names of a column's classes, where the dataset knows them (`datasets.ClassLabel`); empty where it does not."""
-    if isinstance(dataset, Subset):
-        return _class_names(dataset.dataset, name)
-    if isinstance(dataset, ConcatDataset):
-        each = [_class_names(part, name) for part in dataset.datasets]
+    """The names of a column's classes, if the dataset knows them (`datasets.ClassLabel`); else empty."""
+    if parts := _parts(dataset):
+        each = [_class_names(part, name) for part in parts]
         return each[0] if all(names == each[0] for names in each) else ()
     features = getattr(dataset, "features", None)
     feature = features.get(name) if isinstance(features, Mapping) else None
     return getattr(feature, "names", None) or ()
 
 
+def _parts(dataset: Any) -> Sequence[Any]:
+    """The datasets inside a `Subset` or `ConcatDataset`; empty for any other dataset."""
+    return dataset.datasets if isinstance(dataset, ConcatDataset) else [dataset.dataset] if isinstance(dataset, Subset) else []
+
+
+def _listed_columns(dataset: Any) -> str:
+    return ", ".join(map(repr, column_names(dataset))) or "none"
+
+
 def column_names(dataset: Any) -> list[str]:
-    """The columns that a dataset is known to have."""
-    if isinstance(dataset, Subset):
-        return column_names(dataset.dataset)
-    if isinstance(dataset, ConcatDataset):
-        each = [column_names(part) for part in dataset.datasets]
+    """The names of a dataset's columns, as far as they are known."""
+    if parts := _parts(dataset):
+        each = [column_names(part) for part in parts]
         return [name for name in each[0] if all(name in other for other in each)]
     names = getattr(dataset, "column_names", None)
     if isinstance(names, list):
@@ -142,10 +150,14 @@ def column_names(dataset: Any) -> list[str]:
 
 
 def read_column(dataset: Any, name: str) -> list[Any] | None:
-    """One value a sample, in the dataset's order; None where the dataset has no such column or attribute.
+    """One value per sample, in dataset order; None if the dataset has no such column or attribute.
 
-    Looks through `Subset` and `ConcatDataset`; reads columns of Hugging Face datasets that `set_format` hides; takes an
-    attribute of the dataset of that name (or its plural); at last the entry of that name of each sample.
+    Looks inside `Subset` and `ConcatDataset`, and reads columns of Hugging Face datasets even if `set_format` hides them. For
+    other datasets it takes an attribute of that name (or its plural), or else the entry of that name in each sample.
+
+    Example:
+        >>> read_column(Subset([{"language": one} for one in ("de", "en", "sw")], [2, 0]), "language")
+        ['sw', 'de']
     """
     if isinstance(dataset, Subset):
         whole = read_column(dataset.dataset, name)

@@ -1,9 +1,8 @@
-"""The engine: one snapshot's ingredients, batch by batch.
+"""The exact pass: inner products of every train sample with every probe at one snapshot, batch by batch.
 
-The probes' gradients are computed once and held (in chunks of probes, where they do not fit into memory, or summed to one query
-for each language, where only means are asked for); every batch of train samples goes through the model once for each chunk.
-Blocks of results are written as soon as they are done: a shard that is already there is not computed again, and ranks take turns
-at shards.
+The probes' gradients are computed once and held in memory, in several chunks if they do not fit. Every batch of train samples
+goes through the model once per chunk. Each shard is written when it is done; existing shards are skipped, and shards are shared
+among the ranks.
 """
 
 from __future__ import annotations
@@ -26,73 +25,62 @@ from lightning_tracin.attribution.batching import (
     shards_of_rank,
 )
 from lightning_tracin.attribution.cost import Cost, measured_pace
-from lightning_tracin.attribution.method import method
+from lightning_tracin.attribution.method import Method, method
 from lightning_tracin.attribution.processes import Processes
 from lightning_tracin.attribution.spot_check import check_products
-from lightning_tracin.config import Measure, Options, Similarity
+from lightning_tracin.config import Options
 from lightning_tracin.gradients import Capture, HeldBlock, ProbeBank, ProbeNorms
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.ingredients import Block, IngredientStore
 from lightning_tracin.storage.records import SpotCheck
 from lightning_tracin.storage.sample_table import SampleTable
-from lightning_tracin.storage.shards import Ingredients
 from lightning_tracin.storage.snapshots import Snapshot
 
 
 @method("exact")
-class Exact:
-    """Every train sample's product with every probe."""
+class Exact(Method):
+    """The inner product of every train sample with every probe."""
 
-    measure: Measure = "share"
-    adds_probes = whitens = False
     layer_cosine = banks_probes = True
 
     def __init__(self, options: Options) -> None:
-        del options  # none of them changes what is computed
+        del options  # none affects this method
 
     def store(self, directory: RunDirectory, snapshot: Snapshot) -> IngredientStore:
-        """The shards of the snapshot's ingredients."""
+        """The store of the snapshot's ingredients."""
         return directory.ingredients(snapshot, self.columns(directory))
 
     def columns(self, directory: RunDirectory) -> int:
-        """One for each probe."""
+        """One per probe."""
         return directory.record().probes.count
 
-    def queries(self, probes: SampleTable) -> SampleTable:
-        """The probes themselves."""
-        return probes
-
     def compute(self, target: Target, job: Job, directory: RunDirectory, snapshot: Snapshot, processes: Processes) -> None:
-        """Compute and store what is missing of a snapshot."""
-        del processes  # ranks write shards of their own
+        """Compute and store the snapshot's missing shards."""
+        del processes  # each rank writes its own shards
         attribute_snapshot(target, job, self.store(directory, snapshot))
 
     def check(self, target: Target, job: Job, directory: RunDirectory, snapshot: Snapshot) -> SpotCheck:
-        """Compare some stored products with single samples' gradients."""
+        """Compare some stored products with single-sample gradients."""
         return check_products(target, job, self.store(directory, snapshot))
 
     def cost(self, target: Target, job: Job) -> Cost:
-        """The probes' gradients are held, in chunks that fit the budget."""
+        """Memory of the largest chunk of probes, and time of all chunks."""
         chunks, pace = probe_chunks(target, job), measured_pace(target, job)
         held = min(job.memory_budget, len(job.probes) * bytes_of_a_probe(target, job))
         return Cost(held, pace.seconds(job, len(chunks), len(job.probes) // len(chunks)))
 
     def stored_bytes(self, parts: int, train: int, probes: SampleTable) -> int:
-        """A product for each pair and a norm for each sample, by part."""
+        """One product per pair and one norm per sample, for each part."""
         return 4 * parts * (train + 1) * (len(probes) + 1)
-
-    def readable(self, ingredients: Ingredients, similarity: Similarity) -> tuple[Ingredients, Similarity]:
-        """All columns, by the similarity's own formula."""
-        return ingredients, similarity
 
 
 def attribute_snapshot(target: Target, job: Job, store: IngredientStore) -> None:
-    """Compute what is missing of one snapshot's ingredients.
+    """Compute the missing ingredients of one snapshot.
 
     Args:
-        target: the snapshot.
+        target: the snapshot's model.
         job: samples, loss and settings.
-        store: where the shards go.
+        store: the store of the ingredients.
 
     Raises:
         TracInError: a loss or gradient is not finite; the message names the sample and the snapshot.
@@ -117,7 +105,7 @@ def attribute_snapshot(target: Target, job: Job, store: IngredientStore) -> None
 
 
 def progress_bar(target: Target, job: Job, total: int) -> tqdm[Any]:
-    """The bar of one snapshot's pass, counted in samples."""
+    """The progress bar of a pass, in samples."""
     return tqdm(total=total, desc=f"influence at {target.name}", unit=" samples", disable=not job.progress)
 
 
@@ -136,25 +124,17 @@ def _bank(capture: Capture, batches: list[list[int]], target: Target, job: Job) 
 
 
 def collect(capture: Capture, bank: ProbeBank | ProbeNorms, batches: list[list[int]], target: Target, job: Job) -> None:
-    """Pass probes through the model batch by batch into a bank."""
+    """Run the probes' batches and collect their gradients in a bank."""
     at = 0
     for batch in batches:
-        run_batch(
-            capture,
-            job,
-            job.probes,
-            batch,
-            lambda parameter, forms, at=at: bank.collect(parameter, forms, at),
-            "probe",
-            target.name,
-        )
+        run_batch(capture, job, job.probes, batch, lambda name, forms, at=at: bank.collect(name, forms, at), "probe", target.name)
         at += len(batch)
 
 
 def block_of(
     capture: Capture, bank: ProbeBank, columns: list[int], shard: list[list[int]], target: Target, job: Job, bar: tqdm[Any]
 ) -> Block:
-    """The ingredients of a shard of train samples with all probes of a bank."""
+    """Compute the ingredients of one shard of train samples with all probes of a bank."""
     rows = [index for batch in shard for index in batch]
     dot = bank.squared_norms.new_zeros(len(target.parts), len(rows), bank.probes)
     squared = bank.squared_norms.new_zeros(len(target.parts), len(rows))

@@ -1,6 +1,6 @@
-"""The loss of one sample: the module's own `per_sample_loss`, or its `training_step` once verified.
+"""The loss of one sample: the module's `per_sample_loss`, or its `training_step` after a check on real batches.
 
-The engine needs the *sum* over a batch of its samples' losses, as one differentiable number; a `SummedLoss` gives that.
+The engine needs the *sum* of the losses of a batch's samples as one differentiable scalar: a `SummedLoss`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lightning_tracin.errors import TracInError
 
-#: Largest relative difference between a batch's loss and its samples' that rounding may explain.
+#: Largest relative difference due to rounding between a batch's loss and its samples' losses.
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
 _REMEDY = (
@@ -30,18 +30,18 @@ class SummedLoss(Protocol):
 
     @property
     def name(self) -> str:
-        """Which loss it is; `loss_named` finds it again."""
+        """Name of the loss, for `loss_named`."""
 
     def __call__(self, batch: Any, samples: int) -> Tensor:
-        """Forward pass of a batch of so many samples; a scalar."""
+        """Forward pass of a batch of `samples` samples: a scalar."""
 
 
 @dataclass(frozen=True)
 class Probed:
-    """A real batch and its samples one by one, on which a loss is checked."""
+    """A real batch on which a loss is checked, and its samples one by one."""
 
     batch: Any
-    alone: Sequence[Any]  # one collated batch of one sample for each
+    alone: Sequence[Any]  # for each sample, a collated batch of it alone
     kind: str  # "train samples" or "probes", for messages
 
 
@@ -50,14 +50,10 @@ class PerSampleLoss:
     """The sum of `module.per_sample_loss(batch)`."""
 
     module: nn.Module
-
-    @property
-    def name(self) -> str:
-        """Which loss it is."""
-        return "per_sample_loss"
+    name: str = "per_sample_loss"
 
     def __call__(self, batch: Any, samples: int) -> Tensor:
-        """Forward pass of a batch of so many samples; a scalar."""
+        """Forward pass of a batch of `samples` samples: a scalar."""
         losses = self.module.per_sample_loss(batch)  # type: ignore[operator]
         if not isinstance(losses, Tensor) or losses.shape != (samples,):
             got = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
@@ -70,31 +66,39 @@ class PerSampleLoss:
 
 @dataclass(frozen=True)
 class StepLoss:
-    """`module.training_step`'s loss, rescaled to the sum over the samples."""
+    """The loss of `module.training_step`, rescaled to the sum over samples."""
 
     module: nn.Module
     reduction: Literal["mean", "sum"]
 
     @property
     def name(self) -> str:
-        """Which loss it is."""
+        """Name of the loss."""
         return f"training_step ({self.reduction})"
 
     def __call__(self, batch: Any, samples: int) -> Tensor:
-        """Forward pass of a batch of so many samples; a scalar."""
+        """Forward pass of a batch of `samples` samples: a scalar."""
         loss = _training_step(self.module, batch)
         return loss * samples if self.reduction == "mean" else loss
 
 
 def find_loss(module: nn.Module, checks: Callable[[], Sequence[Probed]]) -> SummedLoss:
-    """The per-sample loss of a module in evaluation mode, verified on real batches.
+    """Find the per-sample loss of a module in evaluation mode, and verify it on real batches.
 
     Args:
         module: a LightningModule (anything with `per_sample_loss(batch)` or `training_step(batch, batch_idx)`).
-        checks: gives batches of at least two samples.
+        checks: returns batches of at least two samples.
 
     Raises:
-        TracInError: the loss of a batch is not made of its samples' own losses; the message names the remedy.
+        TracInError: a batch's loss is neither mean nor sum of its samples' own losses; the message names the remedy.
+
+    Example:
+        >>> class Module(nn.Module):
+        ...     def training_step(self, batch):
+        ...         return batch.square().mean()
+        >>> batch = torch.tensor([1.0, 2.0, 3.0])
+        >>> find_loss(Module(), lambda: [Probed(batch, batch.split(1), "train samples")]).name
+        'training_step (mean)'
     """
     if callable(getattr(module, "per_sample_loss", None)):
         own = PerSampleLoss(module)
@@ -106,12 +110,16 @@ def find_loss(module: nn.Module, checks: Callable[[], Sequence[Probed]]) -> Summ
 
 
 def loss_named(module: nn.Module, name: str) -> SummedLoss:
-    """The loss of that name, verified before on another copy of the module."""
+    """The loss of this name, without a check: it has been verified on another copy of the module.
+
+    Raises:
+        TracInError: there is no such loss.
+    """
     known: tuple[SummedLoss, ...] = (PerSampleLoss(module), StepLoss(module, "mean"), StepLoss(module, "sum"))
-    for loss in known:
-        if loss.name == name:
-            return loss
-    raise TracInError(f"There is no loss {name!r}; the losses are {', '.join(loss.name for loss in known)}.")
+    named = {loss.name: loss for loss in known}
+    if name not in named:
+        raise TracInError(f"There is no loss {name!r}; the losses are {', '.join(named)}.")
+    return named[name]
 
 
 def _training_step(module: nn.Module, batch: Any) -> Tensor:
@@ -141,36 +149,32 @@ def _check_sum(loss: SummedLoss, checks: Sequence[Probed]) -> None:
         alone = float(_values([loss(one, 1) for one in check.alone]).sum())
         if math.isfinite(alone) and not _close(float(together), alone, together.dtype):
             raise TracInError(
-                f"`per_sample_loss` gives {float(together):.6g} in sum for a batch of {len(check.alone)} {check.kind}, but "
-                f"{alone:.6g} for the same samples taken alone: a sample's loss depends on its batch, or on padding."
+                f"The losses of `per_sample_loss` sum to {float(together):.6g} for a batch of {len(check.alone)} {check.kind}, "
+                f"but to {alone:.6g} for the same samples one at a time: a sample's loss depends on its batch, or on padding."
             )
 
 
 @torch.no_grad()
 def _reduction(module: nn.Module, checks: Sequence[Probed]) -> Literal["mean", "sum"]:
-    """Which of mean or sum over samples `training_step`'s loss is on every check."""
+    """Whether `training_step` returns the mean or the sum of its samples' losses, on every check."""
     possible: set[Literal["mean", "sum"]] = {"mean", "sum"}
     for check in checks:
         together = _training_step(module, check.batch)
         alone = _values([_training_step(module, one) for one in check.alone])
         if not bool(torch.isfinite(alone).all()):
-            continue  # reported with the sample's name where the pass meets it
+            continue  # the pass reports it with the sample's name
         mean, total = float(alone.mean()), float(alone.sum())
-        here: set[Literal["mean", "sum"]] = set()
-        if _close(float(together), mean, together.dtype):
-            here.add("mean")
-        if _close(float(together), total, together.dtype):
-            here.add("sum")
-        if not here & possible:
+        possible -= {"mean"} if not _close(float(together), mean, together.dtype) else set()
+        possible -= {"sum"} if not _close(float(together), total, together.dtype) else set()
+        if not possible:
             raise TracInError(
                 f"`training_step`'s loss is neither the mean nor the sum of its samples' losses: for a batch of "
-                f"{len(alone)} {check.kind} it is {float(together):.6g}, while the samples taken alone have the mean {mean:.6g} "
-                f"and the sum {total:.6g}. {_REMEDY}"
+                f"{len(alone)} {check.kind} it is {float(together):.6g}, while the same samples one at a time have the mean "
+                f"{mean:.6g} and the sum {total:.6g}. {_REMEDY}"
             )
-        possible &= here
     if len(possible) != 1:
         raise TracInError(
-            "Whether `training_step`'s loss is a mean or a sum over samples cannot be told from the data (all losses are zero, "
-            f"not finite, or there is a single sample). {_REMEDY}"
+            "The data do not show whether `training_step`'s loss is a mean or a sum over samples (all losses are zero, not "
+            f"finite, or there is a single sample). {_REMEDY}"
         )
     return possible.pop()

@@ -1,4 +1,4 @@
-"""The pass for language means: the probes' languages take the place of the probes."""
+"""The pass for language means: sums of the probes' gradients by language take the place of the probes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from lightning_tracin.attribution.batching import (
     shards_of_rank,
 )
 from lightning_tracin.attribution.cost import Cost, measured_pace
-from lightning_tracin.attribution.exact import block_of, collect, progress_bar
+from lightning_tracin.attribution.exact import Exact, block_of, collect, progress_bar
 from lightning_tracin.attribution.method import method
 from lightning_tracin.attribution.processes import Processes
 from lightning_tracin.attribution.spot_check import check_means
-from lightning_tracin.config import Measure, Options, Similarity
+from lightning_tracin.config import Measure, Similarity
 from lightning_tracin.gradients import Capture, ProbeNorms, QueryBank
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.ingredients import IngredientStore
@@ -29,21 +29,14 @@ from lightning_tracin.storage.snapshots import Snapshot
 
 
 @method("means")
-class Means:
-    """Every train sample's mean influence on the probes of each language."""
+class Means(Exact):
+    """The mean influence of every train sample on the probes of each language."""
 
     measure: Measure = "mean"
-    adds_probes = whitens = layer_cosine = banks_probes = False
-
-    def __init__(self, options: Options) -> None:
-        del options  # none of them changes what is computed
-
-    def store(self, directory: RunDirectory, snapshot: Snapshot) -> IngredientStore:
-        """The shards of the snapshot's ingredients."""
-        return directory.ingredients(snapshot, self.columns(directory))
+    layer_cosine = banks_probes = False
 
     def columns(self, directory: RunDirectory) -> int:
-        """Two for each language of the probes."""
+        """Two per language of the probes."""
         return 2 * len(directory.samples("probes").counts())
 
     def queries(self, probes: SampleTable) -> SampleTable:
@@ -53,28 +46,29 @@ class Means:
         return SampleTable(tuple(counts), nothing, tuple(f"mean of {count} probes" for count in counts.values()), nothing)
 
     def compute(self, target: Target, job: Job, directory: RunDirectory, snapshot: Snapshot, processes: Processes) -> None:
-        """Compute and store what is missing of a snapshot."""
-        del processes  # ranks write shards of their own
+        """Compute and store the snapshot's missing shards."""
+        del processes  # each rank writes its own shards
         attribute_means(target, job, self.store(directory, snapshot))
 
     def check(self, target: Target, job: Job, directory: RunDirectory, snapshot: Snapshot) -> SpotCheck:
-        """Compare some stored products with single samples' gradients."""
+        """Compare some stored products with single-sample gradients."""
         return check_means(target, job, self.store(directory, snapshot))
 
     def cost(self, target: Target, job: Job) -> Cost:
-        """Two sums of gradients are held for each language; the probes go through the model twice."""
+        """Two sums of gradients per language are held; the probes go through the model twice."""
         columns = 2 * len(job.probes.table.counts())
         seconds = measured_pace(target, job).seconds(job, 1, columns, probe_passes=2)
         return Cost(columns * bytes_of_a_query(target.coverage), seconds)
 
     def stored_bytes(self, parts: int, train: int, probes: SampleTable) -> int:
-        """A product for each train sample and column and a norm for each sample, by part."""
+        """One product per train sample and column and one norm per sample, for each part."""
         return 4 * parts * (train + 1) * (2 * len(probes.counts()) + 1)
 
     def readable(self, ingredients: Ingredients, similarity: Similarity) -> tuple[Ingredients, Similarity]:
-        """The means of normalised gradients for a cosine, which only the train samples' norms are missing from; else the means.
+        """The means of normalized gradients for `"cosine"`, else the plain means.
 
-        The result equals the mean of the scores over the probes of a language.
+        The normalized means only lack the train sample's norm, so `"relatif"` turns them into cosines. The result equals the mean
+        score over the probes of a language.
         """
         languages = ingredients.dot.shape[2] // 2
         chosen = slice(languages, None) if similarity == "cosine" else slice(languages)
@@ -83,18 +77,18 @@ class Means:
 
 
 def attribute_means(target: Target, job: Job, store: IngredientStore) -> None:
-    """Compute what is missing of one snapshot's ingredients with the probes' languages in the place of the probes.
+    """Compute the missing ingredients of one snapshot, with languages in place of probes.
 
-    A language has two columns: the mean of its probes' gradients (languages in alphabetical order), and behind all of these the
-    mean of its probes' gradients divided by their norms, of which cosines are made.
+    The first columns are the means of each language's probe gradients, in alphabetical order of the languages. As many columns
+    follow with the means of the normalized probe gradients, for cosines.
 
     Args:
-        target: the snapshot.
+        target: the snapshot's model.
         job: samples, loss and settings.
-        store: where the shards go; it has twice as many columns as there are languages.
+        store: the store of the ingredients, with two columns per language.
 
     Raises:
-        TracInError: as `attribute_snapshot`.
+        TracInError: a loss or gradient is not finite; the message names the sample and the snapshot.
     """
     shards = shards_of(batches_of(job.train, job.batch_size))
     names = [f"means-{shard:05d}" for shard in range(len(shards))]
@@ -112,7 +106,7 @@ def attribute_means(target: Target, job: Job, store: IngredientStore) -> None:
 
 
 def queries_of(capture: Capture, target: Target, job: Job) -> QueryBank:
-    """The two queries of each language of the probes; see `attribute_means`."""
+    """Compute the two mean gradients of each probe language; see `attribute_means`."""
     batches = batches_of(job.probes, job.batch_size)[::-1]
     order = [index for batch in batches for index in batch]
     norms = ProbeNorms(len(order), target.parts.of, len(target.parts))

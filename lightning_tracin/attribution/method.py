@@ -1,8 +1,8 @@
-"""What a method of attribution is, and which ones there are.
+"""The protocol of an attribution method, and the registry of methods.
 
-A method computes something of every train sample and probe at a snapshot, stores it, and knows how scores follow from it. The
-rest of the package asks the method; nothing else compares its name. A new one is one module: a class under `@method("name")`,
-chosen by `TracInCallback(method="name")`.
+A method computes and stores something for every train sample and probe at a snapshot, and knows how scores follow from it. The
+rest of the package asks the method object and never compares its name. To add one, write a class under `@method("name")` in a
+module of its own; users choose it with `TracInCallback(method="name")`.
 """
 
 from __future__ import annotations
@@ -25,75 +25,77 @@ from lightning_tracin.storage.snapshots import Snapshot
 
 
 class Store(Protocol):
-    """What a method has stored of one snapshot."""
+    """The files that a method stores for one snapshot."""
 
     @property
     def folder(self) -> Path:
         """The folder of its files."""
 
     def is_complete(self) -> bool:
-        """Whether nothing is missing or damaged."""
+        """Whether all files exist and are intact."""
 
 
 class Method(Protocol):
     """One way to compute influence.
 
     Attributes:
-        measure: what tables and curves show; `"share"` ranks the train samples of each probe, `"mean"` needs no ranks.
+        measure: what tables and curves show: `"share"` ranks the train samples of each probe, `"mean"` needs no ranking.
         adds_probes: whether probes can be added later without another pass over the train samples.
-        whitens: whether scores can be taken under the Fisher information of what is stored.
-        layer_cosine: whether a layer's own cosine follows from what is stored.
-        banks_probes: whether it multiplies with a bank of the probes' gradients, batch by batch.
+        whitens: whether scores can be whitened by the Fisher information.
+        layer_cosine: whether the cosine within one layer can be computed from the stored files.
+        banks_probes: whether train samples are multiplied with a bank of all probes' gradients.
     """
 
-    measure: Measure
-    adds_probes: bool
-    whitens: bool
-    layer_cosine: bool
-    banks_probes: bool
+    measure: Measure = "share"
+    adds_probes: bool = False
+    whitens: bool = False
+    layer_cosine: bool = False
+    banks_probes: bool = False
 
     def store(self, directory: RunDirectory, snapshot: Snapshot) -> Store:
-        """Where the products of a snapshot are stored, or will be."""
+        """The store of a snapshot's products."""
 
     def columns(self, directory: RunDirectory) -> int:
-        """Number of products for each train sample."""
+        """Number of products per train sample."""
 
     def queries(self, probes: SampleTable) -> SampleTable:
-        """What influence is on: the probes, or sums of them."""
+        """What influence is measured on: the probes, or groups of them."""
+        return probes
 
     def compute(self, target: Target, job: Job, directory: RunDirectory, snapshot: Snapshot, processes: Processes) -> None:
-        """Compute and store what is missing of a snapshot; ranks share the work.
+        """Compute and store the missing products of a snapshot; ranks share the work.
 
         Raises:
             TracInError: a loss or gradient is not finite; the message names the sample and the snapshot.
         """
 
     def check(self, target: Target, job: Job, directory: RunDirectory, snapshot: Snapshot) -> SpotCheck:
-        """Compare some of what is stored with single samples' gradients by plain autograd.
+        """Compare some stored products with single-sample gradients from plain autograd.
 
         Raises:
             TracInError: they differ by more than rounding.
         """
 
     def cost(self, target: Target, job: Job) -> Cost:
-        """What one snapshot's pass will take, by the pace of a few batches."""
+        """Estimate the cost of one pass from a few batches."""
 
     def stored_bytes(self, parts: int, train: int, probes: SampleTable) -> int:
-        """Size of one snapshot's products on disk."""
+        """Disk space of one snapshot's products."""
 
     def readable(self, ingredients: Ingredients, similarity: Similarity) -> tuple[Ingredients, Similarity]:
-        """The columns that a similarity is taken on, and the formula by which scores follow from them."""
+        """The columns that a similarity uses, and the similarity whose formula turns them into scores."""
+        return ingredients, similarity
 
 
 _Class = TypeVar("_Class", bound=Callable[[Options], Method])
 _METHODS: dict[str, Callable[[Options], Method]] = {}
 
-#: The modules of the methods that come with the package.
+#: The modules of the built-in methods.
 _OWN = ("exact", "means", "projected")
 
 
 def method(name: str) -> Callable[[_Class], _Class]:
-    """Register the decorated class, which is built from `Options`, as the method of this name."""
+    """Register the decorated class under a name; it is created from `Options`."""
 
     def register(made: _Class) -> _Class:
         _METHODS[name] = made
@@ -103,14 +105,18 @@ def method(name: str) -> Callable[[_Class], _Class]:
 
 
 def method_of(options: Options) -> Method:
-    """The method that options choose.
+    """Create the method that the options select.
 
     Raises:
-        TracInError: there is none of this name.
+        TracInError: there is no method of this name.
+
+    Example:
+        >>> method_of(Options(language_means=True)).measure
+        'mean'
     """
     for module in _OWN:
         importlib.import_module(f"lightning_tracin.attribution.{module}")
     name = options.method_name
     if name not in _METHODS:
-        raise TracInError(f"There is no method {name!r}; there are {', '.join(sorted(_METHODS))}.")
+        raise TracInError(f"There is no method {name!r}; the methods are {', '.join(sorted(_METHODS))}.")
     return _METHODS[name](options)

@@ -1,14 +1,14 @@
-"""The one set-up of a pass, for a fit, `attribute`, imported checkpoints, added probes and masks.
+"""Sets up a pass, for a fit, `attribute`, imported checkpoints, added probes and masks.
 
 sources --read_samples--> train samples and probes
-options, mask, module --scored_names--> the parameters that count
+options, mask, module --scored_names--> the parameters to score
 a copy of the module --verify--> coverage and loss, compared with plain autograd on real batches
-all of it --Setup--> what `Attributor` computes, and the record of the run
+all of these --Setup--> input of `Attributor`, and the record of the run
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -30,18 +30,17 @@ from lightning_tracin.gradients.layouts import Decisions
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.records import RunRecord, known_samples, package_versions
 from lightning_tracin.storage.sample_table import SampleTable
-from lightning_tracin.storage.snapshots import SnapshotRecord
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The user's data: where samples come from, and languages that were given as lists.
+    """The user's data: loaders, and languages given as lists.
 
     Attributes:
         train: a DataLoader of the train samples.
         probes: a DataLoader of the probes, or several.
-        languages: each train sample's language; None reads them from the dataset.
-        languages_of_probes: each probe's language; None reads them from the datasets.
+        languages: each train sample's language. None: read from the dataset.
+        languages_of_probes: each probe's language. None: read from the datasets.
     """
 
     train: Any
@@ -52,16 +51,16 @@ class Sources:
 
 @dataclass(frozen=True)
 class Setup:
-    """What stays the same over a run's snapshots.
+    """What all passes of a run share.
 
     Attributes:
-        options: of the run.
+        options: the run's options.
         train: the train samples.
         probes: the probes.
-        loss: name of the loss (`losses.loss_named`).
-        mask: the elements that count; None: all.
-        progress: whether progress bars are shown.
-        decisions: what an earlier check found out about the module's layers.
+        loss: name of the loss, for `losses.loss_named`.
+        mask: the elements to score. None: all.
+        progress: whether to show progress bars.
+        decisions: results of an earlier check of the module's layers.
     """
 
     options: Options
@@ -74,30 +73,34 @@ class Setup:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The data type in which influence is computed."""
+        """The data type for computing influence."""
         return dtype_of(self.options)
 
 
 def dtype_of(options: Options) -> torch.dtype:
-    """The data type in which influence is computed."""
-    dtype = getattr(torch, options.dtype)
-    assert isinstance(dtype, torch.dtype)
+    """The data type for computing influence.
+
+    Example:
+        >>> dtype_of(Options(dtype="float64"))
+        torch.float64
+    """
+    dtype: torch.dtype = getattr(torch, options.dtype)
     return dtype
 
 
 def read_samples(
     sources: Sources, options: Options, processes: Processes | None = None, progress: bool = False
 ) -> tuple[SampleSet, SampleSet]:
-    """The train samples and the probes, by the options; ranks share the work of measuring the train samples.
+    """Read the train samples and the probes; ranks share the work of measuring the train samples' lengths.
 
     Args:
         sources: the user's data.
-        options: the columns, and which probes.
-        processes: that ask for the same samples; None: this process alone.
-        progress: whether a long look through the samples shows a bar.
+        options: the columns, and which probes to choose.
+        processes: the processes that read the same samples. None: this process alone.
+        progress: whether to show a progress bar when measuring takes long.
 
     Raises:
-        TracInError: a loader or its dataset cannot be indexed, languages are missing, or there are no probes.
+        TracInError: a loader or dataset is not supported, languages are missing, or there are no probes.
     """
     train = from_loader(sources.train, options, "train samples", sources.languages, processes)
     if processes is not None:
@@ -107,31 +110,39 @@ def read_samples(
 
 
 def require_run_samples(directory: RunDirectory, train: SampleSet, probes: SampleSet, processes: Processes) -> None:
-    """Refuse samples that are not the run's; checked on rank 0.
+    """Check on rank 0 that samples are the run's.
 
     Raises:
         TracInError: they differ; the message names the first difference.
     """
 
-    def compared() -> None:
+    def compare() -> None:
         require_same_samples(train.table, directory.samples("train"), "train sample", directory.path)
-        held = directory.samples("probes").take(range(directory.record().probes.count))  # without those that were added
+        held = directory.samples("probes").take(range(directory.record().probes.count))  # without added probes
         require_same_samples(probes.table, held, "probe", directory.path)
 
-    on_rank_zero(processes, compared)
+    on_rank_zero(processes, compare)
 
 
 def require_same_samples(found: SampleTable, held: SampleTable, kind: str, path: Path) -> None:
-    """Refuse samples that are not a run's.
+    """Check that samples are a run's.
 
     Args:
         found: the samples.
-        held: the run's.
+        held: the run's samples.
         kind: "train sample" or "probe".
-        path: of the run.
+        path: the run directory.
 
     Raises:
         TracInError: they differ; the message names the first difference.
+
+    Example:
+        >>> ours, theirs = (SampleTable((language,), (None,), ("",), (None,)) for language in ("de", "sw"))
+        >>> try:
+        ...     require_same_samples(ours, theirs, "probe", Path("runs/a"))
+        ... except TracInError as error:
+        ...     print(error)
+        Probe 0 has the language 'de', but 'sw' in the run runs/a. Give the data of the fit, in the same order.
     """
     if known_samples(found) == known_samples(held):
         return
@@ -147,20 +158,26 @@ def require_same_samples(found: SampleTable, held: SampleTable, kind: str, path:
 
 
 def require_top_k(top_k: int, train: int) -> None:
-    """Refuse a `top_k` that is larger than the train set.
+    """Check that `top_k` is not larger than the train set.
 
     Raises:
-        TracInError: it is.
+        TracInError: it is larger.
+
+    Example:
+        >>> require_top_k(100, train=60)
+        Traceback (most recent call last):
+        ...
+        lightning_tracin.errors.TracInError: top_k=100 is larger than the train set (60 samples); choose a smaller `top_k`.
     """
     if top_k > train:
         raise TracInError(f"top_k={top_k} is larger than the train set ({train} samples); choose a smaller `top_k`.")
 
 
 def opened_mask(path: Path | None, module: nn.Module) -> Mask | None:
-    """The mask of a new run.
+    """Read the mask of a new run.
 
     Raises:
-        TracInError: its file is missing or damaged, or it is not a mask of this module.
+        TracInError: its file is missing or damaged, or it does not fit the module.
     """
     if path is None:
         return None
@@ -170,16 +187,16 @@ def opened_mask(path: Path | None, module: nn.Module) -> Mask | None:
 
 
 def mask_of_run(directory: RunDirectory, path: Path | None) -> Mask | None:
-    """The mask of an existing run, read again.
+    """Read the mask of an existing run again.
 
     Raises:
-        TracInError: the run has another mask, or none.
+        TracInError: the run has another mask, or none, or the file is missing.
     """
     digest = directory.record().mask
-    if path is None:
-        if digest is not None:
-            raise TracInError(f"{directory.path} has a mask, but a run keeps only its digest; give the file as `mask=`.")
+    if path is None and digest is None:
         return None
+    if path is None:
+        raise TracInError(f"{directory.path} has a mask, but a run keeps only its digest; give the file as `mask=`.")
     if digest is None:
         raise TracInError(f"{directory.path} has no mask, but mask={str(path)!r} was given; leave it out.")
     mask = read_mask(path)
@@ -192,10 +209,15 @@ def mask_of_run(directory: RunDirectory, path: Path | None) -> Mask | None:
 
 
 def scored_names(options: Options, mask: Mask | None, module: nn.Module) -> frozenset[str]:
-    """Names of the parameters whose gradients are compared now: trainable, matching the patterns, and kept by the mask.
+    """Names of the parameters to score now: trainable, matching the patterns, and kept by the mask.
 
     Raises:
         TracInError: there are none, or a pattern matches nothing.
+
+    Example:
+        >>> module = nn.Sequential(nn.Embedding(3, 2), nn.Linear(2, 1))
+        >>> sorted(scored_names(Options(parameters=["1.*"]), None, module))
+        ['1.bias', '1.weight']
     """
     trainable = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
     if not trainable:
@@ -220,20 +242,20 @@ def verify(
     loss: str | None = None,
     decisions: Decisions | None = None,
 ) -> tuple[Coverage, SummedLoss]:
-    """Find a module's per-sample loss and which rules cover its parameters, and compare both with plain autograd.
+    """Find the loss and the layer rules of a module, and compare its gradients with plain autograd.
 
     Args:
-        model: a copy in evaluation mode, with the weights in question.
+        model: a copy in evaluation mode, with the weights to check.
         names: the parameters to score.
-        train: the train samples; None leaves their gradients unchecked.
-        probes: the probes; None leaves their gradients unchecked.
-        prepared: turns a collated batch into what a step gets.
-        moment: when this is, for messages, such as "before the fit".
-        loss: name of the loss, where it is known; None looks for it, and then takes both train samples and probes.
-        decisions: what an earlier check found out about the module's layers.
+        train: the train samples. None: their gradients are not checked.
+        probes: the probes. None: their gradients are not checked.
+        prepared: turns a collated batch into the input of a step.
+        moment: when the check happens, for messages, such as "before the fit".
+        loss: name of the loss, if known. None: find it; this needs both train samples and probes.
+        decisions: results of an earlier check of the module's layers.
 
     Raises:
-        TracInError: the loss is not made of its samples' own, is not finite, or a gradient differs.
+        TracInError: the loss is not a mean or sum of its samples' losses or not finite, or a gradient differs.
     """
     coverage = plan_coverage(model, names, decisions)
     if loss is None:
@@ -249,10 +271,10 @@ def verify(
 
 
 def require_same_loss(model: nn.Module, setup: Setup, prepared: Callable[[Any], Any]) -> None:
-    """Refuse a module whose loss is another than the run's.
+    """Check that the module's loss is the run's.
 
     Raises:
-        TracInError: it is.
+        TracInError: it is another one.
     """
     found = checked_loss(model, setup.train, setup.probes, prepared)
     if found.name != setup.loss:
@@ -263,12 +285,12 @@ def require_same_loss(model: nn.Module, setup: Setup, prepared: Callable[[Any], 
 
 
 def run_record(run: str, setup: Setup, coverage: Coverage, sources: Sources, averaging: str | None = None) -> RunRecord:
-    """The record of a new run.
+    """Create the record of a new run.
 
     Args:
-        run: identity of the fit.
-        setup: of its passes.
-        coverage: of the scored parameters.
+        run: id of the fit.
+        setup: the setup of its passes.
+        coverage: the coverage of the scored parameters.
         sources: the user's data.
         averaging: name of a callback that averages weights.
     """
@@ -287,46 +309,4 @@ def run_record(run: str, setup: Setup, coverage: Coverage, sources: Sources, ave
         coverage=dict(coverage.by_rule),
         versions=package_versions(),
         averaging=averaging,
-    )
-
-
-def snapshot_record(
-    index: int,
-    *,
-    epoch: int,
-    step: int,
-    steps: int,
-    visits: float,
-    rates: Sequence[float],
-    last_rates: Sequence[float],
-    groups: Mapping[str, int],
-    elements: int,
-    frozen: str,
-) -> SnapshotRecord:
-    """The record of a snapshot; parameters that no optimizer moves are a group of their own, behind the others, at rate 0.
-
-    Args:
-        index: position in the ledger.
-        epoch: number of the epoch, from 1.
-        step: optimizer steps made so far.
-        steps: optimizer steps since the previous snapshot.
-        visits: how often a train sample was seen on average since then.
-        rates: of each optimizer group, the mean learning rate over those steps.
-        last_rates: of each optimizer group, the rate at the last of those steps.
-        groups: scored parameter -> its group, in the model's order.
-        elements: number of elements of the scored parameters.
-        frozen: digest of the parameters whose values are not kept.
-    """
-    idle = (0.0,) if len(rates) in groups.values() else ()
-    return SnapshotRecord(
-        index=index,
-        epoch=epoch,
-        step=step,
-        steps=steps,
-        visits=visits,
-        learning_rates=(*rates, *idle),
-        last_learning_rates=(*last_rates, *idle),
-        groups=dict(groups),
-        elements=elements,
-        frozen=frozen,
     )

@@ -1,9 +1,10 @@
-"""Which probes: all that the loaders have, or so many of each language."""
+"""Reads the probes from their loaders and chooses some of each language."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 from lightning_tracin.attribution.processes import Processes
@@ -20,12 +21,12 @@ def probes_from_loaders(
 
     Args:
         loaders: a DataLoader, or a list or mapping of them.
-        columns: where the facts stand.
-        languages: each probe's language through all loaders, given outright.
+        columns: which columns hold language, item, text and label.
+        languages: each probe's language across all loaders, instead of a column.
         environment: see `from_loader`.
 
     Raises:
-        TracInError: there are none, or see `from_loader`.
+        TracInError: there are none, or `from_loader` raises it.
     """
     if isinstance(loaders, Mapping):
         loaders = list(loaders.values())
@@ -33,29 +34,24 @@ def probes_from_loaders(
     if not several:
         raise TracInError(
             "There are no probes: the Trainer has no validation loader, and `probes=` was not given. Pass a DataLoader of the "
-            "samples whose influences you want, as `probes=DataLoader(...)` or as the fit's validation loader."
+            "samples to explain, as `probes=DataLoader(...)` or as the fit's validation loader."
         )
     if languages is None:
         return joined([from_loader(loader, columns, "probes", None, environment) for loader in several])
     for loader in several:
         require_loader(loader, "probes")
-    counts = [len(loader.dataset) for loader in several]
-    if sum(counts) != len(languages):
-        raise TracInError(f"{len(languages)} languages were given for {sum(counts)} probes; give one for each, in order.")
-    starts = [sum(counts[:position]) for position in range(len(counts))]
-    return joined(
-        [
-            from_loader(loader, columns, "probes", languages[start : start + count], environment)
-            for loader, start, count in zip(several, starts, counts, strict=True)
-        ]
-    )
+    ends = [0, *accumulate(len(loader.dataset) for loader in several)]
+    if ends[-1] != len(languages):
+        raise TracInError(f"{len(languages)} languages were given for {ends[-1]} probes; give one for each, in order.")
+    each = [languages[start:end] for start, end in pairwise(ends)]
+    return joined([from_loader(loader, columns, "probes", own, environment) for loader, own in zip(several, each, strict=True)])
 
 
 def chosen_probes(probes: SampleSet, choice: ProbeChoice) -> SampleSet:
-    """The probes of the chosen languages, and at most the chosen number of each.
+    """The probes of the chosen languages, at most the chosen number of each.
 
     Raises:
-        TracInError: a language has no samples.
+        TracInError: a chosen language has no samples.
     """
     present = probes.table.counts()
     for language in choice.probe_languages or ():
@@ -68,9 +64,14 @@ def chosen_probes(probes: SampleSet, choice: ProbeChoice) -> SampleSet:
 
 
 def some_of_each_language(table: SampleTable, most: int | None, seed: int = 0) -> list[int]:
-    """At most so many probes of each language, the same items in every language where samples are parallel.
+    """Choose at most `most` samples of each language: the same items in every language if samples are parallel.
 
-    The order of choice is a hash of the item (or of the position, without items), so it is random but the same everywhere.
+    Samples are chosen in the order of a hash of the item (or of the position, without items): random, but reproducible.
+
+    Example:
+        >>> table = SampleTable(("de",) * 3 + ("sw",) * 3, (0, 1, 2) * 2, ("",) * 6, (None,) * 6)
+        >>> some_of_each_language(table, most=2)
+        [0, 2, 3, 5]
     """
     by_language: dict[str, list[tuple[bytes, int]]] = {}
     for index, (language, item) in enumerate(zip(table.language, table.item, strict=True)):

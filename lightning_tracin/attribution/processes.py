@@ -1,4 +1,4 @@
-"""The processes that share a pass, and work that rank 0 does for all of them."""
+"""The processes that share a pass: what it needs from them, and running work on rank 0 only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.lock import RunLock
 
-_Value = TypeVar("_Value")
+Value = TypeVar("Value")
 
 
 class Processes(Protocol):
@@ -21,53 +21,53 @@ class Processes(Protocol):
 
     @property
     def rank(self) -> int:
-        """Number of this process."""
+        """Rank of this process."""
 
     @property
     def ranks(self) -> int:
-        """How many processes there are."""
+        """Number of processes."""
 
     def barrier(self, name: str) -> None:
-        """Wait until all processes are here."""
+        """Wait for all processes."""
 
-    def broadcast(self, value: _Value) -> _Value:
+    def broadcast(self, value: Value) -> Value:
         """Rank 0's value, on all ranks."""
 
     def gather(self, values: Tensor) -> Tensor:
-        """Every rank's values, which have one shape and are on the CPU: [ranks, *shape]."""
+        """Gather CPU values that have the same shape on all ranks: [ranks, *shape]."""
 
     def prepared(self, dtype: torch.dtype) -> Callable[[Any], Any]:
-        """A function that turns a collated batch into what a step gets: on its device, floating-point tensors in one type."""
+        """A function that turns a collated batch into the input of a step: on the device, floating-point tensors in `dtype`."""
 
     def info(self, message: str) -> None:
-        """Say something to the user, on rank 0."""
+        """Print a message, on rank 0 only."""
 
 
-def on_rank_zero(processes: Processes, work: Callable[[], _Value]) -> _Value:
+def on_rank_zero(processes: Processes, work: Callable[[], Value]) -> Value:
     """Run on rank 0 and broadcast the result.
 
     Raises:
-        TracInError: rank 0 raised an error; on all ranks, so that none waits for the others.
+        TracInError: rank 0 raised an error. It is raised on all ranks, so that none waits forever.
     """
     if processes.ranks == 1:
         return work()
-    found: tuple[_Value | None, str] = None, ""
+    found: tuple[Value | None, str] = None, ""
     if processes.rank == 0:
         try:
             found = work(), ""
-        except Exception as error:  # whatever it is, the others wait for an answer
+        except Exception as error:  # of any kind: the other ranks are waiting for the broadcast
             found = None, str(error) or repr(error)
     value, refusal = processes.broadcast(found)
     if refusal:
         raise TracInError(refusal)
-    return cast("_Value", value)
+    return cast("Value", value)
 
 
 def acquired(folder: Path, processes: Processes) -> RunLock | None:
-    """The lock of a run directory, taken by rank 0 for all ranks; None on the others.
+    """Lock a run directory: rank 0 takes and returns the lock, the other ranks return None.
 
     Raises:
-        TracInError: another process has it, or the directory cannot be written to; on all ranks.
+        TracInError: another process has the lock, or the directory is not writable. It is raised on all ranks.
     """
     lock = RunLock(folder)
     on_rank_zero(processes, lock.acquire)
@@ -76,7 +76,7 @@ def acquired(folder: Path, processes: Processes) -> RunLock | None:
 
 @contextmanager
 def working_in(folder: Path, processes: Processes) -> Iterator[None]:
-    """A context in which other processes are kept out of a run directory; see `acquired`."""
+    """Hold the lock of a run directory inside the context; see `acquired`."""
     lock = acquired(folder, processes)
     try:
         yield

@@ -1,4 +1,4 @@
-"""The projected pass: features of every train sample and probe, from which products follow without another pass."""
+"""The projected pass: stores random projections (features) of every gradient; products are computed from them later."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tqdm.auto import tqdm
 
 from lightning_tracin.attribution.batching import Job, Target, batches_of, require_finite, run_batch, shards_of, shards_of_rank
 from lightning_tracin.attribution.cost import Cost, measured_pace
-from lightning_tracin.attribution.method import method
+from lightning_tracin.attribution.method import Method, method
 from lightning_tracin.attribution.processes import Processes
 from lightning_tracin.attribution.samples import SampleSet
 from lightning_tracin.attribution.spot_check import check_features
-from lightning_tracin.config import Measure, Options, Similarity
+from lightning_tracin.config import Options
 from lightning_tracin.gradients import Capture, Sketch, energy_shares
 from lightning_tracin.gradients.forms import Form
 from lightning_tracin.gradients.products import squared_norms
@@ -23,39 +23,32 @@ from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.features import FeatureStore, Side, packed
 from lightning_tracin.storage.records import SpotCheck
 from lightning_tracin.storage.sample_table import SampleTable
-from lightning_tracin.storage.shards import Ingredients
 from lightning_tracin.storage.snapshots import Snapshot
 
-#: Train samples by which features are shared out among the parameters.
+#: Number of train samples from which the number of features per parameter is chosen.
 _CALIBRATION = 128
 
 
 @method("projected")
-class Projected:
-    """Seeded projections of every sample's gradient, from which products follow."""
+class Projected(Method):
+    """Seeded random projections of every sample's gradient."""
 
-    measure: Measure = "share"
     adds_probes = whitens = layer_cosine = True
-    banks_probes = False
 
     def __init__(self, options: Options) -> None:
         assert options.projection_dim is not None
         self._dim = options.projection_dim
 
     def store(self, directory: RunDirectory, snapshot: Snapshot) -> FeatureStore:
-        """The snapshot's features."""
+        """The store of the snapshot's features."""
         return directory.features(snapshot)
 
     def columns(self, directory: RunDirectory) -> int:
-        """One for each probe, added ones included."""
+        """One per probe, including added ones."""
         return len(directory.samples("probes"))
 
-    def queries(self, probes: SampleTable) -> SampleTable:
-        """The probes themselves."""
-        return probes
-
     def compute(self, target: Target, job: Job, directory: RunDirectory, snapshot: Snapshot, processes: Processes) -> None:
-        """Compute and store what is missing of a snapshot; rank 0 draws the sketch first."""
+        """Compute and store the snapshot's missing features; rank 0 first creates the sketch."""
         store = self.store(directory, snapshot)
         if processes.rank == 0:
             prepare_sketch(target, job, store, self._dim)
@@ -63,31 +56,27 @@ class Projected:
         project_snapshot(target, job, store)
 
     def check(self, target: Target, job: Job, directory: RunDirectory, snapshot: Snapshot) -> SpotCheck:
-        """Compare some stored features with projections of single samples' gradients."""
+        """Compare some stored features with projections of single-sample gradients."""
         return check_features(target, job, self.store(directory, snapshot))
 
     def cost(self, target: Target, job: Job) -> Cost:
-        """Nothing is held: every sample goes through the model once."""
+        """No gradients are held; every sample goes through the model once."""
         return Cost(0, measured_pace(target, job).seconds(job, 1, 0))
 
     def stored_bytes(self, parts: int, train: int, probes: SampleTable) -> int:
-        """Features in half precision, a norm and an index for each sample."""
+        """Features in half precision, one norm and one index per sample."""
         del parts
         return (2 * self._dim + 12) * (train + len(probes))
 
-    def readable(self, ingredients: Ingredients, similarity: Similarity) -> tuple[Ingredients, Similarity]:
-        """All columns, by the similarity's own formula."""
-        return ingredients, similarity
-
 
 def prepare_sketch(target: Target, job: Job, store: FeatureStore, dim: int, seed: int = 0) -> None:
-    """Draw the sketch of one snapshot, if it is not there: by the energy of some train samples' gradients.
+    """Create the sketch of one snapshot if it does not exist, from the gradient norms of some train samples.
 
     Args:
-        target: the snapshot.
+        target: the snapshot's model.
         job: samples, loss and settings.
-        store: where the sketch goes.
-        dim: numbers of a sample in all.
+        store: the store of the sketch.
+        dim: number of features per sample.
         seed: of the sketch.
 
     Raises:
@@ -101,15 +90,11 @@ def prepare_sketch(target: Target, job: Job, store: FeatureStore, dim: int, seed
     with Capture(target.model, target.coverage) as capture:
         for batch in (batch[::every] for batch in batches[:: max(1, every // job.batch_size)]):
             here: dict[str, Tensor] = {}
-            run_batch(
-                capture,
-                job,
-                job.train,
-                batch,
-                lambda name, forms, here=here: here.__setitem__(name, squared_norms(forms)),
-                "train sample",
-                target.name,
-            )
+
+            def keep(name: str, forms: tuple[Form, ...], here: dict[str, Tensor] = here) -> None:
+                here[name] = squared_norms(forms)
+
+            run_batch(capture, job, job.train, batch, keep, "train sample", target.name)
             for name, found in squared.items():
                 found.append(here.get(name, torch.zeros(len(batch))).cpu().float())
     shares = energy_shares({name: torch.cat(found) for name, found in squared.items()})
@@ -117,13 +102,13 @@ def prepare_sketch(target: Target, job: Job, store: FeatureStore, dim: int, seed
 
 
 def project_snapshot(target: Target, job: Job, store: FeatureStore, sides: Sequence[Side] = ("probes", "train")) -> None:
-    """Compute what is missing of one snapshot's features.
+    """Compute the missing features of one snapshot.
 
     Args:
-        target: the snapshot.
+        target: the snapshot's model.
         job: samples, loss and settings.
-        store: where the shards go; it has the sketch.
-        sides: what to compute.
+        store: the store of the features, which already has the sketch.
+        sides: which samples to project.
 
     Raises:
         TracInError: a loss or gradient is not finite; the message names the sample and the snapshot.
@@ -150,13 +135,13 @@ def project_snapshot(target: Target, job: Job, store: FeatureStore, sides: Seque
 
 
 def add_features(target: Target, job: Job, store: FeatureStore, first: int) -> None:
-    """Compute and store the features of the job's probes as the next addition to a snapshot's.
+    """Compute and store the features of added probes at one snapshot.
 
     Args:
-        target: the snapshot.
-        job: its probes are the new ones.
-        store: has the sketch.
-        first: number of the first new probe in the run.
+        target: the snapshot's model.
+        job: a job whose probes are the new ones.
+        store: the store of the features, which already has the sketch.
+        first: index of the first new probe in the run.
 
     Raises:
         TracInError: a loss or gradient is not finite.
@@ -179,7 +164,7 @@ def features_of(
     job: Job,
     bar: tqdm[Any] | None = None,
 ) -> tuple[list[int], Tensor]:
-    """The features of some batches: the samples' indices, and [samples, features]."""
+    """Compute the features of some batches: the samples' indices, and [samples, features]."""
     kind = "train sample" if side == "train" else "probe"
     index = [one for batch in batches for one in batch]
     layout, done = sketch.layout, 0

@@ -1,4 +1,4 @@
-"""A model's own sentence representations, by which similarity is a baseline that looks at no gradient."""
+"""Sentence representations of a model; their similarity is a baseline that uses no gradients."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def sentence_representations(
     """The mean of the last hidden states over a sample's positions, without padding: [samples, width].
 
     Args:
-        module: in evaluation mode; one model of transformers is in it, and its loss calls that model once a batch.
-        samples: whose representations.
-        loss: of the module; run for what happens on its way.
+        module: a module in evaluation mode that contains one transformers model, which its loss calls once per batch.
+        samples: the samples.
+        loss: the module's loss, computed to run the model's forward pass.
         prepare: moves a batch to the module's device.
-        batch_size: samples of one forward pass.
+        batch_size: samples per forward pass.
 
     Raises:
-        TracInError: there is no such model, or it gives no hidden states.
+        TracInError: there is no such model, or it returns no hidden states.
     """
-    from transformers import PreTrainedModel  # slow to import, and needed at the end of a fit only
+    from transformers import PreTrainedModel  # slow to import
 
     models = [part for part in module.modules() if isinstance(part, PreTrainedModel)]
     if not models:
-        raise TracInError("The module holds no model of transformers, so there are no hidden states to take.")
+        raise TracInError("The module contains no transformers model, so there are no hidden states to use.")
     found: list[Tensor] = []
 
     def keep(called: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
@@ -47,8 +47,8 @@ def sentence_representations(
         mask = inspect.signature(called.forward).bind_partial(*args, **kwargs).arguments.get("attention_mask")
         if states is None or (mask is not None and mask.shape != states.shape[:2]):
             raise TracInError(
-                f"{type(called).__name__} gives no last hidden state with a mask that says which of its positions are padding, "
-                "so there is no representation to take."
+                f"{type(called).__name__} returns no last hidden state with an attention mask of its positions, so there is no "
+                "representation to use."
             )
         weights = torch.ones_like(states[:, :, :1]) if mask is None else mask.to(states.dtype)[:, :, None]
         found.append((states * weights).sum(1) / weights.sum(1).clamp(min=1))

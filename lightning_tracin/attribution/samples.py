@@ -1,8 +1,8 @@
-"""Which samples: a data loader becomes indexed samples with language, item, text and label.
+"""Turns a DataLoader into indexed samples with language, item, text and label.
 
-Samples are known by their position in the dataset behind the loader, so shuffling, `drop_last` and distributed samplers do
-not matter; the loader's own collate function turns any of them into a batch. Where ranks share the work, rank 0 reads the facts
-about samples for all of them, and each rank looks through its own part for the lengths.
+A sample is identified by its position in the dataset behind the loader, so shuffling, `drop_last` and distributed samplers do
+not matter; the loader's collate function makes batches. With several ranks, rank 0 reads the table of samples and broadcasts it,
+and each rank measures the lengths of its own part.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -26,14 +27,14 @@ from lightning_tracin.storage.sample_table import SampleTable
 
 @dataclass(frozen=True)
 class SampleSet:
-    """Samples that can be fetched: where each one stands, and how its loader makes a batch."""
+    """Samples of one or several datasets: a table of them, where to fetch each one, and how to collate a batch."""
 
     table: SampleTable
     datasets: tuple[Any, ...]
     collates: tuple[Callable[[list[Any]], Any], ...]
     places: tuple[tuple[int, int], ...]  # of each sample: (dataset, position in it)
-    lengths: tuple[int, ...] | None = None  # where these are known already; see `sizes`
-    progress: bool = False  # whether a long look through the samples shows a bar
+    lengths: tuple[int, ...] | None = None  # if already measured; see `sizes`
+    progress: bool = False  # whether to show a progress bar if measuring takes long
 
     def __len__(self) -> int:
         return len(self.places)
@@ -44,11 +45,11 @@ class SampleSet:
         return replace(self, table=self.table.take(indices), places=tuple(self.places[i] for i in indices), lengths=lengths)
 
     def source(self, index: int) -> int:
-        """Which dataset a sample comes from; a batch holds samples of one only."""
+        """Which dataset a sample comes from; a batch has samples of one dataset only."""
         return self.places[index][0]
 
     def items(self, indices: Sequence[int]) -> list[Any]:
-        """The samples as their dataset gives them."""
+        """Fetch samples from their dataset."""
         dataset = self.datasets[self.source(indices[0])]
         positions = [self.places[i][1] for i in indices]
         if hasattr(dataset, "__getitems__"):
@@ -56,7 +57,7 @@ class SampleSet:
         return [dataset[position] for position in positions]
 
     def batch(self, indices: Sequence[int]) -> Any:
-        """The samples collated by their loader's own function."""
+        """Fetch samples and collate them with their loader's function."""
         sources = {self.source(i) for i in indices}
         if len(sources) != 1:
             raise ValueError("A batch holds samples of one dataset.")
@@ -64,7 +65,7 @@ class SampleSet:
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
-        """A measure of each sample's length, by which batches of similar length are made: its number of elements."""
+        """The length of each sample (see `size_of`), for batches of similar length."""
         if self.lengths is not None:
             return self.lengths
         sizes = [0] * len(self)
@@ -79,7 +80,12 @@ class SampleSet:
 
 
 def size_of(value: Any) -> int:
-    """How long a sample is: numbers and characters in all that it holds. Batches are of samples of similar length."""
+    """The length of a sample: the number of numbers and characters in it.
+
+    Example:
+        >>> size_of({"input_ids": torch.zeros(7), "label": 1, "text": "abc"})
+        11
+    """
     if isinstance(value, Tensor):
         return value.numel()
     if isinstance(value, Mapping):
@@ -93,23 +99,20 @@ def size_of(value: Any) -> int:
 
 
 def joined(sets: Sequence[SampleSet]) -> SampleSet:
-    """Several sets one after the other."""
-    tables = [one.table for one in sets]
-    table = SampleTable(
-        *(tuple(entry for one in tables for entry in getattr(one, column)) for column in ("language", "item", "text", "label"))
+    """Concatenate several sets."""
+    columns = ("language", "item", "text", "label")
+    table = SampleTable(*(tuple(entry for one in sets for entry in getattr(one.table, column)) for column in columns))
+    starts = accumulate((len(one.datasets) for one in sets), initial=0)
+    return SampleSet(
+        table,
+        datasets=tuple(dataset for one in sets for dataset in one.datasets),
+        collates=tuple(collate for one in sets for collate in one.collates),
+        places=tuple((start + source, place) for start, one in zip(starts, sets, strict=False) for source, place in one.places),
     )
-    datasets: list[Any] = []
-    collates: list[Callable[[list[Any]], Any]] = []
-    places: list[tuple[int, int]] = []
-    for one in sets:
-        places += [(source + len(datasets), position) for source, position in one.places]
-        datasets += one.datasets
-        collates += one.collates
-    return SampleSet(table, tuple(datasets), tuple(collates), tuple(places))
 
 
 def measured(samples: SampleSet, environment: Processes) -> SampleSet:
-    """The samples with their lengths, of which each rank has read its part."""
+    """Measure the lengths of samples; each rank measures a part."""
     ranks, count = environment.ranks, len(samples)
     mine = samples.take(range(environment.rank, count, ranks)).sizes
     filled = torch.zeros(-(-count // ranks), dtype=torch.int64)
@@ -120,24 +123,30 @@ def measured(samples: SampleSet, environment: Processes) -> SampleSet:
 def from_loader(
     loader: Any, columns: SampleColumns, role: str, languages: Sequence[str] | None = None, environment: Processes | None = None
 ) -> SampleSet:
-    """The samples behind a data loader.
+    """The samples behind a DataLoader.
 
     Args:
         loader: a `DataLoader` over a map-style dataset.
-        columns: where the facts stand.
+        columns: which columns hold language, item, text and label.
         role: "train samples" or "probes", for messages.
-        languages: each sample's language, given outright.
-        environment: the processes that ask for the same samples, of which rank 0 reads the facts and alone has the texts;
-            None = this process alone.
+        languages: each sample's language, instead of a column.
+        environment: the processes that read the same samples; only rank 0 reads the table and keeps the texts. None: this process
+            alone.
 
     Raises:
-        TracInError: the loader or its dataset cannot be indexed, or languages are missing; the message says what to do.
+        TracInError: the loader or its dataset is not supported, or languages are missing; the message says what to do.
+
+    Example:
+        >>> rows = [{"language": "de", "x": 1.0}, {"language": "sw", "x": 2.0}, {"language": "de", "x": 3.0}]
+        >>> samples = from_loader(DataLoader(rows, batch_size=2, shuffle=True), SampleColumns(), "probes")
+        >>> samples.table.language, samples.batch([2, 0])["x"]
+        (('de', 'sw', 'de'), tensor([3., 1.], dtype=torch.float64))
     """
     require_loader(loader, role)
     dataset = loader.dataset
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise TracInError(
-            f"The {role} come from {type(dataset).__name__}, an iterable dataset: its samples have no position to be known by. "
+            f"The {role} come from {type(dataset).__name__}, an iterable dataset, whose samples have no fixed position. "
             "Use a map-style dataset (for a streamed Hugging Face dataset: load it without `streaming=True`)."
         )
     if loader.batch_sampler is None:
@@ -147,7 +156,7 @@ def from_loader(
         )
     if isinstance(loader.sampler, SubsetRandomSampler):
         raise TracInError(
-            f"The DataLoader of the {role} draws from a part of its dataset only (SubsetRandomSampler), and the rest would "
+            f"The DataLoader of the {role} draws from a part of its dataset only (SubsetRandomSampler), but the rest would "
             "count as samples too; give the DataLoader a `torch.utils.data.Subset` of the dataset instead."
         )
     count = len(dataset)
@@ -160,31 +169,27 @@ def from_loader(
 
 
 def _shared(read: Callable[[], SampleTable], environment: Processes) -> SampleTable:
-    """What rank 0 reads, for all ranks; only rank 0, which writes them, keeps the texts."""
+    """Read a table on rank 0 and broadcast it without texts; only rank 0 needs these, to write them."""
     own: list[SampleTable] = []
 
-    def facts() -> SampleTable:
+    def without_texts() -> SampleTable:
         own.append(read())
         return replace(own[0], text=("",) * len(own[0]))
 
-    received = on_rank_zero(environment, facts)
+    received = on_rank_zero(environment, without_texts)
     return own[0] if own else received
 
 
 def require_loader(loader: Any, role: str) -> None:
-    """Refuse anything but one DataLoader.
+    """Check that a loader is one DataLoader.
 
     Raises:
         TracInError: it is something else.
     """
     if not isinstance(loader, DataLoader):
+        name = type(loader).__name__
+        got = f"{len(loader)} loaders in a {name}" if isinstance(loader, list | tuple | Mapping) else name
         raise TracInError(
-            f"The {role} should come from one torch DataLoader, but got {_described(loader)}. For several data sets, use one "
+            f"The {role} should come from one torch DataLoader, but got {got}. For several datasets, use one "
             "DataLoader over a `torch.utils.data.ConcatDataset`."
         )
-
-
-def _described(loader: Any) -> str:
-    if isinstance(loader, list | tuple | Mapping):
-        return f"{len(loader)} loaders in a {type(loader).__name__}"
-    return type(loader).__name__

@@ -1,10 +1,9 @@
-"""Some of what a pass has stored, compared with single samples' gradients by plain autograd.
+"""Spot check of a pass: compares some stored products with gradients of single samples from plain autograd.
 
-Tests show that the engine is right on the cases that they try; this shows it on the run at hand. A few train samples and a few
-probes, short and long ones, go through the model once more, one at a time, without hooks, banks or shards. The probes'
-gradients are added up with random signs, each divided by its norm, so that one product for each train sample checks all pairs:
-``<g_z, sum over j of s_j g_j / |g_j|>`` has to be the same sum of stored products. Norms are compared one by one. A wrong pair
-of the size e shows as e over the root of the number of probes.
+Tests verify the engine on test cases; the spot check verifies the current run. A few short and long train samples and probes go
+through the model again, one at a time, without hooks, banks or shards. The probes' gradients are normalized and summed with
+random signs s_j, so that one product per train sample checks all its pairs: ``<g_z, sum over j of s_j g_j / |g_j|>`` must equal
+the same sum of stored products. Norms are compared one by one. An error e in one pair shows as e / sqrt(number of probes).
 """
 
 from __future__ import annotations
@@ -17,8 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lightning_tracin.attribution.batching import Job, Target, batches_of
-from lightning_tracin.attribution.batching import described as described_sample
+from lightning_tracin.attribution.batching import Job, Target, batches_of, name_of
 from lightning_tracin.attribution.samples import SampleSet
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import Capture, Dense, Form, Rows, Sketch, plain_gradient, rounding
@@ -27,23 +25,23 @@ from lightning_tracin.storage.features import FeatureStore, Side
 from lightning_tracin.storage.ingredients import IngredientStore
 from lightning_tracin.storage.records import SpotCheck
 
-#: Train samples in a pass for each sample of the check, so that it takes at most a hundredth of the pass; and how many at the
-#: least (in a small run these take more than that) and at the most.
+#: One sample is checked per `_PASS` train samples, so that the check takes at most 1% of the pass; but at least `_LEAST` samples
+#: (more than 1% of a small run) and at most `_MOST`.
 _PASS, _LEAST, _MOST = 1000, 6, 24
 
-#: Part of the largest norm below which a gradient's rounding is that of the larger ones.
+#: Norms below this fraction of the largest norm count as this fraction when differences are divided by them.
 _FLOOR = 0.01
 
-#: What half precision adds to the rounding of features.
+#: Additional rounding of features in half precision.
 _HALF = 2e-3
 
-#: Numbers that are multiplied at a time.
+#: Number of elements multiplied at a time.
 _BLOCK = 1_000_000
 
 
 @dataclass(frozen=True)
 class _Alone:
-    """Gradients of single samples at a snapshot, with the scale of a preconditioner or mask."""
+    """Gradients of single samples at a snapshot, with the scales of a preconditioner or mask."""
 
     target: Target
     job: Job
@@ -57,7 +55,7 @@ class _Alone:
         return {name: (one if scales is None else one * scales[name]).flatten() for name, one in found.items()}
 
     def rounding(self, samples: SampleSet, index: int) -> float:
-        """The largest difference that rounding may explain, by the least precise type that the model computes in."""
+        """The largest difference due to rounding, for the least precise data type in the model."""
         target, job = self.target, self.job
         batch = job.prepare(samples.batch([index]))
         with Capture(target.model, target.coverage) as capture:
@@ -70,12 +68,12 @@ def check_products(target: Target, job: Job, store: IngredientStore) -> SpotChec
     """Check stored inner products and norms of train samples and probes.
 
     Args:
-        target: the snapshot.
+        target: the snapshot's model.
         job: samples, loss and settings.
-        store: what was computed; it is complete.
+        store: the complete ingredients.
 
     Raises:
-        TracInError: they are not those of the gradients; the message names a pair and the folder.
+        TracInError: they differ from the gradients; the message names a pair and the folder.
     """
     alone = _Alone(target, job)
     train, probes = _chosen(job)
@@ -96,7 +94,7 @@ def check_products(target: Target, job: Job, store: IngredientStore) -> SpotChec
 
 
 def check_means(target: Target, job: Job, store: IngredientStore) -> SpotCheck:
-    """Check the stored products of some train samples with one language's mean gradients; see `check_products`."""
+    """Check the stored products of some train samples with the mean gradients of one language; see `check_products`."""
     alone = _Alone(target, job)
     train, probes = _chosen(job)
     counts = job.probes.table.counts()
@@ -105,25 +103,20 @@ def check_means(target: Target, job: Job, store: IngredientStore) -> SpotCheck:
     column = sorted(counts).index(language)
     mean: dict[str, Tensor] = {}
     directions: dict[str, Tensor] = {}
-    length = 0.0  # of the members' gradients, on average
-    if len(members) <= max(_LEAST, len(probes)):
-        for index in members:
-            gradient = alone.gradient(job.probes, [index])
-            own = _norm(gradient)
-            length += own / len(members)
-            _add(mean, gradient, 1 / len(members))
-            _add(directions, gradient, 1 / own / len(members) if own > 0 else 0.0)
-    else:  # too many to take one at a time: their mean alone, batch by batch
-        some = job.probes.take(members)
-        for batch in batches_of(some, job.batch_size):
-            gradient = alone.gradient(some, batch)
-            length += _norm(gradient) / len(members)
-            _add(mean, gradient, 1 / len(members))
-    columns = [column, len(counts) + column] if directions else [column]
-    stored = store.some(train, columns)
+    length = 0.0  # mean norm of the members' gradients
+    few = len(members) <= max(_LEAST, len(probes))  # else only their mean is computed, batch by batch
+    some = job.probes.take(members)
+    for batch in [[index] for index in range(len(members))] if few else batches_of(some, job.batch_size):
+        gradient = alone.gradient(some, batch)
+        norm = _norm(gradient)
+        length += norm / len(members)
+        _add(mean, gradient, 1 / len(members))
+        if few:
+            _add(directions, gradient, 1 / norm / len(members) if norm > 0 else 0.0)
+    stored = store.some(train, [column, len(counts) + column] if few else [column])
     dot, train_norm = torch.from_numpy(stored.dot).double(), torch.from_numpy(stored.train_norm).double()
     queries = [(mean, 1 / max(length, 1e-30), dot[:, :, 0] / max(length, 1e-30))]
-    if directions:
+    if few:
         queries.append((directions, 1.0, dot[:, :, 1]))
     found = _of_train(alone, train, train_norm, queries)
     what = f"the mean over the probes of language {language!r}"
@@ -134,14 +127,14 @@ def check_features(target: Target, job: Job, store: FeatureStore, probes: Sample
     """Check the stored features of some train samples and probes.
 
     Args:
-        target: the snapshot.
+        target: the snapshot's model.
         job: samples, loss and settings.
-        store: what was computed; it is complete.
-        probes: probes that were added to the run, to be checked alone; None: the train samples and the probes of the job.
-        first: number of the first of the added probes in the run.
+        store: the complete features.
+        probes: added probes, to check only these. None: check the train samples and probes of the job.
+        first: index of the first added probe in the run.
 
     Raises:
-        TracInError: they are not those of the gradients; the message names a sample and the folder.
+        TracInError: they differ from the gradients; the message names a sample and the folder.
     """
     alone = _Alone(target, job)
     device = next(target.model.parameters()).device
@@ -157,22 +150,22 @@ def check_features(target: Target, job: Job, store: FeatureStore, probes: Sample
         for i, index in enumerate(indices):
             features = _features(sketch, alone.gradient(samples, [index])).cpu().double()
             found.append((stored[i] - features).norm() / sizes[i])
-            names.append(described_sample(samples, index, "train sample" if side == "train" else "probe"))
+            names.append(name_of(samples, index, "train sample" if side == "train" else "probe"))
     pairs = len(train) * len(some) if probes is None else len(sides[0][2])
-    worst = names[int(torch.stack(found).argmax())]  # of a value that is no number, if there is one
+    worst = names[int(torch.stack(found).argmax())]  # a NaN counts as the largest
     return _judged(alone, sides[0][2][0], pairs, found, store.folder, lambda: f"the features of {worst}", sides[0][1], _HALF)
 
 
 def _of_train(
     alone: _Alone, train: Sequence[int], norms: Tensor, queries: Sequence[tuple[Mapping[str, Tensor], float, Tensor]]
 ) -> list[Tensor]:
-    """How far norms of train samples and their products with some vectors are from what is stored, relative to the norms.
+    """Deviations of the stored norms of train samples, and of their products with some vectors, relative to the norms.
 
     Args:
-        alone: gives the gradients.
-        train: the samples.
-        norms: what is stored: [parts, samples].
-        queries: each vector, what products with it are multiplied with, and what then is stored: [parts, samples].
+        alone: computes the gradients.
+        train: indices of the samples.
+        norms: the stored norms: [parts, samples].
+        queries: for each vector: the vector, a factor of its products, and the stored products: [parts, samples].
     """
     sizes, found = _floored(norms.square().sum(0).sqrt()), []
     for i, sample in enumerate(train):
@@ -193,36 +186,41 @@ def _judged(
     samples: SampleSet | None = None,
     more: float = 0.0,
 ) -> SpotCheck:
-    """The check's result.
+    """The result of a check.
 
     Raises:
-        TracInError: a deviation is more than rounding (of one sample's pass, and `more`), or no number.
+        TracInError: a deviation is NaN, or larger than rounding in one sample's pass plus `more`.
     """
-    deviation = float(torch.stack(list(found)).max())  # not a number, if one of them is not
+    deviation = float(torch.stack(list(found)).max())  # NaN if one of them is
     if not deviation <= alone.rounding(alone.job.train if samples is None else samples, sample) + more:
         raise TracInError(
-            f"What is stored of snapshot {alone.target.name} is wrong by {deviation:.1e} of the gradients' norms: {worst()}. "
-            f"({pairs} pairs were checked one sample at a time.) Either the module's loss or state changed in the pass, or this "
-            f"is a fault of lightning-tracin: please report it. Delete {folder} to have it computed again."
+            f"The stored results of snapshot {alone.target.name} are wrong by {deviation:.1e} of the gradients' norms: {worst()}."
+            f" ({pairs} pairs were checked one sample at a time.) Either the module's loss or state changed during the pass, or "
+            f"this is a bug in lightning-tracin: please report it. Delete {folder} to compute it again."
         )
-    # Two digits say enough, and hardly differ between machines that round differently in the last place of a sum.
+    # Two digits, because machines round sums differently in the last place.
     return SpotCheck(pairs=pairs, deviation=float(f"{deviation:.1e}"))
 
 
 def described(check: SpotCheck) -> str:
-    """Such as `8 pairs, largest deviation 3e-07`."""
+    """A check in words.
+
+    Example:
+        >>> described(SpotCheck(pairs=8, deviation=3e-7))
+        '8 pairs, largest deviation 3e-07'
+    """
     return f"{check.pairs} pairs, largest deviation {check.deviation:.0e}"
 
 
 def _chosen(job: Job) -> tuple[list[int], list[int]]:
-    """Which train samples and which probes are checked: from the shortest to the longest."""
+    """The train samples and the probes to check, from short to long."""
     count = min(_MOST, max(_LEAST, len(job.train) // _PASS))
     of_train = 2 if count < _MOST // 2 else 4
     return _spread(job.train, job.batch_size, of_train), _spread(job.probes, job.batch_size, count - of_train)
 
 
 def _spread(samples: SampleSet, batch_size: int, count: int) -> list[int]:
-    """At most so many samples, evenly from all batches of a pass."""
+    """At most `count` samples, evenly spread over the batches of a pass."""
     order = [index for batch in batches_of(samples, batch_size) for index in batch]
     places = torch.linspace(0, len(order) - 1, min(count, len(order))).round().long().tolist()
     return [order[place] for place in dict.fromkeys(places)]
@@ -234,12 +232,12 @@ def _signs(count: int) -> Tensor:
 
 
 def _floored(norms: Tensor) -> Tensor:
-    """Norms by which differences are divided: none much below the others, and none zero."""
+    """Norms to divide differences by: none is zero or much smaller than the largest."""
     return norms.clamp(min=max(_FLOOR * float(norms.max()), 1e-30))
 
 
 def _inner(one: Mapping[str, Tensor], other: Mapping[str, Tensor], parts: Parts) -> Tensor:
-    """Inner products of two gradients by part: [parts]."""
+    """Inner product of two gradients in each part: [parts]."""
     out = torch.zeros(len(parts), dtype=torch.float64)
     for name, values in one.items():
         pairs = zip(torch.split(values, _BLOCK), torch.split(other[name], _BLOCK), strict=True)
@@ -248,7 +246,7 @@ def _inner(one: Mapping[str, Tensor], other: Mapping[str, Tensor], parts: Parts)
 
 
 def _norms(gradient: Mapping[str, Tensor], parts: Parts) -> Tensor:
-    """Norms by part: [parts]."""
+    """Norm of a gradient in each part: [parts]."""
     return _inner(gradient, gradient, parts).sqrt()
 
 
@@ -269,7 +267,7 @@ def _features(sketch: Sketch, gradient: Mapping[str, Tensor]) -> Tensor:
     found = []
     for name, part in sketch.parts.items():
         form: Form = Dense(gradient[name][None])
-        if part.left is None and part.right is None:  # as rows, so that a table takes no index of all its elements
+        if part.left is None and part.right is None:  # as rows, to avoid an index over all elements of a table
             table = gradient[name].view(part.rows, part.columns)
             row = table.any(1).nonzero()[:, 0]
             form = Rows(torch.zeros_like(row), row, table[row], 1, part.rows)
@@ -278,9 +276,9 @@ def _features(sketch: Sketch, gradient: Mapping[str, Tensor]) -> Tensor:
 
 
 def _worst_pair(alone: _Alone, train: Sequence[int], probes: Sequence[int], dot: Tensor) -> str:
-    """The pair that differs most, in words; found by computing each of them once more."""
+    """Describe the pair that differs most, by computing each pair again."""
     target, job = alone.target, alone.job
-    worst, said = -1.0, ""
+    worst, text = -1.0, ""
     for j, probe in enumerate(probes):
         q = alone.gradient(job.probes, [probe])
         for i, sample in enumerate(train):
@@ -288,6 +286,6 @@ def _worst_pair(alone: _Alone, train: Sequence[int], probes: Sequence[int], dot:
             true, held = float(_inner(z, q, target.parts).sum()), float(dot[:, i, j].sum())
             off = abs(true - held) / max(_norm(z) * _norm(q), 1e-30)
             if off > worst:
-                one, other = described_sample(job.train, sample, "train sample"), described_sample(job.probes, probe, "probe")
-                worst, said = off, f"the inner product of {one} with {other}, which is {true:.6g} and was stored as {held:.6g}"
-    return said
+                one, other = name_of(job.train, sample, "train sample"), name_of(job.probes, probe, "probe")
+                worst, text = off, f"the inner product of {one} with {other}, which is {true:.6g} and was stored as {held:.6g}"
+    return text

@@ -1,4 +1,4 @@
-"""The shell: when to snapshot and when to attribute. The one module that knows the Trainer's hooks."""
+"""`TracInCallback`: when to take snapshots and when to compute influence. The only module with Trainer hooks."""
 
 from __future__ import annotations
 
@@ -19,30 +19,36 @@ from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.filesystem import Place, place
 from lightning_tracin.storage.lock import RunLock
 from lightning_tracin.trainer.compat import CallbackBase
-from lightning_tracin.trainer.environment import TrainerEnvironment, refuse_sharded
+from lightning_tracin.trainer.environment import Environment, refuse_sharded
 from lightning_tracin.trainer.isolation import untouched_process
 from lightning_tracin.trainer.learning_rates import Recorder, StepWatch, unwrapped
 from lightning_tracin.trainer.session import Session, averaging_callback
 
 
 class TracInCallback(CallbackBase):
-    """Snapshots a fit, computes TracIn influence, and logs cross-lingual reliance.
+    """Takes snapshots of a fit, computes TracIn influence between languages, and logs cross-lingual reliance.
 
-    When a fit ends after steps that no snapshot covers, a last snapshot is taken, so that the ledger covers the whole fit.
+    If the fit ends with steps after the last snapshot, one more is taken, so that the snapshots cover the whole fit.
 
     Args:
-        dirpath: the run directory; default: beside the first logger's files, else under the Trainer's `default_root_dir`.
-        probes: a DataLoader (or several) of the samples whose influences are asked for; default: the validation loaders.
-        languages: each train sample's language, in the dataset's order; default: read from `language_column`.
-        languages_of_probes: each probe's language, in the probe datasets' order; default: read from `language_column`.
-        options: by name, any field of `config.Options`, which documents and checks them.
+        dirpath: the run directory. Default: next to the first logger's files, or `tracin` in the Trainer's `default_root_dir`.
+        probes: a DataLoader (or several) with the samples to explain. Default: the fit's validation loaders.
+        languages: each train sample's language, in dataset order. Default: read from `language_column`.
+        languages_of_probes: each probe's language, in the order of the probe datasets. Default: read from `language_column`.
+        options: any field of `config.Options`, by name.
 
     Raises:
-        TracInError: a value is out of range, two contradict each other, or there is no such option.
+        TracInError: an option is invalid or does not exist, or two options contradict each other.
 
     Example:
-        >>> TracInCallback("runs/xnli", item_column="item", top_k=50).options.top_k
-        50
+        >>> tracin = TracInCallback("runs/xnli", language_column="lang", item_column="item", top_k=50)
+        >>> tracin.options.top_k, tracin.options.similarity, tracin.options.every_n_epochs
+        (50, 'cosine', 1)
+
+        Add it to a Trainer; skipped here, because it takes a fit.
+
+        >>> Trainer(max_epochs=3, callbacks=[tracin]).fit(module, train_loader, val_loader)  # doctest: +SKIP
+        >>> TracInRun.open("runs/xnli").reliance()  # doctest: +SKIP
     """
 
     def __init__(
@@ -70,28 +76,21 @@ class TracInCallback(CallbackBase):
 
     @property
     def state_key(self) -> str:
-        """Tells this callback's state from another's in a checkpoint."""
+        """Key of this callback's state in a checkpoint."""
         options = self.options
         return self._generate_state_key(every_n_epochs=options.every_n_epochs, every_n_train_steps=options.every_n_train_steps)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed fit needs, in plain types."""
-        return {
-            "run": self._run,
-            "recorder": self._recorder.state(),
-            "last_step": self._last_step,
-            "epoch": self._epoch,
-        }
+        """What a resumed fit needs, as plain types."""
+        return {"run": self._run, "recorder": self._recorder.state(), "last_step": self._last_step, "epoch": self._epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what `state_dict` saved."""
-        self._run = state_dict["run"]
+        """Restore what `state_dict` saved."""
+        self._run, self._last_step, self._epoch = (state_dict[name] for name in ("run", "last_step", "epoch"))
         self._recorder = Recorder.from_state(state_dict["recorder"])
-        self._last_step = state_dict["last_step"]
-        self._epoch = state_dict["epoch"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Resolve the run directory, and refuse what cannot work, before anything is loaded."""
+        """Find the run directory, and raise an error for unsupported fits before any data is loaded."""
         self._began = False
         if stage != "fit" or _skipped(trainer):
             return
@@ -101,23 +100,24 @@ class TracInCallback(CallbackBase):
         if averaging is not None:
             raise TracInError(
                 f"Put TracInCallback before {averaging} in the Trainer's `callbacks`: at the end of the fit {averaging} replaces "
-                "the trained weights by their average, which the last snapshot would hold as if they had been trained."
+                "the trained weights by their average, which the last snapshot would store as if they had been trained."
             )
         if self.dirpath is None:
             self.dirpath = place(trainer.strategy.broadcast(str(_default_directory(trainer))))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Index the samples, verify loss and gradients on real batches, and start the run directory."""
+        """Read the samples, verify loss and gradients on real batches, and start the run directory."""
         self._session, self._began = None, True
         if _skipped(trainer):
             rank_zero_info("TracInCallback does nothing in a `fast_dev_run` or `barebones` fit.")
             return
         assert self.dirpath is not None
-        if trainer.global_step == 0:  # another fit than the one that this callback may have seen before
+        if trainer.global_step == 0:  # the callback may have been used in another fit before
             self._run, self._recorder, self._last_step = "", Recorder(), 0
         directory = RunDirectory(self.dirpath)
         if not self.options.dry_run:
-            self._take_lock(trainer, self.dirpath)
+            self._end()
+            self._lock = acquired(self.dirpath, Environment(pl_module, trainer.strategy))
         resumed = directory.holds_run and directory.record().run == self._run
         if not resumed and not self.options.dry_run:
             directory.refuse_other_run()
@@ -125,7 +125,7 @@ class TracInCallback(CallbackBase):
         with untouched_process():
             session = Session(self.options, self.sources, directory, trainer, pl_module)
         if self.options.dry_run:
-            rank_zero_info("TracIn: dry_run, so nothing is written and the fit goes on as without the callback.")
+            rank_zero_info("TracIn: dry_run, so nothing is written and the fit runs as without the callback.")
             return
         session.start(self._run, self._recorder.step, resumed)
         if resumed and any(snapshot.step == self._recorder.step for snapshot in directory.ledger.snapshots()):
@@ -134,63 +134,58 @@ class TracInCallback(CallbackBase):
         self._session = session
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the epoch."""
+        """Remember the epoch."""
         self._epoch = trainer.current_epoch + 1
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        """Expect a step; its learning rates count once the optimizer has made it, which a scaler of gradients may skip."""
+        """Announce a step; it is counted once the optimizer has made it, because a gradient scaler may skip it."""
         if self._session is not None and self._watch is not None:
             self._session.keep_unfrozen(self._recorder.step)
             self._watch.expect(unwrapped(optimizer))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Count the samples, and snapshot if optimizer steps are what is counted."""
+        """Count the samples, and take a snapshot every `every_n_train_steps`."""
         if self._session is None:
             return
-        self._recorder.see(_samples_in_batch(trainer.train_dataloader, batch, batch_idx) * trainer.world_size)
+        self._recorder.samples += _samples_in_batch(trainer.train_dataloader, batch, batch_idx) * trainer.world_size
         every = self.options.every_n_train_steps
         if every is not None and self._recorder.step // every > self._last_step // every:
             self._snapshot(self._session)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Snapshot if epochs are what is counted."""
+        """Take a snapshot every `every_n_epochs`."""
         every = self.options.every_n_epochs
         if self._session is not None and every is not None and self._epoch % every == 0:
             self._snapshot(self._session)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the last snapshot, compute what is due, log and write the results."""
+        """Take the last snapshot, compute the missing influence, log and write the results."""
         if self._session is None:
             return
         self._snapshot(self._session)
         if self._recorder.step == 0:
             rank_zero_warn(
                 "TracInCallback noticed no optimizer step, so there are no snapshots and no influence. Under manual "
-                "optimization, step the optimizers that `self.optimizers()` gives, not the torch optimizers within them."
+                "optimization, step the optimizers from `self.optimizers()`, not the torch optimizers inside them."
             )
         self._session.finish()
         self._end()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say so where a resumed fit had nothing left to do, so that nothing was computed either."""
+        """Warn if a resumed fit had no step left, because nothing was computed then."""
         if not self._began:
             rank_zero_warn(
-                f"The fit made no step, so TracInCallback did nothing in {self.dirpath}. To compute what an interrupted run "
-                "still lacks, resume with a `ckpt_path` from before the last step."
+                f"The fit made no step, so TracInCallback did nothing in {self.dirpath}. To compute the missing influence of an "
+                "interrupted run, resume with a `ckpt_path` from before the last step."
             )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let other processes have the run directory: the fit has ended without `on_train_end`."""
+        """Release the run directory: the fit ends without `on_train_end`."""
         self._end()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let other processes have the run directory, however the fit ended."""
+        """Release the run directory, however the fit ended."""
         self._end()
-
-    def _take_lock(self, trainer: Trainer, dirpath: Path) -> None:
-        """Keep other processes out of the run directory."""
-        self._end()
-        self._lock = acquired(dirpath, TrainerEnvironment(trainer, trainer.lightning_module))
 
     def _end(self) -> None:
         self._session = None
@@ -202,7 +197,7 @@ class TracInCallback(CallbackBase):
             self._lock = None
 
     def _snapshot(self, session: Session) -> None:
-        """Take a snapshot, unless there is one of this step."""
+        """Take a snapshot, unless this step already has one."""
         if self._recorder.step != self._last_step:
             session.snapshot(self._recorder, self._epoch)
             self._start_interval()
@@ -213,7 +208,7 @@ class TracInCallback(CallbackBase):
 
 
 def _samples_in_batch(loader: Any, batch: Any, batch_idx: int) -> int:
-    """How many samples a batch holds, by the loader's own count; looked up in the batch where it has none."""
+    """Number of samples in a batch: from the loader's batch size, or from the batch itself if the loader has none."""
     if loader.batch_size is None or not hasattr(loader.sampler, "__len__"):
         return extract_batch_size(batch)
     return int(min(loader.batch_size, len(loader.sampler) - batch_idx * loader.batch_size))
@@ -224,7 +219,7 @@ def _skipped(trainer: Trainer) -> bool:
 
 
 def _default_directory(trainer: Trainer) -> Path:
-    """Beside the files of the first logger, else under `default_root_dir`."""
+    """The folder `tracin` next to the first logger's files, or in `default_root_dir`."""
     if not trainer.loggers:
         return place(trainer.default_root_dir) / "tracin"
     logger = trainer.loggers[0]

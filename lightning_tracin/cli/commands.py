@@ -1,15 +1,15 @@
-"""What the command line says of a run: tables as text, and all of them as files."""
+"""The commands on one run: compute what is missing, print its tables, export them to files."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 from humanize import naturalsize
 
+from lightning_tracin.attribution.cost import counted
 from lightning_tracin.attribution.spot_check import described as described_check
 from lightning_tracin.config import Measure, Sign, Similarity, Weighting
 from lightning_tracin.errors import one_line, printable
@@ -18,39 +18,37 @@ from lightning_tracin.reporting.results import analyse
 from lightning_tracin.run import TracInRun
 from lightning_tracin.storage.files import as_utf8, write_bytes
 from lightning_tracin.storage.filesystem import place
-from lightning_tracin.storage.sample_table import SampleTable
 from lightning_tracin.storage.snapshots import Snapshot
 
 Output = Literal["table", "csv", "json"]
 Format = Literal["csv", "parquet"]
 
-#: What is said where a run is read shard by shard.
+#: Added to the message for a run that is read shard by shard.
 _LEFT_OUT = " The run is too large for its experiments (compared, changes, reinforcement), which need all influence at once."
 
-#: Letters of a text that a table shows.
+#: Characters of a text shown in a table.
 _WIDTH = 60
 
 
 def attribute(
     run: str, config: Path, accelerator: str | None = None, devices: int | None = None, mask: Path | None = None
 ) -> str:
-    """Compute what is missing of a run whose fit a LightningCLI file describes.
+    """Compute the missing influence of a run, using the fit's LightningCLI configuration file.
 
     Args:
         run: the run directory.
-        config: the LightningCLI's YAML file, with the class paths of model and data.
-        accelerator: in place of the file's.
-        devices: in place of the file's.
-        mask: file of the mask, in place of the file's.
+        config: the YAML file of the fit's LightningCLI; it must name the classes of model and data.
+        accelerator: overrides the accelerator in the file.
+        devices: overrides the number of devices in the file.
+        mask: overrides the mask file in the configuration.
     """
-    from lightning_tracin.cli.lightning_config import attribute_from_config  # reading a run needs neither Lightning nor a model
+    from lightning_tracin.cli.lightning_config import attribute_from_config  # slow to import: loads Lightning
 
-    leads = attribute_from_config(run, config, accelerator, devices, mask)
-    return status(run) if leads else ""
+    return status(run) if attribute_from_config(run, config, accelerator, devices, mask) else ""
 
 
 def status(run: str) -> str:
-    """What a run holds, and what is missing of it.
+    """Show what a run contains and what is still missing.
 
     Args:
         run: the run directory.
@@ -60,15 +58,15 @@ def status(run: str) -> str:
     table = pd.DataFrame([_about(opened, snapshot) for snapshot in opened.snapshots])
     missing = [str(index) for index, state in zip(table["snapshot"], table["attributed"], strict=True) if state != "yes"]
     lines = [
-        f"Run {record.run} in {directory.path}: {len(opened.train)} train samples ({_counted(opened.train)}) x "
-        f"{len(opened.probes)} probes ({_counted(opened.probes)}), {record.options.method_name} influence by {record.loss}, "
+        f"Run {record.run} in {directory.path}: {len(opened.train)} train samples ({counted(opened.train)}) x "
+        f"{len(opened.probes)} probes ({counted(opened.probes)}), {record.options.method_name} influence by {record.loss}, "
         f"{record.elements:,} elements of {record.parameters} parameters.",
         "",
         _as_table(table) if len(table) else "There are no snapshots: the fit ended before the first one was taken.",
         "",
     ]
     if missing:
-        lines.append(f"Missing: the attribution of snapshot {', '.join(missing)} (`lightning-tracin attribute` computes it).")
+        lines.append(f"Missing: the influence at snapshot {', '.join(missing)} (`lightning-tracin attribute` computes it).")
     elif len(table) and not (directory.results / "reliance.csv").exists():
         lines.append("Missing: the results (`lightning-tracin attribute` writes them).")
     elif len(table):
@@ -88,32 +86,24 @@ def reliance(
     by: Literal["layer"] | None = None,
     output: Output = "table",
 ) -> str:
-    """Reliance of every probe language on every train language.
+    """Print how much each probe language relies on each train language.
 
     Args:
         run: the run directory.
-        k: how many of the strongest train samples of a probe count; default: as the run was made.
-        sign: proponents or opponents.
-        cumulative: use the influence summed up to each snapshot.
-        measure: share of the top k, mass (share of all influence of that sign), or mean influence of a sample.
-        similarity: of the scores; default: as the run was made.
-        weighting: of the scores; default: as the run was made.
-        snapshots: indices of those to show; default: all.
-        by: a table for each layer alone.
-        output: how it is printed.
+        k: how many of each probe's strongest train samples to count. Default: as in the fit.
+        sign: "positive" for proponents, "negative" for opponents.
+        cumulative: sum influence up to each snapshot, instead of taking each snapshot alone.
+        measure: "share" of the top k, "mass" (share of all influence of that sign) or "mean" influence of a sample.
+        similarity: which score to rank by. Default: as in the fit.
+        weighting: how to weight snapshots. Default: as in the fit.
+        snapshots: indices of the snapshots to show. Default: all.
+        by: "layer" for a table of each layer alone.
+        output: format of the printed table.
     """
     opened = TracInRun.open(run)
-    options = opened.record.options
-    table = opened.reliance(
-        options.top_k if k is None else k,
-        sign,
-        cumulative,
-        measure or opened.method.measure,
-        similarity or options.similarity,
-        weighting or options.weighting,
-        snapshots,
-        by=by,
-    )
+    view = opened.record.options.view(measure or opened.method.measure).but(similarity=similarity, weighting=weighting)
+    k = view.top_k if k is None else k
+    table = opened.reliance(k, sign, cumulative, view.measure, view.similarity, view.weighting, snapshots, by=by)
     return _printed(table, output)
 
 
@@ -127,55 +117,48 @@ def top(
     snapshots: list[int] | None = None,
     output: Output = "table",
 ) -> str:
-    """The strongest train samples of one probe, with their texts.
+    """Print the strongest train samples of one probe, with their texts.
 
     Args:
         run: the run directory.
-        probe: index of the probe (of its language in alphabetical order, where the run holds language means).
-        k: how many.
-        sign: proponents or opponents.
-        similarity: of the scores; default: as the run was made.
-        weighting: of the scores; default: as the run was made.
-        snapshots: indices of those to sum; default: all.
-        output: how it is printed.
+        probe: index of the probe. For a run with language means: index of the language, in alphabetical order.
+        k: number of train samples to print.
+        sign: "positive" for proponents, "negative" for opponents.
+        similarity: which score to rank by. Default: as in the fit.
+        weighting: how to weight snapshots. Default: as in the fit.
+        snapshots: indices of the snapshots to sum. Default: all.
+        output: format of the printed table.
     """
     opened = TracInRun.open(run)
-    options = opened.record.options
-    table = opened.top(probe, k, sign, similarity or options.similarity, weighting or options.weighting, snapshots)
-    said = _printed(table, output)
+    options = opened.record.options.but(similarity=similarity, weighting=weighting)
+    printed = _printed(opened.top(probe, k, sign, options.similarity, options.weighting, snapshots), output)
     if output != "table":
-        return said
+        return printed
     (about,) = opened.queries.take([probe]).rows()
-    return printable(f"Probe {probe} ({about['language']}): {one_line(str(about['text']))}\n\n") + said
+    return printable(f"Probe {probe} ({about['language']}): {one_line(str(about['text']))}\n\n") + printed
 
 
 def export(run: str, folder: str, format: Format = "csv", k: int | None = None) -> str:
-    """Write all tables of a run into a folder.
+    """Write all tables of a run to files in a folder.
 
     Args:
         run: the run directory.
-        folder: where the files go.
-        format: of the files.
-        k: how many of the strongest train samples of a probe count; default: as the run was made.
+        folder: the folder to write to.
+        format: file format of the tables.
+        k: how many of each probe's strongest train samples to count. Default: as in the fit.
     """
     opened = TracInRun.open(run)
     written = []
     for name, table in _tables(opened, k):
         path = place(folder) / f"{name}.{format}"
-        if format == "csv":
-            content = as_utf8(table.to_csv(index=False))
-        else:
-            buffer = BytesIO()
-            table.to_parquet(buffer, index=False)
-            content = buffer.getvalue()
-        write_bytes(path, content)
+        # to_parquet without a path returns the file's bytes
+        write_bytes(path, as_utf8(table.to_csv(index=False)) if format == "csv" else table.to_parquet(index=False))
         written.append(path.name)
-    left_out = _LEFT_OUT if opened.is_large else ""
-    return printable(f"Written to {folder}: {', '.join(written)}.{left_out}")
+    return printable(f"Written to {folder}: {', '.join(written)}.{_LEFT_OUT if opened.is_large else ''}")
 
 
 def _tables(run: TracInRun, k: int | None) -> Iterator[tuple[str, pd.DataFrame]]:
-    """All tables of a run by name."""
+    """All tables of a run, with their names."""
     view = run.record.options.view(run.method.measure).but(top_k=k)
     yield "snapshots", pd.DataFrame([_about(run, snapshot) for snapshot in run.snapshots])
     yield "train", pd.DataFrame(run.train.rows())
@@ -183,16 +166,14 @@ def _tables(run: TracInRun, k: int | None) -> Iterator[tuple[str, pd.DataFrame]]
     results = analyse(run, view)
     yield "reliance", results.reliance
     yield "top", results.top
-    if view.measure == "share" and not run.is_large:  # the experiments need all influence at once
+    if view.measure == "share" and not run.is_large:
         study = study_of(run, view, run.representations)
-        for name in ("compared", "changes", "reinforcement"):
-            table = getattr(study, name)
-            if table is not None:
-                yield name, table
+        tables = {name: getattr(study, name) for name in ("compared", "changes", "reinforcement")}
+        yield from ((name, table) for name, table in tables.items() if table is not None)
 
 
 def _about(run: TracInRun, snapshot: Snapshot) -> dict[str, object]:
-    """One snapshot's line."""
+    """One snapshot's row."""
     store = run.method.store(run.directory, snapshot)
     sizes = [path.stat().st_size for path in store.folder.glob("*.safetensors")]
     weights = [path.stat().st_size for path in snapshot.path.glob("*.safetensors")]
@@ -212,12 +193,8 @@ def _about(run: TracInRun, snapshot: Snapshot) -> dict[str, object]:
     }
 
 
-def _counted(table: SampleTable) -> str:
-    return ", ".join(f"{language} {count}" for language, count in table.counts().items())
-
-
 def _printed(table: pd.DataFrame, output: Output) -> str:
-    """A table for a terminal or a pipe, without what would act on the terminal."""
+    """Format a table, without characters that act on a terminal."""
     plain = table.map(lambda value: one_line(value) if isinstance(value, str) else value)
     if output == "csv":
         return str(plain.to_csv(index=False)).rstrip("\n")

@@ -1,4 +1,4 @@
-"""The command line: a whole study from one file, and what is left to do or to read of a run."""
+"""The `lightning-tracin` command: runs a study from one file, and completes or reads a run."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from jsonargparse import ArgumentParser, Namespace
 
 from lightning_tracin.errors import TracInError, printable
 
-if TYPE_CHECKING:  # slow to import, and not needed to say how the command is used
+if TYPE_CHECKING:  # slow to import, and not needed for --help
     from lightning_tracin.studies.settings import StudySettings
 
 _USAGE = "lightning-tracin study CONFIG.yaml [--name VALUE ...]"
 
+#: The commands on one run: functions of `cli.commands`.
+_RUN_COMMANDS = ("attribute", "status", "reliance", "top", "export")
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; an error that a user can mend is one sentence and no traceback."""
+    """Run a command. An error that the user can fix is printed as one sentence, without a traceback."""
     try:
         _run(list(sys.argv[1:] if arguments is None else arguments))
     except (TracInError, OSError) as error:
@@ -26,67 +29,50 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def settings_from(path: Path, *overrides: str) -> StudySettings:
-    """A study's settings from a YAML file.
+    """Read a study's settings from a YAML file.
 
     Args:
-        path: of the file.
-        overrides: such as `--seeds=2` or `--fit.data_dir=FOLDER`, which take the place of what the file says.
+        path: the file.
+        overrides: options that override the file, such as `--seeds=2` or `--fit.data_dir=FOLDER`.
 
     Raises:
-        TracInError: a value is not possible. An unknown name ends the program with a message, as in every command line.
+        TracInError: the file does not exist or a value is invalid. An unknown name exits with a message, as on any command line.
     """
     if not path.is_file():
-        raise TracInError(f"There is no file {path}; ready settings are in examples/configs of the project.")
+        raise TracInError(f"There is no file {path}; examples/configs of the project has files to start from.")
     parser = _study_parser()
-    parsed = parser.instantiate(parser.parse_args([f"--config={path}", *overrides]))
-    return _settings(parsed)
+    return _settings(parser.instantiate(parser.parse_args([f"--config={path}", *overrides])))
 
 
 def _run(arguments: list[str]) -> None:
     if len(arguments) > 1 and arguments[0] == "study" and not arguments[1].startswith("-"):
         _study(settings_from(Path(arguments[1]), *arguments[2:]))
         return
+    from lightning_tracin.cli import commands as run_commands  # slow to import
+
     parser = ArgumentParser(prog="lightning-tracin", description="Which languages' training data a multilingual model relies on.")
     commands = parser.add_subcommands(required=True)
     asked = next((argument for argument in arguments if not argument.startswith("-")), None)
     study = _study_parser() if asked in (None, "study") else ArgumentParser()  # its settings take seconds to import
-    commands.add_subcommand("study", study, help=f"a whole study from one file: {_USAGE}")
-    functions = _functions()
+    commands.add_subcommand("study", study, help=f"Run a study from one file: {_USAGE}")
+    functions: dict[str, Callable[..., str]] = {name: getattr(run_commands, name) for name in _RUN_COMMANDS}
     for name, function in functions.items():
-        command = ArgumentParser(prog=f"lightning-tracin {name}", description=_first_line(function))
+        description = str(function.__doc__).partition("\n")[0]
+        command = ArgumentParser(prog=f"lightning-tracin {name}", description=description)
         command.add_function_arguments(function, as_positional=False)
-        commands.add_subcommand(name, command, help=_first_line(function))
+        commands.add_subcommand(name, command, help=description)
     parsed = parser.parse_args(arguments)
     if parsed.subcommand == "study":
         _study(_settings(study.instantiate(parsed.study)))
-    else:
-        said = functions[parsed.subcommand](**vars(parsed[parsed.subcommand]))
-        if said:
-            print(said)
-
-
-def _functions() -> dict[str, Callable[..., str]]:
-    """The commands on one run, by name."""
-    from lightning_tracin.cli import commands
-
-    return {
-        "attribute": commands.attribute,
-        "status": commands.status,
-        "reliance": commands.reliance,
-        "top": commands.top,
-        "export": commands.export,
-    }
-
-
-def _first_line(function: Callable[..., str]) -> str:
-    return str(function.__doc__).partition("\n")[0]
+    elif output := functions[parsed.subcommand](**vars(parsed[parsed.subcommand])):
+        print(output)
 
 
 def _study_parser() -> ArgumentParser:
     from lightning_tracin.studies.settings import StudySettings
 
-    parser = ArgumentParser(prog="lightning-tracin study", description="Run a whole study; what is done is not done again.")
-    parser.add_argument("--config", action="config", help="a YAML file of settings; what stands behind it overrides it")
+    parser = ArgumentParser(prog="lightning-tracin study", description="Run a study. Results that already exist are reused.")
+    parser.add_argument("--config", action="config", help="YAML file of settings. Options after it override the file.")
     parser.add_class_arguments(StudySettings, fail_untyped=True)
     return parser
 
@@ -94,9 +80,7 @@ def _study_parser() -> ArgumentParser:
 def _settings(parsed: Namespace) -> StudySettings:
     from lightning_tracin.studies.settings import StudySettings
 
-    values = vars(parsed)
-    values.pop("config", None)
-    return StudySettings(**values)
+    return StudySettings(**{name: value for name, value in vars(parsed).items() if name != "config"})
 
 
 def _study(settings: StudySettings) -> None:

@@ -1,4 +1,4 @@
-"""New probes for a run that holds projected features: only the probes themselves go through the model."""
+"""Adds probes to a run with projected features: only the new probes go through the model."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.lock import RunLock
 from lightning_tracin.storage.records import SpotCheck
 from lightning_tracin.storage.snapshots import load_weights
-from lightning_tracin.trainer.environment import OneProcess
+from lightning_tracin.trainer.environment import Environment
 from lightning_tracin.trainer.isolation import isolated_copy, untouched_process
 
 
 def add_probes(directory: RunDirectory, module: LightningModule, sources: Sources, columns: SampleColumns) -> None:
-    """Compute the features of more probes at every snapshot, and make them part of the run.
+    """Compute the features of new probes at every snapshot, and add the probes to the run.
 
-    They are part of it once `run.json` says so, which is written last; what a killed process leaves is replaced by the next.
+    `run.json` is written last; without it the new probes do not count. Files of a killed process are overwritten by the next.
 
     Args:
         directory: the run.
         module: a module like the fit's; its weights do not matter.
-        sources: the new probes; the train samples are not looked at.
-        columns: where the facts about them are.
+        sources: the new probes; the train samples are not used.
+        columns: which columns hold language and item.
 
     Raises:
-        TracInError: the run holds no features, a snapshot's weights were not kept, or see `probes_from_loaders`.
+        TracInError: the run has no features, a snapshot's weights were not kept, or `probes_from_loaders` raises it.
     """
     with RunLock(directory.path):
-        directory.reload()  # another process may have worked there until now
+        directory.reload()  # another process may have just changed it
         record = directory.record()
         options, snapshots = record.options, directory.ledger.snapshots()
         if not method_of(options).adds_probes:
@@ -47,7 +47,7 @@ def add_probes(directory: RunDirectory, module: LightningModule, sources: Source
         first = len(directory.samples("probes"))
         with untouched_process():
             copy = isolated_copy(module, dtype_of(options))
-            prepared = OneProcess(copy).prepared(dtype_of(options))
+            prepared = Environment(copy).prepared(dtype_of(options))
             checks: dict[str, SpotCheck] = {}
             for snapshot in snapshots:
                 groups = snapshot.record.groups

@@ -1,4 +1,4 @@
-"""Attribution without a Trainer: what is missing of a run's snapshots, in this process or those of a Fabric."""
+"""Attribution without a Trainer: computes the missing influence of a run, in this process or those of a Fabric."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from lightning_tracin.attribution.prepare import (
     require_same_loss,
     require_top_k,
 )
-from lightning_tracin.attribution.processes import Processes, working_in
+from lightning_tracin.attribution.processes import working_in
 from lightning_tracin.config import Similarity, Weighting
 from lightning_tracin.errors import TracInError
 from lightning_tracin.run import TracInRun
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.filesystem import Place, place
 from lightning_tracin.storage.snapshots import Snapshot, frozen_digest, load_weights
-from lightning_tracin.trainer.environment import FabricEnvironment, OneProcess, refuse_sharded
+from lightning_tracin.trainer.environment import Environment, refuse_sharded
 from lightning_tracin.trainer.finish import finish
 from lightning_tracin.trainer.isolation import isolated_copy, untouched_process
 
@@ -48,41 +48,52 @@ def attribute(
     fabric: Any = None,
     progress: bool = True,
 ) -> TracInRun:
-    """Compute what is missing of every snapshot of a run, and write its results, as the end of its fit would.
+    """Compute the missing influence of a run and write its results, as the end of the fit would.
 
-    For runs of a fit with `when="never"`, runs whose fit was killed, and imported checkpoints. What is already there is not
-    computed again. The run's record says how samples are read and how influence is computed.
+    Use it for runs with `when="never"`, for runs whose fit was killed, and for imported checkpoints. Snapshots that are complete
+    are skipped. How samples are read and influence is computed is taken from the run's record.
 
     Args:
-        module: like the fit's; the snapshots' weights replace its own, but frozen parameters are its own.
+        module: a module like the fit's. Its trainable weights are replaced by the snapshots'; its frozen parameters must have the
+            fit's values.
         run: the run, or its directory.
-        train_loader: over the fit's train samples, in the same order of the dataset.
-        probes: a DataLoader over the fit's probes, or several, as they were given to the fit (or its validation loaders).
-        mask: the mask's file, where the run has one: its record holds only a digest.
-        languages: each train sample's language, where the fit was given them as a list.
-        languages_of_probes: each probe's language, where the fit was given them as a list.
-        top_k: how many proponents count in the results; None: as the callback was told.
-        similarity: of the results; None: as the callback was told.
-        weighting: of the results; None: as the callback was told.
-        memory_budget: bytes for the probes' gradients and a block's factors; None: as the callback was told.
-        fabric: a launched `Fabric` whose ranks share the work; None: this process alone, on the module's device.
-        progress: whether progress bars are shown.
+        train_loader: a DataLoader over the fit's train samples, in the same dataset order.
+        probes: the probes as the fit had them: a DataLoader, or several (its validation loaders by default).
+        mask: the mask file, if the run has a mask (the run stores only its digest).
+        languages: each train sample's language, if the fit was given a list.
+        languages_of_probes: each probe's language, if the fit was given a list.
+        top_k: see `TracInCallback`. None: as in the fit.
+        similarity: of the results. None: as in the fit.
+        weighting: of the results. None: as in the fit.
+        memory_budget: bytes of memory for gradients of probes and train samples. None: as in the fit.
+        fabric: a launched `Fabric` whose ranks share the work. None: this process alone, on the module's device.
+        progress: whether to show progress bars.
 
     Returns:
-        The run with what was computed.
+        The completed run.
 
     Raises:
-        TracInError: samples, mask or module differ from the run's, a snapshot has no weights, gradients cannot be taken, or
-            the Fabric shards the model; the message names the difference.
+        TracInError: samples, mask or module differ from the run's, a snapshot has no weights, gradients cannot be computed, or
+            the Fabric shards the model.
+
+    Example:
+        Skipped: needs a run directory and the fit's module.
+
+        >>> run = attribute(module, "runs/xnli", train_loader, val_loader)  # doctest: +SKIP
+        >>> fabric = Fabric(devices=4, strategy="ddp")  # or with four GPUs  # doctest: +SKIP
+        >>> fabric.launch()  # doctest: +SKIP
+        >>> run = attribute(module, "runs/xnli", train_loader, val_loader, fabric=fabric)  # doctest: +SKIP
     """
+    strategy = None
     if fabric is not None:
         refuse_sharded(fabric.strategy, "attribute", "give a Fabric with `strategy='ddp'` or a single device, or none")
-        progress = progress and fabric.global_rank == 0
+        fabric.barrier("tracin_launched")  # raises an error before the launch
+        strategy, progress = fabric.strategy, progress and fabric.global_rank == 0
     directory = RunDirectory(run.path if isinstance(run, TracInRun) else place(run))
-    directory.record()  # a folder without a run is not to be locked
-    here: Processes = OneProcess(module) if fabric is None else FabricEnvironment(fabric, module)
+    directory.record()  # raises an error before a folder without a run is locked
+    here = Environment(module, strategy)
     with working_in(directory.path, here):
-        directory.reload()  # another process may have worked there until now
+        directory.reload()  # another process may have just changed it
         record, snapshots = directory.record(), directory.ledger.snapshots()
         if not snapshots:
             raise TracInError(
@@ -98,10 +109,9 @@ def attribute(
         _require_frozen_alike(module, snapshots)
         with untouched_process():
             copy = isolated_copy(module, dtype_of(options))
-            processes: Processes = OneProcess(copy)
             if fabric is not None:
                 copy.to(fabric.device)
-                processes = FabricEnvironment(fabric, copy)
+            processes = Environment(copy, strategy)
             attributor = Attributor(directory, processes, setup)
             for number, snapshot in enumerate(attributor.unfinished(snapshots)):
                 if number == 0:
@@ -121,7 +131,7 @@ def attribute(
 
 
 def _require_languages(directory: RunDirectory, sources: Sources) -> None:
-    """Refuse to read languages from the data where the fit was given them as a list."""
+    """Check that languages are given again as a list if the fit was given a list."""
     record = directory.record()
     for given, now, name in (
         (record.languages_given, sources.languages, "languages"),
@@ -132,17 +142,17 @@ def _require_languages(directory: RunDirectory, sources: Sources) -> None:
 
 
 def _require_frozen_alike(module: LightningModule, snapshots: Sequence[Snapshot]) -> None:
-    """Refuse a module whose frozen parameters have other values than the fit's."""
+    """Check that the module's frozen parameters have the fit's values."""
     with_weights = [snapshot for snapshot in snapshots if snapshot.kept]
     if not with_weights or with_weights[-1].record.frozen is None:
         return
     names = [snapshot.own_names for snapshot in with_weights]
-    if not frozenset().union(*names) <= names[-1]:  # frozen again later: their values then are not known
+    if not frozenset().union(*names) <= names[-1]:  # trained earlier, frozen later: those values are unknown
         return
     if frozen_digest(module, names[-1]) != with_weights[-1].record.frozen:
         frozen = [name for name, _ in module.named_parameters() if name not in names[-1]]
         which = f"such as {frozen[0]!r}" if frozen else "of which this module has none"
         raise TracInError(
-            f"The parameters that the fit did not train ({which}) are not those of the fit: the run keeps what was trained, so "
-            "give a module that has the fit's other parameters, with their values (the same pre-trained weights)."
+            f"The parameters that the fit did not train ({which}) are not those of the fit: the run stores trained weights only, "
+            "so give a module with the fit's values of all other parameters (the same pre-trained weights)."
         )

@@ -1,4 +1,4 @@
-"""Checkpoints of other tools, read without executing pickle: Lightning's `.ckpt` files, Hugging Face's `checkpoint-N` folders."""
+"""Reads checkpoints safely (no arbitrary pickle): Lightning's `.ckpt` files and Hugging Face's `checkpoint-N` folders."""
 
 from __future__ import annotations
 
@@ -24,21 +24,26 @@ _LAYOUTS = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What one checkpoint says."""
+    """The content of one checkpoint."""
 
     path: Path
-    epoch: int  # number of the epoch it was taken in, from 1
-    step: int  # optimizer steps made so far
-    passed: float  # how often a train sample had been seen on average
-    weights: Mapping[str, Tensor]  # by the names of the model that was saved
-    groups: tuple[int, ...] | None  # number of parameters in each group of the optimizers; None: not known, all in one
-    rates: tuple[float, ...]  # learning rate of each group, at the checkpoint
-    logged: Mapping[int, float]  # step -> learning rate of all groups, where there is a log of them
+    epoch: int  # epoch in which it was taken, from 1
+    step: int  # optimizer steps so far
+    passed: float  # passes over the train set so far
+    weights: Mapping[str, Tensor]  # under the names of the saved model
+    groups: tuple[int, ...] | None  # number of parameters in each optimizer group; None: unknown, all in one group
+    rates: tuple[float, ...]  # learning rate of each group at the checkpoint
+    logged: Mapping[int, float]  # step -> learning rate of all groups, if there is a log of them
 
     def mean_rates(self, before: Checkpoint | None) -> tuple[float, ...]:
-        """The learning rate of each group since the checkpoint before.
+        """The mean learning rate of each group since the previous checkpoint.
 
-        The mean of what was logged; else of the rates at both ends, the first checkpoint's being its own.
+        The mean of the logged rates if there are any, else of the rates at both checkpoints (the first one: its own).
+
+        Example:
+            >>> first = Checkpoint(Path("a.ckpt"), 1, 10, 1.0, {}, (2,), (0.3,), {})
+            >>> Checkpoint(Path("b.ckpt"), 2, 20, 2.0, {}, (2,), (0.1,), {}).mean_rates(first)
+            (0.2,)
         """
         start = 0 if before is None else before.step
         logged = [rate for step, rate in self.logged.items() if start < step <= self.step]
@@ -50,13 +55,20 @@ class Checkpoint:
 
 
 def found_checkpoints(places: str | Path | Iterable[str | Path]) -> list[Path]:
-    """The checkpoints' files and folders.
+    """Find the files and folders of checkpoints.
 
     Args:
-        places: files and folders of checkpoints, or a folder that holds them.
+        places: checkpoint files and folders, or a folder that contains them.
 
     Raises:
-        TracInError: there are none, or one is not there.
+        TracInError: there are none, or one does not exist.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     (Path(folder) / "epoch=0.ckpt").touch()
+        ...     [path.name for path in found_checkpoints(folder)]
+        ['epoch=0.ckpt']
     """
     given = [Path(places)] if isinstance(places, str | Path) else [Path(place) for place in places]
     found: list[Path] = []
@@ -68,7 +80,7 @@ def found_checkpoints(places: str | Path | Iterable[str | Path]) -> list[Path]:
             continue
         inside = [*place.glob("*.ckpt"), *(path.parent for path in place.glob("checkpoint-*/trainer_state.json"))]
         if not inside:
-            raise TracInError(f"{place} holds no checkpoint; give {_LAYOUTS}, or a folder of such.")
+            raise TracInError(f"{place} holds no checkpoint; give {_LAYOUTS}, or a folder of them.")
         found += inside
     if not found:
         raise TracInError(f"No checkpoint was given; give {_LAYOUTS}.")
@@ -79,11 +91,11 @@ def read_checkpoint(path: Path, batches: int) -> Checkpoint:
     """Read one checkpoint.
 
     Args:
-        path: of its file or folder.
-        batches: train batches of an epoch, for checkpoints within the first.
+        path: its file or folder.
+        batches: number of train batches per epoch, for checkpoints within the first epoch.
 
     Raises:
-        TracInError: it is of an unknown layout, damaged, or cannot be read without executing pickle.
+        TracInError: it has an unknown layout, is damaged, or cannot be read without executing pickle.
     """
     return _hugging_face(path) if path.is_dir() else _lightning(path, batches)
 
@@ -94,13 +106,13 @@ def _lightning(path: Path, batches: int) -> Checkpoint:
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         raise TracInError(
             f"{path} cannot be read as weights and plain values ({' '.join(str(error).split())[:200]}); give {_LAYOUTS}, without "
-            "objects of other classes (such as hyperparameters that are not plain)."
+            "objects of other classes (such as hyperparameters that are not plain values)."
         ) from error
     missing = {"state_dict", "epoch", "global_step", "optimizer_states"} - set(saved if isinstance(saved, dict) else ())
     if missing:
         raise TracInError(
-            f"{path} is no checkpoint of a Lightning fit (it has no {', '.join(sorted(missing))}); give {_LAYOUTS}, saved with "
-            "its optimizers (`save_weights_only=False`)."
+            f"{path} is not a checkpoint of a Lightning fit (it has no {', '.join(sorted(missing))}); give {_LAYOUTS}, saved "
+            "with its optimizers (`save_weights_only=False`)."
         )
     groups = [group for state in saved["optimizer_states"] for group in state["param_groups"]]
     epoch = int(saved["epoch"])
@@ -117,7 +129,7 @@ def _lightning(path: Path, batches: int) -> Checkpoint:
 
 
 def _passed(saved: Mapping[str, Any], epoch: int, batches: int) -> float:
-    """How often a train sample had been seen: whole epochs, and the part of the batches of the last."""
+    """Passes over the train set so far: whole epochs, and the fraction of the last one."""
     progress = saved.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress")
     if progress is None or progress["is_last_batch"]:
         return epoch + 1.0
@@ -128,7 +140,7 @@ def _passed(saved: Mapping[str, Any], epoch: int, batches: int) -> float:
 def _hugging_face(path: Path) -> Checkpoint:
     files = sorted(path.glob("model*.safetensors"))
     if not files or not (path / "trainer_state.json").exists():
-        raise TracInError(f"{path} is of an unknown layout; give {_LAYOUTS}.")
+        raise TracInError(f"{path} has an unknown layout; give {_LAYOUTS}.")
     try:
         state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
         step, epoch = int(state["global_step"]), float(state["epoch"])
@@ -137,7 +149,7 @@ def _hugging_face(path: Path) -> Checkpoint:
     except (ValueError, KeyError, TypeError) as error:
         raise TracInError(f"{path / 'trainer_state.json'} is damaged ({type(error).__name__}: {error}).") from error
     if not logged:
-        raise TracInError(f"{path / 'trainer_state.json'} logs no learning rate; fit with `logging_steps` below an epoch's.")
+        raise TracInError(f"{path / 'trainer_state.json'} logs no learning rate; fit with `logging_steps` smaller than an epoch.")
     weights = {name: tensor for file in files for name, tensor in read_tensors(file, "restore it from a copy").items()}
     latest = max((at for at in logged if at <= step), default=min(logged))
     return Checkpoint(path, max(1, math.ceil(epoch - 1e-6)), step, epoch, weights, None, (logged[latest],), logged)

@@ -1,7 +1,7 @@
-"""A callback base that both Lightning packages take for their own.
+"""A callback base class that works in both Lightning packages.
 
-`pytorch_lightning` and `lightning.pytorch` hold separate copies of every class, and a Trainer and a LightningCLI check for
-their own; a class that inherits both callbacks works in both.
+`pytorch_lightning` and `lightning.pytorch` have separate copies of every class, and their Trainers and LightningCLIs accept only
+their own. A class that inherits from both callbacks is accepted by both.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ else:
     from lightning.pytorch import Callback as OtherCallback
 
     class CallbackBase(Callback, OtherCallback):
-        """A callback of both packages."""
+        """A callback for both packages."""
 
 
 __all__ = ["CallbackBase"]

@@ -1,4 +1,4 @@
-"""The results of a run: tables, figures and page, with the experiments and baselines that the run allows."""
+"""Writes the results of a run: tables, figures and page, with the experiments and baselines that the run supports."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from lightning_tracin.trainer.isolation import untouched_process
 
 
 def finish(run: TracInRun, view: View, setup: Setup, processes: Processes, fitted: Callable[[], LightningModule]) -> Results:
-    """Analyse a run and write its results; on rank 0 only.
+    """Analyse a run and write its results. Called on rank 0 only.
 
     Args:
-        run: whose snapshots are attributed.
-        view: what is shown.
-        setup: of its passes.
-        processes: that share the work, of which this is rank 0.
-        fitted: gives the fitted model as a copy in evaluation mode, for its own representations.
+        run: a run whose snapshots all have influence.
+        view: what the results show.
+        setup: the setup of its passes.
+        processes: the processes of the pass.
+        fitted: returns a copy of the fitted model in evaluation mode, for its sentence representations.
     """
     results = analyse(run, view, setup.progress)
     study = None
@@ -48,7 +48,7 @@ def finish(run: TracInRun, view: View, setup: Setup, processes: Processes, fitte
 def _representations(
     run: TracInRun, setup: Setup, processes: Processes, fitted: Callable[[], LightningModule]
 ) -> tuple[Floats, Floats]:
-    """The fitted model's own representations of the train samples and of the probes, which the run then keeps."""
+    """Compute the fitted model's representations of the train samples and of the probes, and store them in the run."""
     with untouched_process():
         copy = fitted()
         loss, prepared = loss_named(copy, setup.loss), processes.prepared(setup.dtype)

@@ -1,9 +1,9 @@
-"""Checkpoints of a fit that had no callback, taken into a run directory on which `attribute` works."""
+"""Turns checkpoints of a fit without the callback into a run directory, for `attribute`."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from lightning_tracin.attribution.prepare import (
     read_samples,
     run_record,
     scored_names,
-    snapshot_record,
     verify,
 )
 from lightning_tracin.config import Options
@@ -29,11 +28,11 @@ from lightning_tracin.run import TracInRun
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.filesystem import Place, place
 from lightning_tracin.storage.lock import RunLock
-from lightning_tracin.storage.snapshots import frozen_digest, load_weights, weights_of
+from lightning_tracin.storage.snapshots import SnapshotRecord, frozen_digest, load_weights, weights_of
 from lightning_tracin.trainer.checkpoints import Checkpoint, found_checkpoints, read_checkpoint
-from lightning_tracin.trainer.environment import OneProcess
+from lightning_tracin.trainer.environment import Environment
 from lightning_tracin.trainer.isolation import isolated_copy, untouched_process
-from lightning_tracin.trainer.learning_rates import group_of_parameters
+from lightning_tracin.trainer.learning_rates import groups_of, rates_by_group
 
 
 def import_checkpoints(
@@ -46,28 +45,34 @@ def import_checkpoints(
     optimizers: Sequence[Optimizer] | None = None,
     **settings: Any,
 ) -> TracInRun:
-    """Make a run directory of existing checkpoints, in the order of their steps; `attribute` then computes influence.
+    """Create a run from existing checkpoints, ordered by step; `attribute` then computes its influence.
 
-    Learning rates are those of Lightning's optimizer states, of each group the mean of the rates at both ends of the interval
-    between two checkpoints; or the mean of those that Hugging Face's Trainer logged in it, one for all parameters.
+    Lightning checkpoints store learning rates per optimizer group; the rate of an interval is the mean of the rates at its two
+    checkpoints. Hugging Face's Trainer logs one rate for all parameters; the rate of an interval is the mean of its log lines.
 
     Args:
-        dirpath: where the run goes.
+        dirpath: the run directory to create.
         checkpoints: `.ckpt` files of Lightning's ModelCheckpoint, `checkpoint-N` folders of Hugging Face's Trainer, or a folder
-            that holds either; of several with the same step one is taken.
-        module: whose parameters (or those of a model within it) the checkpoints hold; its own values do not matter.
-        train_loader: over the fit's train samples.
+            that contains either. One checkpoint per step is used.
+        module: a module with the parameters in the checkpoints, or with a submodule that has them; its weights do not matter.
+        train_loader: a DataLoader over the fit's train samples.
         probes: a DataLoader of the probes, or several.
-        optimizers: of the fit, on the parameters of `module`, for which parameter is in which group; None asks
-            `module.configure_optimizers()` where there are several groups.
-        settings: what `TracInCallback` takes, such as `language_column` or `projection_dim`.
+        optimizers: the fit's, on the parameters of `module`; they tell which parameter is in which group. None: with several
+            groups, `module.configure_optimizers()` is called.
+        settings: options of `TracInCallback`, such as `language_column` or `projection_dim`.
 
     Returns:
-        The run, without ingredients.
+        The run, without influence yet.
 
     Raises:
-        TracInError: there is no checkpoint, one is of an unknown layout or holds other parameters than the module, the
-            directory holds a run, or samples and loss are not what influence can be computed for.
+        TracInError: there is no checkpoint, one has an unknown layout or other parameters than the module, the directory already
+            contains a run, or influence cannot be computed for the samples or the loss.
+
+    Example:
+        Skipped: needs checkpoints and the fit's module.
+
+        >>> run = import_checkpoints("runs/old", "checkpoints/", module, train_loader, val_loader)  # doctest: +SKIP
+        >>> run = attribute(module, run, train_loader, val_loader)  # doctest: +SKIP
     """
     sources = Sources(train_loader, probes, settings.pop("languages", None), settings.pop("languages_of_probes", None))
     options = Options(**{**settings, "when": "never"})
@@ -85,7 +90,7 @@ def import_checkpoints(
         with untouched_process():
             kept = isolated_copy(module, next(module.parameters()).dtype)
             copy = isolated_copy(module, dtype_of(options))
-            prepared = OneProcess(copy).prepared(dtype_of(options))
+            prepared = Environment(copy).prepared(dtype_of(options))
             everything = frozenset(name for name, _ in kept.named_parameters())
             before: Checkpoint | None = None
             for index, (path, step) in enumerate(ordered):
@@ -95,15 +100,16 @@ def import_checkpoints(
                 load_weights(copy, weights)
                 if index == 0:
                     coverage, loss = verify(copy, names, train, chosen, prepared, f"at {path}")
-                record = snapshot_record(
-                    index,
+                groups = _groups(module, names, checkpoint, optimizers)
+                record = SnapshotRecord(
+                    index=index,
                     epoch=checkpoint.epoch,
                     step=step,
                     steps=step - (0 if before is None else before.step),
                     visits=max(0.0, checkpoint.passed - (0 if before is None else before.passed)),
-                    rates=checkpoint.mean_rates(before),
-                    last_rates=checkpoint.rates,
-                    groups=_groups(module, names, checkpoint, optimizers),
+                    learning_rates=rates_by_group(checkpoint.mean_rates(before), groups),
+                    last_learning_rates=rates_by_group(checkpoint.rates, groups),
+                    groups=groups,
                     elements=coverage.total,
                     frozen=frozen_digest(kept, everything),
                 )
@@ -115,18 +121,16 @@ def import_checkpoints(
 
 
 def _ordered(paths: Sequence[Path], batches: int) -> list[tuple[Path, int]]:
-    """Checkpoints and their steps in order, one of each step."""
-    steps: dict[int, Path] = {}
-    for path in sorted(paths):
-        steps.setdefault(read_checkpoint(path, batches).step, path)
+    """One checkpoint per step, with its step, in order."""
+    steps = {read_checkpoint(path, batches).step: path for path in sorted(paths, reverse=True)}  # of equals, the first name
     return [(path, step) for step, path in sorted(steps.items())]
 
 
 def _named(module: nn.Module, checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """A checkpoint's weights by the module's own names; those of a model within it, where that was saved alone.
+    """A checkpoint's weights under the module's own names, also if only a submodule was saved.
 
     Raises:
-        TracInError: they are others than the module's.
+        TracInError: the parameters are not the module's.
     """
     every = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
     first = {id(tensor): name for name, tensor in reversed(every.items())}
@@ -135,8 +139,8 @@ def _named(module: nn.Module, checkpoint: Checkpoint) -> dict[str, Tensor]:
     if prefix is None:
         unknown = next((name for name in checkpoint.weights if name not in every), "")
         raise TracInError(
-            f"{checkpoint.path} holds other parameters than {type(module).__name__}: {unknown!r} is none of it, nor are they all "
-            "those of a model within it; give the module of the fit."
+            f"{checkpoint.path} holds other parameters than {type(module).__name__}: {unknown!r} is not one of them, and no "
+            "submodule has all parameters of the checkpoint; give the module of the fit."
         )
     found = {first[id(every[f"{prefix}{name}"])]: tensor for name, tensor in checkpoint.weights.items()}
     missing = [name for name, _ in module.named_parameters() if name not in found]
@@ -151,37 +155,31 @@ def _named(module: nn.Module, checkpoint: Checkpoint) -> dict[str, Tensor]:
 def _groups(
     module: LightningModule, names: frozenset[str], checkpoint: Checkpoint, optimizers: Sequence[Optimizer] | None
 ) -> dict[str, int]:
-    """The group of each of the named parameters in the module's order; one more group for those that no optimizer moves."""
-    ordered = [name for name, _ in module.named_parameters() if name in names]
+    """The optimizer group of each named parameter; see `groups_of`."""
     if checkpoint.groups is None or (len(checkpoint.groups) == 1 and optimizers is None):
-        return dict.fromkeys(ordered, 0)
+        return {name: 0 for name, _ in module.named_parameters() if name in names}
     if optimizers is None:
         optimizers = _configured(module)
     sizes = tuple(len(group["params"]) for optimizer in optimizers for group in optimizer.param_groups)
     if sizes != checkpoint.groups:
+        saved, given = (" + ".join(map(str, each)) or "no" for each in (checkpoint.groups, sizes))
         raise TracInError(
-            f"{checkpoint.path} was saved with groups of {_listed(checkpoint.groups)} parameters, but the optimizers have "
-            f"{_listed(sizes)}; give the fit's as `optimizers=[...]`."
+            f"{checkpoint.path} was saved with groups of {saved} parameters, but the optimizers have {given}; give the fit's as "
+            "`optimizers=[...]`."
         )
-    numbered = group_of_parameters(optimizers)
-    parameters: Mapping[str, nn.Parameter] = dict(module.named_parameters())
-    return {name: numbered.get(id(parameters[name]), len(sizes)) for name in ordered}
+    return groups_of(module, names, optimizers)
 
 
 def _configured(module: LightningModule) -> list[Optimizer]:
-    """The optimizers that the module makes, whichever form `configure_optimizers` has."""
+    """The optimizers from `configure_optimizers`, in any of the forms that it may return."""
     try:
         made: Any = module.configure_optimizers()
     except Exception as error:
         raise TracInError(
-            f"{type(module).__name__}.configure_optimizers cannot be asked without a Trainer ({error}), and the checkpoints have "
-            "several groups; give the fit's optimizers as `optimizers=[...]`."
+            f"{type(module).__name__}.configure_optimizers fails without a Trainer ({error}), and the checkpoints have several "
+            "groups; give the fit's optimizers as `optimizers=[...]`."
         ) from error
     if isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], list | tuple):
         made = made[0]
     several = made if isinstance(made, list | tuple) else [made]
     return [one["optimizer"] if isinstance(one, dict) else one for one in several]
-
-
-def _listed(sizes: Sequence[int]) -> str:
-    return " + ".join(map(str, sizes)) or "no"

@@ -1,11 +1,12 @@
-"""Learning rates and visits between snapshots, as the fit goes on."""
+"""Learning rates, steps and visits between snapshots, recorded during the fit."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
 from torch.optim import Optimizer
 
 
@@ -16,41 +17,45 @@ class StepInterval:
     steps: int  # optimizer steps
     mean: tuple[float, ...]  # of each group, over the steps of its optimizer
     last: tuple[float, ...]  # of each group, at the last of them
-    samples: int  # train samples seen, repetitions counted
+    samples: int  # train samples seen, counting repetitions
 
 
 @dataclass
 class Recorder:
     """Counts optimizer steps and averages each group's learning rate over them.
 
-    Groups are numbered through all optimizers. Rates are read from the optimizer at every step, since schedulers change
-    them in place. A step of the fit is a step of the optimizer that has made most of them.
+    Groups are numbered across all optimizers. Rates are read from the optimizer at every step, because schedulers change them in
+    place. With several optimizers, the one with the most steps counts the steps of the fit.
+
+    Example:
+        >>> import torch
+        >>> recorder, optimizer = Recorder(), torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+        >>> recorder.record(0, [0.1])
+        >>> recorder.record(0, [0.3])
+        >>> recorder.interval([optimizer])
+        StepInterval(steps=2, mean=(0.2,), last=(0.3,), samples=0)
     """
 
     counts: dict[int, int] = field(default_factory=dict)  # optimizer -> steps so far
     before: dict[int, int] = field(default_factory=dict)  # optimizer -> steps at the previous snapshot
     sums: dict[tuple[int, int], float] = field(default_factory=dict)  # (optimizer, group) -> sum of rates since then
     last: dict[tuple[int, int], float] = field(default_factory=dict)  # (optimizer, group) -> latest rate
-    samples: int = 0
+    samples: int = 0  # train samples seen since then
 
     @property
     def step(self) -> int:
-        """Optimizer steps made so far."""
+        """Number of optimizer steps so far."""
         return max(self.counts.values(), default=0)
 
     def record(self, optimizer: int, rates: Sequence[float]) -> None:
-        """Note that an optimizer is about to step with these learning rates, one a group."""
+        """Count a step of an optimizer with these learning rates, one per group."""
         self.counts[optimizer] = self.counts.get(optimizer, 0) + 1
         for group, rate in enumerate(rates):
             self.sums[optimizer, group] = self.sums.get((optimizer, group), 0.0) + rate
             self.last[optimizer, group] = rate
 
-    def see(self, samples: int) -> None:
-        """Note that so many train samples went by."""
-        self.samples += samples
-
     def interval(self, optimizers: Sequence[Optimizer]) -> StepInterval:
-        """What happened since the previous snapshot. A group whose optimizer made no step has rate 0."""
+        """What happened since the previous snapshot. A group whose optimizer made no step has a mean rate of 0."""
         mean, last = [], []
         for number, optimizer in enumerate(optimizers):
             steps = self.counts.get(number, 0) - self.before.get(number, 0)
@@ -61,18 +66,16 @@ class Recorder:
         return StepInterval(most, tuple(mean), tuple(last), self.samples)
 
     def start_interval(self) -> None:
-        """Forget the interval; the step count goes on."""
+        """Start a new interval; the step count continues."""
         self.before = dict(self.counts)
         self.sums.clear()
         self.samples = 0
 
     def state(self) -> dict[str, Any]:
-        """As plain types, for a checkpoint."""
+        """The state as plain types, for a checkpoint."""
         return {
-            "counts": [[number, count] for number, count in self.counts.items()],
-            "before": [[number, count] for number, count in self.before.items()],
-            "sums": [[number, group, rate] for (number, group), rate in self.sums.items()],
-            "last": [[number, group, rate] for (number, group), rate in self.last.items()],
+            **{name: list(map(list, getattr(self, name).items())) for name in ("counts", "before")},
+            **{name: [[*key, rate] for key, rate in getattr(self, name).items()] for name in ("sums", "last")},
             "samples": self.samples,
         }
 
@@ -89,22 +92,22 @@ class Recorder:
 
 
 class StepWatch:
-    """Records the steps that optimizers make, out of those that a fit has announced: a scaler of gradients may skip one.
+    """Records only the steps that optimizers really make: a gradient scaler may skip a step that the fit has announced.
 
     Args:
-        optimizers: of the fit, plain or wrapped.
-        recorder: what counts.
+        optimizers: the fit's, plain or wrapped.
+        recorder: counts the steps.
     """
 
     def __init__(self, optimizers: Sequence[Any], recorder: Recorder) -> None:
         self._recorder = recorder
         self._numbers = {id(unwrapped(optimizer)): number for number, optimizer in enumerate(optimizers)}
-        self._expected: dict[int, list[float]] = {}  # optimizer -> rates of the step that is about to be made
+        self._expected: dict[int, list[float]] = {}  # optimizer -> rates of the announced step
         self._hooks = [unwrapped(optimizer).register_step_post_hook(self._stepped) for optimizer in optimizers]
 
     def expect(self, optimizer: Optimizer) -> None:
-        """Note that an optimizer is about to step, and with which rates."""
-        self._expected[self._numbers[id(optimizer)]] = rates_of(optimizer)
+        """Announce a step of an optimizer with its current rates."""
+        self._expected[self._numbers[id(optimizer)]] = [float(group["lr"]) for group in optimizer.param_groups]
 
     def _stepped(self, optimizer: Optimizer, *_: Any) -> None:
         number = self._numbers[id(optimizer)]
@@ -112,22 +115,37 @@ class StepWatch:
             self._recorder.record(number, self._expected.pop(number))
 
     def close(self) -> None:
-        """Leave the optimizers alone."""
+        """Remove the hooks from the optimizers."""
         for hook in self._hooks:
             hook.remove()
 
 
 def unwrapped(optimizer: Any) -> Any:
-    """The torch optimizer within a LightningOptimizer."""
+    """The torch optimizer inside a LightningOptimizer."""
     return getattr(optimizer, "optimizer", optimizer)
 
 
-def rates_of(optimizer: Optimizer) -> list[float]:
-    """The learning rate of each of an optimizer's groups, now."""
-    return [float(group["lr"]) for group in optimizer.param_groups]
+def groups_of(module: nn.Module, names: frozenset[str], optimizers: Sequence[Optimizer]) -> dict[str, int]:
+    """The optimizer group of each named parameter, in the model's order. Groups are numbered across all optimizers.
+
+    Parameters that no optimizer updates are in an extra group, after the others.
+
+    Example:
+        >>> from torch.optim import SGD
+        >>> module = nn.Linear(2, 1)
+        >>> groups_of(module, frozenset({"weight", "bias"}), [SGD([module.bias], lr=0.1)])
+        {'weight': 1, 'bias': 0}
+    """
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    numbered = {id(parameter): number for number, group in enumerate(groups) for parameter in group["params"]}
+    return {name: numbered.get(id(one), len(groups)) for name, one in module.named_parameters() if name in names}
 
 
-def group_of_parameters(optimizers: Sequence[Optimizer]) -> dict[int, int]:
-    """Identity of each optimized parameter -> its group, numbered through all optimizers."""
-    numbered = (group for optimizer in optimizers for group in optimizer.param_groups)
-    return {id(parameter): number for number, group in enumerate(numbered) for parameter in group["params"]}
+def rates_by_group(rates: Sequence[float], groups: Mapping[str, int]) -> tuple[float, ...]:
+    """The learning rate of each group in `groups_of`: 0 for the extra group, if there is one.
+
+    Example:
+        >>> rates_by_group([0.1], {"weight": 1, "bias": 0})
+        (0.1, 0.0)
+    """
+    return (*rates, 0.0) if len(rates) in groups.values() else tuple(rates)

@@ -1,4 +1,4 @@
-"""The same work on many inputs, in processes of their own where that is asked for."""
+"""Runs a function on many inputs, optionally in several processes."""
 
 from __future__ import annotations
 
@@ -20,20 +20,25 @@ from lightning_tracin.errors import TracInError
 def run_all(
     function: Callable[..., object], inputs: Sequence[tuple[Any, ...]], workers: int, description: str, progress: bool
 ) -> None:
-    """Call a function on each of the inputs; what it finds it writes to files.
+    """Call a function on each input, for its side effects.
 
-    With one worker everything runs in this process; with more, in fresh processes that share the cores. The first error ends
-    the series: what has begun is finished, what has not is dropped.
+    One worker runs in this process; several workers are fresh processes that share the cores. After the first error, calls that
+    have started are finished and the others are cancelled.
 
     Args:
-        function: of a module, not a lambda, where there are several workers.
-        inputs: its positional arguments.
-        workers: processes at most.
-        description: of the bar.
-        progress: whether a bar is shown.
+        function: with several workers, a module-level function, not a lambda.
+        inputs: the positional arguments of each call.
+        workers: maximum number of processes.
+        description: of the progress bar.
+        progress: whether to show a progress bar.
 
     Raises:
-        TracInError: function or inputs cannot be sent to another process.
+        TracInError: the function or its inputs cannot be sent to another process.
+
+    Example:
+        >>> run_all(print, [("first", 1), ("second", 2)], workers=1, description="calls", progress=False)
+        first 1
+        second 2
     """
     workers = min(workers, len(inputs))
     with tqdm(total=len(inputs), desc=description, disable=not progress or not inputs) as bar:
@@ -48,7 +53,7 @@ def run_all(
             raise TracInError(
                 f"The factory cannot be sent to other processes ({error}); make it a function of a module, or use workers=1."
             ) from error
-        # Not joblib's loky: tried, its workers outlive a killed parent, and inputs still start after an error.
+        # Not joblib's loky: its workers outlive a killed parent, and calls still start after an error.
         threads = max(1, (os.cpu_count() or 1) // workers)
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(threads,)) as pool:
@@ -63,7 +68,7 @@ def run_all(
 
 
 def _begin(threads: int) -> None:
-    """In each process: its share of the cores; and it ends when the one that started it does, even if that one is killed."""
+    """Set up a worker: limit its threads, and end it when its parent ends, even if that is killed."""
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

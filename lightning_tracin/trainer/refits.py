@@ -1,14 +1,14 @@
-"""Fits on parts of the train samples that share everything else: first weights, order of the samples, schedule.
+"""Refits on subsets of the train samples. All share the rest: initial weights, sample order, schedule.
 
-A refit runs through the user's own module and Trainer, which a factory builds anew each time. What a fitted model says of the
-probes is written to a file of its own, so that an interrupted series goes on where it stopped.
+A refit uses the user's own module and Trainer, which a factory builds for each fit. The probe losses of each fit are written to
+a separate file, so that an interrupted series continues where it stopped.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,20 +28,20 @@ from lightning_tracin.storage.files import read_tensors, write_tensors
 from lightning_tracin.trainer.isolation import isolated_copy
 from lightning_tracin.trainer.process_pool import run_all
 
-#: Probes of the batches on which the loss is checked; different numbers, so that a mean and a sum cannot be confused.
+#: Sizes of the probe batches on which the loss is checked. They differ, so that a mean and a sum cannot be confused.
 _CHECKED = (5, 3)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What a fit needs, built and not yet begun.
+    """The parts of a fit, before it starts.
 
     Attributes:
         module: not fitted yet.
-        trainer: that fits it.
-        train: the train samples, shuffled or not; a refit takes its batches without those left out.
-        probes: what the fitted model is asked.
-        validation: what the Trainer validates on, for early stopping; refits that are compared should not stop early.
+        trainer: a Trainer that has not been used.
+        train: the train samples, shuffled or not; a refit uses its batches without the samples left out.
+        probes: the samples whose losses are measured after the fit.
+        validation: validation loader, for early stopping; refits that are compared should not stop early.
     """
 
     module: pl.LightningModule
@@ -51,25 +51,29 @@ class Fit:
     validation: DataLoader[Any] | None = None
 
 
-#: Builds a fit anew. It is called after the seed is set, so what it draws is the same each time.
+#: Builds a fit. It is called after seeding, so its random numbers are the same each time.
 Factory = Callable[[], Fit]
 
 
 class MembersOnly(Sampler[list[int]]):
-    """A loader's own batches without the samples that are not members, in an order that depends on seed and epoch only.
+    """A loader's batches restricted to the members, in an order that depends on seed and epoch only.
 
-    A sample is thus seen at the same optimizer step in every fit, and the schedule is the same: fits differ by what is left out
-    and by nothing else.
+    A sample is seen at the same optimizer step in every fit, and the schedule is the same: fits differ only in what is left out.
 
     Args:
         batches: the loader's batch sampler.
         members: which train samples the fit may see, [train].
         seed: of the order.
+
+    Example:
+        >>> batches = [[0, 1, 2], [3, 4, 5]]
+        >>> list(MembersOnly(batches, np.array([True, False, True, True, True, False]), seed=0))
+        [[0, 2], [3, 4]]
     """
 
     def __init__(self, batches: Any, members: Members, seed: int) -> None:
         self._batches, self._members, self._seed, self._epoch = batches, members, seed, 0
-        self.sampler = self  # where the Trainer looks for `set_epoch`
+        self.sampler = self  # the Trainer calls `set_epoch` here
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -85,26 +89,33 @@ class MembersOnly(Sampler[list[int]]):
             yield kept
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the Trainer before each epoch."""
+        """Set the epoch; the Trainer calls this before each one."""
         self._epoch = epoch
 
 
 def _empty(size: int) -> str:
     return (
-        f"All {size} samples of a batch are left out, so that this fit would have fewer steps than the others; use a batch size "
-        "that leaves no small rest, larger batches, or leave out fewer samples."
+        f"All {size} samples of a batch are left out, so this fit would have fewer steps than the others; use a batch size with "
+        "which the last batch is not tiny, larger batches, or leave out fewer samples."
     )
 
 
 class Refits:
-    """A series of fits, each written when it is done.
+    """A series of refits, each stored in a file when it is done.
 
     Args:
-        factory: builds the user's module, Trainer and loaders. With several workers it has to be a function of a module (or a
+        factory: builds the user's module, Trainer and loaders. With several workers it must be a module-level function (or a
             `functools.partial` of one), because it is sent to other processes.
-        folder: where the fits' outcomes stand; what is there is not fitted again.
-        workers: processes; None takes one for every core. With one, fits run in this process.
-        progress: whether a bar is shown.
+        folder: folder of the results; a fit with a result is not repeated.
+        workers: number of processes; None: one per core. With one, fits run in this process.
+        progress: whether to show a progress bar.
+
+    Example:
+        Skipped: each line is a fit.
+
+        >>> refits = Refits(build_fit, "refits", workers=4)  # doctest: +SKIP
+        >>> without_first_half = np.arange(1000) >= 500  # doctest: +SKIP
+        >>> refits.losses(np.stack([np.ones(1000, bool), without_first_half])).mean(1)  # doctest: +SKIP
     """
 
     def __init__(self, factory: Factory, folder: str | Path, workers: int | None = 1, progress: bool = False) -> None:
@@ -113,17 +124,17 @@ class Refits:
         self._first: dict[int, _First] = {}
 
     def losses(self, members: Members, seed: int = 0) -> Outputs:
-        """The loss of every probe under the model of each fit: array [fits, probes].
+        """Run the missing fits and return the loss of every probe in each: array [fits, probes].
 
         For a cross-entropy, exp(-loss) is the probability of the correct class.
 
         Args:
             members: which train samples each fit may see, [fits, train].
-            seed: of first weights, order and dropout; one seed is one series of fits that share them.
+            seed: of initial weights, order and dropout. All fits of one seed share them.
 
         Raises:
-            TracInError: a stored fit began from other weights or data, the factory cannot be sent to another process, or members
-                do not fit the train samples.
+            TracInError: a stored fit has other initial weights or data, the factory cannot be sent to another process, or
+                `members` does not match the train samples.
         """
         first = self._first_of(seed)
         if members.ndim != 2 or members.shape[1] != first.train:
@@ -131,9 +142,9 @@ class Refits:
                 f"members {list(members.shape)} should be [fits, train], but the factory has {first.train} train samples."
             )
         if not members.any(1).all():
-            raise TracInError("A fit should have at least one train sample; one of the members' lines is empty.")
+            raise TracInError("A fit should have at least one train sample; one of the members' rows is empty.")
         first.require_members_in_every_batch(members, seed)
-        paths = [self._folder / f"seed{seed}-{_digest(line.tobytes())[:16]}.safetensors" for line in members]
+        paths = [self._folder / f"seed{seed}-{hashlib.sha256(line.tobytes()).hexdigest()[:16]}.safetensors" for line in members]
         todo = {path: line for path, line in zip(paths, members, strict=True) if not path.exists()}
         jobs = [(self._factory, line, seed, path) for path, line in todo.items()]
         run_all(_refit, jobs, self._workers, f"refits, seed {seed}", self._progress)
@@ -149,8 +160,8 @@ class Refits:
         stored = read_tensors(path)
         if not np.array_equal(stored["members"].numpy(), line) or bytes(stored["first"].tolist()).hex() != first.weights:
             raise TracInError(
-                f"{path} holds a fit from other first weights or on other members, so it cannot be compared; delete it to have "
-                "it fitted again (first weights have to be the same whenever the factory is called after the same seed)."
+                f"{path} holds a fit with other initial weights or other members, so it cannot be compared; delete it to fit "
+                "again (after the same seed, the factory must always create the same initial weights)."
             )
         losses: Outputs = stored["losses"].double().numpy()
         if losses.shape != (first.probes,):
@@ -160,7 +171,7 @@ class Refits:
 
 @dataclass(frozen=True)
 class _First:
-    """What all fits of a seed begin from."""
+    """What all fits of a seed start from."""
 
     train: int
     probes: int
@@ -177,10 +188,10 @@ class _First:
         return cls(len(train), len(probes), _weights_digest(fit.module), fit.train.batch_sampler, epochs)  # type: ignore[arg-type]
 
     def require_members_in_every_batch(self, members: Members, seed: int) -> None:
-        """Say before the first fit what `MembersOnly` would say in the middle of a series.
+        """Check before the first fit that every fit has samples in every batch.
 
         Raises:
-            TracInError: a fit would have a batch without a sample.
+            TracInError: a fit would have an empty batch.
         """
         order = MembersOnly(self.batches, np.ones(self.train, dtype=np.bool_), seed)
         for epoch in range(self.epochs):
@@ -191,7 +202,7 @@ class _First:
 
 
 def _refit(factory: Factory, members: Members, seed: int, path: Path) -> None:
-    """Fit on some of the train samples, and write what the model says of the probes."""
+    """Fit on some of the train samples, and store the losses of the probes."""
     with seeded(seed):
         fit = factory()
         first = bytes.fromhex(_weights_digest(fit.module))
@@ -207,10 +218,10 @@ def _refit(factory: Factory, members: Members, seed: int, path: Path) -> None:
 
 
 def fit_on(fit: Fit, members: Members, seed: int) -> None:
-    """Fit on some of the train samples, as `Refits` does it; with all of them this is the fit that refits are compared with.
+    """Fit on some of the train samples, as `Refits` does. With all members this is the fit that refits are compared with.
 
     Args:
-        fit: built after `seed` was set; its module is fitted.
+        fit: built after seeding with `seed`; its module is fitted.
         members: which train samples it may see, [train].
         seed: of order and dropout.
     """
@@ -220,38 +231,43 @@ def fit_on(fit: Fit, members: Members, seed: int) -> None:
         collate_fn=fit.train.collate_fn,
         num_workers=fit.train.num_workers,
     )
-    torch.manual_seed(seed)  # dropout does not depend on what the factory drew
+    torch.manual_seed(seed)  # makes dropout independent of the random numbers that the factory used
     fit.trainer.fit(fit.module, loader, fit.validation)
 
 
 @torch.no_grad()
 def probe_losses(fit: Fit) -> Tensor:
-    """The loss of each probe alone under the module as it is, in the dataset's order: [probes], double precision.
+    """The loss of each probe, computed alone with the module's current weights, in dataset order: [probes], double precision.
 
     Raises:
-        TracInError: the module's loss is not made of its samples' own losses.
+        TracInError: the module's loss is not a mean or sum of its samples' own losses.
     """
     copy = isolated_copy(fit.module, torch.float32).to(fit.trainer.strategy.root_device)  # the fit has moved it off its device
-    dataset, collate, prepared = fit.probes.dataset, fit.probes.collate_fn, fit.trainer.strategy.batch_to_device
+    dataset = fit.probes.dataset
     count = len(dataset)  # type: ignore[arg-type]
 
+    def batch(indices: Iterable[int]) -> Any:
+        return fit.trainer.strategy.batch_to_device(fit.probes.collate_fn([dataset[index] for index in indices]))
+
     def checks() -> list[Probed]:
-        return [
-            Probed(
-                prepared(collate([dataset[index] for index in range(min(size, count))])),
-                [prepared(collate([dataset[index]])) for index in range(min(size, count))],
-                "probes",
-            )
-            for size in _CHECKED
-        ]
+        sizes = [range(min(size, count)) for size in _CHECKED]
+        return [Probed(batch(some), [batch([index]) for index in some], "probes") for some in sizes]
 
     loss = find_loss(copy, checks)
-    return torch.stack([loss(prepared(collate([dataset[index]])), 1).double().cpu() for index in range(count)])
+    return torch.stack([loss(batch([index]), 1).double().cpu() for index in range(count)])
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Lightning's seed inside; torch's random state is as before afterwards."""
+    """Seed everything with Lightning inside the context; torch's random state is restored afterwards.
+
+    Example:
+        >>> with seeded(3):
+        ...     first = torch.rand(2)
+        >>> with seeded(3):
+        ...     torch.equal(torch.rand(2), first)
+        True
+    """
     with torch.random.fork_rng(devices=[]):
         pl.seed_everything(seed, verbose=False)
         yield
@@ -263,7 +279,3 @@ def _weights_digest(module: nn.Module) -> str:
         hashed.update(name.encode())
         hashed.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return hashed.hexdigest()
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

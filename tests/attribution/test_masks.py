@@ -171,15 +171,21 @@ def test_a_masked_run_is_not_resumed_with_another_mask(tmp_path: Path) -> None:
     [
         (
             {"model.pooler.weight": torch.ones(2)},
-            r"names 'model\.pooler\.weight', which is no parameter .* names are like 'model\.",
+            r"names 'model\.pooler\.weight', which is not a parameter .* names are like 'model\.",
         ),
         (
             {QUERY.removeprefix("model."): torch.ones(2)},
-            rf"names .*, which is no parameter of this module; names are like '{QUERY}'",
+            rf"names .*, which is not a parameter of this module; names are like '{QUERY}'",
         ),
         ({QUERY: torch.ones(256)}, r"has shape \[256\] for the parameter '.*query\.weight', which has \[16, 16\]"),
-        ({QUERY: torch.full((16, 16), 0.5)}, r"has the value 0\.5 for '.*query\.weight'; .* give 0 or 1"),
-        ({QUERY: torch.full((16, 16), float("nan"))}, r"has the value nan for '.*query\.weight'; .* give 0 or 1"),
+        (
+            {QUERY: torch.full((16, 16), 0.5)},
+            r"has the value 0\.5 for '.*query\.weight'; use 1 for elements to score and 0 for the others",
+        ),
+        (
+            {QUERY: torch.full((16, 16), float("nan"))},
+            r"has the value nan for '.*query\.weight'; use 1 for elements to score and 0 for the others",
+        ),
         ({QUERY: torch.zeros(16, 16)}, r"keeps no element: its tensors are 0 everywhere"),
         ({}, r"names no parameter"),
     ],
@@ -212,7 +218,7 @@ def test_a_mask_that_has_nothing_in_common_with_the_patterns(tmp_path: Path) -> 
 
 def test_mask_files_that_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "mask.safetensors"
-    refused(tmp_path, r"The mask .*mask\.safetensors is not there; `.*write_mask` writes one", mask=path)
+    refused(tmp_path, r"The mask .*mask\.safetensors does not exist; `.*write_mask` writes one", mask=path)
     write_mask(path, {QUERY: torch.ones(16, 16)})
     path.write_bytes(path.read_bytes()[:-10])
     refused(tmp_path, r"mask\.safetensors is damaged .*; write the mask again", mask=path)
@@ -220,7 +226,9 @@ def test_mask_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("other", [{"language_means": True}, {"projection_dim": 100}])
 def test_masks_go_with_exact_influence_only(other: dict[str, Any]) -> None:
-    with pytest.raises(TracInError, match=r"mask='m\.safetensors' chooses elements .* leave out `language_means` and `proj"):
+    with pytest.raises(
+        TracInError, match=r"mask='m\.safetensors' acts on single elements .* leave out `language_means` and `proj"
+    ):
         TracInCallback(mask="m.safetensors", **other)
 
 
@@ -315,7 +323,7 @@ class Broken(Classifier):
 
 def test_importance_that_cannot_be_told() -> None:
     for module, message in (
-        (nn.Linear(2, 2), r"no attention heads of BERT's family of transformers \(modules `attention\.self\.query`"),
+        (nn.Linear(2, 2), r"no attention heads of a BERT-like transformers model \(modules `attention\.self\.query`"),
         (
             Twice().eval(),
             r"calls a layer's attention with \[\[7, \d+, 16\], \[7, \d+, 16\]\] instead of once with \[7, positions, width\]",
@@ -336,7 +344,7 @@ def test_importance_of_a_sample_whose_gradient_is_not_finite() -> None:
 
 def test_importance_over_no_samples() -> None:
     module = Classifier().eval()
-    with pytest.raises(TracInError, match=r"no samples to take the heads' importance over"):
+    with pytest.raises(TracInError, match=r"no samples to average the heads' importance over"):
         head_importance(module, train_samples().take([]), StepLoss(module, "mean"), lambda batch: batch)
 
 

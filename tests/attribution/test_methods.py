@@ -280,7 +280,7 @@ def test_fisher_run_gives_plain_scores_too(runs: dict[str, TracInRun]) -> None:
     ("settings", "message"),
     [
         ({"preconditioner": "fisher"}, "give a `projection_dim` too"),
-        ({"preconditioner": "adam", "projection_dim": 100}, "goes with exact influence only"),
+        ({"preconditioner": "adam", "projection_dim": 100}, "acts on single elements .* exact influence only"),
         ({"language_means": True, "projection_dim": 100}, "not both"),
         ({"projection_dim": 0}, "projection_dim should be 1 or more"),
         ({"preconditioner": "newton"}, "preconditioner should be one of"),

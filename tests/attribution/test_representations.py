@@ -31,7 +31,7 @@ def test_mean_over_positions_without_padding() -> None:
 
 def test_a_module_without_a_model_of_transformers_is_an_error() -> None:
     samples = from_loader(loaders()[0], SampleColumns(), "train samples")
-    with pytest.raises(TracInError, match="no model of transformers"):
+    with pytest.raises(TracInError, match="contains no transformers model"):
         sentence_representations(nn.Linear(2, 2), samples, StepLoss(nn.Linear(2, 2), "mean"), lambda batch: batch)
 
 

@@ -88,7 +88,7 @@ def test_what_is_wrong_is_an_error(tmp_path: Path, way: str, name: str, change: 
     changed(run, name, change)
     last = run.snapshots[-1].name
     with pytest.raises(
-        TracInError, match=rf"stored of snapshot {last} is wrong by .* one sample at a time.* Delete .*{last} to have"
+        TracInError, match=rf"stored results of snapshot {last} are wrong by .* one sample at a time.* Delete .*{last} to compute"
     ):
         attribute(Classifier(), run, *loaders(), progress=False)
 

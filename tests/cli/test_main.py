@@ -77,7 +77,7 @@ def test_attribute_with_the_file_of_the_fit(tmp_path: Path, fits: dict[str, Path
     run = TracInRun.open(shutil.copytree(fits["never"] / "run", tmp_path / "run"))
     before = said(capsys, "status", "--run", run.path)
     assert "30 train samples (de 10, en 10, ru 10) x 9 probes (de 3, en 3, ru 3)" in before
-    assert "Missing: the attribution of snapshot 0, 1 (`lightning-tracin attribute` computes it)." in before
+    assert "Missing: the influence at snapshot 0, 1 (`lightning-tracin attribute` computes it)." in before
     after = said(capsys, "attribute", "--run", run.path, "--config", fits["never"] / "config.yaml")
     assert f"Nothing is missing; the results are in {run.path}/results." in after
     assert_same_files(run, TracInRun.open(fits["fit_end"] / "run"))
@@ -154,7 +154,7 @@ def test_status_of_a_part(
     first, second = (line.split() for line in lines if line.split()[:1] in (["0"], ["1"]))
     assert (first[-1], second[-1]) == ("yes", "no")
     assert "not kept" in " ".join(first)
-    assert "Missing: the attribution of snapshot 1" in lines[-1]
+    assert "Missing: the influence at snapshot 1" in lines[-1]
 
 
 def test_reliance_is_the_table_of_the_run(fits: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,8 +224,8 @@ def failed(*arguments: Any) -> str:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": {"steps": 3}}, "names no class of the model; write `model: {class_path: package.Module"),
-        ({"data": {"train": 3}}, "names no class of the data; write `data: {class_path: package.Data"),
+        ({"model": {"steps": 3}}, "does not name the class of the model; write `model: {class_path: package.Module"),
+        ({"data": {"train": 3}}, "does not name the class of the data; write `data: {class_path: package.Data"),
         ({"model": {"class_path": "tests.support.fits.Nothing"}}, "does not build a module and its data: "),
         ({"data": {"class_path": "tests.support.fits.Data", "init_args": {"train": 29}}}, "30 train samples, but there are 29"),
     ],
@@ -241,7 +241,7 @@ def test_other_settings_than_the_fits_are_named(tmp_path: Path, fits: dict[str, 
     config["trainer"]["callbacks"][0]["init_args"]["batch_size"] = 4
     path.write_text(yaml.safe_dump(config))
     message = failed("attribute", "--run", fits["never"] / "run", "--config", path)
-    assert "says batch_size=4, but the run" in message
+    assert "sets batch_size=4, but the run" in message
     assert "was made with 32; give the fit's own file." in message
 
 
@@ -249,7 +249,7 @@ def test_errors_are_one_sentence(tmp_path: Path, fits: dict[str, Path]) -> None:
     run = fits["fit_end"] / "run"
     assert "There is no file" in failed("attribute", "--run", run, "--config", tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_text("model: [")
-    assert "bad.yaml is no YAML file: ParserError" in failed("attribute", "--run", run, "--config", tmp_path / "bad.yaml")
+    assert "bad.yaml is not a YAML file: ParserError" in failed("attribute", "--run", run, "--config", tmp_path / "bad.yaml")
     assert "run.json is missing" in failed("status", "--run", tmp_path)
     assert "There is no probe 9; the run has probes 0 to 8." in failed("top", "--run", run, "--probe", 9)
     assert "k should be between 1 and the number of train samples (30), but is 31." in failed("reliance", "--run", run, "--k", 31)

@@ -138,7 +138,7 @@ def test_per_sample_loss_that_mixes_samples(tmp_path: Path) -> None:
             logits = self.model(batch["input_ids"], batch["attention_mask"]).logits
             return nn.functional.cross_entropy(logits - logits.mean(0), batch["labels"], reduction="none")
 
-    refused(tmp_path, r"`per_sample_loss` gives .* in sum for a batch of 5 train samples, but .* taken alone", module=Mixed())
+    refused(tmp_path, r"`per_sample_loss` sum to .* for a batch of 5 train samples, but .* one at a time", module=Mixed())
 
 
 def test_manual_optimization_needs_a_per_sample_loss(tmp_path: Path) -> None:

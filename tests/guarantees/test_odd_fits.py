@@ -123,7 +123,7 @@ def test_snapshots_hold_the_trained_weights_not_their_average(tmp_path: Path, av
 
 
 def test_average_that_would_be_taken_for_trained_weights_is_refused(tmp_path: Path) -> None:
-    message = r"Put TracInCallback before WeightAveraging in the Trainer's `callbacks`: .* the last snapshot would hold"
+    message = r"Put TracInCallback before WeightAveraging in the Trainer's `callbacks`: .* the last snapshot would store"
     with pytest.raises(TracInError, match=message):
         fit(tmp_path, before=[WeightAveraging()])
     assert not (tmp_path / "run").exists()

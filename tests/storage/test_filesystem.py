@@ -79,7 +79,7 @@ def test_a_run_elsewhere_is_the_same_as_one_here(folder: str, tmp_path: Path, se
 def test_attributed_later_and_read_by_commands(folder: str, tmp_path: Path) -> None:
     here = fitted(tmp_path / "run", tmp_path)
     later = fitted(f"{folder}/run", tmp_path, when="never")
-    assert "Missing: the attribution of snapshot 0, 1" in commands.status(f"{folder}/run")
+    assert "Missing: the influence at snapshot 0, 1" in commands.status(f"{folder}/run")
     assert_same(attribute(Classifier(), f"{folder}/run", *loaders(), progress=False), here)
     assert "Nothing is missing" in commands.status(f"{folder}/run")
     commands.export(f"{folder}/run", f"{folder}/tables")

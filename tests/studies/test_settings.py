@@ -67,5 +67,5 @@ def test_the_command_line_overrides_the_file() -> None:
 
 
 def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(TracInError, match=r"There is no file .*none\.yaml; ready settings are in examples/configs"):
+    with pytest.raises(TracInError, match=r"There is no file .*none\.yaml; examples/configs of the project has files"):
         settings_from(tmp_path / "none.yaml")

@@ -171,11 +171,11 @@ def test_what_is_no_checkpoint_is_named(
         (tmp_path / "none", Constant(), r"There is no checkpoint .*none\."),
         (tmp_path / "empty", Constant(), r"empty holds no checkpoint; give a \.ckpt file of Lightning's ModelCheckpoint, or a"),
         ([], Constant(), r"No checkpoint was given; give a \.ckpt file"),
-        (headless, Wrapped(), r"headless is of an unknown layout; give a \.ckpt file"),
+        (headless, Wrapped(), r"headless has an unknown layout; give a \.ckpt file"),
         (quiet, Wrapped(), r"trainer_state\.json logs no learning rate; fit with `logging_steps`"),
         (plain(tmp_path, "state.ckpt", {"state_dict": {}}), Constant(), r"has no epoch, global_step, optimizer_states\)"),
         (plain(tmp_path, "evil.ckpt", {"state_dict": Payload()}), Constant(), r"cannot be read as weights and plain values"),
-        (ckpt, torch.nn.Linear(2, 2), r"holds other parameters than Linear: 'model\.\S+' is none of it"),
+        (ckpt, torch.nn.Linear(2, 2), r"holds other parameters than Linear: 'model\.\S+' is not one of them"),
         (ckpt, Larger(), r"it has no 'extra\.weight' \(and 1 more\)"),
     ):
         with pytest.raises(TracInError, match=message):

@@ -137,7 +137,7 @@ def test_bad_input(tmp_path: Path) -> None:
         torch.nn.init.zeros_(made.module.model.classifier.dense.bias)
         return made
 
-    with pytest.raises(TracInError, match="from other first weights"):
+    with pytest.raises(TracInError, match="with other initial weights"):
         Refits(changed, tmp_path / "refits").losses(all_but())
 
 
