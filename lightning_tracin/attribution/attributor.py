@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_tracin.attribution.batching import Job, Target, free_share
+from lightning_tracin.attribution.checks import checked_loss
 from lightning_tracin.attribution.cost import Cost
 from lightning_tracin.attribution.losses import SummedLoss
 from lightning_tracin.attribution.method import method_of
@@ -67,9 +68,8 @@ class Attributor:
         setup, groups = self._setup, snapshot.record.groups
         train = None if self._checked else setup.train  # at the start, a head of zeros may have hidden all other gradients
         moment = f"at snapshot {snapshot.name}"
-        coverage, loss = verify(
-            model, frozenset(groups), train, None, self._prepared, moment, loss=setup.loss, decisions=setup.decisions
-        )
+        loss = checked_loss(model, setup.train, setup.probes, self._prepared, known=setup.loss)
+        coverage = verify(model, frozenset(groups), loss, train, None, self._prepared, moment, setup.decisions)
         self._checked = True
         target, job = self._target(snapshot.name, model, coverage, groups, scales), self._job(model, loss)
         self._method.compute(target, job, self._directory, snapshot, self._processes)

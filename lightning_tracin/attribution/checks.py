@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -21,14 +22,17 @@ from lightning_tracin.gradients import Coverage, verify_gradients
 _SIZES = (5, 2, 8)
 
 
-def checked_loss(module: nn.Module, train: SampleSet, probes: SampleSet, prepare: Callable[[Any], Any]) -> SummedLoss:
+def checked_loss(
+    module: nn.Module, train: SampleSet | None, probes: SampleSet, prepare: Callable[[Any], Any], known: str | None = None
+) -> SummedLoss:
     """The module's per-sample loss, verified on train samples and on probes.
 
     Args:
         module: in evaluation mode.
-        train: the train samples.
+        train: the train samples; None looks at the probes alone.
         probes: the probes.
         prepare: moves a batch to the module's device.
+        known: name of the loss that was found before; then one batch of each is enough.
 
     Raises:
         TracInError: see `find_loss`.
@@ -38,11 +42,12 @@ def checked_loss(module: nn.Module, train: SampleSet, probes: SampleSet, prepare
         return [
             Probed(prepare(samples.batch(batch)), [prepare(samples.batch([index])) for index in batch], kind)
             for samples, kind in ((train, "train samples"), (probes, "probes"))
+            if samples is not None
             for source in range(len(samples.datasets))
-            for batch in _picked(samples, source)
+            for batch in islice(_picked(samples, source), None if known is None else 1)
         ]
 
-    return find_loss(module, checks)
+    return find_loss(module, checks, known)
 
 
 def check_gradients(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lightning_tracin.attribution.adam import adam_scales, require_second_moments
 from lightning_tracin.attribution.attributor import Attributor
+from lightning_tracin.attribution.checks import checked_loss
 from lightning_tracin.attribution.cost import Plan
 from lightning_tracin.attribution.losses import SummedLoss
 from lightning_tracin.attribution.method import method_of
@@ -78,7 +79,8 @@ class Session:
         self._trainable = trainable_names(module)
         copy = isolated_copy(module, dtype_of(options))
         prepared = self._processes.prepared(dtype_of(options))
-        self._coverage, loss = verify(copy, names, train, probes, prepared, "before the fit")
+        loss = checked_loss(copy, train, probes, prepared)
+        self._coverage = verify(copy, names, loss, train, probes, prepared, "before the fit")
         self._setup = Setup(options, train, probes, loss.name, mask, progress, self._coverage.decisions)
         self._attributor = Attributor(directory, self._processes, self._setup)
         self._method = method_of(options)
