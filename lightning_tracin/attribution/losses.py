@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from lightning_tracin.attribution.fresh_batch import fresh
 from lightning_tracin.attribution.reductions import Reduced, Rule, reduced, same
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients.freezing import uncompiled
@@ -74,7 +75,7 @@ class PerSampleLoss:
 
     def summed(self, batch: Any, samples: int) -> Summed:
         """Forward pass of a batch with this number of samples."""
-        losses = self.module.per_sample_loss(batch)  # type: ignore[operator]
+        losses = self.module.per_sample_loss(fresh(batch))  # type: ignore[operator]
         if not isinstance(losses, Tensor) or losses.shape != (samples,):
             got = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
             raise TracInError(
@@ -197,7 +198,7 @@ def _training_step(module: nn.Module, batch: Any) -> Tensor:
     step: Callable[..., Any] = module.training_step  # type: ignore[assignment]
     _, *others = inspect.signature(step).parameters.values()
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    result = step(batch, *(0 for other in others if other.kind in positional and other.default is inspect.Parameter.empty))
+    result = step(fresh(batch), *(0 for other in others if other.kind in positional and other.default is inspect.Parameter.empty))
     loss = result.get("loss") if isinstance(result, dict) else result
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         got = f"a tensor of shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(result).__name__
