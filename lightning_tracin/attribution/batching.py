@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_tracin.attribution.losses import Summed, SummedLoss, require_sum
+from lightning_tracin.attribution.no_collectives import no_collectives
 from lightning_tracin.attribution.samples import SampleSet
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import Capture, Coverage, ProbeBank
@@ -140,6 +141,7 @@ def _element_size(coverage: Coverage) -> int:
     return next(next(iter(coverage.layers)).module.parameters()).element_size()
 
 
+@no_collectives()
 def run_batch(
     capture: Capture, job: Job, samples: SampleSet, batch: list[int], consumer: Callable[..., None], kind: str, name: str
 ) -> None:

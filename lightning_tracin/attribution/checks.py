@@ -14,6 +14,7 @@ from torch import nn
 
 from lightning_tracin.attribution.batching import described
 from lightning_tracin.attribution.losses import Probed, SummedLoss, find_loss
+from lightning_tracin.attribution.no_collectives import no_collectives
 from lightning_tracin.attribution.samples import SampleSet
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import Coverage, verify_gradients
@@ -50,6 +51,7 @@ def checked_loss(
     return find_loss(module, checks, known)
 
 
+@no_collectives()
 def check_gradients(
     model: nn.Module,
     coverage: Coverage,

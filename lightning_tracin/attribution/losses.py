@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_tracin.attribution.fresh_batch import fresh
+from lightning_tracin.attribution.no_collectives import no_collectives
 from lightning_tracin.attribution.reductions import Reduced, Rule, reduced, same
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients.freezing import uncompiled
@@ -75,7 +76,8 @@ class PerSampleLoss:
 
     def summed(self, batch: Any, samples: int) -> Summed:
         """Forward pass of a batch with this number of samples."""
-        losses = self.module.per_sample_loss(fresh(batch))  # type: ignore[operator]
+        with no_collectives():
+            losses = self.module.per_sample_loss(fresh(batch))  # type: ignore[operator]
         if not isinstance(losses, Tensor) or losses.shape != (samples,):
             got = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
             raise TracInError(
@@ -147,6 +149,7 @@ def _follows(found: Reduced, terms: Sequence[Term]) -> bool:
     return all(got is not None and same(got, term.coefficient, found.loss.dtype) for got, term in zip(here, terms, strict=True))
 
 
+@no_collectives()
 def find_loss(module: nn.Module, checks: Callable[[], Sequence[Probed]], known: str | None = None) -> SummedLoss:
     """The per-sample loss of a module in evaluation mode, verified on real batches.
 
@@ -198,7 +201,10 @@ def _training_step(module: nn.Module, batch: Any) -> Tensor:
     step: Callable[..., Any] = module.training_step  # type: ignore[assignment]
     _, *others = inspect.signature(step).parameters.values()
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    result = step(fresh(batch), *(0 for other in others if other.kind in positional and other.default is inspect.Parameter.empty))
+    with no_collectives():
+        result = step(
+            fresh(batch), *(0 for other in others if other.kind in positional and other.default is inspect.Parameter.empty)
+        )
     loss = result.get("loss") if isinstance(result, dict) else result
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         got = f"a tensor of shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(result).__name__

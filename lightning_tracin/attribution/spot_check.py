@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lightning_tracin.attribution.batching import Job, Target, batches_of
 from lightning_tracin.attribution.batching import described as described_sample
+from lightning_tracin.attribution.no_collectives import no_collectives
 from lightning_tracin.attribution.samples import SampleSet
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import Capture, Dense, Form, Rows, Sketch, plain_gradient, rounding
@@ -48,6 +49,7 @@ class _Alone:
     target: Target
     job: Job
 
+    @no_collectives()
     def gradient(self, samples: SampleSet, indices: Sequence[int]) -> dict[str, Tensor]:
         """The gradient of the sum of some samples' losses: parameter -> [elements]."""
         target, job = self.target, self.job
@@ -56,6 +58,7 @@ class _Alone:
         scales = target.scales
         return {name: (one if scales is None else one * scales[name]).flatten() for name, one in found.items()}
 
+    @no_collectives()
     def rounding(self, samples: SampleSet, index: int) -> float:
         """The largest difference that rounding may explain, by the least precise type that the model computes in."""
         target, job = self.target, self.job
