@@ -89,6 +89,7 @@ class Session:
         plan.require_disk(directory.path)
         self._sinks = sinks_for(trainer.loggers) if trainer.is_global_zero else []
         self._run: TracInRun | None = None
+        self._held: tuple[int, dict[str, Tensor]] = (-1, {})  # a step, and the weights right after it
 
     def _planned(self, copy: LightningModule, loss: SummedLoss) -> Plan:
         """What the run will cost, by a few batches through a copy of the module before the fit."""
@@ -137,7 +138,8 @@ class Session:
 
     def snapshot(self, recorder: Recorder, epoch: int) -> None:
         """Take a snapshot now, and attribute it now where that is asked for."""
-        weights = weights_of(self._module, trainable_names(self._module))
+        step, held = self._held
+        weights = held if step == recorder.step else weights_of(self._module, trainable_names(self._module))
         scales = self._scales()
         record = self._record(recorder, len(self._directory.ledger.snapshots()), epoch)
         self._trainer.strategy.barrier("tracin_ledger_read")
@@ -152,6 +154,10 @@ class Session:
                 added = self._directory.ledger.snapshots()[record.index]
                 self._attributor.attribute(self._copy(), added, weights, scales)
                 self._attributed(added)
+
+    def hold_weights(self, step: int) -> None:
+        """Keep the weights as they are after a step, for a snapshot of it that is taken when others may have replaced them."""
+        self._held = step, weights_of(self._module, trainable_names(self._module))
 
     def _scales(self) -> dict[str, Tensor] | None:
         if self._options.preconditioner != "adam":
