@@ -16,6 +16,7 @@ from benchmarks.scopes import Scope, everything
 from benchmarks.workloads import Loss, Sentences, Workload
 from lightning_tracin.attribution.batching import Job, Target, free_share
 from lightning_tracin.attribution.exact import attribute_snapshot
+from lightning_tracin.attribution.losses import Summed
 from lightning_tracin.attribution.samples import SampleSet
 from lightning_tracin.gradients import plan_coverage
 from lightning_tracin.gradients.partition import parts_of
@@ -34,6 +35,10 @@ class ModelLoss:
     model: nn.Module
     loss: Loss
     name: str = "benchmark"
+
+    def summed(self, batch: Any, samples: int) -> Summed:
+        """The sum of the losses of a batch."""
+        return Summed(self(batch, samples), is_certain=True)
 
     def __call__(self, batch: Any, samples: int) -> Tensor:
         """The sum of the losses of a batch."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_tracin.attribution.batching import Job, Target, free_share
+from lightning_tracin.attribution.checks import checked_loss
 from lightning_tracin.attribution.cost import Cost
 from lightning_tracin.attribution.losses import SummedLoss
 from lightning_tracin.attribution.method import method_of
@@ -68,9 +69,8 @@ class Attributor:
         # The check before the fit is not enough: a zero-initialized head makes all other gradients 0.
         train = None if self._checked else setup.train
         moment = f"at snapshot {snapshot.name}"
-        coverage, loss = verify(
-            model, frozenset(groups), train, None, self._prepared, moment, loss=setup.loss, decisions=setup.decisions
-        )
+        loss = checked_loss(model, setup.train, setup.probes, self._prepared, known=setup.loss)
+        coverage = verify(model, frozenset(groups), loss, train, None, self._prepared, moment, setup.decisions)
         self._checked = True
         target, job = self._target(snapshot.name, model, coverage, groups, scales), self._job(model, loss)
         self._method.compute(target, job, self._directory, snapshot, self._processes)

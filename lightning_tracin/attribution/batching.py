@@ -11,7 +11,8 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from lightning_tracin.attribution.losses import SummedLoss
+from lightning_tracin.attribution.losses import Summed, SummedLoss, require_sum
+from lightning_tracin.attribution.no_collectives import no_collectives
 from lightning_tracin.attribution.samples import SampleSet
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import Capture, Coverage, ProbeBank
@@ -150,6 +151,7 @@ def _element_size(coverage: Coverage) -> int:
     return next(next(iter(coverage.layers)).module.parameters()).element_size()
 
 
+@no_collectives()
 def run_batch(
     capture: Capture, job: Job, samples: SampleSet, batch: list[int], consumer: Callable[..., None], kind: str, name: str
 ) -> None:
@@ -165,11 +167,22 @@ def run_batch(
         name: name of the snapshot, for messages.
 
     Raises:
-        TracInError: a loss is not finite; the message names the sample and the snapshot.
+        TracInError: a loss is not finite, or it is not the sum of its samples' own losses; the message names the sample (or the
+            batch) and the snapshot.
     """
     prepared = job.prepare(samples.batch(batch))
-    loss = capture.run(lambda: job.loss(prepared, len(batch)), len(batch), consumer)
+    found: list[Summed] = []
+
+    def total() -> Tensor:
+        found.append(job.loss.summed(prepared, len(batch)))
+        return found[-1].total
+
+    loss = capture.run(total, len(batch), consumer)
     if torch.isfinite(loss):
+        if not found[-1].is_certain:
+            alone = [job.prepare(samples.batch([index])) for index in batch]
+            which = f"a batch of {kind}s ({', '.join(map(str, batch[:5]))}{', ...' if len(batch) > 5 else ''}) at snapshot {name}"
+            require_sum(job.loss, float(loss), alone, loss.dtype, which)
         return
     for index in batch:
         alone = job.prepare(samples.batch([index]))

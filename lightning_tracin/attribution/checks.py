@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 
 from lightning_tracin.attribution.batching import name_of
 from lightning_tracin.attribution.losses import Probed, SummedLoss, find_loss
+from lightning_tracin.attribution.no_collectives import no_collectives
 from lightning_tracin.attribution.samples import SampleSet
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import Coverage, verify_gradients
@@ -21,14 +23,17 @@ from lightning_tracin.gradients import Coverage, verify_gradients
 _SIZES = (5, 2, 8)
 
 
-def checked_loss(module: nn.Module, train: SampleSet, probes: SampleSet, prepare: Callable[[Any], Any]) -> SummedLoss:
-    """Find the module's per-sample loss, and verify it on train samples and on probes.
+def checked_loss(
+    module: nn.Module, train: SampleSet | None, probes: SampleSet, prepare: Callable[[Any], Any], known: str | None = None
+) -> SummedLoss:
+    """The module's per-sample loss, verified on train samples and on probes.
 
     Args:
-        module: a module in evaluation mode.
-        train: the train samples.
+        module: in evaluation mode.
+        train: the train samples; None looks at the probes alone.
         probes: the probes.
         prepare: moves a batch to the module's device.
+        known: name of the loss that was found before; then one batch of each is enough.
 
     Raises:
         TracInError: `find_loss` raises it.
@@ -38,13 +43,15 @@ def checked_loss(module: nn.Module, train: SampleSet, probes: SampleSet, prepare
         return [
             Probed(prepare(samples.batch(batch)), [prepare(samples.batch([index])) for index in batch], kind)
             for samples, kind in ((train, "train samples"), (probes, "probes"))
+            if samples is not None
             for source in range(len(samples.datasets))
-            for batch in _picked(samples, source)
+            for batch in islice(_picked(samples, source), None if known is None else 1)
         ]
 
-    return find_loss(module, checks)
+    return find_loss(module, checks, known)
 
 
+@no_collectives()
 def check_gradients(
     model: nn.Module,
     coverage: Coverage,

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_tracin.attribution.checks import check_gradients, checked_loss
-from lightning_tracin.attribution.losses import SummedLoss, loss_named
+from lightning_tracin.attribution.checks import check_gradients
+from lightning_tracin.attribution.losses import SummedLoss
 from lightning_tracin.attribution.masks import Mask, read_mask
 from lightning_tracin.attribution.probes import chosen_probes, probes_from_loaders
 from lightning_tracin.attribution.processes import Processes, on_rank_zero
@@ -235,53 +235,33 @@ def scored_names(options: Options, mask: Mask | None, module: nn.Module) -> froz
 def verify(
     model: nn.Module,
     names: frozenset[str],
+    loss: SummedLoss,
     train: SampleSet | None,
     probes: SampleSet | None,
     prepared: Callable[[Any], Any],
     moment: str,
-    loss: str | None = None,
     decisions: Decisions | None = None,
-) -> tuple[Coverage, SummedLoss]:
-    """Find the loss and the layer rules of a module, and compare its gradients with plain autograd.
+) -> Coverage:
+    """Find which rules cover a module's parameters, and compare the gradients with plain autograd's.
 
     Args:
         model: a copy in evaluation mode, with the weights to check.
         names: the parameters to score.
-        train: the train samples. None: their gradients are not checked.
-        probes: the probes. None: their gradients are not checked.
-        prepared: turns a collated batch into the input of a step.
-        moment: when the check happens, for messages, such as "before the fit".
-        loss: name of the loss, if known. None: find it; this needs both train samples and probes.
-        decisions: results of an earlier check of the module's layers.
+        loss: of its samples.
+        train: the train samples; None leaves their gradients unchecked.
+        probes: the probes; None leaves their gradients unchecked.
+        prepared: turns a collated batch into what a step gets.
+        moment: when this is, for messages, such as "before the fit".
+        decisions: what an earlier check found out about the module's layers.
 
     Raises:
-        TracInError: the loss is not a mean or sum of its samples' losses or not finite, or a gradient differs.
+        TracInError: a loss is not finite, or a gradient differs.
     """
     coverage = plan_coverage(model, names, decisions)
-    if loss is None:
-        assert train is not None
-        assert probes is not None
-        found = checked_loss(model, train, probes, prepared)
-    else:
-        found = loss_named(model, loss)
     for samples, kind in ((train, "train sample"), (probes, "probe")):
         if samples is not None:
-            check_gradients(model, coverage, found, samples, prepared, kind, moment)
-    return coverage, found
-
-
-def require_same_loss(model: nn.Module, setup: Setup, prepared: Callable[[Any], Any]) -> None:
-    """Check that the module's loss is the run's.
-
-    Raises:
-        TracInError: it is another one.
-    """
-    found = checked_loss(model, setup.train, setup.probes, prepared)
-    if found.name != setup.loss:
-        raise TracInError(
-            f"The loss of {type(model).__name__} is {found.name}, but the run's is {setup.loss}; give a module with the fit's "
-            "loss."
-        )
+            check_gradients(model, coverage, loss, samples, prepared, kind, moment)
+    return coverage
 
 
 def run_record(run: str, setup: Setup, coverage: Coverage, sources: Sources, averaging: str | None = None) -> RunRecord:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lightning_tracin.attribution.batching import Job, Target, batches_of, name_of
+from lightning_tracin.attribution.no_collectives import no_collectives
 from lightning_tracin.attribution.samples import SampleSet
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import Capture, Dense, Form, Rows, Sketch, plain_gradient, rounding
@@ -46,6 +47,7 @@ class _Alone:
     target: Target
     job: Job
 
+    @no_collectives()
     def gradient(self, samples: SampleSet, indices: Sequence[int]) -> dict[str, Tensor]:
         """The gradient of the sum of some samples' losses: parameter -> [elements]."""
         target, job = self.target, self.job
@@ -54,6 +56,7 @@ class _Alone:
         scales = target.scales
         return {name: (one if scales is None else one * scales[name]).flatten() for name, one in found.items()}
 
+    @no_collectives()
     def rounding(self, samples: SampleSet, index: int) -> float:
         """The largest difference due to rounding, for the least precise data type in the model."""
         target, job = self.target, self.job

@@ -9,6 +9,7 @@ from typing import Any
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities.data import extract_batch_size
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader
 
 from lightning_tracin.attribution.prepare import Sources
@@ -95,13 +96,9 @@ class TracInCallback(CallbackBase):
         if stage != "fit" or _skipped(trainer):
             return
         refuse_sharded(trainer.strategy, "TracInCallback", "use `strategy='ddp'` or a single device")
-        callbacks: list[Any] = getattr(trainer, "callbacks", [self])
-        averaging = averaging_callback(callbacks[: callbacks.index(self)])
-        if averaging is not None:
-            raise TracInError(
-                f"Put TracInCallback before {averaging} in the Trainer's `callbacks`: at the end of the fit {averaging} replaces "
-                "the trained weights by their average, which the last snapshot would store as if they had been trained."
-            )
+        # First in every hook: what others put in the place of the trained weights (an average, say) is in no snapshot.
+        fitting: Any = trainer  # `callbacks` is not declared
+        fitting.callbacks = [self, *(other for other in fitting.callbacks if other is not self)]
         if self.dirpath is None:
             self.dirpath = place(trainer.strategy.broadcast(str(_default_directory(trainer))))
 
@@ -153,10 +150,14 @@ class TracInCallback(CallbackBase):
             self._snapshot(self._session)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take a snapshot every `every_n_epochs`."""
+        """Snapshot if epochs are what is counted; otherwise hold the weights, which may turn out to be the last ones."""
+        if self._session is None:
+            return
         every = self.options.every_n_epochs
-        if self._session is not None and every is not None and self._epoch % every == 0:
+        if every is not None and self._epoch % every == 0:
             self._snapshot(self._session)
+        elif self._recorder.step != self._last_step and _may_swap_weights(trainer, pl_module, self):
+            self._session.hold_weights(self._recorder.step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the last snapshot, compute the missing influence, log and write the results."""
@@ -212,6 +213,13 @@ def _samples_in_batch(loader: Any, batch: Any, batch_idx: int) -> int:
     if loader.batch_size is None or not hasattr(loader.sampler, "__len__"):
         return extract_batch_size(batch)
     return int(min(loader.batch_size, len(loader.sampler) - batch_idx * loader.batch_size))
+
+
+def _may_swap_weights(trainer: Trainer, module: LightningModule, watcher: TracInCallback) -> bool:
+    """Whether code that is not Lightning's own runs between the end of an epoch and the end of the fit."""
+    others = [other for other in getattr(trainer, "callbacks", []) if other is not watcher]
+    own = any(not type(other).__module__.startswith(("pytorch_lightning.", "lightning.")) for other in others)
+    return own or is_overridden("on_train_epoch_end", module) or averaging_callback(others) is not None
 
 
 def _skipped(trainer: Trainer) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pytorch_lightning import LightningModule
 
 from lightning_tracin.attribution.batching import Job, Target
+from lightning_tracin.attribution.checks import checked_loss
 from lightning_tracin.attribution.method import method_of
 from lightning_tracin.attribution.prepare import Sources, dtype_of, verify
 from lightning_tracin.attribution.probes import probes_from_loaders
@@ -52,9 +53,8 @@ def add_probes(directory: RunDirectory, module: LightningModule, sources: Source
             for snapshot in snapshots:
                 groups = snapshot.record.groups
                 load_weights(copy, snapshot.state_dict())
-                coverage, loss = verify(
-                    copy, frozenset(groups), None, probes, prepared, f"at snapshot {snapshot.name}", loss=record.loss
-                )
+                loss = checked_loss(copy, None, probes, prepared, known=record.loss)
+                coverage = verify(copy, frozenset(groups), loss, None, probes, prepared, f"at snapshot {snapshot.name}")
                 job = Job(probes, probes, loss, prepared, options.batch_size, memory_budget=0, progress=probes.progress)
                 target = Target(snapshot.name, copy, coverage, parts_of(groups, options.per_layer))
                 add_features(target, job, directory.features(snapshot), first)

@@ -17,7 +17,6 @@ from lightning_tracin.attribution.prepare import (
     mask_of_run,
     read_samples,
     require_run_samples,
-    require_same_loss,
     require_top_k,
 )
 from lightning_tracin.attribution.processes import working_in
@@ -113,10 +112,7 @@ def attribute(
                 copy.to(fabric.device)
             processes = Environment(copy, strategy)
             attributor = Attributor(directory, processes, setup)
-            for number, snapshot in enumerate(attributor.unfinished(snapshots)):
-                if number == 0:
-                    load_weights(copy, snapshot.state_dict())
-                    require_same_loss(copy, setup, processes.prepared(setup.dtype))
+            for snapshot in attributor.unfinished(snapshots):
                 attributor.attribute_stored(copy, snapshot)
 
         def fitted() -> LightningModule:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from lightning_tracin.attribution.checks import checked_loss
 from lightning_tracin.attribution.prepare import (
     Setup,
     Sources,
@@ -99,7 +100,8 @@ def import_checkpoints(
                 weights = weights_of(kept, everything)
                 load_weights(copy, weights)
                 if index == 0:
-                    coverage, loss = verify(copy, names, train, chosen, prepared, f"at {path}")
+                    loss = checked_loss(copy, train, chosen, prepared)
+                    coverage = verify(copy, names, loss, train, chosen, prepared, f"at {path}")
                 groups = _groups(module, names, checkpoint, optimizers)
                 record = SnapshotRecord(
                     index=index,

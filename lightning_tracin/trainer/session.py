@@ -11,10 +11,11 @@ from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning import LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_tracin.attribution.adam import adam_scales, require_second_moments
 from lightning_tracin.attribution.attributor import Attributor
+from lightning_tracin.attribution.checks import checked_loss
 from lightning_tracin.attribution.cost import Plan
 from lightning_tracin.attribution.losses import SummedLoss
 from lightning_tracin.attribution.method import method_of
@@ -77,7 +78,8 @@ class Session:
         self._trainable = trainable_names(module)
         copy = isolated_copy(module, dtype_of(options))
         prepared = self._processes.prepared(dtype_of(options))
-        self._coverage, loss = verify(copy, names, train, probes, prepared, "before the fit")
+        loss = checked_loss(copy, train, probes, prepared)
+        self._coverage = verify(copy, names, loss, train, probes, prepared, "before the fit")
         self._setup = Setup(options, train, probes, loss.name, mask, progress, self._coverage.decisions)
         self._attributor = Attributor(directory, self._processes, self._setup)
         self._method = method_of(options)
@@ -87,6 +89,7 @@ class Session:
         plan.require_disk(directory.path)
         self._sinks = sinks_for(trainer.loggers) if trainer.is_global_zero else []
         self._run: TracInRun | None = None
+        self._held: tuple[int, dict[str, Tensor]] = (-1, {})  # a step, and the weights right after it
 
     def _planned(self, copy: LightningModule, loss: SummedLoss) -> Plan:
         """Estimate the cost of the run from a few batches on a copy of the module."""
@@ -136,7 +139,8 @@ class Session:
 
     def snapshot(self, recorder: Recorder, epoch: int) -> None:
         """Take a snapshot, and compute its influence now with `when="snapshot"`."""
-        weights = weights_of(self._module, trainable_names(self._module))
+        step, held = self._held
+        weights = held if step == recorder.step else weights_of(self._module, trainable_names(self._module))
         adam = self._options.preconditioner == "adam"
         scales = adam_scales(self._trainer.optimizers, self._scored()) if adam else None
         record = self._record(recorder, len(self._directory.ledger.snapshots()), epoch)
@@ -152,6 +156,10 @@ class Session:
                 added = self._directory.ledger.snapshots()[record.index]
                 self._attributor.attribute(self._copy(), added, weights, scales)
                 self._attributed(added)
+
+    def hold_weights(self, step: int) -> None:
+        """Keep the weights as they are after a step, for a snapshot of it that is taken when others may have replaced them."""
+        self._held = step, weights_of(self._module, trainable_names(self._module))
 
     def keep_unfrozen(self, step: int) -> None:
         """Save parameters that have just been unfrozen, before their first step: earlier snapshots do not contain them."""

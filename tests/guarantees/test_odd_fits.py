@@ -15,7 +15,7 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.tuner import Tuner
 from torch import Tensor
 
-from lightning_tracin import TracInCallback, TracInError, TracInRun
+from lightning_tracin import TracInCallback, TracInRun
 from tests.support.fits import Classifier, Samples, loaders, trainer
 from tests.support.models import padded
 from tests.support.oracles import gradient_loop, ingredients_loop
@@ -105,28 +105,52 @@ def test_steps_that_a_scaler_of_gradients_skips_count_no_learning_rate(tmp_path:
         np.testing.assert_allclose(snapshot.record.last_learning_rates, module.used[3 * index + 2])
 
 
-@pytest.mark.parametrize("averaging", [WeightAveraging, lambda: StochasticWeightAveraging(1e-3, swa_epoch_start=1)])
+class OwnAverage(pl.Callback):
+    """A user's average, put in the place of the trained weights when an epoch and when the fit ends."""
+
+    def __init__(self, each_epoch: bool = False) -> None:
+        self.each_epoch = each_epoch
+        self.average: dict[str, Tensor] = {}
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        for name, tensor in pl_module.state_dict().items():
+            before = self.average.get(name, tensor)
+            self.average[name] = before.lerp(tensor, 0.1) if tensor.is_floating_point() else tensor.clone()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.each_epoch:
+            pl_module.load_state_dict(self.average)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl_module.load_state_dict(self.average)
+
+
+@pytest.mark.parametrize(
+    "averaging",
+    [
+        WeightAveraging,
+        lambda: StochasticWeightAveraging(1e-3, swa_epoch_start=1),
+        OwnAverage,
+        lambda: OwnAverage(each_epoch=True),
+    ],
+    ids=["Lightning's", "stochastic", "a user's", "a user's, each epoch"],
+)
+@pytest.mark.parametrize("last", [True, False], ids=["behind", "before"])
 @pytest.mark.filterwarnings("ignore:Swapping scheduler")
-def test_snapshots_hold_the_trained_weights_not_their_average(tmp_path: Path, averaging: Any) -> None:
+def test_snapshots_hold_the_trained_weights_not_their_average(tmp_path: Path, averaging: Any, last: bool) -> None:
     pl.seed_everything(3)
     keeping, average = Keeping(), averaging()
-    callbacks = [keeping, TracInCallback(tmp_path / "run", top_k=5, every_n_epochs=2), average]
+    watcher = TracInCallback(tmp_path / "run", top_k=5, every_n_epochs=2)
+    callbacks = [keeping, watcher, average] if last else [keeping, average, watcher]
     module = Classifier()
     trainer(tmp_path, callbacks, max_epochs=3).fit(module, *loaders())
     run = TracInRun.open(tmp_path / "run")
     assert [snapshot.step for snapshot in run.snapshots] == [10, 15]
-    assert run.record.averaging == type(average).__name__
+    assert run.record.averaging == (None if isinstance(average, OwnAverage) else type(average).__name__)
     for snapshot in run.snapshots:
         want, held = keeping.after[snapshot.step - 1], snapshot.state_dict()
         assert all(torch.equal(tensor, held[name]) for name, tensor in want.items())
     assert not torch.equal(module.model.classifier.out_proj.weight, keeping.after[-1]["model.classifier.out_proj.weight"])
-
-
-def test_average_that_would_be_taken_for_trained_weights_is_refused(tmp_path: Path) -> None:
-    message = r"Put TracInCallback before WeightAveraging in the Trainer's `callbacks`: .* the last snapshot would store"
-    with pytest.raises(TracInError, match=message):
-        fit(tmp_path, before=[WeightAveraging()])
-    assert not (tmp_path / "run").exists()
 
 
 def test_overfitting_some_batches_sees_their_samples_only(tmp_path: Path) -> None:
