@@ -19,7 +19,6 @@ _HOMES = {
     "TracInCallback": "callbacks.tracin",
     "TracInError": "errors",
     "TracInRun": "run",
-    "add_probes": "trainer.add_probes",  # not public: called by `TracInRun.add_probes`
     "attribute": "trainer.attribute",
     "import_checkpoints": "trainer.import_checkpoints",
 }

@@ -277,6 +277,14 @@ class Options(SampleColumns, ProbeChoice, Shown, Stored):
             return {**values, "every_n_epochs": 1}
         return values
 
+    @model_validator(mode="before")
+    @classmethod
+    def _means_by_name(cls, values: Any) -> Any:
+        """`method="means"` says the same as `language_means=True`."""
+        if isinstance(values, dict) and values.get("method") == "means":
+            return {**values, "language_means": True}
+        return values
+
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if self.every_n_epochs is not None and self.every_n_train_steps is not None:
@@ -285,6 +293,13 @@ class Options(SampleColumns, ProbeChoice, Shown, Stored):
             raise TracInError("when='never' with keep_snapshots=False would keep nothing; drop one of the two.")
         if self.language_means and self.projection_dim is not None:
             raise TracInError("Give `language_means` or `projection_dim`, not both: means are exact and need no projection.")
+        chosen = Stored(language_means=self.language_means, projection_dim=self.projection_dim).method_name
+        if self.method == "projected" and chosen != "projected":
+            raise TracInError("method='projected' needs a `projection_dim`, such as 4096.")
+        if self.method not in (None, chosen) and chosen != "exact":
+            raise TracInError(
+                f"method={self.method!r} contradicts `language_means` or `projection_dim`, which choose {chosen!r}; drop one."
+            )
         if self.preconditioner == "fisher" and self.projection_dim is None:
             raise TracInError("preconditioner='fisher' whitens projected features; give a `projection_dim` too, such as 4096.")
         exact = not self.language_means and self.projection_dim is None

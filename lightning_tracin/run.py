@@ -17,8 +17,7 @@ from lightning_tracin.analysis.scorer import Scorer
 from lightning_tracin.analysis.scores import Scores, require_k
 from lightning_tracin.analysis.top_k import Strongest
 from lightning_tracin.attribution.method import Method, method_of
-from lightning_tracin.attribution.prepare import Sources
-from lightning_tracin.config import DAMPING, Blocks, Measure, Preconditioning, SampleColumns, Scoring, Sign, Similarity, Weighting
+from lightning_tracin.config import DAMPING, Blocks, Measure, Preconditioning, Scoring, Sign, Similarity, Weighting
 from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.filesystem import Place, place
@@ -318,17 +317,18 @@ class TracInRun:
         self,
         module: LightningModule,
         probes: Any,
-        language_column: str = "language",
+        language_column: str | None = None,
         item_column: str | None = None,
         languages: Sequence[str] | None = None,
     ) -> TracInRun:
         """Add probes to a run with `projection_dim`, without another pass over the train samples.
 
         Args:
-            module: a module of the fit's class and architecture; its weights do not matter.
+            module: a module of the fit's class and architecture. Parameters that the fit trained may have any value; all others
+                need the fit's.
             probes: a DataLoader of the new probes, or several.
-            language_column: as in `TracInCallback`.
-            item_column: as in `TracInCallback`.
+            language_column: as in `TracInCallback`. None: as in the fit.
+            item_column: as in `TracInCallback`. None: as in the fit.
             languages: each new probe's language, instead of a column.
 
         Returns:
@@ -344,11 +344,11 @@ class TracInRun:
             >>> run = run.add_probes(module, DataLoader(swahili, batch_size=32))  # doctest: +SKIP
             >>> run.top(probe=len(run.probes) - 1)  # of the last new probe  # doctest: +SKIP
         """
-        from lightning_tracin import add_probes  # imported here: it loads Lightning
+        # The one import against the arrows, named in the import contracts: it loads Lightning, which reading a run does not need.
+        from lightning_tracin.trainer.add_probes import add_probes
 
-        columns = SampleColumns(language_column=language_column, item_column=item_column)
-        add_probes(self.directory, module, Sources(None, probes, None, languages), columns)
-        return TracInRun(RunDirectory(self.path))
+        add_probes(self.directory, module, probes, languages, language_column, item_column)
+        return TracInRun(self.directory)
 
     def _summed(self, scoring: Scoring, chosen: Sequence[int]) -> Iterator[tuple[Indices, Scores]]:
         """Influence summed over snapshots, block by block of train samples."""

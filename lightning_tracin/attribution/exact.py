@@ -41,7 +41,7 @@ from lightning_tracin.storage.snapshots import Snapshot
 class Exact(Method):
     """The inner product of every train sample with every probe."""
 
-    layer_cosine = banks_probes = True
+    layer_cosine = banks_probes = takes_scales = True
 
     def __init__(self, options: Options) -> None:
         del options  # none affects this method

@@ -44,6 +44,7 @@ class Method(Protocol):
         whitens: whether scores can be whitened by the Fisher information.
         layer_cosine: whether the cosine within one layer can be computed from the stored files.
         banks_probes: whether train samples are multiplied with a bank of all probes' gradients.
+        takes_scales: whether it multiplies gradients with `Target.scales`, which Adam's preconditioner and masks need.
     """
 
     measure: Measure = "share"
@@ -51,6 +52,7 @@ class Method(Protocol):
     whitens: bool = False
     layer_cosine: bool = False
     banks_probes: bool = False
+    takes_scales: bool = False
 
     def store(self, directory: RunDirectory, snapshot: Snapshot) -> Store:
         """The store of a snapshot's products."""
@@ -68,6 +70,21 @@ class Method(Protocol):
         Raises:
             TracInError: a loss or gradient is not finite; the message names the sample and the snapshot.
         """
+
+    def add(self, target: Target, job: Job, directory: RunDirectory, snapshot: Snapshot, first: int) -> SpotCheck:
+        """Compute, store and check what the job's probes add to a snapshot; methods with `adds_probes` do it.
+
+        Args:
+            target: the snapshot's model.
+            job: a job whose probes are the new ones.
+            directory: the run.
+            snapshot: of the run.
+            first: index of the first new probe in the run.
+
+        Raises:
+            TracInError: a loss or gradient is not finite, or what is stored differs from single-sample gradients.
+        """
+        raise NotImplementedError
 
     def check(self, target: Target, job: Job, directory: RunDirectory, snapshot: Snapshot) -> SpotCheck:
         """Compare some stored products with single-sample gradients from plain autograd.
@@ -108,7 +125,7 @@ def method_of(options: Options) -> Method:
     """Create the method that the options select.
 
     Raises:
-        TracInError: there is no method of this name.
+        TracInError: there is no method of this name, or it cannot do what other options ask for.
 
     Example:
         >>> method_of(Options(language_means=True)).measure
@@ -119,4 +136,12 @@ def method_of(options: Options) -> Method:
     name = options.method_name
     if name not in _METHODS:
         raise TracInError(f"There is no method {name!r}; the methods are {', '.join(sorted(_METHODS))}.")
-    return _METHODS[name](options)
+    made = _METHODS[name](options)
+    for asked, can in (
+        ("a mask" if options.mask is not None else None, made.takes_scales),
+        ("preconditioner='adam'" if options.preconditioner == "adam" else None, made.takes_scales),
+        ("preconditioner='fisher'" if options.preconditioner == "fisher" else None, made.whitens),
+    ):
+        if asked is not None and not can:
+            raise TracInError(f"The method {name!r} does not support {asked}; leave it out, or use another method.")
+    return made

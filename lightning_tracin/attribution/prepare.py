@@ -30,23 +30,24 @@ from lightning_tracin.gradients.layouts import Decisions
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.records import RunRecord, known_samples, package_versions
 from lightning_tracin.storage.sample_table import SampleTable
+from lightning_tracin.storage.snapshots import Snapshot, frozen_digest
 
 
 @dataclass(frozen=True)
-class Sources:
-    """The user's data: loaders, and languages given as lists.
+class GivenLanguages:
+    """Languages that the user gave as lists, in dataset order. None: they are read from the datasets.
 
-    Attributes:
-        train: a DataLoader of the train samples.
-        probes: a DataLoader of the probes, or several.
-        languages: each train sample's language. None: read from the dataset.
-        languages_of_probes: each probe's language. None: read from the datasets.
+    Raises:
+        TracInError: one of them is a string.
     """
 
-    train: Any
-    probes: Any
-    languages: Sequence[str] | None = None
-    languages_of_probes: Sequence[str] | None = None
+    train: Sequence[str] | None = None
+    probes: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        for name, given in (("languages", self.train), ("languages_of_probes", self.probes)):
+            if isinstance(given, str):
+                raise TracInError(f"{name} should be a list of strings, but is the string {given!r}.")
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,19 @@ def dtype_of(options: Options) -> torch.dtype:
 
 
 def read_samples(
-    sources: Sources, options: Options, processes: Processes | None = None, progress: bool = False
+    train_loader: Any,
+    probe_loaders: Any,
+    languages: GivenLanguages,
+    options: Options,
+    processes: Processes | None = None,
+    progress: bool = False,
 ) -> tuple[SampleSet, SampleSet]:
     """Read the train samples and the probes; ranks share the work of measuring the train samples' lengths.
 
     Args:
-        sources: the user's data.
+        train_loader: a DataLoader of the train samples.
+        probe_loaders: a DataLoader of the probes, or several.
+        languages: given instead of a column.
         options: the columns, and which probes to choose.
         processes: the processes that read the same samples. None: this process alone.
         progress: whether to show a progress bar when measuring takes long.
@@ -102,10 +110,10 @@ def read_samples(
     Raises:
         TracInError: a loader or dataset is not supported, languages are missing, or there are no probes.
     """
-    train = from_loader(sources.train, options, "train samples", sources.languages, processes)
+    train = from_loader(train_loader, options, "train samples", languages.train, processes)
     if processes is not None:
         train = measured(replace(train, progress=progress), processes)
-    probes = probes_from_loaders(sources.probes, options, sources.languages_of_probes, processes)
+    probes = probes_from_loaders(probe_loaders, options, languages.probes, processes)
     return train, chosen_probes(probes, options)
 
 
@@ -264,22 +272,22 @@ def verify(
     return coverage
 
 
-def run_record(run: str, setup: Setup, coverage: Coverage, sources: Sources, averaging: str | None = None) -> RunRecord:
+def run_record(run: str, setup: Setup, coverage: Coverage, languages: GivenLanguages, averaging: str | None = None) -> RunRecord:
     """Create the record of a new run.
 
     Args:
         run: id of the fit.
         setup: the setup of its passes.
         coverage: the coverage of the scored parameters.
-        sources: the user's data.
+        languages: given by the user instead of a column.
         averaging: name of a callback that averages weights.
     """
     return RunRecord(
         run=run,
         options=setup.options,
         mask=None if setup.mask is None else setup.mask.sha256,
-        languages_given=sources.languages is not None,
-        languages_of_probes_given=sources.languages_of_probes is not None,
+        languages_given=languages.train is not None,
+        languages_of_probes_given=languages.probes is not None,
         loss=setup.loss,
         train=known_samples(setup.train.table),
         probes=known_samples(setup.probes.table),
@@ -290,3 +298,20 @@ def run_record(run: str, setup: Setup, coverage: Coverage, sources: Sources, ave
         versions=package_versions(),
         averaging=averaging,
     )
+
+
+def require_frozen_alike(module: nn.Module, snapshots: Sequence[Snapshot]) -> None:
+    """Check that the module's frozen parameters have the fit's values."""
+    with_weights = [snapshot for snapshot in snapshots if snapshot.kept]
+    if not with_weights or with_weights[-1].record.frozen is None:
+        return
+    names = [snapshot.own_names for snapshot in with_weights]
+    if not frozenset().union(*names) <= names[-1]:  # trained earlier, frozen later: those values are unknown
+        return
+    if frozen_digest(module, names[-1]) != with_weights[-1].record.frozen:
+        frozen = [name for name, _ in module.named_parameters() if name not in names[-1]]
+        which = f"such as {frozen[0]!r}" if frozen else "of which this module has none"
+        raise TracInError(
+            f"The parameters that the fit did not train ({which}) are not those of the fit: the run stores trained weights only, "
+            "so give a module with the fit's values of all other parameters (the same pre-trained weights)."
+        )

@@ -55,6 +55,11 @@ class Projected(Method):
         processes.barrier("tracin_sketch")
         project_snapshot(target, job, store)
 
+    def add(self, target: Target, job: Job, directory: RunDirectory, snapshot: Snapshot, first: int) -> SpotCheck:
+        """Compute, store and check the features of added probes."""
+        add_features(target, job, self.store(directory, snapshot), first)
+        return check_features(target, job, directory.features(snapshot, len(job.probes)), job.probes, first)
+
     def check(self, target: Target, job: Job, directory: RunDirectory, snapshot: Snapshot) -> SpotCheck:
         """Compare some stored features with projections of single-sample gradients."""
         return check_features(target, job, self.store(directory, snapshot))

@@ -12,10 +12,9 @@ from pytorch_lightning.utilities.data import extract_batch_size
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader
 
-from lightning_tracin.attribution.prepare import Sources
+from lightning_tracin.attribution.prepare import GivenLanguages
 from lightning_tracin.attribution.processes import acquired
 from lightning_tracin.config import Options
-from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.filesystem import Place, place
 from lightning_tracin.storage.lock import RunLock
@@ -60,11 +59,9 @@ class TracInCallback(CallbackBase):
         languages_of_probes: list[str] | None = None,
         **options: Any,
     ) -> None:
-        for name, given in (("languages", languages), ("languages_of_probes", languages_of_probes)):
-            if isinstance(given, str):
-                raise TracInError(f"{name} should be a list of strings, but is the string {given!r}.")
         self.options = Options(**options)
-        self.sources = Sources(None, probes, languages, languages_of_probes)
+        self.probes = probes
+        self.languages = GivenLanguages(languages, languages_of_probes)
         self.dirpath = None if dirpath is None else place(dirpath)
         self._run = ""
         self._recorder = Recorder()
@@ -120,7 +117,7 @@ class TracInCallback(CallbackBase):
             directory.refuse_other_run()
             self._run = str(trainer.strategy.broadcast(uuid.uuid4().hex))
         with untouched_process():
-            session = Session(self.options, self.sources, directory, trainer, pl_module)
+            session = Session(self.options, self.probes, self.languages, directory, trainer, pl_module)
         if self.options.dry_run:
             rank_zero_info("TracIn: dry_run, so nothing is written and the fit runs as without the callback.")
             return

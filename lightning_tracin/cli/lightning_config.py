@@ -65,13 +65,13 @@ def attribute_from_config(
         raise TracInError(f"{config} does not build a module and its data: {_one_line(error)}") from error
     given: dict[str, Any] = {"mask": mask}
     if callback is not None:
-        options, sources = callback.options, callback.sources
+        options = callback.options
         for name, ours, theirs in differing_options(options, record.options):
             raise TracInError(f"{config} sets {name}={ours}, but the run {run} was made with {theirs}; give the fit's own file.")
         given |= {name: getattr(options, name) for name in ("top_k", "similarity", "weighting", "memory_budget")}
-        given |= {name: getattr(sources, name) for name in ("languages", "languages_of_probes")}
+        given |= {"languages": callback.languages.train, "languages_of_probes": callback.languages.probes}
         given["mask"] = options.mask if mask is None else mask
-        validation = validation if sources.probes is None else sources.probes
+        validation = validation if callback.probes is None else callback.probes
     fabric = _fabric(trainer, accelerator, devices)
     fabric.launch()
     module.to(dtype=_WEIGHTS.get(str(trainer.get("precision"))))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from pytorch_lightning import LightningModule
 
 from lightning_tracin.attribution.batching import Job, Target
 from lightning_tracin.attribution.checks import checked_loss
 from lightning_tracin.attribution.method import method_of
-from lightning_tracin.attribution.prepare import Sources, dtype_of, verify
+from lightning_tracin.attribution.prepare import GivenLanguages, dtype_of, require_frozen_alike, verify
 from lightning_tracin.attribution.probes import probes_from_loaders
-from lightning_tracin.attribution.projected import add_features
-from lightning_tracin.attribution.spot_check import check_features
 from lightning_tracin.config import SampleColumns
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients.partition import parts_of
@@ -22,29 +23,46 @@ from lightning_tracin.trainer.environment import Environment
 from lightning_tracin.trainer.isolation import isolated_copy, untouched_process
 
 
-def add_probes(directory: RunDirectory, module: LightningModule, sources: Sources, columns: SampleColumns) -> None:
-    """Compute the features of new probes at every snapshot, and add the probes to the run.
+def add_probes(
+    directory: RunDirectory,
+    module: LightningModule,
+    probes: Any,
+    languages: Sequence[str] | None = None,
+    language_column: str | None = None,
+    item_column: str | None = None,
+) -> None:
+    """Compute what new probes add at every snapshot, and add the probes to the run.
 
     `run.json` is written last; without it the new probes do not count. Files of a killed process are overwritten by the next.
 
     Args:
         directory: the run.
-        module: a module like the fit's; its weights do not matter.
-        sources: the new probes; the train samples are not used.
-        columns: which columns hold language and item.
+        module: a module like the fit's, with the fit's values of the parameters that the fit did not train.
+        probes: a DataLoader of the new probes, or several.
+        languages: each new probe's language. None: read from the column.
+        language_column: the column of the languages. None: the fit's.
+        item_column: the column of the items. None: the fit's.
 
     Raises:
-        TracInError: the run has no features, a snapshot's weights were not kept, or `probes_from_loaders` raises it.
+        TracInError: the run's method cannot add probes, a snapshot's weights were not kept, the module is another than the fit's,
+            or `probes_from_loaders` raises it.
     """
     with RunLock(directory.path):
         directory.reload()  # another process may have just changed it
         record = directory.record()
-        options, snapshots = record.options, directory.ledger.snapshots()
-        if not method_of(options).adds_probes:
+        options, snapshots, method = record.options, directory.ledger.snapshots(), method_of(record.options)
+        if not method.adds_probes:
             raise TracInError(
                 f"{directory.path} holds products with its own probes only; probes can be added to a run with a `projection_dim`."
             )
-        probes = probes_from_loaders(sources.probes, columns, sources.languages_of_probes)
+        require_frozen_alike(module, snapshots)
+        columns = SampleColumns(
+            language_column=language_column or options.language_column,
+            item_column=item_column or options.item_column,
+            text_columns=options.text_columns,
+            label_column=options.label_column,
+        )
+        added = probes_from_loaders(probes, columns, GivenLanguages(probes=languages).probes)
         first = len(directory.samples("probes"))
         with untouched_process():
             copy = isolated_copy(module, dtype_of(options))
@@ -53,13 +71,12 @@ def add_probes(directory: RunDirectory, module: LightningModule, sources: Source
             for snapshot in snapshots:
                 groups = snapshot.record.groups
                 load_weights(copy, snapshot.state_dict())
-                loss = checked_loss(copy, None, probes, prepared, known=record.loss)
-                coverage = verify(copy, frozenset(groups), loss, None, probes, prepared, f"at snapshot {snapshot.name}")
-                job = Job(probes, probes, loss, prepared, options.batch_size, memory_budget=0, progress=probes.progress)
+                loss = checked_loss(copy, None, added, prepared, known=record.loss)
+                coverage = verify(copy, frozenset(groups), loss, None, added, prepared, f"at snapshot {snapshot.name}")
+                job = Job(added, added, loss, prepared, options.batch_size, memory_budget=0, progress=added.progress)
                 target = Target(snapshot.name, copy, coverage, parts_of(groups, options.per_layer))
-                add_features(target, job, directory.features(snapshot), first)
-                checks[snapshot.name] = check_features(target, job, directory.features(snapshot, len(probes)), probes, first)
-        directory.add(probes.table)
+                checks[snapshot.name] = method.add(target, job, directory, snapshot, first)
+        directory.add(added.table)
         for name, check in checks.items():
             before = directory.record().spot_checks.get(name)
             directory.note_check(name, check if before is None else before.and_also(check))

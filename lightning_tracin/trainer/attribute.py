@@ -11,11 +11,12 @@ from torch.utils.data import DataLoader
 
 from lightning_tracin.attribution.attributor import Attributor
 from lightning_tracin.attribution.prepare import (
+    GivenLanguages,
     Setup,
-    Sources,
     dtype_of,
     mask_of_run,
     read_samples,
+    require_frozen_alike,
     require_run_samples,
     require_top_k,
 )
@@ -25,7 +26,7 @@ from lightning_tracin.errors import TracInError
 from lightning_tracin.run import TracInRun
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.filesystem import Place, place
-from lightning_tracin.storage.snapshots import Snapshot, frozen_digest, load_weights
+from lightning_tracin.storage.snapshots import load_weights
 from lightning_tracin.trainer.environment import Environment, refuse_sharded
 from lightning_tracin.trainer.finish import finish
 from lightning_tracin.trainer.isolation import isolated_copy, untouched_process
@@ -88,7 +89,7 @@ def attribute(
         refuse_sharded(fabric.strategy, "attribute", "give a Fabric with `strategy='ddp'` or a single device, or none")
         fabric.barrier("tracin_launched")  # raises an error before the launch
         strategy, progress = fabric.strategy, progress and fabric.global_rank == 0
-    directory = RunDirectory(run.path if isinstance(run, TracInRun) else place(run))
+    directory = run.directory if isinstance(run, TracInRun) else RunDirectory(place(run))
     directory.record()  # raises an error before a folder without a run is locked
     here = Environment(module, strategy)
     with working_in(directory.path, here):
@@ -100,12 +101,12 @@ def attribute(
             )
         options = record.options.but(top_k=top_k, similarity=similarity, weighting=weighting, memory_budget=memory_budget)
         require_top_k(options.top_k, record.train.count)
-        sources = Sources(train_loader, probes, languages, languages_of_probes)
-        _require_languages(directory, sources)
-        train, chosen = read_samples(sources, options, here, progress)
+        given = GivenLanguages(languages, languages_of_probes)
+        _require_languages(directory, given)
+        train, chosen = read_samples(train_loader, probes, given, options, here, progress)
         require_run_samples(directory, train, chosen, here)
         setup = Setup(options, train, chosen, record.loss, mask_of_run(directory, None if mask is None else Path(mask)), progress)
-        _require_frozen_alike(module, snapshots)
+        require_frozen_alike(module, snapshots)
         with untouched_process():
             copy = isolated_copy(module, dtype_of(options))
             if fabric is not None:
@@ -126,29 +127,12 @@ def attribute(
         return opened
 
 
-def _require_languages(directory: RunDirectory, sources: Sources) -> None:
+def _require_languages(directory: RunDirectory, languages: GivenLanguages) -> None:
     """Check that languages are given again as a list if the fit was given a list."""
     record = directory.record()
     for given, now, name in (
-        (record.languages_given, sources.languages, "languages"),
-        (record.languages_of_probes_given, sources.languages_of_probes, "languages_of_probes"),
+        (record.languages_given, languages.train, "languages"),
+        (record.languages_of_probes_given, languages.probes, "languages_of_probes"),
     ):
         if given and now is None:
             raise TracInError(f"The fit of {directory.path} was given its `{name}` as a list; give them again: `{name}=[...]`.")
-
-
-def _require_frozen_alike(module: LightningModule, snapshots: Sequence[Snapshot]) -> None:
-    """Check that the module's frozen parameters have the fit's values."""
-    with_weights = [snapshot for snapshot in snapshots if snapshot.kept]
-    if not with_weights or with_weights[-1].record.frozen is None:
-        return
-    names = [snapshot.own_names for snapshot in with_weights]
-    if not frozenset().union(*names) <= names[-1]:  # trained earlier, frozen later: those values are unknown
-        return
-    if frozen_digest(module, names[-1]) != with_weights[-1].record.frozen:
-        frozen = [name for name, _ in module.named_parameters() if name not in names[-1]]
-        which = f"such as {frozen[0]!r}" if frozen else "of which this module has none"
-        raise TracInError(
-            f"The parameters that the fit did not train ({which}) are not those of the fit: the run stores trained weights only, "
-            "so give a module with the fit's values of all other parameters (the same pre-trained weights)."
-        )

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 
 from lightning_tracin.attribution.checks import checked_loss
 from lightning_tracin.attribution.prepare import (
+    GivenLanguages,
     Setup,
-    Sources,
     dtype_of,
     opened_mask,
     read_samples,
@@ -75,14 +75,14 @@ def import_checkpoints(
         >>> run = import_checkpoints("runs/old", "checkpoints/", module, train_loader, val_loader)  # doctest: +SKIP
         >>> run = attribute(module, run, train_loader, val_loader)  # doctest: +SKIP
     """
-    sources = Sources(train_loader, probes, settings.pop("languages", None), settings.pop("languages_of_probes", None))
+    languages = GivenLanguages(settings.pop("languages", None), settings.pop("languages_of_probes", None))
     options = Options(**{**settings, "when": "never"})
     if options.preconditioner == "adam":
         raise TracInError("preconditioner='adam' needs second moments at each snapshot, which are not taken from checkpoints.")
     directory = RunDirectory(place(dirpath))
     with RunLock(directory.path):
         directory.refuse_other_run()
-        train, chosen = read_samples(sources, options)
+        train, chosen = read_samples(train_loader, probes, languages, options)
         mask = opened_mask(options.mask, module)
         names = scored_names(options, mask, module)
         ordered = _ordered(found_checkpoints(checkpoints), len(train_loader))
@@ -118,7 +118,7 @@ def import_checkpoints(
                 ledger.append(record, weights)
                 before = checkpoint
         setup = Setup(options, train, chosen, loss.name, mask)
-        directory.start_imported(run_record(identity, setup, coverage, sources), train.table, chosen.table)
+        directory.start_imported(run_record(identity, setup, coverage, languages), train.table, chosen.table)
         return TracInRun(directory)
 
 

@@ -6,7 +6,6 @@ The callback decides when. A session lasts from `on_train_start` to `on_train_en
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_info
@@ -20,8 +19,8 @@ from lightning_tracin.attribution.cost import Plan
 from lightning_tracin.attribution.losses import SummedLoss
 from lightning_tracin.attribution.method import method_of
 from lightning_tracin.attribution.prepare import (
+    GivenLanguages,
     Setup,
-    Sources,
     dtype_of,
     opened_mask,
     read_samples,
@@ -48,7 +47,8 @@ class Session:
 
     Args:
         options: the callback's.
-        sources: the probes and languages given to the callback. Other data come from the Trainer's loaders.
+        probes: loaders of the probes. None: the Trainer's validation loaders.
+        languages: given to the callback.
         directory: the run directory.
         trainer: the fit's Trainer.
         module: the module being fitted.
@@ -58,17 +58,20 @@ class Session:
     """
 
     def __init__(
-        self, options: Options, sources: Sources, directory: RunDirectory, trainer: Trainer, module: LightningModule
+        self,
+        options: Options,
+        probes: Any,
+        languages: GivenLanguages,
+        directory: RunDirectory,
+        trainer: Trainer,
+        module: LightningModule,
     ) -> None:
         self._options, self._directory, self._trainer, self._module = options, directory, trainer, module
         self._processes = Environment(module, trainer.strategy)
-        self._sources = replace(
-            sources,
-            train=trainer.train_dataloader,
-            probes=_validation_loaders(trainer) if sources.probes is None else sources.probes,
-        )
         progress = trainer.is_global_zero and trainer.progress_bar_callback is not None
-        train, probes = read_samples(self._sources, options, self._processes, progress)
+        self._languages = languages
+        loaders = _validation_loaders(trainer) if probes is None else probes
+        train, probes = read_samples(trainer.train_dataloader, loaders, languages, options, self._processes, progress)
         if options.when != "never":
             require_top_k(options.top_k, len(train))
         if options.preconditioner == "adam":
@@ -126,7 +129,7 @@ class Session:
         self._processes.barrier("tracin_checked")
         if self._trainer.is_global_zero:
             averaging = averaging_callback(getattr(self._trainer, "callbacks", ()))
-            record = run_record(run, self._setup, self._coverage, self._sources, averaging)
+            record = run_record(run, self._setup, self._coverage, self._languages, averaging)
             if resumed:
                 self._directory.resume(record, step)
             else:
