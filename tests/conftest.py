@@ -25,6 +25,16 @@ def _wandb_stays_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _environment_stays_here() -> Iterator[None]:
+    """Lightning leaves a process group's port and ranks behind, which processes of a later test would take for theirs."""
+    before = dict(os.environ)
+    yield
+    for name in set(os.environ) - set(before):
+        del os.environ[name]
+    os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
 def _seed_stays_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # studies and examples set it; this puts back what was there before
 

@@ -69,3 +69,28 @@ def test_the_record_holds_the_options_whole_except_for_the_path_of_the_mask() ->
     assert "mask" not in Options(mask=Path("somewhere")).model_dump()
     assert set(Stored.model_fields) < set(Options.model_fields)
     assert RunRecord.model_fields["options"].annotation is Options
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "exact", "projection_dim": 64}, "method='exact' contradicts .* which choose 'projected'"),
+        ({"method": "exact", "language_means": True}, "method='exact' contradicts .* which choose 'means'"),
+        ({"method": "projected", "language_means": True}, "method='projected' needs a `projection_dim`"),
+        ({"method": "projected"}, "method='projected' needs a `projection_dim`"),
+        ({"method": "means", "projection_dim": 64}, "not both"),
+        ({"method": "means", "preconditioner": "adam"}, "works with exact influence only"),
+        ({"method": "means", "mask": "mask.safetensors"}, "works with exact influence only"),
+        ({"method": "exact", "projection_dim": 64, "preconditioner": "fisher"}, "contradicts"),
+        ({"method": "own", "language_means": True}, "method='own' contradicts"),
+    ],
+)
+def test_a_methods_name_and_the_options_that_choose_one_agree(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TracInError, match=message):
+        Options(**options)
+
+
+def test_a_method_chosen_by_name_is_the_one_chosen_by_options() -> None:
+    assert Options(method="means").language_means
+    assert Options(method="exact").method_name == Options().method_name
+    assert Options(method="projected", projection_dim=8).method_name == Options(projection_dim=8).method_name

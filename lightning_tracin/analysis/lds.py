@@ -167,7 +167,7 @@ def lds(scores: Scores, members: Members, outputs: Outputs, interval: Interval |
         (1.0, 1.0, 2)
     """
     correlations = lds_per_probe(scores, members, outputs)
-    draws = _resampled(_predicted(scores, members, outputs), outputs, interval or Interval())
+    draws = resampled(_predicted(scores, members, outputs), outputs, interval or Interval())
     return _estimate(correlations, draws, interval or Interval())
 
 
@@ -185,7 +185,7 @@ def lds_difference(
     """
     settings = interval or Interval()
     difference = lds_per_probe(scores, members, outputs) - lds_per_probe(others, members, outputs)
-    mine, theirs = (_resampled(_predicted(each, members, outputs), outputs, settings) for each in (scores, others))
+    mine, theirs = (resampled(_predicted(each, members, outputs), outputs, settings) for each in (scores, others))
     return _estimate(difference, mine - theirs, settings)
 
 
@@ -228,7 +228,7 @@ def _rank_correlations(predicted: Floats, outputs: Floats) -> Floats:
     return result
 
 
-def _resampled(predicted: Floats, outputs: Floats, settings: Interval) -> Floats:
+def resampled(predicted: Floats, outputs: Floats, settings: Interval) -> Floats:
     """LDS of resamples of both subsets and probes with replacement (pigeonhole bootstrap, Owen 2007): [resamples].
 
     A subset's weight is how often it was drawn. A weighted sum of comparisons is the rank that its copies share.

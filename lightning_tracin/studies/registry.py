@@ -68,9 +68,9 @@ class Experiment:
         Raises:
             TracInError: another experiment has this name.
         """
-        if self.name in _REGISTERED:
+        if self.name in REGISTERED:
             raise TracInError(f"Two experiments are called {self.name!r}; rename one of them.")
-        _REGISTERED[self.name] = dataclasses.replace(self, analyse=function)
+        REGISTERED[self.name] = dataclasses.replace(self, analyse=function)
         return function
 
     @property
@@ -113,7 +113,7 @@ class Experiment:
 #: As a decorator.
 experiment = Experiment
 
-_REGISTERED: dict[str, Experiment] = {}
+REGISTERED: dict[str, Experiment] = {}
 
 
 def all_experiments() -> list[Experiment]:
@@ -124,7 +124,7 @@ def all_experiments() -> list[Experiment]:
         ['top', 'reliance', 'reinforcement', 'changes']
     """
     importlib.import_module("lightning_tracin.studies.experiments")  # here, because its modules import this one
-    return sorted(_REGISTERED.values(), key=lambda one: (one.order, one.name))
+    return sorted(REGISTERED.values(), key=lambda one: (one.order, one.name))
 
 
 def optional_names() -> list[str]:

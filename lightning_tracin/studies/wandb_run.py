@@ -7,7 +7,7 @@ from pathlib import Path
 import wandb
 from pytorch_lightning.loggers import WandbLogger
 
-from lightning_tracin.reporting.loggers.wandb import WandbSink
+from lightning_tracin.reporting.loggers import sinks_for
 from lightning_tracin.reporting.results import analyse, point
 from lightning_tracin.studies.runner import Outcome
 
@@ -23,7 +23,7 @@ def log_to_wandb(outcome: Outcome, project: str = "lightning-tracin") -> Path:
         settings=wandb.Settings(silent=offline),
     )
     run = logger.experiment
-    sink = WandbSink(run)
+    (sink,) = sinks_for([logger])
     for snapshot in outcome.run.snapshots:
         sink.point(point(outcome.run, snapshot.index, outcome.view))
     sink.finish(analyse(outcome.run, outcome.view))

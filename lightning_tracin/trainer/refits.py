@@ -147,7 +147,7 @@ class Refits:
         paths = [self._folder / f"seed{seed}-{hashlib.sha256(line.tobytes()).hexdigest()[:16]}.safetensors" for line in members]
         todo = {path: line for path, line in zip(paths, members, strict=True) if not path.exists()}
         jobs = [(self._factory, line, seed, path) for path, line in todo.items()]
-        run_all(_refit, jobs, self._workers, f"refits, seed {seed}", self._progress)
+        run_all(refit, jobs, self._workers, f"refits, seed {seed}", self._progress)
         return np.stack([self._read(path, line, first) for path, line in zip(paths, members, strict=True)])
 
     def _first_of(self, seed: int) -> _First:
@@ -201,7 +201,7 @@ class _First:
                     raise TracInError(_empty(len(batch)))
 
 
-def _refit(factory: Factory, members: Members, seed: int, path: Path) -> None:
+def refit(factory: Factory, members: Members, seed: int, path: Path) -> None:
     """Fit on some of the train samples, and store the losses of the probes."""
     with seeded(seed):
         fit = factory()

@@ -8,13 +8,13 @@ from scipy import stats
 
 from lightning_tracin import TracInError
 from lightning_tracin.analysis.lds import (
-    _resampled,
     draw_subsets,
     lds,
     lds_difference,
     lds_per_probe,
     lds_within_class,
     repeatability,
+    resampled,
 )
 from lightning_tracin.analysis.reliance import Interval
 
@@ -89,7 +89,7 @@ def test_shapes_that_do_not_fit() -> None:
 def test_resamples_are_lds_of_the_subsets_and_probes_that_were_drawn() -> None:
     generator = np.random.default_rng(0)
     predicted, outputs = generator.integers(0, 9, size=(2, 12, 5)).astype(float)
-    got = _resampled(predicted, outputs, Interval(resamples=3, seed=4))
+    got = resampled(predicted, outputs, Interval(resamples=3, seed=4))
     generator = np.random.default_rng(4)
     drawn = [generator.multinomial(n, np.full(n, 1 / n), 3) for n in (12, 5)]
     for value, times_row, times_column in zip(got, *drawn, strict=True):

@@ -10,9 +10,9 @@ import pytest
 from lightning_tracin import TracInCallback, TracInError, TracInRun
 from lightning_tracin.attribution.batching import Job, Target
 from lightning_tracin.attribution.exact import Exact
-from lightning_tracin.attribution.method import method
+from lightning_tracin.attribution.method import method, method_of
 from lightning_tracin.attribution.processes import Processes
-from lightning_tracin.config import Similarity
+from lightning_tracin.config import Options, Similarity
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.sample_table import SampleTable
 from lightning_tracin.storage.shards import Ingredients
@@ -54,5 +54,24 @@ def test_a_method_of_one_module_goes_through_fit_and_tables(tmp_path: Path) -> N
 
 
 def test_unknown_methods_are_refused_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(TracInError, match=r"There is no method 'nearest'; the methods are exact, means, mirrored, projected\."):
+    with pytest.raises(TracInError, match=r"There is no method 'nearest'; the methods are exact, means, mirrored, plain, projected\."):
         fitted(tmp_path, method="nearest")
+
+
+@method("plain")
+class Plain(Exact):
+    """A method that multiplies no gradient with scales."""
+
+    takes_scales = False
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"preconditioner": "adam"}, "'plain' does not support preconditioner='adam'"),
+        ({"mask": Path("mask.safetensors")}, "'plain' does not support a mask"),
+    ],
+)
+def test_what_a_method_does_not_support_is_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(TracInError, match=message):
+        method_of(Options(method="plain", **options))

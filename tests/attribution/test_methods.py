@@ -16,7 +16,7 @@ from lightning_tracin.gradients.partition import parts_of
 from lightning_tracin.storage.features import FeatureStore
 from lightning_tracin.storage.snapshots import load_weights
 from tests.support.fits import Classifier, Samples, loaders, trainer
-from tests.support.models import padded
+from tests.support.models import padded, tiny_xlmr
 from tests.support.oracles import gradient_loop
 
 
@@ -248,6 +248,26 @@ def test_added_probes_score_as_if_they_had_been_there(tmp_path: Path) -> None:
     again = grown.add_probes(Classifier(), DataLoader(Samples(4, 6), batch_size=5, collate_fn=padded))
     assert again.influence().shape == (30, 25)
     assert TracInRun.open(run.path).reliance(5)["probes"].sum() == 2 * 3 * 25
+
+
+def test_probes_are_not_added_with_another_frozen_backbone(tmp_path: Path) -> None:
+    def module(seed: int) -> Classifier:
+        pl.seed_everything(seed)
+        made = Classifier()
+        made.model = tiny_xlmr(seed=seed)
+        for parameter in made.model.roberta.embeddings.parameters():
+            parameter.requires_grad_(False)
+        return made
+
+    train, probes = loaders()
+    callback = TracInCallback(tmp_path / "run", top_k=5, projection_dim=64)
+    trainer(tmp_path, [callback], max_epochs=1).fit(module(1), train, probes)
+    run = TracInRun.open(tmp_path / "run")
+    with pytest.raises(TracInError, match=r"did not train .* are not those of the fit"):
+        run.add_probes(module(2), probes)
+    with pytest.raises(TracInError, match="languages_of_probes should be a list of strings"):
+        run.add_probes(module(1), probes, languages="de")
+    assert len(run.add_probes(module(1), probes).probes) == 2 * len(run.probes)
 
 
 def test_probes_cannot_be_added_to_products(runs: dict[str, TracInRun]) -> None:

@@ -46,7 +46,7 @@ class PairOptions:
 def pair(monkeypatch: pytest.MonkeyPatch) -> None:
     """Registers the experiment `pair` for one test."""
     registry.all_experiments()
-    monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
+    monkeypatch.setattr(registry, "REGISTERED", dict(registry.REGISTERED))
 
     def check_settings(asked: StudySettings) -> None:
         if asked.options_of(PairOptions).removed < 1:
@@ -98,7 +98,7 @@ def no_fits(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module, name in ((runner, "first_fit"), (study_runs, "influence_run"), (fit_jobs, "build")):
         monkeypatch.setattr(module, name, never)
-    monkeypatch.setattr("lightning_tracin.trainer.refits._refit", never)
+    monkeypatch.setattr("lightning_tracin.trainer.refits.refit", never)
 
 
 def test_its_runs_refits_table_and_findings_are_in_the_study_and_a_second_run_fits_nothing(

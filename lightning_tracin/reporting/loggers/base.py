@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from lightning_tracin.reporting.loggers.scalars import ScalarSink
@@ -20,11 +20,15 @@ class Sink(Protocol):
         """Log the tables, charts and final values."""
 
 
+#: The sinks of loggers that show more than numbers, by the name of the logger's class (each Lightning package has its own).
+SINKS: dict[str, Callable[[Any], Sink]] = {"WandbLogger": lambda logger: WandbSink(logger.experiment)}
+
+
 def sinks_for(loggers: Sequence[Any]) -> list[Sink]:
-    """A sink for each of the Trainer's loggers."""
-    return [WandbSink(logger.experiment) if _is_wandb(logger) else ScalarSink(logger) for logger in loggers]
+    """A sink for each of the Trainer's loggers; a logger that `SINKS` does not name gets numbers."""
+    return [_sink_of(logger)(logger) for logger in loggers]
 
 
-def _is_wandb(logger: Any) -> bool:
-    """Whether this is the WandbLogger of either Lightning package."""
-    return any(parent.__name__ == "WandbLogger" for parent in type(logger).__mro__)
+def _sink_of(logger: Any) -> Callable[[Any], Sink]:
+    names = (parent.__name__ for parent in type(logger).__mro__)
+    return next((SINKS[name] for name in names if name in SINKS), ScalarSink)

@@ -6,13 +6,10 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from lightning_utilities.core.apply_func import apply_to_collection
-from torch import Tensor
 
 from lightning_tracin.analysis.subnetworks import mask_overlap, mask_table
 from lightning_tracin.analysis.tables import with_seeds
@@ -32,6 +29,7 @@ from lightning_tracin.studies.section import Contents
 from lightning_tracin.studies.settings import StudySettings
 from lightning_tracin.studies.study_runs import StudyRuns, Wanted
 from lightning_tracin.studies.variant_languages import varied_languages
+from lightning_tracin.trainer.environment import Environment
 from lightning_tracin.trainer.isolation import isolated_copy
 from lightning_tracin.trainer.refits import seeded
 
@@ -80,7 +78,7 @@ def _make_masks(study: StudyRuns, seed: int) -> None:
     copy = isolated_copy(fit.module, next(fit.module.parameters()).dtype)
     load_weights(copy, run.snapshots[-1].state_dict())
     loss, samples = loss_named(copy, run.record.loss), from_loader(fit.train, SampleColumns(item_column="item"), "train samples")
-    prepare = partial(apply_to_collection, dtype=Tensor, function=lambda tensor: tensor.to(copy.device))
+    prepare = Environment(copy).prepared(next(copy.parameters()).dtype)
     importance = {}
     for language in study.languages:
         mine = [index for index, other in enumerate(samples.table.language) if other == language]
