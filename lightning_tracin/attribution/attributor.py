@@ -32,7 +32,6 @@ class Attributor:
 
     def __init__(self, directory: RunDirectory, processes: Processes, setup: Setup) -> None:
         self._directory, self._processes, self._setup = directory, processes, setup
-        self._prepared = processes.prepared(setup.dtype)
         self._method = method_of(setup.options)
         self._checked = False
 
@@ -69,8 +68,9 @@ class Attributor:
         # The check before the fit is not enough: a zero-initialized head makes all other gradients 0.
         train = None if self._checked else setup.train
         moment = f"at snapshot {snapshot.name}"
-        loss = checked_loss(model, setup.train, setup.probes, self._prepared, known=setup.loss)
-        coverage = verify(model, frozenset(groups), loss, train, None, self._prepared, moment, setup.decisions)
+        prepared = self._processes.prepared(model, setup.dtype)
+        loss = checked_loss(model, setup.train, setup.probes, prepared, known=setup.loss)
+        coverage = verify(model, frozenset(groups), loss, train, None, prepared, moment, setup.decisions)
         self._checked = True
         target, job = self._target(snapshot.name, model, coverage, groups, scales), self._job(model, loss)
         self._method.compute(target, job, self._directory, snapshot, self._processes)
@@ -107,7 +107,7 @@ class Attributor:
             train=setup.train,
             probes=setup.probes,
             loss=loss,
-            prepare=self._prepared,
+            prepare=self._processes.prepared(model, setup.dtype),
             batch_size=setup.options.batch_size,
             memory_budget=budget,
             rank=self._processes.rank,

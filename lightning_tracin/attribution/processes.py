@@ -36,7 +36,7 @@ class Processes(Protocol):
     def gather(self, values: Tensor) -> Tensor:
         """Gather CPU values that have the same shape on all ranks: [ranks, *shape]."""
 
-    def prepared(self, dtype: torch.dtype) -> Callable[[Any], Any]:
+    def prepared(self, model: Any, dtype: torch.dtype) -> Callable[[Any], Any]:
         """A function that turns a collated batch into the input of a step: on the device, floating-point tensors in `dtype`."""
 
     def info(self, message: str) -> None:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler
 from tqdm.auto import tqdm
 
 from lightning_tracin.attribution.dataset_columns import read_table
+from lightning_tracin.attribution.own_collate import own_collate
 from lightning_tracin.attribution.processes import Processes, on_rank_zero
 from lightning_tracin.config import SampleColumns
 from lightning_tracin.errors import TracInError
@@ -165,7 +166,7 @@ def from_loader(
     read = partial(read_table, dataset, columns, role, languages)
     table = read() if environment is None else _shared(read, environment)
     places = tuple((0, position) for position in range(count))
-    return SampleSet(table, (dataset,), (loader.collate_fn,), places)
+    return SampleSet(table, (dataset,), (own_collate(loader.collate_fn),), places)
 
 
 def _shared(read: Callable[[], SampleTable], environment: Processes) -> SampleTable:

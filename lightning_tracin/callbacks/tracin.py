@@ -9,7 +9,6 @@ from typing import Any
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities.data import extract_batch_size
-from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader
 
 from lightning_tracin.attribution.prepare import GivenLanguages
@@ -18,11 +17,11 @@ from lightning_tracin.config import Options
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.filesystem import Place, place
 from lightning_tracin.storage.lock import RunLock
-from lightning_tracin.trainer.compat import CallbackBase
+from lightning_tracin.trainer.compat import CallbackBase, overrides
 from lightning_tracin.trainer.environment import Environment, refuse_sharded
 from lightning_tracin.trainer.isolation import untouched_process
 from lightning_tracin.trainer.learning_rates import Recorder, StepWatch, unwrapped
-from lightning_tracin.trainer.session import Session, averaging_callback
+from lightning_tracin.trainer.session import Session, averaging_callback, users_objects
 
 
 class TracInCallback(CallbackBase):
@@ -116,7 +115,7 @@ class TracInCallback(CallbackBase):
         if not resumed and not self.options.dry_run:
             directory.refuse_other_run()
             self._run = str(trainer.strategy.broadcast(uuid.uuid4().hex))
-        with untouched_process():
+        with untouched_process(*users_objects(trainer)):
             session = Session(self.options, self.probes, self.languages, directory, trainer, pl_module)
         if self.options.dry_run:
             rank_zero_info("TracIn: dry_run, so nothing is written and the fit runs as without the callback.")
@@ -216,7 +215,7 @@ def _may_swap_weights(trainer: Trainer, module: LightningModule, watcher: TracIn
     """Whether code that is not Lightning's own runs between the end of an epoch and the end of the fit."""
     others = [other for other in getattr(trainer, "callbacks", []) if other is not watcher]
     own = any(not type(other).__module__.startswith(("pytorch_lightning.", "lightning.")) for other in others)
-    return own or is_overridden("on_train_epoch_end", module) or averaging_callback(others) is not None
+    return own or overrides(module, "on_train_epoch_end") or averaging_callback(others) is not None
 
 
 def _skipped(trainer: Trainer) -> bool:

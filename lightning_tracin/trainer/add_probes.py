@@ -47,7 +47,7 @@ def add_probes(
         TracInError: the run's method cannot add probes, a snapshot's weights were not kept, the module is another than the fit's,
             or `probes_from_loaders` raises it.
     """
-    with RunLock(directory.path):
+    with RunLock(directory.path), untouched_process(module, probes):
         directory.reload()  # another process may have just changed it
         record = directory.record()
         options, snapshots, method = record.options, directory.ledger.snapshots(), method_of(record.options)
@@ -64,18 +64,17 @@ def add_probes(
         )
         added = probes_from_loaders(probes, columns, GivenLanguages(probes=languages).probes)
         first = len(directory.samples("probes"))
-        with untouched_process():
-            copy = isolated_copy(module, dtype_of(options))
-            prepared = Environment(copy).prepared(dtype_of(options))
-            checks: dict[str, SpotCheck] = {}
-            for snapshot in snapshots:
-                groups = snapshot.record.groups
-                load_weights(copy, snapshot.state_dict())
-                loss = checked_loss(copy, None, added, prepared, known=record.loss)
-                coverage = verify(copy, frozenset(groups), loss, None, added, prepared, f"at snapshot {snapshot.name}")
-                job = Job(added, added, loss, prepared, options.batch_size, memory_budget=0, progress=added.progress)
-                target = Target(snapshot.name, copy, coverage, parts_of(groups, options.per_layer))
-                checks[snapshot.name] = method.add(target, job, directory, snapshot, first)
+        copy = isolated_copy(module, dtype_of(options))
+        prepared = Environment(copy).prepared(copy, dtype_of(options))
+        checks: dict[str, SpotCheck] = {}
+        for snapshot in snapshots:
+            groups = snapshot.record.groups
+            load_weights(copy, snapshot.state_dict())
+            loss = checked_loss(copy, None, added, prepared, known=record.loss)
+            coverage = verify(copy, frozenset(groups), loss, None, added, prepared, f"at snapshot {snapshot.name}")
+            job = Job(added, added, loss, prepared, options.batch_size, memory_budget=0, progress=added.progress)
+            target = Target(snapshot.name, copy, coverage, parts_of(groups, options.per_layer))
+            checks[snapshot.name] = method.add(target, job, directory, snapshot, first)
         directory.add(added.table)
         for name, check in checks.items():
             before = directory.record().spot_checks.get(name)

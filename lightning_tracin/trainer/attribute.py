@@ -92,7 +92,7 @@ def attribute(
     directory = run.directory if isinstance(run, TracInRun) else RunDirectory(place(run))
     directory.record()  # raises an error before a folder without a run is locked
     here = Environment(module, strategy)
-    with working_in(directory.path, here):
+    with working_in(directory.path, here), untouched_process(module, train_loader, probes):
         directory.reload()  # another process may have just changed it
         record, snapshots = directory.record(), directory.ledger.snapshots()
         if not snapshots:
@@ -107,14 +107,13 @@ def attribute(
         require_run_samples(directory, train, chosen, here)
         setup = Setup(options, train, chosen, record.loss, mask_of_run(directory, None if mask is None else Path(mask)), progress)
         require_frozen_alike(module, snapshots)
-        with untouched_process():
-            copy = isolated_copy(module, dtype_of(options))
-            if fabric is not None:
-                copy.to(fabric.device)
-            processes = Environment(copy, strategy)
-            attributor = Attributor(directory, processes, setup)
-            for snapshot in attributor.unfinished(snapshots):
-                attributor.attribute_stored(copy, snapshot)
+        copy = isolated_copy(module, dtype_of(options))
+        if fabric is not None:
+            copy.to(fabric.device)
+        processes = Environment(copy, strategy)
+        attributor = Attributor(directory, processes, setup)
+        for snapshot in attributor.unfinished(snapshots):
+            attributor.attribute_stored(copy, snapshot)
 
         def fitted() -> LightningModule:
             load_weights(copy, snapshots[-1].state_dict())

@@ -20,4 +20,19 @@ else:
         """A callback for both packages."""
 
 
-__all__ = ["CallbackBase"]
+__all__ = ["CallbackBase", "overrides"]
+
+
+def overrides(instance: object, name: str) -> bool:
+    """Whether a hook is the user's own and not the default of either Lightning package.
+
+    Example:
+        >>> from pytorch_lightning import LightningModule
+        >>> class Module(LightningModule):
+        ...     def on_train_epoch_end(self):
+        ...         pass
+        >>> overrides(Module(), "on_train_epoch_end"), overrides(Module(), "on_train_end"), overrides(None, "on_train_end")
+        (True, False, False)
+    """
+    owners = (parent for parent in type(instance).__mro__ if name in vars(parent))
+    return any(not parent.__module__.startswith(("pytorch_lightning.", "lightning.")) for parent in owners)

@@ -21,7 +21,7 @@ class Environment:
     """The processes of a strategy, which the Trainers and the Fabrics of both Lightning packages give.
 
     Attributes:
-        module: the module that batches are prepared for.
+        module: the user's module, whose device batches go to without a strategy.
         strategy: a Trainer's, or a launched Fabric's. None: this process alone, on the module's device.
     """
 
@@ -53,12 +53,17 @@ class Environment:
         gathered: Tensor = values if self.strategy is None else self.strategy.all_gather(values.to(self.strategy.root_device))
         return gathered.cpu().view(self.ranks, *values.shape)
 
-    def prepared(self, dtype: torch.dtype) -> Callable[[Any], Any]:
-        """A function that passes a collated batch through the module's transfer hooks and casts its floating-point tensors."""
+    def prepared(self, model: LightningModule, dtype: torch.dtype) -> Callable[[Any], Any]:
+        """A function that passes a collated batch through a copy's transfer hooks and casts its floating-point tensors.
+
+        Args:
+            model: the isolated copy.
+            dtype: of the tensors.
+        """
 
         def prepare(batch: Any) -> Any:
             device = self.module.device if self.strategy is None else self.strategy.root_device
-            moved = self.module._apply_batch_transfer_handler(self.module._on_before_batch_transfer(batch), device=device)
+            moved = model._apply_batch_transfer_handler(model._on_before_batch_transfer(batch), device=device)
             return apply_to_collection(moved, Tensor, lambda one: one.to(dtype) if one.is_floating_point() else one)
 
         return prepare

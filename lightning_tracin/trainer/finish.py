@@ -49,9 +49,9 @@ def _representations(
     run: TracInRun, setup: Setup, processes: Processes, fitted: Callable[[], LightningModule]
 ) -> tuple[Floats, Floats]:
     """Compute the fitted model's representations of the train samples and of the probes, and store them in the run."""
-    with untouched_process():
+    with untouched_process(setup.train.datasets, setup.train.collates, setup.probes.datasets, setup.probes.collates):
         copy = fitted()
-        loss, prepared = loss_named(copy, setup.loss), processes.prepared(setup.dtype)
+        loss, prepared = loss_named(copy, setup.loss), processes.prepared(copy, setup.dtype)
         train, probes = (
             sentence_representations(copy, samples, loss, prepared, setup.options.batch_size)
             for samples in (setup.train, setup.probes)

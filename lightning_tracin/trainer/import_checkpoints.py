@@ -80,7 +80,7 @@ def import_checkpoints(
     if options.preconditioner == "adam":
         raise TracInError("preconditioner='adam' needs second moments at each snapshot, which are not taken from checkpoints.")
     directory = RunDirectory(place(dirpath))
-    with RunLock(directory.path):
+    with RunLock(directory.path), untouched_process(module, train_loader, probes):
         directory.refuse_other_run()
         train, chosen = read_samples(train_loader, probes, languages, options)
         mask = opened_mask(options.mask, module)
@@ -88,35 +88,34 @@ def import_checkpoints(
         ordered = _ordered(found_checkpoints(checkpoints), len(train_loader))
         identity = uuid.uuid4().hex
         ledger = directory.import_ledger(identity)
-        with untouched_process():
-            kept = isolated_copy(module, next(module.parameters()).dtype)
-            copy = isolated_copy(module, dtype_of(options))
-            prepared = Environment(copy).prepared(dtype_of(options))
-            everything = frozenset(name for name, _ in kept.named_parameters())
-            before: Checkpoint | None = None
-            for index, (path, step) in enumerate(ordered):
-                checkpoint = read_checkpoint(path, len(train_loader))
-                load_weights(kept, _named(kept, checkpoint))
-                weights = weights_of(kept, everything)
-                load_weights(copy, weights)
-                if index == 0:
-                    loss = checked_loss(copy, train, chosen, prepared)
-                    coverage = verify(copy, names, loss, train, chosen, prepared, f"at {path}")
-                groups = _groups(module, names, checkpoint, optimizers)
-                record = SnapshotRecord(
-                    index=index,
-                    epoch=checkpoint.epoch,
-                    step=step,
-                    steps=step - (0 if before is None else before.step),
-                    visits=max(0.0, checkpoint.passed - (0 if before is None else before.passed)),
-                    learning_rates=rates_by_group(checkpoint.mean_rates(before), groups),
-                    last_learning_rates=rates_by_group(checkpoint.rates, groups),
-                    groups=groups,
-                    elements=coverage.total,
-                    frozen=frozen_digest(kept, everything),
-                )
-                ledger.append(record, weights)
-                before = checkpoint
+        kept = isolated_copy(module, next(module.parameters()).dtype)
+        copy = isolated_copy(module, dtype_of(options))
+        prepared = Environment(copy).prepared(copy, dtype_of(options))
+        everything = frozenset(name for name, _ in kept.named_parameters())
+        before: Checkpoint | None = None
+        for index, (path, step) in enumerate(ordered):
+            checkpoint = read_checkpoint(path, len(train_loader))
+            load_weights(kept, _named(kept, checkpoint))
+            weights = weights_of(kept, everything)
+            load_weights(copy, weights)
+            if index == 0:
+                loss = checked_loss(copy, train, chosen, prepared)
+                coverage = verify(copy, names, loss, train, chosen, prepared, f"at {path}")
+            groups = _groups(module, names, checkpoint, optimizers)
+            record = SnapshotRecord(
+                index=index,
+                epoch=checkpoint.epoch,
+                step=step,
+                steps=step - (0 if before is None else before.step),
+                visits=max(0.0, checkpoint.passed - (0 if before is None else before.passed)),
+                learning_rates=rates_by_group(checkpoint.mean_rates(before), groups),
+                last_learning_rates=rates_by_group(checkpoint.rates, groups),
+                groups=groups,
+                elements=coverage.total,
+                frozen=frozen_digest(kept, everything),
+            )
+            ledger.append(record, weights)
+            before = checkpoint
         setup = Setup(options, train, chosen, loss.name, mask)
         directory.start_imported(run_record(identity, setup, coverage, languages), train.table, chosen.table)
         return TracInRun(directory)

@@ -10,28 +10,65 @@ import copy
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.loggers.logger import DummyLogger
+from pytorch_lightning.profilers import PassThroughProfiler
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_tracin.errors import TracInError
+from lightning_tracin.trainer.compat import overrides
+from lightning_tracin.trainer.generators import generators_in, restore, state_of
 
 #: Methods that Lightning replaces in a module compiled with `torch.compile`.
 _STEPS = ("forward", "training_step", "validation_step", "test_step", "predict_step")
 
 
-class _QuietTrainer:
-    """The real trainer, without its loggers."""
+#: Hooks through which a batch goes on its way to the device; a module or a data module may have them.
+_TRANSFER = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
-    def __init__(self, trainer: Trainer) -> None:
+_Object = TypeVar("_Object")
+
+
+@dataclass(frozen=True)
+class _TransferHooks:
+    """Who has the hooks for batches: the copy of the data module where it has its own, else the copy of the module."""
+
+    module: LightningModule
+    datamodule: Any
+
+    @property
+    def _datahook_selector(self) -> _TransferHooks:
+        """A module asks its trainer's connector for this."""
+        return self
+
+    def get_instance(self, hook_name: str) -> Any:
+        return self.datamodule if overrides(self.datamodule, hook_name) else self.module
+
+
+class _QuietTrainer:
+    """The real trainer, without its loggers, whose hooks for batches are those of copies."""
+
+    def __init__(self, trainer: Trainer, module: LightningModule) -> None:
         self._real = trainer
         self.logger = DummyLogger()
         self.loggers = [self.logger]
+        self.profiler = PassThroughProfiler()
+        self.lightning_module = module
+        self.datamodule = self._own_datamodule(getattr(trainer, "datamodule", None))
+        self._data_connector = _TransferHooks(module, self.datamodule)
+
+    def _own_datamodule(self, datamodule: Any) -> Any:
+        """A copy of a data module that changes batches; any other is shared."""
+        if not any(overrides(datamodule, name) for name in _TRANSFER):
+            return datamodule
+        memo = {id(leaf): leaf for leaf in _leaves(list(vars(datamodule).values()), 3) if isinstance(leaf, Dataset | DataLoader)}
+        return _copied(datamodule, {**memo, id(self._real): self})
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
@@ -51,15 +88,9 @@ def isolated_copy(module: LightningModule, dtype: torch.dtype) -> LightningModul
         (torch.float64, False, torch.float32, True)
     """
     trainer: Trainer | None = getattr(module, "_trainer", None)
-    try:
-        duplicate = copy.deepcopy(module, _kept_out(module))
-    except Exception as error:
-        raise TracInError(
-            f"{type(module).__name__} cannot be copied ({error}), but influence is computed on a copy so that the fit is not "
-            "affected; keep objects that cannot be copied (locks, open files, processes) out of the module's attributes."
-        ) from error
+    duplicate = _copied(module, _kept_out(module))
     if trainer is not None:
-        duplicate.trainer = _QuietTrainer(trainer)  # type: ignore[assignment]
+        duplicate.trainer = _QuietTrainer(trainer, duplicate)  # type: ignore[assignment]
     for part in duplicate.modules():
         if hasattr(part, "log_dict"):  # a LightningModule of either Lightning package
             for name in ("log", "log_dict", "print"):
@@ -73,6 +104,16 @@ def isolated_copy(module: LightningModule, dtype: torch.dtype) -> LightningModul
     for parameter in duplicate.parameters():
         parameter.grad = None
     return duplicate.eval().to(dtype)
+
+
+def _copied(original: _Object, memo: dict[int, Any]) -> _Object:
+    try:
+        return copy.deepcopy(original, memo)
+    except Exception as error:
+        raise TracInError(
+            f"{type(original).__name__} cannot be copied ({error}), but influence is computed on a copy so that the fit is not "
+            "affected; keep objects that cannot be copied (locks, open files, processes) out of its attributes."
+        ) from error
 
 
 def _no_op(*_: Any, **__: Any) -> None:
@@ -103,8 +144,11 @@ def _leaves(value: Any, depth: int) -> Iterator[Any]:
 
 
 @contextmanager
-def untouched_process() -> Iterator[None]:
+def untouched_process(*objects: Any) -> Iterator[None]:
     """Restore the random states of Python, NumPy and torch and torch's matmul precision on exit.
+
+    Args:
+        objects: the user's; the generators that they hold or refer to are restored, too.
 
     Inside, float32 matrix products use full float32 precision: a fit may choose TF32, scores do not.
 
@@ -116,6 +160,7 @@ def untouched_process() -> Iterator[None]:
         True
     """
     python, numpy = random.getstate(), np.random.get_state()
+    own = [(generator, state_of(generator)) for generator in generators_in(*objects)]
     try:
         precision = torch.get_float32_matmul_precision()
     except RuntimeError as error:
@@ -129,6 +174,8 @@ def untouched_process() -> Iterator[None]:
         with torch.random.fork_rng(devices=devices):
             yield
     finally:
+        for generator, state in own:
+            restore(generator, state)
         random.setstate(python)
         np.random.set_state(numpy)
         torch.set_float32_matmul_precision(precision)

@@ -80,7 +80,7 @@ class Session:
         names = scored_names(options, mask, module)
         self._trainable = trainable_names(module)
         copy = isolated_copy(module, dtype_of(options))
-        prepared = self._processes.prepared(dtype_of(options))
+        prepared = self._processes.prepared(copy, dtype_of(options))
         loss = checked_loss(copy, train, probes, prepared)
         self._coverage = verify(copy, names, loss, train, probes, prepared, "before the fit")
         self._setup = Setup(options, train, probes, loss.name, mask, progress, self._coverage.decisions)
@@ -155,7 +155,7 @@ class Session:
         if not self._trainer.is_global_zero:
             self._directory.ledger.reload()
         if self._options.when == "snapshot":
-            with untouched_process():
+            with untouched_process(*users_objects(self._trainer)):
                 added = self._directory.ledger.snapshots()[record.index]
                 self._attributor.attribute(self._copy(), added, weights, scales)
                 self._attributed(added)
@@ -200,7 +200,7 @@ class Session:
         # with when="snapshot", only snapshots that a killed process left incomplete
         due = self._attributor.unfinished(snapshots) if self._options.when == "snapshot" else snapshots
         if due:
-            with untouched_process():
+            with untouched_process(*users_objects(self._trainer)):
                 copy = self._copy()
                 for snapshot in due:
                     self._attributor.attribute_stored(copy, snapshot)
@@ -222,6 +222,11 @@ class Session:
             sink.point(reliance)
         if not self._options.keep_snapshots:
             snapshot.discard_weights()
+
+
+def users_objects(trainer: Trainer) -> tuple[Any, ...]:
+    """What a fit's data and steps come from, and draw from."""
+    return trainer.lightning_module, getattr(trainer, "datamodule", None), trainer.train_dataloader, trainer.val_dataloaders
 
 
 def _validation_loaders(trainer: Trainer) -> Any:

@@ -78,7 +78,7 @@ def _make_masks(study: StudyRuns, seed: int) -> None:
     copy = isolated_copy(fit.module, next(fit.module.parameters()).dtype)
     load_weights(copy, run.snapshots[-1].state_dict())
     loss, samples = loss_named(copy, run.record.loss), from_loader(fit.train, SampleColumns(item_column="item"), "train samples")
-    prepare = Environment(copy).prepared(next(copy.parameters()).dtype)
+    prepare = Environment(copy).prepared(copy, next(copy.parameters()).dtype)
     importance = {}
     for language in study.languages:
         mine = [index for index, other in enumerate(samples.table.language) if other == language]
