@@ -265,6 +265,11 @@ class Options(SampleColumns, ProbeChoice, Shown, Stored):
     memory_budget: Positive | None = Field(
         default=None, description="bytes of memory for gradients of probes and train samples. Default: 40% of the free memory."
     )
+    overwrite: bool = Field(
+        default=False,
+        exclude=True,
+        description="replace another run in `dirpath` (one without snapshots is replaced in any case).",
+    )
     dry_run: bool = Field(
         default=False, description="only print the estimated cost; nothing is written and the fit runs as without the callback."
     )

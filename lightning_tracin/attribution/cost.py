@@ -40,7 +40,7 @@ class Plan:
     @property
     def bytes_needed(self) -> int:
         """Disk space for all snapshots (for one, if their number is unknown)."""
-        return (self.weights_bytes + self.ingredients_bytes) * (1 if self.snapshots is None else self.snapshots)
+        return self.bytes_of_one * (1 if self.snapshots is None else self.snapshots)
 
     def described(self, folder: Path) -> str:
         """The plan as one paragraph, for the terminal."""
@@ -62,19 +62,35 @@ class Plan:
             f"ingredients {naturalsize(self.ingredients_bytes)} each ({naturalsize(self.bytes_needed)} {total}){time_needed}."
         )
 
-    def require_disk(self, folder: Path) -> None:
-        """Check that the run fits on the disk.
+    @property
+    def bytes_of_one(self) -> int:
+        """On disk, for one snapshot and what is computed from it."""
+        return self.weights_bytes + self.ingredients_bytes
+
+    def require_disk(self, folder: Path) -> str | None:
+        """Check that snapshots fit on the disk.
+
+        Returns:
+            A warning if only some of them fit: a fit may end before it reaches its last epoch.
 
         Raises:
-            TracInError: it does not.
+            TracInError: not even one fits.
         """
         free = free_bytes(folder)
-        if free is not None and self.bytes_needed > free:
-            raise TracInError(
-                f"The disk of {folder} has {naturalsize(free)} free, but {self.snapshots or 1} snapshots need "
-                f"{naturalsize(self.bytes_needed)}; take fewer of them (`every_n_epochs=...`), drop their weights "
-                "(`when='snapshot', keep_snapshots=False`), or choose another `dirpath`."
-            )
+        if free is None or self.bytes_needed <= free:
+            return None
+        each = naturalsize(self.bytes_of_one)
+        remedy = (
+            "take fewer snapshots (`every_n_epochs=...`), drop their weights (`when='snapshot', keep_snapshots=False`), or "
+            "choose another `dirpath`"
+        )
+        if self.bytes_of_one > free:
+            raise TracInError(f"The disk of {folder} has {naturalsize(free)} free, but one snapshot needs {each}; {remedy}.")
+        return (
+            f"The disk of {folder} has {naturalsize(free)} free, which is enough for {free // self.bytes_of_one} of "
+            f"{self.snapshots} snapshots ({each} each). A fit that goes on for longer is not covered to its end; to cover it, "
+            f"{remedy}."
+        )
 
 
 def counted(table: SampleTable) -> str:

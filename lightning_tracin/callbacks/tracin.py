@@ -113,7 +113,7 @@ class TracInCallback(CallbackBase):
             self._lock = acquired(self.dirpath, Environment(pl_module, trainer.strategy))
         resumed = directory.holds_run and directory.record().run == self._run
         if not resumed and not self.options.dry_run:
-            directory.refuse_other_run()
+            self._make_room(trainer, directory)
             self._run = str(trainer.strategy.broadcast(uuid.uuid4().hex))
         with untouched_process(*users_objects(trainer)):
             session = Session(self.options, self.probes, self.languages, directory, trainer, pl_module)
@@ -125,6 +125,18 @@ class TracInCallback(CallbackBase):
             self._start_interval()  # that snapshot was taken after the checkpoint was saved
         self._watch = StepWatch(trainer.optimizers, self._recorder)
         self._session = session
+
+    def _make_room(self, trainer: Trainer, directory: RunDirectory) -> None:
+        """Clear a directory whose run may be replaced; refuse any other that holds one."""
+        if trainer.is_global_zero:
+            asked = self.options.overwrite and directory.is_used
+            if asked or (directory.holds_run and not directory.ledger.snapshots()):
+                why = "as `overwrite=True` asks for" if asked else "which has no snapshots"
+                rank_zero_info(f"TracIn: replacing the run in {directory.path}, {why}.")
+                directory.clear()
+        trainer.strategy.barrier("tracin_cleared")
+        directory.reload()
+        directory.refuse_other_run()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the epoch."""
@@ -195,8 +207,7 @@ class TracInCallback(CallbackBase):
 
     def _snapshot(self, session: Session) -> None:
         """Take a snapshot, unless this step already has one."""
-        if self._recorder.step != self._last_step:
-            session.snapshot(self._recorder, self._epoch)
+        if self._recorder.step != self._last_step and session.snapshot(self._recorder, self._epoch):
             self._start_interval()
 
     def _start_interval(self) -> None:

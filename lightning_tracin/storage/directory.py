@@ -205,6 +205,18 @@ class RunDirectory:
         write_bytes(self._table("train"), as_lines(train.rows()))
         write_bytes(self._table("probes"), as_lines(probes.rows()))
 
+    @property
+    def is_used(self) -> bool:
+        """Whether the directory holds a run, or the remains of one."""
+        return self.holds_run or self._snapshots.exists()
+
+    def clear(self) -> None:
+        """Delete the run: everything that this package writes, and no other file. `run.json` goes last."""
+        for name in ("snapshots", "snapshots.partial", "ingredients", "means", "features", "samples", "results"):
+            remove_tree(self.path / name)
+        self._record.unlink(missing_ok=True)
+        self.reload()
+
     def refuse_other_run(self) -> None:
         """Refuse a directory that is in use.
 
@@ -220,8 +232,8 @@ class RunDirectory:
             held = self.record()
             raise TracInError(
                 f"{self.path} holds another run ({held.run}: {held.train.count} train samples, {held.probes.count} probes, "
-                f"{len(self.ledger.snapshots())} snapshots). Choose another `dirpath`, delete that folder, or resume its fit "
-                "with `ckpt_path`."
+                f"{len(self.ledger.snapshots())} snapshots). Choose another `dirpath`, replace it with `overwrite=True`, or "
+                "resume its fit with `ckpt_path`."
             )
 
     def resume(self, record: RunRecord, step: int) -> None:

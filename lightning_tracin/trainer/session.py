@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lightning_utilities.core.rank_zero import rank_zero_info
+from humanize import naturalsize
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
@@ -29,12 +30,14 @@ from lightning_tracin.attribution.prepare import (
     scored_names,
     verify,
 )
+from lightning_tracin.attribution.processes import on_rank_zero
 from lightning_tracin.config import Options
 from lightning_tracin.gradients.partition import parts_of
 from lightning_tracin.reporting.loggers import sinks_for
 from lightning_tracin.reporting.results import point
 from lightning_tracin.run import TracInRun
 from lightning_tracin.storage.directory import RunDirectory
+from lightning_tracin.storage.filesystem import free_bytes
 from lightning_tracin.storage.snapshots import Snapshot, SnapshotRecord, folder_name, frozen_digest, trainable_names, weights_of
 from lightning_tracin.trainer.environment import Environment
 from lightning_tracin.trainer.finish import finish
@@ -89,7 +92,9 @@ class Session:
         self._view = options.view(self._method.measure)
         plan = self._planned(copy, loss)
         rank_zero_info(plan.described(directory.path))
-        plan.require_disk(directory.path)
+        self._warn(plan.require_disk(directory.path))
+        self._bytes = plan.weights_bytes, plan.ingredients_bytes
+        self._is_full = False
         self._sinks = sinks_for(trainer.loggers) if trainer.is_global_zero else []
         self._run: TracInRun | None = None
         self._held: tuple[int, dict[str, Tensor]] = (-1, {})  # a step, and the weights right after it
@@ -140,8 +145,30 @@ class Session:
         else:
             self._directory.reload()
 
-    def snapshot(self, recorder: Recorder, epoch: int) -> None:
-        """Take a snapshot, and compute its influence now with `when="snapshot"`."""
+    def _warn(self, message: str | None) -> None:
+        if message is not None and self._trainer.is_global_zero:
+            rank_zero_warn(message)
+
+    def _has_room(self) -> bool:
+        """Whether the disk holds one more snapshot and what is still to be computed; a warning says so once if not."""
+        if self._is_full:
+            return False
+        weights, products = self._bytes
+        waiting = len(self._directory.ledger.snapshots()) if self._options.when == "fit_end" else 0
+        needed = weights + products * (waiting + 1)
+        free = on_rank_zero(self._processes, lambda: free_bytes(self._directory.path))
+        if free is not None and free < needed:
+            self._is_full = True
+            self._warn(
+                f"The disk of {self._directory.path} has {naturalsize(free)} free, but the next snapshot and what is computed at "
+                f"the end need {naturalsize(needed)}: the fit goes on, and no more snapshots are taken."
+            )
+        return not self._is_full
+
+    def snapshot(self, recorder: Recorder, epoch: int) -> bool:
+        """Take a snapshot, and compute its influence now with `when="snapshot"`; False if the disk has no room for it."""
+        if not self._has_room():
+            return False
         step, held = self._held
         weights = held if step == recorder.step else weights_of(self._module, trainable_names(self._module))
         adam = self._options.preconditioner == "adam"
@@ -159,6 +186,7 @@ class Session:
                 added = self._directory.ledger.snapshots()[record.index]
                 self._attributor.attribute(self._copy(), added, weights, scales)
                 self._attributed(added)
+        return True
 
     def hold_weights(self, step: int) -> None:
         """Keep the weights as they are after a step, for a snapshot of it that is taken when others may have replaced them."""

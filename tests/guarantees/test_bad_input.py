@@ -242,10 +242,80 @@ def test_directory_that_holds_another_run(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 
-def test_disk_that_cannot_hold_the_snapshots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(100_000, 50_000, 50_000))
-    refused(tmp_path, r"has 50\.0 kB free, but 3 snapshots need 113\.8 kB; take fewer of them \(`every_n_epochs")
+def free(monkeypatch: pytest.MonkeyPatch, *sizes: int) -> None:
+    """A disk that has these numbers of bytes free, one look after another; the last one stays."""
+    usage, left = namedtuple("usage", "total used free"), list(sizes)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1_000_000, 500_000, left.pop(0) if len(left) > 1 else left[0]))
+
+
+def test_disk_that_cannot_hold_a_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free(monkeypatch, 30_000)
+    refused(tmp_path, r"has 30\.0 kB free, but one snapshot needs 37\.9 kB; take fewer snapshots \(`every_n_epochs")
+
+
+def test_disk_for_some_of_the_snapshots_is_a_warning_and_the_fit_goes_on_when_it_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free(monkeypatch, 90_000, 90_000, 90_000, 40_000)
+    callback = TracInCallback(tmp_path / "run", top_k=5)
+    fitting = trainer(tmp_path, [callback], max_epochs=1000, max_steps=20)
+    with (
+        pytest.warns(UserWarning, match=r"90\.0 kB free, which is enough for 2 of 1000 snapshots \(37\.9 kB each\)"),
+        pytest.warns(UserWarning, match=r"40\.0 kB free, but the next .* need .*: the fit goes on, and no more snapshots"),
+    ):
+        fitting.fit(Classifier(), *loaders())
+    assert fitting.global_step == 20
+    run = TracInRun.open(tmp_path / "run")
+    assert [snapshot.step for snapshot in run.snapshots] == [5]
+    assert run.influence().shape == (30, 12)
+
+
+def crashed(folder: Path, after: int) -> None:
+    """A fit that fails after some steps."""
+
+    class Crashing(Classifier):
+        def on_train_batch_end(self, *_: Any) -> None:
+            if self.trainer.global_step == after:
+                raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        trainer(folder, [TracInCallback(folder / "run", top_k=5)], max_epochs=2).fit(Crashing(), *loaders())
+
+
+def test_a_run_without_snapshots_is_replaced_and_a_line_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    crashed(tmp_path, after=3)
+    first = TracInRun.open(tmp_path / "run").record.run
+    trainer(tmp_path, [TracInCallback(tmp_path / "run", top_k=5)], max_epochs=1).fit(Classifier(), *loaders())
+    run = TracInRun.open(tmp_path / "run")
+    assert run.record.run != first
+    assert len(run.snapshots) == 1
+    assert "replacing the run in" in caplog.text
+    assert "which has no snapshots" in caplog.text
+
+
+def test_overwrite_replaces_a_run_and_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    crashed(tmp_path, after=7)
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    refused(tmp_path, r"holds another run .* replace it with `overwrite=True`")
+    fitting = trainer(tmp_path, [TracInCallback(tmp_path / "run", top_k=5, overwrite=True)], max_epochs=2)
+    fitting.fit(Classifier(), *loaders())
+    run = TracInRun.open(tmp_path / "run")
+    assert [snapshot.step for snapshot in run.snapshots] == [5, 10]
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+    assert "as `overwrite=True` asks for" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["run.json", "samples"])
+def test_overwrite_replaces_what_is_left_of_a_run(tmp_path: Path, name: str) -> None:
+    crashed(tmp_path, after=7)
+    left = tmp_path / "run" / name
+    if left.is_dir():
+        shutil.rmtree(left)
+    else:
+        left.unlink()
+    callback = TracInCallback(tmp_path / "run", top_k=5, overwrite=True)
+    trainer(tmp_path, [callback], max_epochs=1).fit(Classifier(), *loaders())
+    assert len(TracInRun.open(tmp_path / "run").snapshots) == 1
 
 
 @pytest.mark.parametrize(
