@@ -8,7 +8,6 @@ from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.utilities.data import extract_batch_size
 from torch.utils.data import DataLoader
 
 from lightning_tracin.attribution.prepare import GivenLanguages
@@ -152,7 +151,7 @@ class TracInCallback(CallbackBase):
         """Count the samples, and take a snapshot every `every_n_train_steps`."""
         if self._session is None:
             return
-        self._recorder.samples += _samples_in_batch(trainer.train_dataloader, batch, batch_idx) * trainer.world_size
+        self._recorder.samples += self._session.samples_in(batch, batch_idx) * trainer.world_size
         every = self.options.every_n_train_steps
         if every is not None and self._recorder.step // every > self._last_step // every:
             self._snapshot(self._session)
@@ -213,13 +212,6 @@ class TracInCallback(CallbackBase):
     def _start_interval(self) -> None:
         self._recorder.start_interval()
         self._last_step = self._recorder.step
-
-
-def _samples_in_batch(loader: Any, batch: Any, batch_idx: int) -> int:
-    """Number of samples in a batch: from the loader's batch size, or from the batch itself if the loader has none."""
-    if loader.batch_size is None or not hasattr(loader.sampler, "__len__"):
-        return extract_batch_size(batch)
-    return int(min(loader.batch_size, len(loader.sampler) - batch_idx * loader.batch_size))
 
 
 def _may_swap_weights(trainer: Trainer, module: LightningModule, watcher: TracInCallback) -> bool:

@@ -11,10 +11,12 @@ from typing import Any
 from humanize import naturalsize
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.utilities.data import extract_batch_size
 from torch import Tensor, nn
 
 from lightning_tracin.attribution.adam import adam_scales, require_second_moments
 from lightning_tracin.attribution.attributor import Attributor
+from lightning_tracin.attribution.batch_sizes import Counter, counters_of, samples_in
 from lightning_tracin.attribution.checks import checked_loss
 from lightning_tracin.attribution.cost import Plan
 from lightning_tracin.attribution.losses import SummedLoss
@@ -95,6 +97,9 @@ class Session:
         self._warn(plan.require_disk(directory.path))
         self._bytes = plan.weights_bytes, plan.ingredients_bytes
         self._is_full = False
+        loader: Any = trainer.train_dataloader
+        is_even = loader.batch_size is not None and hasattr(loader.sampler, "__len__")
+        self._counters: tuple[Counter, ...] | None = None if is_even else counters_of(train)
         self._sinks = sinks_for(trainer.loggers) if trainer.is_global_zero else []
         self._run: TracInRun | None = None
         self._held: tuple[int, dict[str, Tensor]] = (-1, {})  # a step, and the weights right after it
@@ -144,6 +149,14 @@ class Session:
             self._run = TracInRun(self._directory)
         else:
             self._directory.reload()
+
+    def samples_in(self, batch: Any, batch_idx: int) -> int:
+        """Number of samples in a batch of this rank: by the loader's batch size, or by the batch if the loader has none."""
+        loader: Any = self._trainer.train_dataloader
+        if self._counters is None:
+            return int(min(loader.batch_size, len(loader.sampler) - batch_idx * loader.batch_size))
+        found = samples_in(batch, self._counters)
+        return int(extract_batch_size(batch)) if found is None else found
 
     def _warn(self, message: str | None) -> None:
         if message is not None and self._trainer.is_global_zero:

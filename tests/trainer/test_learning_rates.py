@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from lightning_tracin import TracInCallback, TracInRun
-from tests.support.fits import Classifier, loaders, trainer
+from tests.support.fits import Classifier, Samples, loaders, trainer
+from tests.support.models import padded
 
 
 def watch(optimizer: torch.optim.Optimizer, rates: list[list[float]]) -> None:
@@ -122,3 +125,43 @@ def test_parameters_that_no_optimizer_moves_have_rate_zero(tmp_path: Path) -> No
     snapshot = TracInRun.open(tmp_path / "run").snapshots[0]
     assert snapshot.learning_rates == pytest.approx((0.1, 0.0))
     assert snapshot.record.groups["model.roberta.embeddings.word_embeddings.weight"] == 1
+
+
+class Uneven(torch.utils.data.Sampler[list[int]]):
+    """Batches of different sizes: 1, 2, 3, ... samples."""
+
+    def __iter__(self) -> Iterator[list[int]]:
+        start, size = 0, 1
+        while start < 30:
+            yield list(range(start, min(start + size, 30)))
+            start, size = start + size, size + 1
+
+    def __len__(self) -> int:
+        return 8
+
+
+def constant_first(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
+    return {"temperature": torch.ones(1, 1), **padded(samples)}
+
+
+def time_major(samples: list[dict[str, Any]]) -> list[Any]:
+    batch = padded(samples)
+    return [torch.ones(1), batch["input_ids"].T, batch["attention_mask"].T, batch["labels"]]
+
+
+class TakesEither(Classifier):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        if isinstance(batch, list):
+            _, ids, mask, labels = batch
+            return self.model(input_ids=ids.T, attention_mask=mask.T, labels=labels).loss
+        labels, _ = batch.pop("labels"), batch.pop("temperature")
+        return torch.nn.functional.cross_entropy(self.model(**batch).logits, labels)
+
+
+@pytest.mark.parametrize("collate", [constant_first, time_major])
+def test_visits_count_the_samples_of_batches_of_any_size(tmp_path: Path, collate: Any) -> None:
+    train = DataLoader(Samples(30, 1), batch_sampler=Uneven(), collate_fn=collate)
+    probes = DataLoader(Samples(6, 2), batch_size=3, collate_fn=collate)
+    callback = TracInCallback(tmp_path / "run", probes=probes, top_k=5)
+    trainer(tmp_path, [callback], max_epochs=2, limit_val_batches=0).fit(TakesEither(), train)
+    assert [snapshot.visits for snapshot in TracInRun.open(tmp_path / "run").snapshots] == [1.0, 1.0]
