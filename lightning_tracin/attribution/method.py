@@ -25,7 +25,12 @@ from lightning_tracin.storage.snapshots import Snapshot
 
 
 class Store(Protocol):
-    """The files that a method stores for one snapshot."""
+    """The files that a method stores for one snapshot.
+
+    A method may bring a class of its own. One with `read(into)` and `shards(into)`, as `storage.ingredients.IngredientStore` has
+    them, is read as it is; products that are computed when they are read need a function registered with
+    `analysis.feature_products.ingredients_of` and `product_shards`.
+    """
 
     @property
     def folder(self) -> Path:

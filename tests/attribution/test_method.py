@@ -2,22 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from lightning_tracin import TracInCallback, TracInError, TracInRun
 from lightning_tracin.attribution.batching import Job, Target
-from lightning_tracin.attribution.exact import Exact
+from lightning_tracin.attribution.exact import Exact, attribute_snapshot
 from lightning_tracin.attribution.method import method, method_of
 from lightning_tracin.attribution.processes import Processes
+from lightning_tracin.attribution.spot_check import check_products
 from lightning_tracin.config import Options, Similarity
 from lightning_tracin.storage.directory import RunDirectory
+from lightning_tracin.storage.ingredients import IngredientStore
+from lightning_tracin.storage.records import SpotCheck
 from lightning_tracin.storage.sample_table import SampleTable
-from lightning_tracin.storage.shards import Ingredients
+from lightning_tracin.storage.shards import Ingredients, Shards
 from lightning_tracin.storage.snapshots import Snapshot
 from tests.support.fits import Classifier, loaders, trainer
+
+
+class DoubledStore:
+    """A kind of store that the package does not know: the norms of a snapshot, with twice its products."""
+
+    def __init__(self, within: IngredientStore) -> None:
+        self.within, self.folder = within, within.folder
+
+    def is_complete(self) -> bool:
+        return self.within.is_complete()
+
+    def read(self, into: Sequence[int] | None = None) -> Ingredients:
+        held = self.within.read(into)
+        return Ingredients(2 * held.dot, held.train_norm, held.probe_norm)
+
+    def shards(self, into: Sequence[int] | None = None) -> Shards:
+        raise AssertionError("small enough to be read whole")
+
+
+@method("doubled")
+class Doubled(Exact):
+    """Exact products that are read from another kind of store."""
+
+    def store(self, directory: RunDirectory, snapshot: Snapshot) -> Any:
+        return DoubledStore(super().store(directory, snapshot))
+
+    def compute(self, target: Target, job: Job, directory: RunDirectory, snapshot: Snapshot, processes: Processes) -> None:
+        attribute_snapshot(target, job, super().store(directory, snapshot))
+
+    def check(self, target: Target, job: Job, directory: RunDirectory, snapshot: Snapshot) -> SpotCheck:
+        return check_products(target, job, super().store(directory, snapshot))
 
 
 @method("mirrored")
@@ -53,8 +89,14 @@ def test_a_method_of_one_module_goes_through_fit_and_tables(tmp_path: Path) -> N
     assert (mirrored.path / "results" / "reliance.csv").exists()
 
 
+def test_a_method_brings_a_kind_of_store_of_its_own(tmp_path: Path) -> None:
+    exact, doubled = fitted(tmp_path / "exact"), fitted(tmp_path / "doubled", method="doubled")
+    np.testing.assert_array_equal(doubled.influence(), 2 * exact.influence())
+    np.testing.assert_array_equal(doubled.reliance(5)["share"], exact.reliance(5)["share"])
+
+
 def test_unknown_methods_are_refused_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(TracInError, match=r"no method 'nearest'; the methods are exact, means, mirrored, .*projected\."):
+    with pytest.raises(TracInError, match=r"no method 'nearest'; the methods are doubled, exact, means, mirrored, .*projected\."):
         fitted(tmp_path, method="nearest")
 
 
