@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
+from lightning_tracin.attribution.language_names import language_name
 from lightning_tracin.config import SampleColumns
 from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.sample_table import SampleTable
@@ -41,10 +42,11 @@ def read_table(dataset: Any, columns: SampleColumns, role: str, languages: Seque
                 f"{_listed_columns(dataset)}). Name the right one with `language_column=...`, or give one language per sample "
                 "(`languages=[...]` for the train samples, `languages_of_probes=[...]` for the probes)."
             )
-        languages = in_words(dataset, columns.language_column, found)
+        languages = _named(dataset, columns.language_column, found)
     elif len(languages) != count:
         raise TracInError(f"{len(languages)} languages were given for {count} {role}; give one for each, in the dataset's order.")
-    unknown = [index for index, language in enumerate(languages) if language is None or str(language) in ("", "nan")]
+    names = [language_name(_plain(language)) for language in languages]
+    unknown = [index for index, name in enumerate(names) if name is None]
     if unknown:
         raise TracInError(f"Sample {unknown[0]} of the {role} has no language (and {len(unknown) - 1} more); name one for each.")
     items: Sequence[Any] | None = None
@@ -56,7 +58,7 @@ def read_table(dataset: Any, columns: SampleColumns, role: str, languages: Seque
                 "value translations share with `item_column=...`, or leave it out."
             )
     return SampleTable(
-        language=tuple(str(language) for language in languages),
+        language=tuple(name for name in names if name is not None),
         item=(None,) * count if items is None else in_words(dataset, str(columns.item_column), items),
         text=_text(dataset, columns),
         label=_label(dataset, columns, role),
@@ -103,18 +105,23 @@ def _label(dataset: Any, columns: SampleColumns, role: str) -> tuple[str | None,
 
 
 def in_words(dataset: Any, name: str, values: Sequence[Any]) -> tuple[str | None, ...]:
-    """A column's values as strings: class names instead of class numbers; None stays None.
+    """A column's values as strings: class names instead of class numbers; what is missing (None, NaN) is None.
 
     Example:
         >>> in_words([{"label": 1}, {"label": None}], "label", [1, None])
         ('1', None)
     """
+    return tuple(None if value is None or value != value else str(value) for value in _named(dataset, name, values))
+
+
+def _named(dataset: Any, name: str, values: Sequence[Any]) -> list[Any]:
+    """A column's values as Python has them, and class names instead of class numbers."""
     names = _class_names(dataset, name)
-    plain = (value.tolist() if isinstance(value, Tensor | np.ndarray | np.generic) else value for value in values)
-    return tuple(
-        names[value] if isinstance(value, int) and 0 <= value < len(names) else None if value is None else str(value)
-        for value in plain
-    )
+    return [names[value] if isinstance(value, int) and 0 <= value < len(names) else value for value in map(_plain, values)]
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, Tensor | np.ndarray | np.generic) else value
 
 
 def _class_names(dataset: Any, name: str) -> Sequence[str]:

@@ -5,7 +5,8 @@ The callback decides when. A session lasts from `on_train_start` to `on_train_en
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from humanize import naturalsize
@@ -19,6 +20,7 @@ from lightning_tracin.attribution.attributor import Attributor
 from lightning_tracin.attribution.batch_sizes import Counter, counters_of, samples_in
 from lightning_tracin.attribution.checks import checked_loss
 from lightning_tracin.attribution.cost import Plan
+from lightning_tracin.attribution.language_names import mismatch
 from lightning_tracin.attribution.losses import SummedLoss
 from lightning_tracin.attribution.method import method_of
 from lightning_tracin.attribution.prepare import (
@@ -77,6 +79,7 @@ class Session:
         self._languages = languages
         loaders = _validation_loaders(trainer) if probes is None else probes
         train, probes = read_samples(trainer.train_dataloader, loaders, languages, options, self._processes, progress)
+        self._warn(mismatch(train.table.counts(), probes.table.counts()))
         if options.when != "never":
             require_top_k(options.top_k, len(train))
         if options.preconditioner == "adam":
@@ -249,7 +252,17 @@ class Session:
         if self._run is not None:
             results = finish(self._run, self._view, self._setup, self._processes, self._copy)
             for sink in self._sinks:
-                sink.finish(results)
+                self._tell(partial(sink.finish, results))
+
+    def _tell(self, log: Callable[[], None]) -> None:
+        """Log something; a logger that fails is a warning, because results must not be lost with it."""
+        try:
+            log()
+        except Exception as error:
+            self._warn(
+                f"A logger failed ({type(error).__name__}: {error}), so its curves and tables are incomplete. The results are in "
+                f"{self._directory.results} after the fit; `lightning-tracin reliance {self._directory.path}` prints them."
+            )
 
     def _copy(self) -> LightningModule:
         return isolated_copy(self._module, self._setup.dtype)
@@ -260,7 +273,7 @@ class Session:
             return
         reliance = point(self._run, snapshot.index, self._view)
         for sink in self._sinks:
-            sink.point(reliance)
+            self._tell(partial(sink.point, reliance))
         if not self._options.keep_snapshots:
             snapshot.discard_weights()
 
