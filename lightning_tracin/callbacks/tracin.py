@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 from lightning_tracin.attribution.prepare import GivenLanguages
 from lightning_tracin.attribution.processes import acquired
 from lightning_tracin.config import Options
+from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.filesystem import Place, place
 from lightning_tracin.storage.lock import RunLock
@@ -61,6 +63,7 @@ class TracInCallback(CallbackBase):
         self.probes = probes
         self.languages = GivenLanguages(languages, languages_of_probes)
         self.dirpath = None if dirpath is None else place(dirpath)
+        self._named = None if self.dirpath is None else self.dirpath.name
         self._run = ""
         self._recorder = Recorder()
         self._last_step = 0
@@ -72,9 +75,18 @@ class TracInCallback(CallbackBase):
 
     @property
     def state_key(self) -> str:
-        """Key of this callback's state in a checkpoint."""
-        options = self.options
-        return self._generate_state_key(every_n_epochs=options.every_n_epochs, every_n_train_steps=options.every_n_train_steps)
+        """Key of this callback's state in a checkpoint: its schedule, and its directory's name (a run may move)."""
+        named = {} if self._named is None else {"dirpath": self._named}
+        return self._generate_state_key(**self._schedule, **named)
+
+    @property
+    def _legacy_state_key(self) -> str:  # type: ignore[override]
+        """Where Lightning looks next: the key of checkpoints from before 0.3, which knew the schedule only."""
+        return self._generate_state_key(**self._schedule)
+
+    @property
+    def _schedule(self) -> dict[str, Any]:
+        return {name: getattr(self.options, name) for name in ("every_n_epochs", "every_n_train_steps")}
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed fit needs, as plain types."""
@@ -94,8 +106,13 @@ class TracInCallback(CallbackBase):
         # First in every hook: what others put in the place of the trained weights (an average, say) is in no snapshot.
         fitting: Any = trainer  # `callbacks` is not declared
         fitting.callbacks = [self, *(other for other in fitting.callbacks if other is not self)]
+        taken = {other.dirpath for other in fitting.callbacks[1:] if isinstance(other, TracInCallback)}
         if self.dirpath is None:
-            self.dirpath = place(trainer.strategy.broadcast(str(_default_directory(trainer))))
+            candidates = (_default_directory(trainer, number) for number in itertools.count(1))
+            free = next(path for path in candidates if path not in taken)
+            self.dirpath = place(trainer.strategy.broadcast(str(free)))
+        elif self.dirpath in taken:
+            raise TracInError(f"Two TracInCallbacks of this Trainer write to {self.dirpath}; give each a `dirpath` of its own.")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the samples, verify loss and gradients on real batches, and start the run directory."""
@@ -225,10 +242,11 @@ def _skipped(trainer: Trainer) -> bool:
     return bool(getattr(trainer, "fast_dev_run", False)) or trainer.barebones
 
 
-def _default_directory(trainer: Trainer) -> Path:
-    """The folder `tracin` next to the first logger's files, or in `default_root_dir`."""
+def _default_directory(trainer: Trainer, number: int) -> Path:
+    """The folder `tracin` (`tracin-2`, ... for further callbacks) next to the first logger's files, or in `default_root_dir`."""
+    name = "tracin" if number == 1 else f"tracin-{number}"
     if not trainer.loggers:
-        return place(trainer.default_root_dir) / "tracin"
+        return place(trainer.default_root_dir) / name
     logger = trainer.loggers[0]
     version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
-    return place(logger.save_dir or trainer.default_root_dir) / str(logger.name) / version / "tracin"
+    return place(logger.save_dir or trainer.default_root_dir) / str(logger.name) / version / name
