@@ -15,6 +15,7 @@ from lightning_tracin.attribution.method import method_of
 from lightning_tracin.attribution.prepare import Setup, verify
 from lightning_tracin.attribution.processes import Processes, on_rank_zero
 from lightning_tracin.attribution.spot_check import described
+from lightning_tracin.attribution.witnesses import require_same_losses, witness_losses
 from lightning_tracin.gradients import Coverage
 from lightning_tracin.gradients.partition import parts_of
 from lightning_tracin.storage.directory import RunDirectory
@@ -69,6 +70,9 @@ class Attributor:
         train = None if self._checked else setup.train
         moment = f"at snapshot {snapshot.name}"
         prepared = self._processes.prepared(model, setup.dtype)
+        self._processes.set_moment(model, snapshot.record.epoch - 1, snapshot.record.global_step)
+        found = witness_losses(model, setup.loss, setup.train, prepared)
+        require_same_losses(found, snapshot.record.witnesses, setup.train, setup.dtype, snapshot.name)
         loss = checked_loss(model, setup.train, setup.probes, prepared, known=setup.loss)
         coverage = verify(model, frozenset(groups), loss, train, None, prepared, moment, setup.decisions)
         self._checked = True

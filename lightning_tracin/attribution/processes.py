@@ -36,6 +36,9 @@ class Processes(Protocol):
     def gather(self, values: Tensor) -> Tensor:
         """Gather CPU values that have the same shape on all ranks: [ranks, *shape]."""
 
+    def set_moment(self, model: Any, epoch: int, step: int | None) -> None:
+        """Make a copy of a module see an epoch (from 0) and step of its fit."""
+
     def prepared(self, model: Any, dtype: torch.dtype) -> Callable[[Any], Any]:
         """A function that turns a collated batch into the input of a step: on the device, floating-point tensors in `dtype`."""
 

@@ -64,6 +64,8 @@ class SnapshotRecord(BaseModel):
     elements: int = Field(ge=1, description="number of elements of the scored parameters")
     frozen: str | None = Field(default=None, description="digest of the parameters whose values are not stored; null = unknown")
     run: str = Field(default="", description="identity of the fit")
+    global_step: int | None = Field(default=None, ge=0, description="the Trainer's own count of steps; null = unknown")
+    witnesses: tuple[float, ...] = Field(default=(), description="losses of a few train samples when it was taken")
     unfrozen: tuple[int, ...] = Field(default=(), description="steps after which parameters were unfrozen")
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_tracin.attribution.processes import Value
 from lightning_tracin.errors import TracInError
+from lightning_tracin.trainer.isolation import set_moment
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class Environment:
         """The values of all ranks: [ranks, *shape], on the CPU."""
         gathered: Tensor = values if self.strategy is None else self.strategy.all_gather(values.to(self.strategy.root_device))
         return gathered.cpu().view(self.ranks, *values.shape)
+
+    def set_moment(self, model: LightningModule, epoch: int, step: int | None) -> None:
+        """Make an isolated copy see an epoch (from 0) and step of its fit."""
+        set_moment(model, epoch, step)
 
     def prepared(self, model: LightningModule, dtype: torch.dtype) -> Callable[[Any], Any]:
         """A function that passes a collated batch through a copy's transfer hooks and casts its floating-point tensors.

@@ -54,8 +54,11 @@ class _TransferHooks:
 class _QuietTrainer:
     """The real trainer, without its loggers, whose hooks for batches are those of copies."""
 
-    def __init__(self, trainer: Trainer, module: LightningModule) -> None:
+    def __init__(self, trainer: Trainer | None, module: LightningModule) -> None:
         self._real = trainer
+        if trainer is None:
+            self.current_epoch = self.global_step = self.global_rank = self.local_rank = 0
+            self.world_size, self.is_global_zero = 1, True
         self.logger = DummyLogger()
         self.loggers = [self.logger]
         self.profiler = PassThroughProfiler()
@@ -71,6 +74,8 @@ class _QuietTrainer:
         return _copied(datamodule, {**memo, id(self._real): self})
 
     def __getattr__(self, name: str) -> Any:
+        if self.__dict__.get("_real") is None:
+            raise AttributeError(f"The module is not attached to a Trainer here, so there is no `trainer.{name}`.")
         return getattr(self._real, name)
 
 
@@ -89,8 +94,11 @@ def isolated_copy(module: LightningModule, dtype: torch.dtype) -> LightningModul
     """
     trainer: Trainer | None = getattr(module, "_trainer", None)
     duplicate = _copied(module, _kept_out(module))
+    quiet: Any = _QuietTrainer(trainer, duplicate)
     if trainer is not None:
-        duplicate.trainer = _QuietTrainer(trainer, duplicate)  # type: ignore[assignment]
+        duplicate.trainer = quiet
+    else:
+        duplicate._trainer = quiet
     for part in duplicate.modules():
         if hasattr(part, "log_dict"):  # a LightningModule of either Lightning package
             for name in ("log", "log_dict", "print"):
@@ -104,6 +112,27 @@ def isolated_copy(module: LightningModule, dtype: torch.dtype) -> LightningModul
     for parameter in duplicate.parameters():
         parameter.grad = None
     return duplicate.eval().to(dtype)
+
+
+def set_moment(copy: LightningModule, epoch: int, step: int | None) -> None:
+    """Make an isolated copy see an epoch and a step, as `self.current_epoch` and `self.global_step`.
+
+    Args:
+        copy: made by `isolated_copy`.
+        epoch: from 0.
+        step: None leaves it as it is.
+
+    Example:
+        >>> from pytorch_lightning.demos.boring_classes import BoringModel
+        >>> copy = isolated_copy(BoringModel(), torch.float32)
+        >>> set_moment(copy, epoch=2, step=30)
+        >>> copy.current_epoch, copy.global_step
+        (2, 30)
+    """
+    trainer: Any = copy._trainer
+    trainer.current_epoch = epoch
+    if step is not None:
+        trainer.global_step = step
 
 
 def _copied(original: _Object, memo: dict[int, Any]) -> _Object:

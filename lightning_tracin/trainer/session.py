@@ -20,6 +20,7 @@ from lightning_tracin.attribution.attributor import Attributor
 from lightning_tracin.attribution.batch_sizes import Counter, counters_of, samples_in
 from lightning_tracin.attribution.checks import checked_loss
 from lightning_tracin.attribution.cost import Plan
+from lightning_tracin.attribution.data_digest import digest_of
 from lightning_tracin.attribution.language_names import mismatch
 from lightning_tracin.attribution.losses import SummedLoss
 from lightning_tracin.attribution.method import method_of
@@ -35,17 +36,27 @@ from lightning_tracin.attribution.prepare import (
     verify,
 )
 from lightning_tracin.attribution.processes import on_rank_zero
+from lightning_tracin.attribution.witnesses import witness_losses
 from lightning_tracin.config import Options
+from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients.partition import parts_of
 from lightning_tracin.reporting.loggers import sinks_for
 from lightning_tracin.reporting.results import point
 from lightning_tracin.run import TracInRun
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.filesystem import free_bytes
-from lightning_tracin.storage.snapshots import Snapshot, SnapshotRecord, folder_name, frozen_digest, trainable_names, weights_of
+from lightning_tracin.storage.snapshots import (
+    Snapshot,
+    SnapshotRecord,
+    folder_name,
+    frozen_digest,
+    load_weights,
+    trainable_names,
+    weights_of,
+)
 from lightning_tracin.trainer.environment import Environment
 from lightning_tracin.trainer.finish import finish
-from lightning_tracin.trainer.isolation import isolated_copy, untouched_process
+from lightning_tracin.trainer.isolation import isolated_copy, set_moment, untouched_process
 from lightning_tracin.trainer.learning_rates import Recorder, groups_of, rates_by_group
 
 
@@ -79,6 +90,9 @@ class Session:
         self._languages = languages
         loaders = _validation_loaders(trainer) if probes is None else probes
         train, probes = read_samples(trainer.train_dataloader, loaders, languages, options, self._processes, progress)
+        loader: Any = trainer.train_dataloader
+        self._digest = digest_of(loader.dataset)
+        self.require_same_data()  # fetched again: a dataset that draws its samples differs at once
         self._warn(mismatch(train.table.counts(), probes.table.counts()))
         if options.when != "never":
             require_top_k(options.top_k, len(train))
@@ -87,6 +101,7 @@ class Session:
         mask = opened_mask(options.mask, module)
         names = scored_names(options, mask, module)
         self._trainable = trainable_names(module)
+        self._frozen = frozen_digest(module, self._trainable)
         copy = isolated_copy(module, dtype_of(options))
         prepared = self._processes.prepared(copy, dtype_of(options))
         loss = checked_loss(copy, train, probes, prepared)
@@ -100,7 +115,6 @@ class Session:
         self._warn(plan.require_disk(directory.path))
         self._bytes = plan.weights_bytes, plan.ingredients_bytes
         self._is_full = False
-        loader: Any = trainer.train_dataloader
         is_even = loader.batch_size is not None and hasattr(loader.sampler, "__len__")
         self._counters: tuple[Counter, ...] | None = None if is_even else counters_of(train)
         self._sinks = sinks_for(trainer.loggers) if trainer.is_global_zero else []
@@ -153,6 +167,20 @@ class Session:
         else:
             self._directory.reload()
 
+    def require_same_data(self) -> None:
+        """Check that the fit still trains on the samples that it began with.
+
+        Raises:
+            TracInError: it does not.
+        """
+        loader: Any = self._trainer.train_dataloader
+        if digest_of(loader.dataset) != self._digest:
+            raise TracInError(
+                "The train samples are not those that the fit began with (a loader that is made again with other data, a dataset "
+                "that grows, or random augmentation in the dataset), so their influence cannot be computed later. Train on a "
+                "dataset that stays the same, and augment in the module."
+            )
+
     def samples_in(self, batch: Any, batch_idx: int) -> int:
         """Number of samples in a batch of this rank: by the loader's batch size, or by the batch if the loader has none."""
         loader: Any = self._trainer.train_dataloader
@@ -186,10 +214,17 @@ class Session:
         if not self._has_room():
             return False
         step, held = self._held
-        weights = held if step == recorder.step else weights_of(self._module, trainable_names(self._module))
+        weights = held if step == recorder.step else weights_of(self._module, self._kept_names())
         adam = self._options.preconditioner == "adam"
         scales = adam_scales(self._trainer.optimizers, self._scored()) if adam else None
+        with untouched_process(*users_objects(self._trainer)):
+            self.require_same_data()
+            copy = self._copy()
+            load_weights(copy, weights)
+            set_moment(copy, epoch - 1, self._trainer.global_step)
+            losses = witness_losses(copy, self._setup.loss, self._setup.train, self._processes.prepared(copy, self._setup.dtype))
         record = self._record(recorder, len(self._directory.ledger.snapshots()), epoch)
+        record = record.model_copy(update={"global_step": int(self._trainer.global_step), "witnesses": losses})
         self._processes.barrier("tracin_ledger_read")
         if self._trainer.is_global_zero:
             self._directory.discard(folder_name(record))  # left by a killed fit
@@ -200,19 +235,27 @@ class Session:
         if self._options.when == "snapshot":
             with untouched_process(*users_objects(self._trainer)):
                 added = self._directory.ledger.snapshots()[record.index]
-                self._attributor.attribute(self._copy(), added, weights, scales)
+                self._attributor.attribute(copy, added, weights, scales)
                 self._attributed(added)
         return True
 
+    def _kept_names(self) -> frozenset[str]:
+        """Names of the parameters that a snapshot stores: the trainable ones, or all if others have changed in the fit."""
+        trainable = frozenset(trainable_names(self._module))
+        if frozen_digest(self._module, trainable) == self._frozen:
+            return trainable
+        return frozenset(name for name, _ in self._module.named_parameters())
+
     def hold_weights(self, step: int) -> None:
         """Keep the weights as they are after a step, for a snapshot of it that is taken when others may have replaced them."""
-        self._held = step, weights_of(self._module, trainable_names(self._module))
+        self._held = step, weights_of(self._module, self._kept_names())
 
     def keep_unfrozen(self, step: int) -> None:
         """Save parameters that have just been unfrozen, before their first step: earlier snapshots do not contain them."""
         if sum(parameter.requires_grad for parameter in self._module.parameters()) == len(self._trainable):
             return
         before, self._trainable = self._trainable, trainable_names(self._module)
+        self._frozen = frozen_digest(self._module, self._trainable)
         new = {name: tensor for name, tensor in self._module.named_parameters() if name in self._trainable - before}
         if new and self._options.writes_weights and self._trainer.is_global_zero and self._directory.ledger.snapshots():
             self._directory.ledger.append_unfrozen(step, new)
@@ -231,7 +274,7 @@ class Session:
             last_learning_rates=rates_by_group(interval.last, groups),
             groups=groups,
             elements=sum(parameter.numel() for parameter in scored.values()),
-            frozen=frozen_digest(self._module, trainable_names(self._module)),
+            frozen=frozen_digest(self._module, self._kept_names()),
         )
 
     def finish(self) -> None:

@@ -7,14 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from lightning_tracin import TracInRun
 from tests.guarantees.test_exact_scores import assert_scores_equal_the_loop
 from tests.support.fits import Classifier
 
 _SCRIPT = """
-import sys
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -53,16 +50,15 @@ class Talkative(Classifier):
 
 if __name__ == "__main__":
     pl.seed_everything(7)
-    callback = TracInCallback("run", top_k=5, batch_size=4, when=sys.argv[1])
+    callback = TracInCallback("run", top_k=5, batch_size=4)
     trainer(Path("."), [callback], strategy="ddp", devices=2, max_epochs=1).fit(Talkative(), *loaders(batch_size=5))
 """
 
 
-@pytest.mark.parametrize("when", ["fit_end", "snapshot"])
-def test_a_step_full_of_collectives_ends_and_has_the_scores_of_a_loop(tmp_path: Path, when: str) -> None:
+def test_a_step_full_of_collectives_ends_and_has_the_scores_of_a_loop(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(_SCRIPT)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "script.py", when]
+    command = [sys.executable, "script.py"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert_scores_equal_the_loop(Classifier(), TracInRun.open(tmp_path / "run"))
