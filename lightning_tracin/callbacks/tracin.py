@@ -81,7 +81,7 @@ class TracInCallback(CallbackBase):
 
     @property
     def _legacy_state_key(self) -> str:  # type: ignore[override]
-        """Where Lightning looks next: the key of checkpoints from before 0.3, which knew the schedule only."""
+        """Where Lightning looks next: the key of older checkpoints, which has the schedule only."""
         return self._generate_state_key(**self._schedule)
 
     @property

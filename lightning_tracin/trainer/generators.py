@@ -40,7 +40,7 @@ def generators_in(*objects: Any) -> list[Any]:
             found[id(value)] = value
         elif id(value) not in seen and depth < _DEPTH and not isinstance(value, _LEAVES):
             seen.add(id(value))
-            waiting += [(one, depth + 1) for one in _inside(value)]
+            waiting += [(one, depth + 1) for one in _inside(value) if not isinstance(one, _LEAVES)]
     return list(found.values())
 
 

@@ -223,8 +223,7 @@ class Session:
             load_weights(copy, weights)
             set_moment(copy, epoch - 1, self._trainer.global_step)
             losses = witness_losses(copy, self._setup.loss, self._setup.train, self._processes.prepared(copy, self._setup.dtype))
-        record = self._record(recorder, len(self._directory.ledger.snapshots()), epoch)
-        record = record.model_copy(update={"global_step": int(self._trainer.global_step), "witnesses": losses})
+        record = self._record(recorder, epoch, frozenset(weights), losses)
         self._processes.barrier("tracin_ledger_read")
         if self._trainer.is_global_zero:
             self._directory.discard(folder_name(record))  # left by a killed fit
@@ -260,12 +259,12 @@ class Session:
         if new and self._options.writes_weights and self._trainer.is_global_zero and self._directory.ledger.snapshots():
             self._directory.ledger.append_unfrozen(step, new)
 
-    def _record(self, recorder: Recorder, index: int, epoch: int) -> SnapshotRecord:
+    def _record(self, recorder: Recorder, epoch: int, stored: frozenset[str], losses: tuple[float, ...]) -> SnapshotRecord:
         interval = recorder.interval(self._trainer.optimizers)
         scored = self._scored()
         groups = groups_of(self._module, frozenset(scored), self._trainer.optimizers)
         return SnapshotRecord(
-            index=index,
+            index=len(self._directory.ledger.snapshots()),
             epoch=epoch,
             step=recorder.step,
             steps=interval.steps,
@@ -274,7 +273,9 @@ class Session:
             last_learning_rates=rates_by_group(interval.last, groups),
             groups=groups,
             elements=sum(parameter.numel() for parameter in scored.values()),
-            frozen=frozen_digest(self._module, self._kept_names()),
+            frozen=frozen_digest(self._module, stored),
+            global_step=int(self._trainer.global_step),
+            witnesses=losses,
         )
 
     def finish(self) -> None:
