@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lightning_tracin.attribution.batching import name_of
-from lightning_tracin.attribution.losses import Probed, SummedLoss, find_loss
+from lightning_tracin.attribution.losses import LastSum, Probed, SummedLoss, find_loss
 from lightning_tracin.attribution.no_collectives import no_collectives
 from lightning_tracin.attribution.samples import SampleSet
 from lightning_tracin.errors import TracInError
@@ -76,7 +76,8 @@ def check_gradients(
                 raise TracInError(f"The loss of {name_of(samples, index, kind)} is {value} {moment}; look at that sample.")
         if batch:
             together = prepare(samples.batch(batch))
-            verify_gradients(model, coverage, partial(loss, together, len(batch)), [partial(loss, one, 1) for one in alone])
+            summed = LastSum(partial(loss.summed, together, len(batch)))
+            verify_gradients(model, coverage, summed.total, [partial(loss, one, 1) for one in alone], summed.own)
 
 
 def _picked(samples: SampleSet, source: int) -> Iterator[list[int]]:

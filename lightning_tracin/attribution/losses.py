@@ -34,10 +34,33 @@ class Summed:
         total: their sum, a scalar, part of the graph.
         is_certain: whether this batch itself shows that it is the sum of its samples' own losses. Otherwise that is true of
             the batches that were checked, and has to be seen for this one by evaluating its samples one at a time.
+        own: computes the losses one by one, [samples], part of the same graph; None if they are not known.
     """
 
     total: Tensor
     is_certain: bool
+    own: Callable[[], Tensor | None] = lambda: None
+
+
+class LastSum:
+    """The losses of one batch, whose forward pass may be done several times; the last one counts.
+
+    Args:
+        forward: does the forward pass.
+    """
+
+    def __init__(self, forward: Callable[[], Summed]) -> None:
+        self._forward = forward
+        self.last: Summed | None = None
+
+    def total(self) -> Tensor:
+        """Do the forward pass; the sum of the losses."""
+        self.last = self._forward()
+        return self.last.total
+
+    def own(self) -> Tensor | None:
+        """The losses of the last forward pass one by one, [samples]; None if they are not known."""
+        return None if self.last is None else self.last.own()
 
 
 class SummedLoss(Protocol):
@@ -80,7 +103,7 @@ class PerSampleLoss:
                 f"`per_sample_loss` should return a tensor of shape [{samples}], one loss for each sample of the batch, but "
                 f"returned {got}."
             )
-        return Summed(losses.sum(), is_certain=True)
+        return Summed(losses.sum(), True, lambda: losses)
 
     def __call__(self, batch: Any, samples: int) -> Tensor:
         """`summed(...).total`."""
@@ -130,7 +153,8 @@ class StepLoss:
         if found is None or not self.terms or not _follows(found, self.terms):
             return Summed(loss * factor, is_certain=False)
         rules = [term.rule for term in self.terms]
-        return Summed(loss * factor if found.weigh_the_same(rules) else found.own_losses(rules).sum(), is_certain=True)
+        total = loss * factor if found.weigh_the_same(rules) else found.own_losses(rules).sum()
+        return Summed(total, True, lambda: found.own_losses(rules))
 
     def __call__(self, batch: Any, samples: int) -> Tensor:
         """`summed(...).total`."""
