@@ -53,6 +53,8 @@ class Capture:
         coverage: the scored parameters.
 
     Attributes:
+        coverage: as given; its decisions grow batch by batch.
+        seen: layers that the loss has reached so far.
         coarsest: the least precise data type of all gradients so far.
 
     Example:
@@ -67,7 +69,7 @@ class Capture:
 
     def __init__(self, model: nn.Module, coverage: Coverage) -> None:
         self._model = model
-        self._coverage = coverage
+        self.coverage = coverage
         self._decisions = coverage.decisions
         self._modules = dict(model.named_modules())
         self._stack = ExitStack()
@@ -77,7 +79,7 @@ class Capture:
         self._is_marking = False
         self._called: set[str] = set()
         self._stand_ins: list[StandIn] = []
-        self.seen: set[str] = set()  # layers that the loss has reached so far
+        self.seen: set[str] = set()
         self.coarsest = torch.float64
 
     def __enter__(self) -> Capture:
@@ -96,11 +98,11 @@ class Capture:
         """Place a hook on every layer with a rule, and on every module that is run again."""
         self._hooks.close()
         replayed = self._decisions.replayed
-        for layer in self._coverage.batched:
-            if self._coverage.uses_rule(layer):
+        for layer in self.coverage.batched:
+            if self.coverage.uses_rule(layer):
                 self._hook(layer.module, partial(self._on_layer, layer))
         for target in sorted(set(replayed.values())):
-            layers = [layer for layer in self._coverage.batched if replayed.get(layer.name) == target]
+            layers = [layer for layer in self.coverage.batched if replayed.get(layer.name) == target]
             if layers:
                 self._hook(self._modules[target], partial(self._on_replayed, target, layers))
 
@@ -135,7 +137,7 @@ class Capture:
         """
         moved: set[str] = set()
         try:
-            while self._coverage.batched or alone is None:
+            while self.coverage.batched or alone is None:
                 self._begin(Arrivals(samples, consumer, self._decisions, is_strict=alone is not None))
                 try:
                     value = self._forward(loss, moved)
@@ -154,7 +156,7 @@ class Capture:
         self._end()
         self._batch = batch
         self._called.clear()
-        self._stand_ins = stand_ins_for(self._coverage, batch.samples, self._on_use)
+        self._stand_ins = stand_ins_for(self.coverage, batch.samples, self._on_use)
         batch.due.update(one.name for one in self._stand_ins)  # complete only when the backward has ended
         insert(self._stand_ins)
 
@@ -216,19 +218,18 @@ class Capture:
     def _mark(self, batch: Arrivals, own: Callable[[], Tensor | None]) -> None:
         """Find out whose the watched lines are."""
         losses = own() if batch.owners.is_watching else None
-        if losses is None:
-            return
         self._is_marking = True
         try:
-            batch.owners.mark(losses)
+            if losses is not None:
+                batch.owners.mark(losses)
         except RuntimeError:  # reentrant checkpointing does not support it
             return
         finally:
             self._is_marking = False
 
     def _try_next_way(self, error: NotPerSampleError) -> set[str]:
-        for layer in self._coverage.batched:
-            if layer.name in error.layers and not move_outwards(self._coverage, self._modules, layer):
+        for layer in self.coverage.batched:
+            if layer.name in error.layers and not move_outwards(self.coverage, self._modules, layer):
                 self._decisions.one_by_one.update(layer.names.values())
                 self._decisions.replayed.pop(layer.name, None)
         self._place_hooks()
@@ -328,7 +329,7 @@ class Capture:
             lines, output = with_lines(output, layout, self._current.samples, layer.name, self._decisions)
         if counts:
             self._current.due[name] += 1
-            table = self._coverage.elements[name] // output.shape[-1]
+            table = self.coverage.elements[name] // output.shape[-1]
 
             def on_gradient(inputs: Tensor, gradient: Tensor) -> None:
                 if operation == "embedding":

@@ -64,7 +64,7 @@ def run(
     def alone(position: int) -> Tensor:
         return one_loss(loss, collate, samples[position])
 
-    decisions = capture._coverage.decisions
+    decisions = capture.coverage.decisions
     is_verified = bool(decisions.verified or decisions.one_by_one)
     capture.run(total, len(samples), consumer, lambda: own_of(found), alone if is_verified else None)
 
