@@ -11,7 +11,7 @@ from humanize import naturalsize
 
 from lightning_tracin.attribution.cost import counted
 from lightning_tracin.attribution.spot_check import described as described_check
-from lightning_tracin.config import Measure, Sign, Similarity, Weighting
+from lightning_tracin.config import DAMPING, Blocks, Measure, Preconditioning, Sign, Similarity, Weighting
 from lightning_tracin.errors import one_line, printable
 from lightning_tracin.reporting.findings import study_of
 from lightning_tracin.reporting.results import analyse
@@ -84,6 +84,9 @@ def reliance(
     weighting: Weighting | None = None,
     snapshots: list[int] | None = None,
     by: Literal["layer"] | None = None,
+    preconditioner: Preconditioning | None = None,
+    damping: float = DAMPING,
+    blocks: Blocks = "whole",
     output: Output = "table",
 ) -> str:
     """Print how much each probe language relies on each train language.
@@ -98,12 +101,27 @@ def reliance(
         weighting: how to weight snapshots. Default: as in the fit.
         snapshots: indices of the snapshots to show. Default: all.
         by: "layer" for a table of each layer alone.
+        preconditioner: "adam" or "fisher" if the run supports it, or "none". Default: as in the fit.
+        damping: for "fisher": the ridge, as a fraction of the trace.
+        blocks: for "fisher": whiten all features together ("whole") or each "layer" separately.
         output: format of the printed table.
     """
     opened = TracInRun.open(run)
     view = opened.record.options.view(measure or opened.method.measure).but(similarity=similarity, weighting=weighting)
     k = view.top_k if k is None else k
-    table = opened.reliance(k, sign, cumulative, view.measure, view.similarity, view.weighting, snapshots, by=by)
+    table = opened.reliance(
+        k,
+        sign,
+        cumulative,
+        view.measure,
+        view.similarity,
+        view.weighting,
+        snapshots,
+        by=by,
+        preconditioner=preconditioner,
+        damping=damping,
+        blocks=blocks,
+    )
     return _printed(table, output)
 
 
@@ -115,6 +133,9 @@ def top(
     similarity: Similarity | None = None,
     weighting: Weighting | None = None,
     snapshots: list[int] | None = None,
+    preconditioner: Preconditioning | None = None,
+    damping: float = DAMPING,
+    blocks: Blocks = "whole",
     output: Output = "table",
 ) -> str:
     """Print the strongest train samples of one probe, with their texts.
@@ -127,11 +148,17 @@ def top(
         similarity: which score to rank by. Default: as in the fit.
         weighting: how to weight snapshots. Default: as in the fit.
         snapshots: indices of the snapshots to sum. Default: all.
+        preconditioner: "adam" or "fisher" if the run supports it, or "none". Default: as in the fit.
+        damping: for "fisher": the ridge, as a fraction of the trace.
+        blocks: for "fisher": whiten all features together ("whole") or each "layer" separately.
         output: format of the printed table.
     """
     opened = TracInRun.open(run)
     options = opened.record.options.but(similarity=similarity, weighting=weighting)
-    printed = _printed(opened.top(probe, k, sign, options.similarity, options.weighting, snapshots), output)
+    found = opened.top(
+        probe, k, sign, options.similarity, options.weighting, snapshots, preconditioner, damping=damping, blocks=blocks
+    )
+    printed = _printed(found, output)
     if output != "table":
         return printed
     (about,) = opened.queries.take([probe]).rows()
