@@ -165,17 +165,27 @@ def ingredients_of(store: IngredientStore, parts: Parts, into: Sequence[int] | N
         whitening: of features, see `feature_ingredients`.
 
     Raises:
-        TracInError: something is missing or damaged.
+        TracInError: something is missing or damaged, or the store cannot be whitened.
     """
-    del parts, whitening
+    del parts
+    _require_plain(store, whitening)
     return store.read(into)
 
 
 @singledispatch
 def product_shards(store: IngredientStore, parts: Parts, into: Sequence[int] | None, whitening: Whitening | None) -> Shards:
     """Like `ingredients_of`, but reads each shard of train samples on demand."""
-    del parts, whitening
+    del parts
+    _require_plain(store, whitening)
     return store.shards(into)
+
+
+def _require_plain(store: IngredientStore, whitening: Whitening | None) -> None:
+    if whitening is not None:
+        raise TracInError(
+            f"preconditioner='fisher' whitens features, but {store.folder} holds finished products; take preconditioner='none', "
+            "or run the fit with a `projection_dim`."
+        )
 
 
 ingredients_of.register(FeatureStore, feature_ingredients)

@@ -50,5 +50,5 @@ def test_ranking_keeps_the_order_of_equal_scores() -> None:
 
 def test_negative_rate_is_refused() -> None:
     assert group_weights("uniform", [0.1, -0.02], 1).tolist() == [1, 1]
-    with pytest.raises(TracInError, match="but a group of the optimizer had -0.02; take weighting='uniform'"):
+    with pytest.raises(TracInError, match=r"but a group of the optimizer had -0\.02; take weighting='uniform'"):
         group_weights("learning_rate", [0.1, -0.02], 1)
