@@ -107,8 +107,8 @@ Pieces = list[tuple[str, list[str], float, Floats]]  # layer, parameters, weight
 
 
 def weights(moment: Moment, weighting: str) -> Floats:
-    """Of each group; every sample is seen once in each epoch."""
-    return {"uniform": np.ones(2), "learning_rate": moment.rates}[weighting]
+    """Of each group."""
+    return {"uniform": np.ones(3), "learning_rate": moment.weights}[weighting]
 
 
 def plain_pieces(moment: Moment, train: dict[str, Floats], made: Made, asked: Asked) -> Pieces:
@@ -133,7 +133,8 @@ def whitened_pieces(moment: Moment, train: dict[str, Floats], made: Made, asked:
         rates = np.concatenate([np.full(train[name].shape[1], weights(moment, asked.weighting)[GROUPS[name]]) for name in names])
         moments = features.T @ features / TRAIN
         s = (rates * np.diag(moments)).sum() / np.trace(moments)
-        pieces.append((layer_of(names[0]), names, s, np.linalg.inv(moments + DAMPING * whole * np.diag(s / rates))))
+        ridge = DAMPING * whole * s / np.maximum(rates, 1e-12)  # a rate of 0 is a very small one
+        pieces.append((layer_of(names[0]), names, s, np.linalg.inv(moments + np.diag(ridge))))
     return pieces
 
 

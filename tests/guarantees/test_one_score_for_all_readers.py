@@ -43,8 +43,7 @@ def shares(influence: Any, k: int = 3) -> pd.Series[float]:
     first = LANGUAGES[0][np.argsort(-influence, axis=0, kind="stable")[:k]]
     cells = {
         (probe, train): float((first[:, LANGUAGES[1] == probe] == train).mean())
-        for probe in ["de", "en", "ru"]
-        for train in ["de", "en", "ru"]
+        for probe, train in product(("de", "en", "ru"), repeat=2)
     }
     return pd.Series(cells)
 

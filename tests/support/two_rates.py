@@ -1,4 +1,7 @@
-"""A small fit with two optimizer groups of different, changing rates, and every sample's gradients from a loop."""
+"""A small fit with two optimizer groups of different, changing rates, and every sample's gradients from a loop.
+
+No optimizer trains the head's bias, which makes a third group of rate 0. An epoch sees two thirds of the train samples.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from tests.support.oracles import gradient_loop
 
 Floats = npt.NDArray[np.float64]
 
-#: Parameter -> its optimizer group. The embeddings, layer 0 and the head have parameters of both groups; layer 1 is in one.
+#: Parameter -> its optimizer group. The embeddings, layer 0 and the head have parameters of two groups; layer 1 is in one.
 GROUPS = {
     "embed.weight": 0,
     "embed.bias": 1,
@@ -28,7 +31,7 @@ GROUPS = {
     "layers.1.weight": 1,
     "layers.1.bias": 1,
     "head.weight": 0,
-    "head.bias": 1,
+    "head.bias": 2,
 }
 LAYERS = ("embeddings", "layer 0", "layer 1", "head")
 TRAIN, ALSO_PROBES, PROBES = 15, 8, 12  # the first probes are train samples, too
@@ -70,8 +73,8 @@ class Probes(Vectors):
 class Moment:
     """What the module notes at the end of an epoch."""
 
-    weights: dict[str, Tensor]
-    rates: Floats  # of each group, mean over the epoch's steps
+    state: dict[str, Tensor]
+    weights: Floats  # of each group: mean rate over the epoch's steps, times visits of a train sample
     preconditioner: dict[str, Tensor]  # Adam's
 
 
@@ -84,6 +87,7 @@ class TwoRates(pl.LightningModule):
         self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
         self.moments: list[Moment] = []
         self._rates: list[list[float]] = []
+        self._seen = 0
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         hidden = self.embed(batch["x"])
@@ -92,6 +96,7 @@ class TwoRates(pl.LightningModule):
         return nn.functional.cross_entropy(self.head(hidden), batch["y"])
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        self._seen += len(batch["x"])
         return self.loss(batch)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -100,7 +105,8 @@ class TwoRates(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         groups: list[dict[str, Any]] = [{"params": [], "lr": 0.03}, {"params": [], "lr": 0.002}]
         for name, parameter in self.named_parameters():
-            groups[GROUPS[name]]["params"].append(parameter)
+            if GROUPS[name] < len(groups):
+                groups[GROUPS[name]]["params"].append(parameter)
         optimizer = torch.optim.AdamW(groups)
         return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, [lambda n: 0.5**n, lambda n: 1.0])]
 
@@ -109,14 +115,15 @@ class TwoRates(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         optimizer: Any = self.trainer.optimizers[0]
-        scales = {}
-        for name, parameter in self.named_parameters():
+        scales = {name: torch.zeros(parameter.numel()) for name, parameter in self.named_parameters()}
+        for name, parameter in ((name, one) for name, one in self.named_parameters() if one in optimizer.state):
             state = optimizer.state[parameter]
             second = (state["exp_avg_sq"] / (1 - 0.999 ** state["step"])).double().flatten()
             scales[name] = torch.where(second > 0, 1 / (second.sqrt() + 1e-8), 0.0)
-        weights = {name: value.detach().clone() for name, value in self.state_dict().items()}
-        self.moments.append(Moment(weights, np.mean(self._rates, axis=0), scales))
-        self._rates = []
+        state = {name: value.detach().clone() for name, value in self.state_dict().items()}
+        weights = np.append(np.mean(self._rates, axis=0), 0.0) * self._seen / TRAIN
+        self.moments.append(Moment(state, weights, scales))
+        self._rates, self._seen = [], 0
 
 
 def fit(folder: Path, *callbacks: pl.Callback) -> TwoRates:
@@ -124,14 +131,14 @@ def fit(folder: Path, *callbacks: pl.Callback) -> TwoRates:
     pl.seed_everything(7)
     module = TwoRates()
     train = DataLoader(Vectors(0, TRAIN), batch_size=5, shuffle=True)
-    trainer(folder, list(callbacks), max_epochs=2).fit(module, train, DataLoader(Probes(), batch_size=5))
+    trainer(folder, list(callbacks), max_epochs=2, limit_train_batches=2).fit(module, train, DataLoader(Probes(), batch_size=5))
     return module
 
 
 def gradients_of(moment: Moment) -> tuple[dict[str, Floats], dict[str, Floats]]:
     """Every train sample's and every probe's gradient, parameter by parameter, in double precision."""
     module = TwoRates().double()
-    module.load_state_dict(moment.weights)
+    module.load_state_dict(moment.state)
 
     def loss(sample: dict[str, Tensor]) -> Tensor:
         return module.loss({"x": sample["x"][None].double(), "y": sample["y"][None]})
@@ -145,13 +152,14 @@ def _data() -> tuple[Vectors, Vectors]:
 
 
 def some_elements() -> dict[str, Tensor]:
-    """A mask: some of the embeddings, all of layer 0, nothing of layer 1, the head's bias."""
+    """A mask: some of the embeddings, all of layer 0, nothing of layer 1, some of the head."""
     shapes = {name: parameter.shape for name, parameter in TwoRates().named_parameters()}
     return {
         "embed.weight": (torch.arange(12).view(shapes["embed.weight"]) % 2),
         "embed.bias": torch.tensor([1, 0, 0, 1]),
         "layers.0.weight": torch.ones(shapes["layers.0.weight"], dtype=torch.int64),
         "layers.0.bias": torch.ones(shapes["layers.0.bias"], dtype=torch.int64),
+        "head.weight": (torch.arange(12).view(shapes["head.weight"]) % 3).clamp(max=1),
         "head.bias": torch.ones(3, dtype=torch.int64),
     }
 
