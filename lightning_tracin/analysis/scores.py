@@ -44,6 +44,9 @@ def snapshot_scores(ingredients: Ingredients, similarity: Similarity, weights: n
     `"dot"` is TracInCP (Pruthi et al. 2020), `"cosine"` divides by both full gradient norms (Choenni et al. 2023),
     `"relatif"` by the train sample's norm (after Barshan et al. 2020). If a gradient is exactly zero, its scores are 0.
 
+    The weights are the diagonal of one inner product for train samples and probes. Norms do not contain them: a cosine would
+    otherwise lose the weight of its snapshot.
+
     Example:
         >>> norm = np.array([[2.0, 0.0]])  # one group, two train samples
         >>> one = Ingredients(dot=np.array([[[4.0], [0.0]]]), train_norm=norm, probe_norm=np.array([[4.0]]))
