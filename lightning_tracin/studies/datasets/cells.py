@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import math
 import uuid
 from collections.abc import Collection
 from decimal import Decimal
@@ -75,11 +74,11 @@ def _checked(text: str, place: str) -> str:
 
 
 def _number(value: int | float | Decimal, place: str) -> str:
-    if not isinstance(value, int) and math.isnan(value):
-        return ""
-    if not isinstance(value, int) and math.isinf(value):
-        raise TracInError(f"{place} is {_short(value)}, an infinite number: correct it, or write null if it is missing.")
     exact = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+    if exact.is_nan():
+        return ""
+    if exact.is_infinite():
+        raise TracInError(f"{place} is {_short(value)}, an infinite number: correct it, or write null if it is missing.")
     if exact and not -_DIGITS < exact.adjusted() < _DIGITS:
         return str(value)
     digits = f"{exact:f}"

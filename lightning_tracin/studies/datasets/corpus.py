@@ -125,10 +125,10 @@ def build_corpus(
         rows = _with_distinct_items(rows)
     _check_left(rows, languages, source)
     _check(rows, source)
+    check_spelling(rows, source)
     if parallel:
         rows, disputed = _settle_labels(rows, cleaning.get("differing_labels", "error"), source)
         _check_left(rows, languages, source)
-    check_spelling(rows, source)
     left_out = (*dropped, *placeholders, *unlabelled, *unwanted, *untranslated, *disputed)
     return Corpus(_to_dataset(rows, sorted_labels(rows["label"]) if names is None else list(names), source), left_out)
 

@@ -1,7 +1,8 @@
 r"""Whether the first row of a file is its header, as the settings say: a header read as a sample would be a class of its own.
 
 With names given for the columns, the first row of every file is data. It is a header all the same if its cells are names of
-columns, or if it has a label that no other row has while all others are repeated. Without names, the first row is the header;
+columns, or if it has a label that no other row has, and the files tell it in another way: all first rows are alike, all other
+labels are numbers, or all others are repeated. Without names, the first row is the header;
 it is a sample if a column that is read is not among its cells, and they do not look like names.
 """
 
@@ -78,21 +79,29 @@ def _check_first(files: Sequence[FileTable], header: Sequence[str]) -> None:
     ]
     counts = Counter(label for file in files for label in _labels(file)[1:])
     repeated = all(count > 1 for count in counts.values())
+    numbers = bool(counts) and all(map(_is_number, counts))
     same = len(files) > 1 and len({tuple(map(_plain, file.table.iloc[0])) for file in files}) == 1
     for file in files:
-        if _labels(file)[0] not in {"", *counts} and _is_header(file, header, same, repeated):
+        if _labels(file)[0] not in {"", *counts} and _is_header(file, header, same or numbers, repeated):
             raise TracInError(
                 f"The first row of {file.source} is a header, {_short(list(file.table.iloc[0]))}, but header={list(header)} is "
                 "for files without one: leave out header, and name the file's own columns."
             )
 
 
-def _is_header(file: FileTable, header: Sequence[str], same: bool, repeated: bool) -> bool:
-    """Whether a first row, whose label no other row has, is a header."""
+def _is_header(file: FileTable, header: Sequence[str], odd: bool, repeated: bool) -> bool:
+    """Whether a first row, whose label no other row has, is a header.
+
+    Args:
+        file: a file.
+        header: the names of the columns that are given.
+        odd: whether the first row is the same in all files, or all other labels are numbers.
+        repeated: whether all other labels are repeated.
+    """
     names = _known(file, header)
     by_name = _labels(file)[0] in _label_names(file) or sum(_plain(cell) in names for cell in file.table.iloc[0]) > 1
     may_be = _not_a_name(list(file.table.iloc[0])) is None
-    return by_name or (may_be and (same or (repeated and len(file.table) >= _MANY)))
+    return by_name or (may_be and (odd or (repeated and len(file.table) >= _MANY)))
 
 
 def _known(file: FileTable, header: Sequence[str]) -> set[str]:
@@ -128,7 +137,7 @@ def _check_names(file: FileTable, files: Sequence[FileTable]) -> None:
     if not missing:
         return
     odd = _not_a_name(names)
-    if odd is None and len(files) > 1 and not any(set(names) & set(other.table.columns) for other in files if other is not file):
+    if odd is None and len(files) > 1 and not any(_alike(file, other) for other in files if other is not file):
         odd = "no other file has any of these names"
     if odd is not None:
         role, name = next(iter(missing.items()))
@@ -139,15 +148,24 @@ def _check_names(file: FileTable, files: Sequence[FileTable]) -> None:
         )
 
 
+def _alike(one: FileTable, other: FileTable) -> bool:
+    """Whether two files have the name of a column in common."""
+    return bool({_plain(name) for name in one.table.columns} & {_plain(name) for name in other.table.columns})
+
+
 def _not_a_name(names: Sequence[str]) -> str | None:
     """Why one of these is no name of a column; None if all may be."""
     for name in names:
         plain = trimmed(name)
-        if re.fullmatch(r"[-+]?\d+([.,]\d+)?", plain):
+        if _is_number(plain):
             return f"{plain!r} is a number"
         if len(plain) > _LONG or len(plain.split()) > _WORDS or plain.endswith((".", "!", "。", "！", "।")):
             return f"{_short([name])[1:-1]} is a text"
     return None
+
+
+def _is_number(cell: str) -> bool:
+    return re.fullmatch(r"[-+]?\d+([.,]\d+)?", cell) is not None
 
 
 def _short(cells: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Collection, Iterator, Mapping
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def _numbered(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any] | Non
         if number == 1 and line.strip() == "[":
             raise TracInError(_is_array(path))
         try:
-            found = json.loads(line, object_pairs_hook=_Object, parse_float=Decimal, parse_int=Decimal, parse_constant=Decimal)
+            found = json.loads(line, object_pairs_hook=_Object, parse_float=_number, parse_int=Decimal, parse_constant=Decimal)
         except RecursionError as error:
             raise TracInError(f"{path} is nested too deeply in line {number}: correct the file.") from error
         except json.JSONDecodeError as error:
@@ -60,6 +60,14 @@ def _numbered(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any] | Non
         if not isinstance(found, dict):
             raise TracInError(f"{path} has something other than an object in line {number}: correct the file.")
         yield number, found
+
+
+def _number(digits: str) -> Decimal | float:
+    """A number as it is written; infinity where its exponent has more digits than any number needs."""
+    try:
+        return Decimal(digits)
+    except InvalidOperation:
+        return float(digits)
 
 
 def _is_array(path: Path) -> str:

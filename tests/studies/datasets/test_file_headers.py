@@ -37,6 +37,11 @@ def test_a_header_in_one_of_the_files_is_refused(tmp_path: Path) -> None:
         load_files(pattern, header=HEADER, parallel=False)
 
 
+def test_a_word_above_labels_that_are_numbers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TracInError, match=r"The first row of .*de\.tsv is a header, \['Satz', 'Etikett'\], but header="):
+        load_files(files(tmp_path, de="Satz\tEtikett\na\t0\nb\t1\n"), header=HEADER)
+
+
 def test_headers_in_few_rows_are_alike_in_all_files(tmp_path: Path) -> None:
     pattern = files(tmp_path, de="Satz\tEtikett\neins\tx\n", en="Satz\tEtikett\none\tx\n")
     with pytest.raises(TracInError, match=r"The first row of .*de\.tsv is a header"):

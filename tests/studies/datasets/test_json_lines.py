@@ -84,6 +84,19 @@ def test_an_error_of_json_is_named_by_its_line() -> None:
         objects_of('{"text": "a"}\n{"text": "b"}\n{"text": oops}\n', Path("a.jsonl"))
 
 
+@pytest.mark.parametrize(
+    ("number", "meant"), [("9" * 5000, "9" * 5000), ("1e999", "1E+999"), ("1.50", "1.5"), ("-0.0", "0"), ("1E2", "100")]
+)
+def test_a_number_of_any_size(number: str, meant: str) -> None:
+    (found,) = objects_of(f'{{"id": {number}}}', Path("a.jsonl")).values()
+    assert found is not None
+    assert cells_of(found, {"id": ("item",)}, "line 1")["id"].replace("9E+4999", "9" * 5000) == meant
+    (found,) = objects_of('{"id": -1e99999999999999999999}', Path("a.jsonl")).values()
+    assert found is not None
+    with pytest.raises(TracInError, match=r"line 1, column 'id', is -inf, an infinite number"):
+        cells_of(found, {"id": ("item",)}, "line 1")
+
+
 def test_deep_nesting_is_named_by_its_line() -> None:
     with pytest.raises(TracInError, match=r"a\.jsonl is nested too deeply in line 1: correct the file"):
         objects_of('{"text": ' + "[" * 100_000, Path("a.jsonl"))
