@@ -173,4 +173,5 @@ def _short(cells: Sequence[str]) -> str:
 
 
 def _plain(cell: str) -> str:
-    return trimmed(cell).casefold()
+    """A cell without case, blanks and quotes: `"Gold Label"` is `gold_label`."""
+    return re.sub(r"[\s_-]+", "_", trimmed(cell).strip("\"'#").strip().casefold())

@@ -21,7 +21,7 @@ def files(folder: Path, **contents: str) -> Path:
     "own",
     [
         *("text\tlabel", "Text\tLABEL", " text \tlabel ", "sentence\tlabel", "\ufefftext\tlabel", "sentence1\tgold_label"),
-        *("Satz\tEtikett", "premise\tclass"),
+        *("Satz\tEtikett", "premise\tclass", '"text"\t"label"', "#text\tGold Label"),
     ],
 )
 def test_a_header_of_the_file_beside_a_given_one_is_refused(tmp_path: Path, own: str) -> None:
