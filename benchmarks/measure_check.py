@@ -52,7 +52,7 @@ def spot_check_vs_pass(context: Context) -> Report:
     return Report((ratio_result("spot_check_vs_pass", pairs.ours_over_theirs),))
 
 
-class _Step(nn.Module):
+class TrainingStep(nn.Module):
     """A workload's mean loss as a training step."""
 
     def __init__(self, workload: Workload) -> None:
@@ -60,6 +60,7 @@ class _Step(nn.Module):
         self.model, self.loss = workload.model, workload.loss
 
     def training_step(self, batch: Any) -> Tensor:
+        """The mean loss of a batch."""
         return self.loss(self.model, batch) / len(batch["labels"])
 
 
@@ -68,7 +69,7 @@ def watched_loss_vs_pass(context: Context) -> Report:
     """The pass with a training step that is watched in every batch, over the pass with a loss that is taken as it is."""
     workload = reference(_TRAIN, _PROBES).scaled(context.scale)
     plain = ours.job_of(workload)
-    step = _Step(workload).eval()
+    step = TrainingStep(workload).eval()
     watched = replace(plain, loss=checked_loss(step, plain.train, plain.probes, plain.prepare))
 
     def attribution(watch: bool) -> None:
@@ -89,7 +90,7 @@ def checks_vs_pass(context: Context) -> Report:
     """
     workload = reference(_TRAIN, _PROBES).scaled(context.scale)
     plain = ours.job_of(workload)
-    step = _Step(workload).eval()
+    step = TrainingStep(workload).eval()
     job = replace(plain, loss=checked_loss(step, plain.train, plain.probes, plain.prepare))
     target = ours.target_of(workload.model)
 
@@ -109,7 +110,7 @@ def checks_vs_pass(context: Context) -> Report:
         assert digest_of(workload.train) == before
 
     def unchecked() -> None:
-        with _no_checks(), tempfile.TemporaryDirectory() as folder:
+        with no_checks(), tempfile.TemporaryDirectory() as folder:
             attribution(folder)
 
     with _process_group():
@@ -120,7 +121,7 @@ def checks_vs_pass(context: Context) -> Report:
 
 
 @contextmanager
-def _no_checks() -> Iterator[None]:
+def no_checks() -> Iterator[None]:
     """Inside, a step's loss is taken for a mean without a look, in the batch itself, with collectives as they are."""
 
     def unwatched(step: losses.StepLoss, batch: Any, samples: int) -> losses.Summed:
