@@ -11,6 +11,9 @@ from typing import Any
 
 from lightning_tracin.errors import TracInError
 
+#: Letters and symbols that look like a blank: fillers of Hangul, an empty Braille cell, and variation selectors.
+_EMPTY_LETTERS = frozenset("\u115f\u1160\u3164\uffa0\u2800\ufe0e\ufe0f")
+
 
 def language_name(value: Any) -> str | None:
     """A language's name from a value of a column: normalised (NFC), without blanks and invisible characters around it.
@@ -35,9 +38,23 @@ def language_name(value: Any) -> str | None:
         raise TracInError(f'A language is {value}: YAML reads `no`, `on` and `yes` as true or false; quote it, as in "no".')
     if value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in ("NAType", "NaTType"):
         return None
-    name = unicodedata.normalize("NFC", str(value))
-    visible = [index for index, letter in enumerate(name) if not letter.isspace() and unicodedata.category(letter) != "Cf"]
-    return name[visible[0] : visible[-1] + 1] if visible else None
+    return trimmed(unicodedata.normalize("NFC", str(value))) or None
+
+
+def trimmed(text: str) -> str:
+    r"""A text without blanks and invisible characters around it; empty if nothing in it can be seen.
+
+    Example:
+        >>> trimmed("\ufeff a b\u200b\n"), trimmed("\u00a0\u200b")
+        ('a b', '')
+    """
+    first = next((index for index, letter in enumerate(text) if _is_visible(letter)), len(text))
+    last = next((index for index in range(len(text), first, -1) if _is_visible(text[index - 1])), first)
+    return text[first:last]
+
+
+def _is_visible(letter: str) -> bool:
+    return not letter.isspace() and letter not in _EMPTY_LETTERS and unicodedata.category(letter) not in ("Cf", "Cc")
 
 
 def mismatch(train: Collection[str], probes: Collection[str]) -> str | None:
