@@ -199,7 +199,11 @@ class RunDirectory:
             move_tree(self._imported, self._snapshots)
         except OSError as error:
             raise unwritable(self._snapshots, error) from error
-        self._write(record.model_copy(update={"snapshots": count}))
+        try:
+            self._write(record.model_copy(update={"snapshots": count}))
+        except TracInError:
+            remove_tree(self._snapshots)  # without a record they would block the next import
+            raise
 
     def _write_samples(self, train: SampleTable, probes: SampleTable) -> None:
         write_bytes(self._table("train"), as_lines(train.rows()))

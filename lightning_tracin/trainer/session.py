@@ -58,6 +58,7 @@ from lightning_tracin.trainer.environment import Environment
 from lightning_tracin.trainer.finish import finish
 from lightning_tracin.trainer.isolation import isolated_copy, set_moment, untouched_process
 from lightning_tracin.trainer.learning_rates import Recorder, groups_of, rates_by_group
+from lightning_tracin.trainer.tolerance import end_recorded, logged, stored
 
 
 class Session:
@@ -234,8 +235,8 @@ class Session:
         if self._options.when == "snapshot":
             with untouched_process(*users_objects(self._trainer)):
                 added = self._directory.ledger.snapshots()[record.index]
-                self._attributor.attribute(copy, added, weights, scales)
-                self._attributed(added)
+                if self._stored(partial(self._attributor.attribute, copy, added, weights, scales), added):
+                    self._attributed(added)
         return True
 
     def _kept_names(self) -> frozenset[str]:
@@ -279,10 +280,10 @@ class Session:
         )
 
     def finish(self) -> None:
-        """Compute the influence that is still missing, log it, and write the results."""
+        """Compute the influence that is still missing, write the results, and log them; what fails is a warning."""
         snapshots = self._directory.ledger.snapshots()
         if self._trainer.is_global_zero:
-            self._directory.end()
+            self._warn(end_recorded(self._directory, self._options))
         if self._options.when == "never" or not snapshots:
             return
         # with when="snapshot", only snapshots that a killed process left incomplete
@@ -291,22 +292,21 @@ class Session:
             with untouched_process(*users_objects(self._trainer)):
                 copy = self._copy()
                 for snapshot in due:
-                    self._attributor.attribute_stored(copy, snapshot)
+                    if not self._stored(partial(self._attributor.attribute_stored, copy, snapshot), snapshot):
+                        return
                     self._attributed(snapshot)
         if self._run is not None:
-            results = finish(self._run, self._view, self._setup, self._processes, self._copy)
+            written = finish(self._run, self._view, self._setup, self._processes, self._copy)
+            self._warn(written.remedy)
             for sink in self._sinks:
-                self._tell(partial(sink.finish, results))
+                for part in sink.finishing(written.results) if written.results is not None else ():
+                    self._warn(logged(part, self._directory))
 
-    def _tell(self, log: Callable[[], None]) -> None:
-        """Log something; a logger that fails is a warning, because results must not be lost with it."""
-        try:
-            log()
-        except Exception as error:
-            self._warn(
-                f"A logger failed ({type(error).__name__}: {error}), so its curves and tables are incomplete. The results are in "
-                f"{self._directory.results} after the fit; `lightning-tracin reliance {self._directory.path}` prints them."
-            )
+    def _stored(self, compute: Callable[[], None], snapshot: Snapshot) -> bool:
+        """Compute and store the influence at a snapshot; False, with a warning, if the system refuses to store it."""
+        refusal = stored(compute, snapshot, self._directory, self._options, self._processes)
+        self._warn(refusal)
+        return refusal is None
 
     def _copy(self) -> LightningModule:
         return isolated_copy(self._module, self._setup.dtype)
@@ -315,9 +315,10 @@ class Session:
         """Log a snapshot's results, and delete its weights with `keep_snapshots=False`."""
         if self._run is None:
             return
-        reliance = point(self._run, snapshot.index, self._view)
-        for sink in self._sinks:
-            self._tell(partial(sink.point, reliance))
+        if self._sinks:
+            reliance = point(self._run, snapshot.index, self._view)
+            for sink in self._sinks:
+                self._warn(logged(partial(sink.point, reliance), self._directory))
         if not self._options.keep_snapshots:
             snapshot.discard_weights()
 
