@@ -16,7 +16,7 @@ from lightning_tracin.run import TracInRun
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenResults:
     """What came of writing a run's results.
 
     Attributes:
@@ -35,7 +35,7 @@ def write_every_result(
     progress: bool = False,
     failed: Mapping[str, str] | None = None,
     otherwise: str = "",
-) -> Written:
+) -> WrittenResults:
     """Compute the tables of a run and write its results.
 
     Args:
@@ -56,11 +56,11 @@ def write_every_result(
         attempts.failed.update(write_results(run.directory.results, results, study))
     elsewhere = dict(failed or {})
     if not attempts.failed and not elsewhere:
-        return Written(results, None)
+        return WrittenResults(results, None)
     command = f"`{results_command(run.path, view, run.record.options)}`"
     if elsewhere:
         command = f"`{otherwise}`, with the fit's module and loaders,"
-    return Written(
+    return WrittenResults(
         results,
         printable(
             f"TracIn: the influence is in {run.path}, but of its results these are not written: "

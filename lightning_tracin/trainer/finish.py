@@ -15,12 +15,14 @@ from lightning_tracin.attribution.processes import Processes
 from lightning_tracin.attribution.representations import sentence_representations
 from lightning_tracin.config import View
 from lightning_tracin.reporting.attempts import Attempts, attribute_line
-from lightning_tracin.reporting.every_result import Written, write_every_result
+from lightning_tracin.reporting.every_result import WrittenResults, write_every_result
 from lightning_tracin.run import TracInRun
 from lightning_tracin.trainer.isolation import untouched_process
 
 
-def finish(run: TracInRun, view: View, setup: Setup, processes: Processes, fitted: Callable[[], LightningModule]) -> Written:
+def finish(
+    run: TracInRun, view: View, setup: Setup, processes: Processes, fitted: Callable[[], LightningModule]
+) -> WrittenResults:
     """Analyse a run and write its results, each on its own. Called on rank 0 only.
 
     Args:

@@ -45,6 +45,7 @@ from lightning_tracin.reporting.results import point
 from lightning_tracin.run import TracInRun
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.filesystem import free_bytes
+from lightning_tracin.storage.records import SCHEDULE
 from lightning_tracin.storage.snapshots import (
     Snapshot,
     SnapshotRecord,
@@ -146,12 +147,12 @@ class Session:
         names = scored_names(self._options, self._setup.mask, self._module)
         return {name: parameter for name, parameter in self._module.named_parameters() if name in names}
 
-    def start(self, run: str, step: int, resumed: bool) -> None:
+    def start(self, run: str, recorder: Recorder, resumed: bool) -> None:
         """Start the run directory, or check that it belongs to the resumed fit.
 
         Args:
             run: id of the fit.
-            step: number of optimizer steps before this start.
+            recorder: counts of the steps before this start.
             resumed: whether the directory already holds this run.
         """
         self._processes.barrier("tracin_checked")
@@ -159,14 +160,24 @@ class Session:
             averaging = averaging_callback(getattr(self._trainer, "callbacks", ()))
             record = run_record(run, self._setup, self._coverage, self._languages, averaging)
             if resumed:
-                self._directory.resume(record, step)
+                self._say_schedule(self._directory.record().options)
+                self._directory.resume(record, recorder.step)
             else:
+                record = record.model_copy(update={"began_at": recorder.before_step})
                 self._directory.start(record, self._setup.train.table, self._setup.probes.table)
+            self._warn(self._directory.record().uncovered)
         self._processes.barrier("tracin_start")
         if self._trainer.is_global_zero:
             self._run = TracInRun(self._directory)
         else:
             self._directory.reload()
+
+    def _say_schedule(self, before: Options) -> None:
+        """Say that snapshots are taken at other times than before the fit was resumed."""
+        schedules = [{name: getattr(one, name) for name in SCHEDULE if getattr(one, name)} for one in (before, self._options)]
+        if schedules[0] != schedules[1]:
+            old, new = (", ".join(f"{name}={every}" for name, every in schedule.items()) for schedule in schedules)
+            rank_zero_info(f"TracIn: the run goes on with {new}; its snapshots so far were taken with {old}.")
 
     def require_same_data(self) -> None:
         """Check that the fit still trains on the samples that it began with.
@@ -286,13 +297,14 @@ class Session:
             self._warn(end_recorded(self._directory, self._options))
         if self._options.when == "never" or not snapshots:
             return
-        # with when="snapshot", only snapshots that a killed process left incomplete
-        due = self._attributor.unfinished(snapshots) if self._options.when == "snapshot" else snapshots
-        if due:
+        due = self._attributor.unfinished(snapshots)  # with when="snapshot", those that a killed process left incomplete
+        shown = due if self._options.when == "snapshot" else snapshots
+        if shown:
             with untouched_process(*users_objects(self._trainer)):
                 copy = self._copy()
-                for snapshot in due:
-                    if not self._stored(partial(self._attributor.attribute_stored, copy, snapshot), snapshot):
+                for snapshot in shown:
+                    compute = partial(self._attributor.attribute_stored, copy, snapshot)
+                    if snapshot in due and not self._stored(compute, snapshot):
                         return
                     self._attributed(snapshot)
         if self._run is not None:
