@@ -73,8 +73,8 @@ class RunRecord(_Record):
         if self.began_at == 0:
             return None
         return (
-            f"The run covers its fit from optimizer step {self.began_at + 1} on. Snapshots of the {self.began_at} steps before are "
-            "missing, because the fit was resumed without them; what was learned in these steps is not counted."
+            f"The run covers its fit from optimizer step {self.began_at + 1} on. Snapshots of the {self.began_at} steps before "
+            "are missing, because the fit was resumed without them; what was learned in these steps is not counted."
         )
 
     @model_validator(mode="before")

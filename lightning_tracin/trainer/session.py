@@ -119,6 +119,7 @@ class Session:
         self._is_full = False
         is_even = loader.batch_size is not None and hasattr(loader.sampler, "__len__")
         self._counters: tuple[Counter, ...] | None = None if is_even else counters_of(train)
+        self._first: int | None = None  # number of the batch with which the loader began
         self._sinks = sinks_for(trainer.loggers) if trainer.is_global_zero else []
         self._run: TracInRun | None = None
         self._held: tuple[int, dict[str, Tensor]] = (-1, {})  # a step, and the weights right after it
@@ -196,8 +197,11 @@ class Session:
     def samples_in(self, batch: Any, batch_idx: int) -> int:
         """Number of samples in a batch of this rank: by the loader's batch size, or by the batch if the loader has none."""
         loader: Any = self._trainer.train_dataloader
+        if self._first is None:  # a fit that goes on within an epoch: the loader begins again, unless it knows where it was
+            self._first = 0 if hasattr(loader, "load_state_dict") else batch_idx
+        self._first = min(self._first, batch_idx)
         if self._counters is None:
-            return int(min(loader.batch_size, len(loader.sampler) - batch_idx * loader.batch_size))
+            return int(min(loader.batch_size, len(loader.sampler) - (batch_idx - self._first) * loader.batch_size))
         found = samples_in(batch, self._counters)
         return int(extract_batch_size(batch)) if found is None else found
 
