@@ -59,7 +59,7 @@ from lightning_tracin.trainer.environment import Environment
 from lightning_tracin.trainer.finish import finish
 from lightning_tracin.trainer.isolation import isolated_copy, set_moment, untouched_process
 from lightning_tracin.trainer.learning_rates import Recorder, groups_of, rates_by_group
-from lightning_tracin.trainer.tolerance import end_recorded, logged, stored
+from lightning_tracin.trainer.tolerance import appended, end_recorded, logged, stored
 
 
 class Session:
@@ -241,10 +241,16 @@ class Session:
             losses = witness_losses(copy, self._setup.loss, self._setup.train, self._processes.prepared(copy, self._setup.dtype))
         record = self._record(recorder, epoch, frozenset(weights), losses)
         self._processes.barrier("tracin_ledger_read")
-        if self._trainer.is_global_zero:
+
+        def append() -> None:
             self._directory.discard(folder_name(record))  # left by a killed fit
             self._directory.ledger.append(record, weights if self._options.writes_weights else None, scales)
-        self._processes.barrier("tracin_ledger_written")
+
+        refusal = on_rank_zero(self._processes, lambda: appended(append, folder_name(record), self._directory))
+        self._warn(refusal)
+        self._is_full = refusal is not None
+        if self._is_full:
+            return False
         if not self._trainer.is_global_zero:
             self._directory.ledger.reload()
         if self._options.when == "snapshot":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 from collections.abc import Callable
 
@@ -29,6 +30,30 @@ def end_recorded(directory: RunDirectory, options: Options) -> str | None:
         f"TracIn: the end of the fit could not be written to {listed(attempts.failed)}. Once the cause is gone, "
         f"`{results_command(directory.path, options, options)}` does it."
     )
+
+
+def appended(append: Callable[[], None], name: str, directory: RunDirectory) -> str | None:
+    """Write a snapshot, for which the disk may turn out to be full.
+
+    Args:
+        append: writes it.
+        name: of its folder.
+        directory: the run.
+
+    Raises:
+        TracInError: it cannot be written, for another reason.
+    """
+    try:
+        append()
+    except TracInError as error:
+        cause = error.__cause__
+        if not isinstance(cause, OSError) or cause.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return (
+            f"TracIn: the snapshot {name} could not be written to {directory.path} ({reason(error)}): the fit goes on, and no "
+            "more snapshots are taken. To have them, free space and resume the fit from a checkpoint that was saved before this."
+        )
+    return None
 
 
 def stored(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import resource
 import shlex
@@ -53,12 +54,19 @@ class AtTheEnd(pl.Callback):
 
 
 def fitted(
-    folder: Path, work: Any = lambda: None, several: Any = None, logger: Any = False, saves: bool = True, **options: Any
+    folder: Path,
+    work: Any = lambda: None,
+    before_the_last: Any = lambda: None,
+    several: Any = None,
+    logger: Any = False,
+    saves: bool = True,
+    **options: Any,
 ) -> list[str]:
     """Fit two epochs, with a checkpoint after them, and return the callback's warnings."""
     pl.seed_everything(3)
     saver = ModelCheckpoint(folder / "checkpoints", every_n_epochs=1 if saves else 0)
     callbacks = [TracInCallback(folder / "run", top_k=5, **options), saver, AtTheEnd(work)]
+    callbacks.append(BeforeTheLast(before_the_last))
     fit = trainer(folder, callbacks, max_epochs=2, enable_checkpointing=True, logger=logger)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -139,28 +147,60 @@ def test_representations_that_are_not_stored_are_used_all_the_same(tmp_path: Pat
     assert TracInRun.open(tmp_path / "run").representations()[0].shape[0] == 30
 
 
-@pytest.mark.parametrize("when", ["fit_end", "snapshot"])
-def test_influence_that_finds_the_disk_full_does_not_end_the_fit(tmp_path: Path, whole: dict[str, bytes], when: str) -> None:
-    def fill() -> None:
-        folder = tmp_path / "run" / "ingredients" / ("0000-step5" if when == "fit_end" else "0001-step10")
-        full_disk(folder / "0000+0030-00000.safetensors")
-        for path in (folder / f"{start:04d}+{count:04d}-00000.safetensors" for start in range(31) for count in range(31)):
-            if not path.with_name(f"{path.name}.partial").is_symlink():
-                full_disk(path)
+def full_folder(folder: Path) -> None:
+    """Make the disk full for the shards of a snapshot's products."""
+    for start, count in itertools.product(range(31), range(31)):
+        full_disk(folder / f"{start:04d}+{count:04d}-00000.safetensors")
 
+
+def test_influence_that_finds_the_disk_full_does_not_end_the_fit(tmp_path: Path, whole: dict[str, bytes]) -> None:
     languages = ["de", "en", "ru"] * 10
-    told = fitted(tmp_path, fill if when == "fit_end" else lambda: None, when=when, languages=languages)
-    if when == "snapshot":
-        assert not told
-        return
-    (said,) = told
-    assert "the influence at snapshot 0000-step5 could not be stored (No space left on device)" in said
-    assert "languages=languages)`" in said
+    (told,) = fitted(tmp_path, lambda: full_folder(tmp_path / "run" / "ingredients" / "0000-step5"), languages=languages)
+    assert "the influence at snapshot 0000-step5 could not be stored (No space left on device)" in told
+    assert "languages=languages)`" in told
     assert len(TracInRun.open(tmp_path / "run").snapshots) == 2
     for link in (tmp_path / "run").rglob("*.partial"):
         link.unlink()
-    run_line(said, languages=languages)
+    run_line(told, languages=languages)
     assert contents(tmp_path / "run") == whole
+
+
+class BeforeTheLast(AtTheEnd):
+    """Does something at the beginning of the last epoch."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pass
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch == 1:
+            self.work()
+
+
+def test_influence_during_the_fit_that_finds_the_disk_full_is_computed_at_its_end(
+    tmp_path: Path, whole: dict[str, bytes]
+) -> None:
+    def fill() -> None:
+        full_folder(tmp_path / "full")
+        (tmp_path / "run" / "ingredients" / "0001-step10").symlink_to(tmp_path / "full")
+
+    told = fitted(tmp_path, before_the_last=fill, when="snapshot")
+    assert len(told) == 1
+    assert "the influence at snapshot 0001-step10 could not be stored (No space left on device)" in told[0]
+    assert contents(tmp_path / "run") == whole
+
+
+def test_a_last_snapshot_that_finds_the_disk_full_does_not_end_the_fit(tmp_path: Path) -> None:
+    def fill() -> None:
+        full_disk(tmp_path / "full" / "weights.safetensors")
+        (tmp_path / "run" / "snapshots" / "0001-step10").symlink_to(tmp_path / "full")
+
+    (told,) = fitted(tmp_path, before_the_last=fill)
+    assert "the snapshot 0001-step10 could not be written" in told
+    assert "(No space left on device): the fit goes on" in told
+    run = TracInRun.open(tmp_path / "run")
+    assert [snapshot.step for snapshot in run.snapshots] == [5]
+    assert run.influence().shape == (30, 12)
+    assert (run.path / "results" / "report.html").exists()
 
 
 def test_the_end_that_is_not_recorded_is_recorded_later(tmp_path: Path) -> None:
