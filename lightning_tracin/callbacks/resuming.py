@@ -93,22 +93,30 @@ def refuse_other_fit(directory: RunDirectory, states: Mapping[str, dict[str, Any
     )
 
 
-def require_unbroken(directory: RunDirectory, step: int, last: int) -> None:
+def require_unbroken(directory: RunDirectory, step: int, last: int, digest: str) -> None:
     """Check that a run has the last snapshot that the checkpoint knows of.
 
     Args:
         directory: the run.
         step: steps that the fit has made.
         last: the step of the last snapshot when the checkpoint was saved.
+        digest: of that snapshot's record; empty if unknown.
 
     Raises:
-        TracInError: it ends before, or has others since.
+        TracInError: it does not have it, or has others since.
     """
-    steps = [snapshot.step for snapshot in directory.ledger.snapshots() if snapshot.step <= step]
-    found = steps[-1] if steps else directory.record().began_at
+    kept = [snapshot for snapshot in directory.ledger.snapshots() if snapshot.step <= step]
+    found = kept[-1].step if kept else directory.record().began_at
+    remedy = f"Restore the directory, resume from a checkpoint of step {min(found, last)} or before, or choose another `dirpath`."
     if found not in (last, step):
         raise TracInError(
             f"The last snapshot up to step {step} in {directory.path} is of step {found}, but it was of step {last} when the "
-            f"checkpoint was saved: the directory is older than the checkpoint, or another fit has gone on in it since. Restore "
-            f"the directory, resume from a checkpoint of step {min(found, last)} or before, or choose another `dirpath`."
+            f"checkpoint was saved: the directory is older than the checkpoint, or the fit went on from another since. {remedy}"
+        )
+    known = next((snapshot.record.digest for snapshot in kept if snapshot.step == last), digest)
+    if digest and known != digest:
+        raise TracInError(
+            f"The snapshot of step {last} in {directory.path} is not the one that was there when the checkpoint was saved: the "
+            "fit went on from another checkpoint since, and its snapshots are of other weights. Resume from a checkpoint that was "
+            f"saved after that, or from one of before step {last}, or choose another `dirpath`."
         )

@@ -68,7 +68,7 @@ class TracInCallback(CallbackBase):
         self._named = None if self.dirpath is None else self.dirpath.name
         self._run = ""
         self._recorder = Recorder()
-        self._last_step = 0
+        self._last_step, self._last_digest = 0, ""
         self._epoch = 1
         self._session: Session | None = None
         self._lock: RunLock | None = None
@@ -94,7 +94,13 @@ class TracInCallback(CallbackBase):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed fit needs, as plain types."""
-        return {"run": self._run, "recorder": self._recorder.state(), "last_step": self._last_step, "epoch": self._epoch}
+        return {
+            "run": self._run,
+            "recorder": self._recorder.state(),
+            "last_step": self._last_step,
+            "last_digest": self._last_digest,
+            "epoch": self._epoch,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` saved, unless `on_load_checkpoint` has chosen among the states."""
@@ -113,10 +119,12 @@ class TracInCallback(CallbackBase):
                 self._restore(state)
 
     def _forget(self) -> None:
-        self._run, self._recorder, self._last_step, self._states = "", Recorder(), 0, None
+        self._run, self._recorder, self._states = "", Recorder(), None
+        self._last_step, self._last_digest = 0, ""
 
     def _restore(self, state_dict: dict[str, Any]) -> None:
         self._run, self._last_step, self._epoch = (state_dict[name] for name in ("run", "last_step", "epoch"))
+        self._last_digest = state_dict.get("last_digest", "")  # unknown to older versions
         self._recorder = Recorder.from_state(state_dict["recorder"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -167,10 +175,11 @@ class TracInCallback(CallbackBase):
             rank_zero_info("TracIn: dry_run, so nothing is written and the fit runs as without the callback.")
             return
         if resumed:
-            on_rank_zero(environment, lambda: require_unbroken(directory, self._recorder.step, self._last_step))
+            last = self._last_step, self._last_digest
+            on_rank_zero(environment, lambda: require_unbroken(directory, self._recorder.step, *last))
         session.start(self._run, self._recorder, resumed)
         if resumed and any(snapshot.step == self._recorder.step for snapshot in directory.ledger.snapshots()):
-            self._start_interval()  # that snapshot was taken after the checkpoint was saved
+            self._start_interval(directory)  # that snapshot was taken after the checkpoint was saved
         self._watch = StepWatch(trainer.optimizers, self._recorder)
         self._session = session
 
@@ -258,11 +267,12 @@ class TracInCallback(CallbackBase):
     def _snapshot(self, session: Session) -> None:
         """Take a snapshot, unless this step already has one."""
         if self._recorder.step != self._last_step and session.snapshot(self._recorder, self._epoch):
-            self._start_interval()
+            self._start_interval(session.directory)
 
-    def _start_interval(self) -> None:
+    def _start_interval(self, directory: RunDirectory) -> None:
+        """Begin after the last snapshot of the directory."""
         self._recorder.start_interval()
-        self._last_step = self._recorder.step
+        self._last_step, self._last_digest = self._recorder.step, directory.ledger.snapshots()[-1].record.digest
 
 
 def _may_swap_weights(trainer: Trainer, module: LightningModule, watcher: TracInCallback) -> bool:

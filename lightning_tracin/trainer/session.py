@@ -73,6 +73,9 @@ class Session:
         trainer: the fit's Trainer.
         module: the module being fitted.
 
+    Attributes:
+        directory: the run directory.
+
     Raises:
         TracInError: influence cannot be computed for the samples, the loss or the parameters.
     """
@@ -86,7 +89,7 @@ class Session:
         trainer: Trainer,
         module: LightningModule,
     ) -> None:
-        self._options, self._directory, self._trainer, self._module = options, directory, trainer, module
+        self._options, self.directory, self._trainer, self._module = options, directory, trainer, module
         self._processes = Environment(module, trainer.strategy)
         progress = trainer.is_global_zero and trainer.progress_bar_callback is not None
         self._languages = languages
@@ -161,17 +164,17 @@ class Session:
             averaging = averaging_callback(getattr(self._trainer, "callbacks", ()))
             record = run_record(run, self._setup, self._coverage, self._languages, averaging)
             if resumed:
-                self._say_schedule(self._directory.record().options)
-                self._directory.resume(record, recorder.step)
+                self._say_schedule(self.directory.record().options)
+                self.directory.resume(record, recorder.step)
             else:
                 record = record.model_copy(update={"began_at": recorder.before_step})
-                self._directory.start(record, self._setup.train.table, self._setup.probes.table)
-            self._warn(self._directory.record().uncovered)
+                self.directory.start(record, self._setup.train.table, self._setup.probes.table)
+            self._warn(self.directory.record().uncovered)
         self._processes.barrier("tracin_start")
         if self._trainer.is_global_zero:
-            self._run = TracInRun(self._directory)
+            self._run = TracInRun(self.directory)
         else:
-            self._directory.reload()
+            self.directory.reload()
 
     def _say_schedule(self, before: Options) -> None:
         """Say that snapshots are taken at other times than before the fit was resumed."""
@@ -214,13 +217,13 @@ class Session:
         if self._is_full:
             return False
         weights, products = self._bytes
-        waiting = len(self._directory.ledger.snapshots()) if self._options.when == "fit_end" else 0
+        waiting = len(self.directory.ledger.snapshots()) if self._options.when == "fit_end" else 0
         needed = weights + products * (waiting + 1)
-        free = on_rank_zero(self._processes, lambda: free_bytes(self._directory.path))
+        free = on_rank_zero(self._processes, lambda: free_bytes(self.directory.path))
         if free is not None and free < needed:
             self._is_full = True
             self._warn(
-                f"The disk of {self._directory.path} has {naturalsize(free)} free, but the next snapshot and what is computed at "
+                f"The disk of {self.directory.path} has {naturalsize(free)} free, but the next snapshot and what is computed at "
                 f"the end need {naturalsize(needed)}: the fit goes on, and no more snapshots are taken."
             )
         return not self._is_full
@@ -243,19 +246,19 @@ class Session:
         self._processes.barrier("tracin_ledger_read")
 
         def append() -> None:
-            self._directory.discard(folder_name(record))  # left by a killed fit
-            self._directory.ledger.append(record, weights if self._options.writes_weights else None, scales)
+            self.directory.discard(folder_name(record))  # left by a killed fit
+            self.directory.ledger.append(record, weights if self._options.writes_weights else None, scales)
 
-        refusal = on_rank_zero(self._processes, lambda: appended(append, folder_name(record), self._directory))
+        refusal = on_rank_zero(self._processes, lambda: appended(append, folder_name(record), self.directory))
         self._warn(refusal)
         self._is_full = refusal is not None
         if self._is_full:
             return False
         if not self._trainer.is_global_zero:
-            self._directory.ledger.reload()
+            self.directory.ledger.reload()
         if self._options.when == "snapshot":
             with untouched_process(*users_objects(self._trainer)):
-                added = self._directory.ledger.snapshots()[record.index]
+                added = self.directory.ledger.snapshots()[record.index]
                 if self._stored(partial(self._attributor.attribute, copy, added, weights, scales), added):
                     self._attributed(added)
         return True
@@ -278,15 +281,15 @@ class Session:
         before, self._trainable = self._trainable, trainable_names(self._module)
         self._frozen = frozen_digest(self._module, self._trainable)
         new = {name: tensor for name, tensor in self._module.named_parameters() if name in self._trainable - before}
-        if new and self._options.writes_weights and self._trainer.is_global_zero and self._directory.ledger.snapshots():
-            self._directory.ledger.append_unfrozen(step, new)
+        if new and self._options.writes_weights and self._trainer.is_global_zero and self.directory.ledger.snapshots():
+            self.directory.ledger.append_unfrozen(step, new)
 
     def _record(self, recorder: Recorder, epoch: int, stored: frozenset[str], losses: tuple[float, ...]) -> SnapshotRecord:
         interval = recorder.interval(self._trainer.optimizers)
         scored = self._scored()
         groups = groups_of(self._module, frozenset(scored), self._trainer.optimizers)
         return SnapshotRecord(
-            index=len(self._directory.ledger.snapshots()),
+            index=len(self.directory.ledger.snapshots()),
             epoch=epoch,
             step=recorder.step,
             steps=interval.steps,
@@ -302,9 +305,9 @@ class Session:
 
     def finish(self) -> None:
         """Compute the influence that is still missing, write the results, and log them; what fails is a warning."""
-        snapshots = self._directory.ledger.snapshots()
+        snapshots = self.directory.ledger.snapshots()
         if self._trainer.is_global_zero:
-            self._warn(end_recorded(self._directory, self._options))
+            self._warn(end_recorded(self.directory, self._options))
         if self._options.when == "never" or not snapshots:
             return
         due = self._attributor.unfinished(snapshots)  # with when="snapshot", those that a killed process left incomplete
@@ -322,11 +325,11 @@ class Session:
             self._warn(written.remedy)
             for sink in self._sinks:
                 for part in sink.finishing(written.results) if written.results is not None else ():
-                    self._warn(logged(part, self._directory))
+                    self._warn(logged(part, self.directory))
 
     def _stored(self, compute: Callable[[], None], snapshot: Snapshot) -> bool:
         """Compute and store the influence at a snapshot; False, with a warning, if the system refuses to store it."""
-        refusal = stored(compute, snapshot, self._directory, self._options, self._processes)
+        refusal = stored(compute, snapshot, self.directory, self._options, self._processes)
         self._warn(refusal)
         return refusal is None
 
@@ -340,7 +343,7 @@ class Session:
         if self._sinks:
             reliance = point(self._run, snapshot.index, self._view)
             for sink in self._sinks:
-                self._warn(logged(partial(sink.point, reliance), self._directory))
+                self._warn(logged(partial(sink.point, reliance), self.directory))
         if not self._options.keep_snapshots:
             snapshot.discard_weights()
 

@@ -335,6 +335,42 @@ def test_a_directory_that_is_older_than_the_checkpoint_is_refused(tmp_path: Path
     assert steps(tmp_path / "run") == [*WHOLE, (5, 25, 5)]
 
 
+def test_a_checkpoint_of_a_way_that_was_left_is_refused(tmp_path: Path) -> None:
+    """The fit went on from an earlier checkpoint with other batches, so that later snapshots are of other weights."""
+    fit(tmp_path, 3)
+    shutil.copytree(tmp_path / "checkpoints", tmp_path / "kept")
+    fit(tmp_path, 3, at(tmp_path, 5), others=[Shifted()])
+    assert steps(tmp_path / "run") == WHOLE[:3]
+    (left,) = (tmp_path / "kept").glob("*step=15.ckpt")
+    with pytest.raises(
+        TracInError, match=r"The snapshot of step 15 .* is not the one that was there when the checkpoint was saved"
+    ):
+        fit(tmp_path, 4, left)
+    (before,) = (tmp_path / "kept").glob("*step=5.ckpt")
+    fit(tmp_path, 4, before)  # a remedy
+    assert steps(tmp_path / "run") == WHOLE
+
+
+def test_a_state_of_an_older_version_is_taken_up(tmp_path: Path) -> None:
+    fit(tmp_path, 2)
+    checkpoint = torch.load(at(tmp_path, 10), weights_only=True)
+    (key,) = (name for name in checkpoint["callbacks"] if "TracIn" in name)
+    state = checkpoint["callbacks"].pop(key)
+    assert state.pop("last_digest")
+    checkpoint["callbacks"]["TracInCallback{'every_n_epochs': 1, 'every_n_train_steps': None}"] = state
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    fit(tmp_path, 4, tmp_path / "old.ckpt")
+    assert steps(tmp_path / "run") == WHOLE
+
+
+class Shifted(pl.Callback):
+    """Changes the weights before the first step."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for parameter in pl_module.parameters():
+            parameter.data.add_(0.01)
+
+
 def test_the_directory_of_another_run_is_refused_with_remedies_that_work(tmp_path: Path) -> None:
     fit(tmp_path / "one", 2)
     fit(tmp_path / "two", 1)
