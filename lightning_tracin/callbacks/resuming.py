@@ -117,6 +117,6 @@ def require_unbroken(directory: RunDirectory, step: int, last: int, digest: str)
     if digest and known != digest:
         raise TracInError(
             f"The snapshot of step {last} in {directory.path} is not the one that was there when the checkpoint was saved: the "
-            "fit went on from another checkpoint since, and its snapshots are of other weights. Resume from a checkpoint that was "
-            f"saved after that, or from one of before step {last}, or choose another `dirpath`."
+            "fit went on from another checkpoint since, and its snapshots are of other weights. Resume from a checkpoint "
+            f"that was saved after that, or from one of before step {last}, or choose another `dirpath`."
         )
