@@ -256,7 +256,9 @@ class RunDirectory:
                 "Resume with the settings and data of that run, or choose another `dirpath` for a run that begins after step "
                 f"{step}."
             )
-        self._update(snapshots=None, options=record.options, averaging=record.averaging or held.averaging)
+        kept = held.options.keep_snapshots and record.options.keep_snapshots  # False: some are light
+        options = record.options.model_copy(update={"keep_snapshots": kept})
+        self._update(snapshots=None, options=options, averaging=record.averaging or held.averaging)
         for snapshot in snapshots:
             if snapshot.step > step:  # before the snapshot: after a kill, a later snapshot of that name could use the leftovers
                 self.discard(snapshot.name)

@@ -312,6 +312,8 @@ class Session:
             return
         due = self._attributor.unfinished(snapshots)  # with when="snapshot", those that a killed process left incomplete
         shown = due if self._options.when == "snapshot" else snapshots
+        if self.directory.record().options.keep_snapshots:
+            due = shown  # also notices weights that were deleted
         if shown:
             with untouched_process(*users_objects(self._trainer)):
                 copy = self._copy()

@@ -285,14 +285,16 @@ def test_an_earlier_checkpoint_than_the_last_snapshot(tmp_path: Path) -> None:
     assert TracInRun.open(tmp_path / "run").influence().shape == (30, 12)
 
 
-@pytest.mark.parametrize("keep", [True, False])
-def test_a_finished_run_goes_on(tmp_path: Path, keep: bool) -> None:
+@pytest.mark.parametrize("keep", [(True, True, True), (False, False, False), (False, True, True), (True, False, True)])
+def test_a_finished_run_goes_on(tmp_path: Path, keep: tuple[bool, ...]) -> None:
     """Also where the weights of its snapshots are gone."""
-    fit(tmp_path, 2, when="fit_end", keep_snapshots=keep)
+    fit(tmp_path, 2, when="fit_end", keep_snapshots=keep[0])
     before = TracInRun.open(tmp_path / "run").influence().to_numpy()
-    fit(tmp_path, 3, at(tmp_path, 10), when="fit_end", keep_snapshots=keep)
+    for epochs, kept in ((3, keep[1]), (4, keep[2])):
+        fit(tmp_path, epochs, at(tmp_path, 5 * epochs - 5), when="fit_end", keep_snapshots=kept)
     run = TracInRun.open(tmp_path / "run")
-    assert steps(run.path) == WHOLE[:3]
+    assert steps(run.path) == WHOLE
+    assert run.influence().shape == (30, 12)
     np.testing.assert_array_equal(run.influence(snapshots=[0, 1]), before)
 
 
