@@ -15,6 +15,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from lightning_tracin import TracInCallback, TracInError, TracInRun, attribute
@@ -486,3 +487,20 @@ def test_a_resumed_run_is_completed_later(tmp_path: Path) -> None:
     train, probes = DataLoader(Samples(30, 1), batch_size=7, collate_fn=padded), loaders()[1]
     run = attribute(Classifier(), tmp_path / "run", train, probes, progress=False)
     assert "step 16 on" in (run.path / "results" / "report.html").read_text()
+
+
+def test_the_default_directory_of_a_new_version_begins_anew_and_the_old_one_continues(tmp_path: Path) -> None:
+    def fitted(epochs: int, place: Path | None = None, path: Path | None = None) -> None:
+        saver = ModelCheckpoint(tmp_path / "checkpoints", filename="{epoch}-{step}", save_top_k=-1)
+        watcher = TracInCallback(place, top_k=5, when="never")
+        fitting = trainer(
+            tmp_path, [watcher, saver], enable_checkpointing=True, max_epochs=epochs, logger=CSVLogger(tmp_path, name="csv")
+        )
+        fitting.fit(Classifier(), *loaders(), ckpt_path=path)
+
+    first, second = (tmp_path / "csv" / f"version_{number}" / "tracin" for number in (0, 1))
+    fitted(2)
+    fitted(3, None, at(tmp_path, 10))
+    assert (steps(first), steps(second)) == (WHOLE[:2], WHOLE[2:3])
+    fitted(4, first, at(tmp_path, 10))
+    assert steps(first) == WHOLE
