@@ -20,4 +20,7 @@ class ScalarSink:
 
     def finishing(self, results: Results) -> Sequence[Callable[[], None]]:  # noqa: ARG002 - tables are in the run directory
         """What flushes the logger."""
-        return (self._logger.save,)
+        return (self._save,)
+
+    def _save(self) -> None:
+        self._logger.save()
