@@ -80,7 +80,7 @@ def attribute_line(path: Path, shown: Options, record: RunRecord) -> str:
     """
     chosen = {name: getattr(shown, name) for name in Shown.model_fields if getattr(shown, name) != getattr(record.options, name)}
     named = {name: repr(value) for name, value in chosen.items()}
-    named |= {"mask": repr(str(shown.mask))} if record.mask is not None else {}
+    named |= {} if record.mask is None else {"mask": "mask" if shown.mask is None else repr(str(shown.mask))}
     named |= {"languages": "languages"} if record.languages_given else {}
     named |= {"languages_of_probes": "languages_of_probes"} if record.languages_of_probes_given else {}
     arguments = [
