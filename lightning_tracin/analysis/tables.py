@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,17 @@ def table_from(rows: Sequence[Any], columns: Sequence[str]) -> pd.DataFrame:
     """
     table: pd.DataFrame = pd.DataFrame(rows, columns=list(columns))
     return table
+
+
+def as_csv(table: pd.DataFrame) -> str:
+    r"""A table as CSV. Texts are quoted if one contains a carriage return, which would otherwise end its row.
+
+    Example:
+        >>> as_csv(pd.DataFrame({"text": ["a\rb"], "score": [0.5]}))
+        '"text","score"\n"a\rb",0.5\n'
+    """
+    written = str(table.to_csv(index=False))
+    return str(table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)) if "\r" in written else written
 
 
 def stacked(tables: Mapping[Any, pd.DataFrame], *names: str) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from lightning_tracin.attribution.prepare import (
     require_run_samples,
     require_top_k,
 )
-from lightning_tracin.attribution.processes import working_in
+from lightning_tracin.attribution.processes import on_rank_zero, working_in
 from lightning_tracin.config import Similarity, Weighting
 from lightning_tracin.errors import TracInError
 from lightning_tracin.run import TracInRun
@@ -73,8 +73,8 @@ def attribute(
         The completed run.
 
     Raises:
-        TracInError: samples, mask or module differ from the run's, a snapshot has no weights, gradients cannot be computed, or
-            the Fabric shards the model.
+        TracInError: samples, mask or module differ from the run's, a snapshot has no weights, gradients cannot be computed, the
+            Fabric shards the model, or, after all others are written, a result cannot be written.
 
     Example:
         Skipped: needs a run directory and the fit's module.
@@ -120,9 +120,13 @@ def attribute(
             return copy
 
         opened = TracInRun(directory)
-        if processes.rank == 0:
-            finish(opened, options.view(opened.method.measure), setup, processes, fitted)
-        processes.barrier("tracin_results")
+
+        def written() -> None:
+            remedy = finish(opened, options.view(opened.method.measure), setup, processes, fitted).remedy
+            if remedy is not None:
+                raise TracInError(remedy)
+
+        on_rank_zero(processes, written)
         return opened
 
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lightning_tracin.errors import TracInError
+from lightning_tracin.reporting.figures.lettering import one_warning_for_letters
 
 #: Okabe and Ito's palette for colour-blind readers, without the yellow and black that are hard to see next to white or black.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#882255")
@@ -175,5 +176,6 @@ def require(table: pd.DataFrame, columns: Sequence[str], one_line_for: Sequence[
 def png(figure: Figure) -> bytes:
     """Render the figure as a PNG file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
+    with one_warning_for_letters():
+        figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()
