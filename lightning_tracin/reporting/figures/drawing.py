@@ -7,6 +7,8 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -14,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lightning_tracin.errors import TracInError
+from lightning_tracin.storage.languages import own_languages
 
 #: Okabe and Ito's palette for colour-blind readers, without the yellow and black that are hard to see next to white or black.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#882255")
@@ -177,3 +180,14 @@ def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()
+
+
+def own_cells(table: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Which cells are of a probe language (row) and its own train language (column): [rows, columns].
+
+    Example:
+        >>> own_cells(pd.DataFrame(index=["de", "english"], columns=["de", "en"])).tolist()
+        [[True, False], [False, True]]
+    """
+    own = own_languages(list(table.index), list(table.columns))
+    return np.asarray([[own.get(probe) == train for train in table.columns] for probe in table.index], dtype=bool)
