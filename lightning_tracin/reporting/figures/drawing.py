@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.languages import own_languages
@@ -26,6 +29,7 @@ INTERVAL = "95 % interval"
 CHANCE = "dotted: chance"
 GREY = "0.45"
 SMALL = 9
+_LONGEST_NAME = 24
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,8 @@ def letters(names: Iterable[str], size: float = SMALL) -> float:
 
 def title(figure: Figure, heading: str, *notes: str) -> None:
     """Set the title and notes below it, wrapped to the width left of the legend."""
-    legends = sum(one.get_window_extent().width for one in figure.legends) / figure.dpi
+    with _any_script(figure):
+        legends = sum(one.get_window_extent().width for one in figure.legends) / figure.dpi
     room = figure.get_figwidth() - legends
     width = int(room * 72 / (SMALL * 0.58))
     lines = [*textwrap.wrap(heading, width), *textwrap.wrap("; ".join(note for note in notes if note), width)]
@@ -178,8 +183,40 @@ def require(table: pd.DataFrame, columns: Sequence[str], one_line_for: Sequence[
 def png(figure: Figure) -> bytes:
     """Render the figure as a PNG file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
+    with _any_script(figure):
+        figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()
+
+
+def shortened(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with long language names cut for a chart, each with an ellipsis and still unlike the others; one line each.
+
+    Example:
+        >>> shortened(pd.DataFrame({"train_language": ["de", "x" * 300, "x" * 299]}))["train_language"].str.len().tolist()
+        [2, 26, 24]
+    """
+    columns = [name for name in ("probe_language", "train_language") if name in table]
+    names = {str(name) for column in columns for name in table[column]}
+    lines = {name: " ".join(name.split()) for name in names}
+    cuts = {name: line if len(line) <= _LONGEST_NAME else f"{line[: _LONGEST_NAME - 1]}…" for name, line in lines.items()}
+    short: dict[str, str] = {}
+    for name in sorted(names, key=lambda one: (cuts[one] != one, one)):  # those that stay as they are come first
+        count, label = 1, cuts[name]
+        while label in short.values():
+            count, label = count + 1, f"{cuts[name]} {count + 1}"
+        short[name] = label
+    drawn: pd.DataFrame = table.assign(**{column: table[column].map(short) for column in columns})
+    return drawn
+
+
+@contextmanager
+def _any_script(figure: Figure) -> Iterator[None]:
+    """Draw texts as they are written: `$x$` is no formula, and a letter that the font lacks is an empty box, not a warning."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
 
 
 def own_cells(table: pd.DataFrame) -> npt.NDArray[np.bool_]:

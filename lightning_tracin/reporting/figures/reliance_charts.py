@@ -19,7 +19,7 @@ _SIGNS = {"positive": "proponents", "negative": "opponents"}
 
 def curves(results: Results, languages: Sequence[str] | None = None) -> Figure:
     """Reliance curves: one panel per probe language, one line per train language, chance dotted, intervals shaded."""
-    table = pd.concat([point.table for point in results.points()])
+    table = drawing.shortened(pd.concat([point.table for point in results.points()]))
     probes, trains = sorted(table["probe_language"].unique()), sorted(table["train_language"].unique())
     style = drawing.looks(trains, languages)
     figure, axes = drawing.panels(len(probes), 4, (3.1, 2.5), 1.3 + drawing.letters(trains))
@@ -56,7 +56,7 @@ def curves(results: Results, languages: Sequence[str] | None = None) -> Figure:
 
 def heat_map(results: Results) -> Figure:
     """Share and lift of the whole run: probe languages are rows, train languages columns; grey if the lift is undefined."""
-    table = results.final().table
+    table = drawing.shortened(results.final().table)
     lifts = table.pivot(index="probe_language", columns="train_language", values="lift")
     values = table.pivot(index="probe_language", columns="train_language", values="share")
     style = ".0%" if results.view.measure == "share" else ".2g"

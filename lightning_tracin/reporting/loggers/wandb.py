@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -36,6 +37,9 @@ class WandbSink:
     def point(self, point: Point) -> None:
         """Log the curves' values at one snapshot."""
         values = point.scalars
+        if not self._defined:  # what each key means, for readers of the curves
+            names = {key: name for name, key in point.keys.items()}
+            self._run.config.update({"tracin_languages": names}, allow_val_change=True)  # type: ignore[no-untyped-call]
         self._define([STEP], step_metric=None)
         self._define(values, step_metric=STEP)
         self._run.log({STEP: point.step, **values})
@@ -49,11 +53,12 @@ class WandbSink:
     def finish(self, results: Results) -> None:
         """Log the long table, the charts, the top samples and the final values."""
         import wandb
+        from PIL import Image
 
         wandb.Table.MAX_ROWS = max(wandb.Table.MAX_ROWS, len(results.reliance))  # W&B drops further rows
         charts = _charts(results)
         with suppress(MissingPackageError):  # without matplotlib, only this chart is skipped; `write_results` warns
-            charts["tracin/heat_map"] = wandb.Image(figures.heat_map(results))
+            charts["tracin/heat_map"] = wandb.Image(Image.open(BytesIO(figures.png(figures.heat_map(results)))))
         self._run.log(
             {
                 "tracin/reliance_table": wandb.Table(dataframe=results.reliance),
@@ -70,10 +75,10 @@ def _charts(results: Results) -> dict[str, Any]:
     import wandb
 
     table = pd.concat([point.table for point in results.points()])
-    charts = {}
+    charts, key = {}, results.final().keys
     for language, mine in table.groupby("probe_language"):
         lines = mine.pivot(index="step", columns="train_language", values="share")
-        charts[f"tracin/curves/{language}"] = wandb.plot.line_series(
+        charts[f"tracin/curves/{key[str(language)]}"] = wandb.plot.line_series(
             xs=lines.index.tolist(),
             ys=[lines[name].tolist() for name in lines],
             keys=[str(name) for name in lines],
