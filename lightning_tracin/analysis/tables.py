@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from lightning_tracin.storage.languages import own_languages
+
 
 def table_from(rows: Sequence[Any], columns: Sequence[str]) -> pd.DataFrame:
     """A table with these columns, even if there are no rows.
@@ -59,12 +61,15 @@ def with_seeds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def own_language(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows in which probe language and train language are the same.
+    """The rows in which probe language and train language are the same, by whatever names (`languages.own_languages`).
 
     Example:
         >>> table = pd.DataFrame({"probe_language": ["de", "de"], "train_language": ["de", "en"], "share": [0.75, 0.25]})
         >>> own_language(table)["share"].tolist()
         [0.75]
+        >>> own_language(table.assign(probe_language="german"))["share"].tolist()
+        [0.75]
     """
-    own: pd.DataFrame = table[table["probe_language"] == table["train_language"]]
+    mine = own_languages(list(table["probe_language"].unique()), list(table["train_language"].unique()))
+    own: pd.DataFrame = table[table["probe_language"].map(mine) == table["train_language"]]
     return own

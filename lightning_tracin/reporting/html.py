@@ -84,6 +84,9 @@ def write_results(folder: Path, results: Results, study: Study | None = None) ->
     tables: dict[str, pd.DataFrame | None] = {"reliance": results.reliance, "top": results.top}
     if study is not None:
         tables |= {"compared": study.compared, "changes": study.changes, "reinforcement": study.reinforcement}
+    keys = results.final().keys
+    if any(name != key for name, key in keys.items()):  # loggers show the keys
+        tables["language_keys"] = pd.DataFrame({"key": keys.values(), "language": keys.keys()})
     attempts = Attempts()
     for name, table in tables.items():
         if table is not None:

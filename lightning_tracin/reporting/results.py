@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from lightning_tracin.analysis.reliance import cross_lingual, mean_cross_lingual
 from lightning_tracin.analysis.tables import stacked
 from lightning_tracin.config import Measure, Scoring, Sign, View
+from lightning_tracin.reporting.language_keys import language_keys
 from lightning_tracin.run import TracInRun
 
 #: Number of proponents and opponents shown for each probe, and of probes shown for each language.
@@ -27,6 +28,11 @@ class Point:
     measure: Measure = "share"
 
     @property
+    def keys(self) -> dict[str, str]:
+        """Language -> its part of the keys."""
+        return language_keys({*self.table["probe_language"], *self.table["train_language"]})
+
+    @property
     def scalars(self) -> dict[str, float]:
         """Logged key -> value of its curve at this snapshot.
 
@@ -36,14 +42,15 @@ class Point:
             {'tracin/mean_influence/de/en': 0.25}
         """
         values: dict[str, float] = {}
+        key = self.keys
         lines = self.table[["probe_language", "train_language", "share", "lift"]].to_numpy()
         if self.measure == "mean":  # has neither a lift nor a cross-lingual complement
-            return {f"tracin/mean_influence/{probe}/{train}": float(mean) for probe, train, mean, _ in lines}
+            return {f"tracin/mean_influence/{key[probe]}/{key[train]}": float(mean) for probe, train, mean, _ in lines}
         for probe, train, share, lift in lines:
-            values[f"tracin/reliance/{probe}/{train}"] = float(share)
-            values[f"tracin/lift/{probe}/{train}"] = float(lift)
+            values[f"tracin/reliance/{key[probe]}/{key[train]}"] = float(share)
+            values[f"tracin/lift/{key[probe]}/{key[train]}"] = float(lift)
         for language, value in cross_lingual(self.table).items():
-            values[f"tracin/cross_lingual/{language}"] = float(value)
+            values[f"tracin/cross_lingual/{key[str(language)]}"] = float(value)
         values["tracin/cross_lingual/mean"] = mean_cross_lingual(self.table)
         return values
 

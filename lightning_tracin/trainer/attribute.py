@@ -30,6 +30,7 @@ from lightning_tracin.storage.snapshots import load_weights
 from lightning_tracin.trainer.environment import Environment, refuse_sharded
 from lightning_tracin.trainer.finish import finish
 from lightning_tracin.trainer.isolation import isolated_copy, untouched_process
+from lightning_tracin.trainer.language_warnings import warn_of_mismatch
 
 
 def attribute(
@@ -105,6 +106,7 @@ def attribute(
         _require_languages(directory, given)
         train, chosen = read_samples(train_loader, probes, given, options, here, progress)
         require_run_samples(directory, train, chosen, here)
+        warn_of_mismatch(train.table.language, chosen.table.language)
         setup = Setup(options, train, chosen, record.loss, mask_of_run(directory, None if mask is None else Path(mask)), progress)
         require_frozen_alike(module, snapshots)
         copy = isolated_copy(module, dtype_of(options))

@@ -33,6 +33,7 @@ from lightning_tracin.storage.snapshots import SnapshotRecord, frozen_digest, lo
 from lightning_tracin.trainer.checkpoints import Checkpoint, found_checkpoints, read_checkpoint
 from lightning_tracin.trainer.environment import Environment
 from lightning_tracin.trainer.isolation import isolated_copy, untouched_process
+from lightning_tracin.trainer.language_warnings import warn_of_mismatch
 from lightning_tracin.trainer.learning_rates import groups_of, rates_by_group
 
 
@@ -83,6 +84,7 @@ def import_checkpoints(
     with RunLock(directory.path), untouched_process(module, train_loader, probes):
         directory.refuse_other_run()
         train, chosen = read_samples(train_loader, probes, languages, options)
+        warn_of_mismatch(train.table.language, chosen.table.language)
         mask = opened_mask(options.mask, module)
         names = scored_names(options, mask, module)
         ordered = _ordered(found_checkpoints(checkpoints), len(train_loader))

@@ -21,7 +21,6 @@ from lightning_tracin.attribution.batch_sizes import Counter, counters_of, sampl
 from lightning_tracin.attribution.checks import checked_loss
 from lightning_tracin.attribution.cost import Plan
 from lightning_tracin.attribution.data_digest import digest_of
-from lightning_tracin.attribution.language_names import mismatch
 from lightning_tracin.attribution.losses import SummedLoss
 from lightning_tracin.attribution.method import method_of
 from lightning_tracin.attribution.prepare import (
@@ -58,6 +57,7 @@ from lightning_tracin.storage.snapshots import (
 from lightning_tracin.trainer.environment import Environment
 from lightning_tracin.trainer.finish import finish
 from lightning_tracin.trainer.isolation import isolated_copy, set_moment, untouched_process
+from lightning_tracin.trainer.language_warnings import warn_of_mismatch
 from lightning_tracin.trainer.learning_rates import Recorder, groups_of, rates_by_group
 from lightning_tracin.trainer.tolerance import appended, end_recorded, logged, stored
 
@@ -98,7 +98,7 @@ class Session:
         loader: Any = trainer.train_dataloader
         self._digest = digest_of(loader.dataset)
         self.require_same_data()  # fetched again: a dataset that draws its samples differs at once
-        self._warn(mismatch(train.table.counts(), probes.table.counts()))
+        warn_of_mismatch(train.table.language, probes.table.language)
         if options.when != "never":
             require_top_k(options.top_k, len(train))
         if options.preconditioner == "adam":

@@ -38,6 +38,9 @@ class WandbSink:
     def point(self, point: Point) -> None:
         """Log the curves' values at one snapshot."""
         values = point.scalars
+        if not self._defined:  # what each key means, for readers of the curves
+            names = {key: name for name, key in point.keys.items()}
+            self._run.config.update({"tracin_languages": names}, allow_val_change=True)  # type: ignore[no-untyped-call]
         self._define([STEP], step_metric=None)
         self._define(values, step_metric=STEP)
         self._run.log({STEP: point.step, **values})
@@ -67,7 +70,8 @@ class WandbSink:
         self._run.log({"tracin/top": wandb.Table(dataframe=results.top.astype({"label": "string", "probe_label": "string"}))})
 
     def _chart(self, results: Results, language: str) -> None:
-        self._run.log({f"tracin/curves/{language}": _line_chart(results, language)})
+        key = results.final().keys[language]
+        self._run.log({f"tracin/curves/{key}": _line_chart(results, language)})
 
     def _heat_map(self, results: Results) -> None:
         import wandb
