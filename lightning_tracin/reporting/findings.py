@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -90,6 +90,16 @@ def study_of(run: TracInRun, view: View, representations: Callable[[], tuple[Flo
         *findings_of_baselines(compared, INFLUENCE),
     )
     return Study(compared, changes, reinforcement, findings, tuple(missing))
+
+
+def with_caution(study: Study, caution: str | None) -> Study:
+    """Put a caution about the whole run, such as estimated learning rates, before a study's findings.
+
+    Example:
+        >>> with_caution(Study(pd.DataFrame(), None, None, ("de: 0.5",), ()), "Rates are estimates.").findings
+        ('Rates are estimates.', 'de: 0.5')
+    """
+    return study if caution is None else replace(study, findings=(caution, *study.findings))
 
 
 def influence_by_snapshot(run: TracInRun, view: View) -> dict[int, Scores]:

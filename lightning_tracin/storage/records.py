@@ -63,6 +63,7 @@ class RunRecord(_Record):
     coverage: dict[str, tuple[int, int]] = Field(description="rule -> number of parameters and elements that it covers")
     versions: dict[str, str]
     averaging: str | None = Field(default=None, description="callback that averages weights; snapshots hold the trained ones")
+    estimated_rates: str | None = Field(default=None, description="which learning rates of imported snapshots are estimates")
     snapshots: int | None = Field(default=None, description="how many there were when the fit ended; null = it has not ended")
     spot_checks: dict[str, SpotCheck] = Field(default={}, description="snapshot -> result of the check of its products")
 

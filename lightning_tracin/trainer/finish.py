@@ -14,7 +14,7 @@ from lightning_tracin.attribution.prepare import Setup
 from lightning_tracin.attribution.processes import Processes
 from lightning_tracin.attribution.representations import sentence_representations
 from lightning_tracin.config import View
-from lightning_tracin.reporting.findings import study_of
+from lightning_tracin.reporting.findings import study_of, with_caution
 from lightning_tracin.reporting.html import write_results
 from lightning_tracin.reporting.results import Results, analyse
 from lightning_tracin.run import TracInRun
@@ -40,6 +40,7 @@ def finish(run: TracInRun, view: View, setup: Setup, processes: Processes, fitte
         )
     elif view.measure == "share":
         study = study_of(run, view, lambda: _representations(run, setup, processes, fitted))
+        study = with_caution(study, run.record.estimated_rates)
     write_results(run.directory.results, results, study)
     rank_zero_info(f"TracIn: reliance at {len(run.snapshots)} snapshots is in {run.directory.results}.")
     return results
