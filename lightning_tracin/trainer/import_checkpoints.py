@@ -149,7 +149,7 @@ def _ordered(paths: Sequence[Path], batches: int) -> list[Checkpoint]:
         checkpoint = read_checkpoint(path, batches)
         if checkpoint.step in found:
             require_same_weights(read_checkpoint(found[checkpoint.step].path, batches), checkpoint)
-        else:
+        if checkpoint.step not in found or checkpoint.passed < found[checkpoint.step].passed:  # after a fit, it counts one more
             found[checkpoint.step] = replace(checkpoint, weights={}, optimizers=(), callbacks={})
     return [found[step] for step in sorted(found)]
 

@@ -44,6 +44,17 @@ def test_two_fits_in_one_folder_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_duplicate_saved_after_the_fit_changes_nothing(tmp_path: Path) -> None:
+    saver = ModelCheckpoint(tmp_path / "c", filename="{step}", save_top_k=-1)
+    fit = trainer(tmp_path, [saver], enable_checkpointing=True, max_epochs=2)
+    fit.fit(Classifier(), *loaders())
+    fit.save_checkpoint(tmp_path / "c" / "after.ckpt")
+    run = import_checkpoints(tmp_path / "run", tmp_path / "c", Classifier(), *loaders(), top_k=5)
+    assert [(one.epoch, one.step, one.visits) for one in run.snapshots] == [(1, 5, 1), (2, 10, 1)]
+    assert run.record.estimated_rates is None
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_two_fits_without_a_common_step_are_refused(tmp_path: Path, one: Path) -> None:
     fit(tmp_path / "other", 2, every_n_train_steps=8)
     given = [one / "step=5.ckpt", tmp_path / "other" / "step=8.ckpt"]
