@@ -70,8 +70,7 @@ def status(run: str) -> str:
         _as_table(table) if len(table) else "There are no snapshots: the fit ended before the first one was taken.",
         "",
     ]
-    if record.uncovered is not None:
-        lines += [record.uncovered, ""]
+    lines += [line for caution in record.cautions for line in (caution, "")]
     if missing:
         lines.append(f"Missing: the influence at snapshot {', '.join(missing)} (`lightning-tracin attribute` computes it).")
     elif len(table) and not (directory.results / "reliance.csv").exists():

@@ -109,7 +109,7 @@ def _page(results: Results, study: Study | None, pictures: dict[str, bytes]) -> 
     return render(
         "report.html",
         view=results.view,
-        uncovered=results.uncovered,
+        cautions=results.cautions,
         study=study,
         pictures={name: embedded(content) for name, content in pictures.items()},
         reliance=columns_and_rows(results.final().table),

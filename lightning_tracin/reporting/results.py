@@ -62,7 +62,7 @@ class Results:
     view: View
     reliance: pd.DataFrame  # long table: sign, cumulative, snapshot, epoch, step, ...
     top: pd.DataFrame  # strongest proponents and opponents of some probes of each language, with texts
-    uncovered: str | None = None  # the part of the fit that the run does not cover, in one sentence
+    cautions: tuple[str, ...] = ()  # what readers have to know of the run, in sentences
 
     def points(self) -> list[Point]:
         """Reliance by proponents at each single snapshot: the curves."""
@@ -95,7 +95,7 @@ def analyse(run: TracInRun, view: View, progress: bool = False) -> Results:
         (sign, cumulative): run.reliance(view.top_k, sign, cumulative, view.measure, view.similarity, view.weighting)
         for sign, cumulative in tqdm(kinds, desc="reliance tables", delay=2, disable=not progress)
     }
-    return Results(view, stacked(parts, "sign", "cumulative"), _top(run, view), run.record.uncovered)
+    return Results(view, stacked(parts, "sign", "cumulative"), _top(run, view), run.record.cautions)
 
 
 _SIGNS: tuple[Sign, Sign] = ("positive", "negative")

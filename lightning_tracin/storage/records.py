@@ -64,6 +64,7 @@ class RunRecord(_Record):
     versions: dict[str, str]
     averaging: str | None = Field(default=None, description="callback that averages weights; snapshots hold the trained ones")
     began_at: int = Field(default=0, ge=0, description="optimizer steps before the part of the fit that the snapshots cover")
+    estimated_rates: str | None = Field(default=None, description="which learning rates of imported snapshots are estimates")
     snapshots: int | None = Field(default=None, description="how many there were when the fit ended; null = it has not ended")
     spot_checks: dict[str, SpotCheck] = Field(default={}, description="snapshot -> result of the check of its products")
 
@@ -76,6 +77,11 @@ class RunRecord(_Record):
             f"The run covers its fit from optimizer step {self.began_at + 1} on. Snapshots of the {self.began_at} steps before "
             "are missing, because the fit was resumed without them; what was learned in these steps is not counted."
         )
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What readers of the run's scores have to know, in sentences."""
+        return tuple(one for one in (self.uncovered, self.estimated_rates) if one is not None)
 
     @model_validator(mode="before")
     @classmethod
