@@ -22,6 +22,7 @@ class Cost:
 
     held_bytes: int  # most memory that the probes' gradients take
     seconds: float
+    alone: float = 0.0  # part of the time in the model that goes to parameters whose samples no batch separates
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,19 @@ class Plan:
             f"({counted(self.probes)}), scored over {coverage.total:,} elements of {len(coverage.elements)} parameters (all that "
             f"were chosen: {by_rule}){mask}; {number} snapshots in {folder}, weights {naturalsize(self.weights_bytes)} and "
             f"ingredients {naturalsize(self.ingredients_bytes)} each ({naturalsize(self.bytes_needed)} {total}){time_needed}."
+            f"{self._alone}"
+        )
+
+    @property
+    def _alone(self) -> str:
+        names = sorted(self.coverage.decisions.one_by_one)
+        if not names:
+            return ""
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        share = "" if self.cost is None else f" and take {self.cost.alone:.0%} of the time in the model"
+        return (
+            f" {', '.join(names[:3])}{more} are computed one sample at a time{share}: they are used in a way (without calling "
+            "their module, for example) in which no batch tells its samples apart."
         )
 
     @property
@@ -115,11 +129,12 @@ class Pace:
     Example:
         >>> import types
         >>> job = types.SimpleNamespace(train=range(1000), probes=range(10), ranks=2)
-        >>> Pace(captured=0.01, collected=0.02, multiplied=0.001).seconds(job, passes=1, probes=10)
+        >>> Pace(captured=0.01, alone=0.0, collected=0.02, multiplied=0.001).seconds(job, passes=1, probes=10)
         10.3
     """
 
     captured: float  # forward, backward and the layer rules
+    alone: float  # the part of this for parameters that are computed one sample at a time, between 0 and 1
     collected: float  # of a probe: storing its gradient in the bank
     multiplied: float  # of a train sample and a probe: their product
 
@@ -144,9 +159,10 @@ def measured_pace(target: Target, job: Job) -> Pace:
     with Capture(target.model, target.coverage) as capture:
         for _ in range(2):  # the first one warms up
             held = HeldBlock(job.held_bytes)
-            start = time.perf_counter()
+            start, alone = time.perf_counter(), capture.seconds_alone
             run_batch(capture, job, job.train, some_train, held.add, "train sample", target.name)
             captured = (time.perf_counter() - start) / len(some_train)
+            alone = (capture.seconds_alone - alone) / len(some_train)
         start = time.perf_counter()
         run_batch(capture, job, job.probes, some_probes, lambda name, forms: bank.collect(name, forms, 0), "probe", target.name)
         bank.seal()
@@ -155,4 +171,4 @@ def measured_pace(target: Target, job: Job) -> Pace:
         start = time.perf_counter()
         held.contract(bank, dot.to(bank.squared_norms), dot[:, :, 0].to(bank.squared_norms))
         products = (time.perf_counter() - start) / len(some_train) / bank.probes
-    return Pace(captured, max(0.0, collected - captured), products)
+    return Pace(captured, alone / captured, max(0.0, collected - captured), products)

@@ -66,7 +66,8 @@ class Projected(Method):
 
     def cost(self, target: Target, job: Job) -> Cost:
         """No gradients are held; every sample goes through the model once."""
-        return Cost(0, measured_pace(target, job).seconds(job, 1, 0))
+        pace = measured_pace(target, job)
+        return Cost(0, pace.seconds(job, 1, 0), pace.alone)
 
     def stored_bytes(self, parts: int, train: int, probes: SampleTable) -> int:
         """Features in half precision, one norm and one index per sample."""
