@@ -182,7 +182,7 @@ def run_batch(
         if not found[-1].is_certain:
             alone = [job.prepare(samples.batch([index])) for index in batch]
             which = f"a batch of {kind}s ({', '.join(map(str, batch[:5]))}{', ...' if len(batch) > 5 else ''}) at snapshot {name}"
-            require_sum(job.loss, float(loss), alone, loss.dtype, which)
+            require_sum(job.loss, float(loss), alone, loss.dtype, which, prepared)
         return
     for index in batch:
         alone = job.prepare(samples.batch([index]))

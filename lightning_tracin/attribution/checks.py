@@ -60,12 +60,16 @@ def check_gradients(
     prepare: Callable[[Any], Any],
     kind: str,
     moment: str,
-) -> None:
+) -> float:
     """Compare captured gradients with plain autograd, for every sample of one real batch of each source.
+
+    Returns:
+        The largest difference, relative to the gradients' norms; rounding caused it.
 
     Raises:
         TracInError: they differ, or the loss is not finite.
     """
+    largest = 0.0
     for source in range(len(samples.datasets)):
         batch = next(_picked(samples, source), [])
         alone = [prepare(samples.batch([index])) for index in batch]
@@ -76,7 +80,9 @@ def check_gradients(
                 raise TracInError(f"The loss of {name_of(samples, index, kind)} is {value} {moment}; look at that sample.")
         if batch:
             together = prepare(samples.batch(batch))
-            verify_gradients(model, coverage, partial(loss, together, len(batch)), [partial(loss, one, 1) for one in alone])
+            losses = [partial(loss, one, 1) for one in alone]
+            largest = max(largest, verify_gradients(model, coverage, partial(loss, together, len(batch)), losses))
+    return largest
 
 
 def _picked(samples: SampleSet, source: int) -> Iterator[list[int]]:

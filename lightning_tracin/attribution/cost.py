@@ -31,6 +31,8 @@ class Plan:
     train: SampleTable
     probes: SampleTable
     coverage: Coverage  # of the scored parameters
+    loss: str  # name of the loss
+    deviation: float | None  # see `Setup`
     kept: int | None  # number of their elements that the mask keeps; None: no mask
     weights_bytes: int  # one snapshot's weights on disk
     ingredients_bytes: int  # one snapshot's ingredients (or features) on disk
@@ -50,6 +52,7 @@ class Plan:
         free = free_bytes(folder)
         total = "each" if self.snapshots is None else "in all" if free is None else f"in all, {naturalsize(free)} free"
         mask = "" if self.kept is None else f", of which the mask leaves {self.kept:,}"
+        checked = "" if self.deviation is None else f", whose batches differ from their samples alone by {self.deviation:.0e}"
         time_needed = ""
         if cost is not None:
             times = "" if self.snapshots in (None, 1) else f", {_rounded(cost.seconds * (self.snapshots or 1))} in all"
@@ -58,7 +61,8 @@ class Plan:
         return printable(
             f"TracIn: {len(self.train)} train samples ({counted(self.train)}) x {len(self.probes)} probes "
             f"({counted(self.probes)}), scored over {coverage.total:,} elements of {len(coverage.elements)} parameters (all that "
-            f"were chosen: {by_rule}){mask}; {number} snapshots in {folder}, weights {naturalsize(self.weights_bytes)} and "
+            f"were chosen: {by_rule}){mask}; the loss is {self.loss}{checked}; "
+            f"{number} snapshots in {folder}, weights {naturalsize(self.weights_bytes)} and "
             f"ingredients {naturalsize(self.ingredients_bytes)} each ({naturalsize(self.bytes_needed)} {total}){time_needed}."
         )
 

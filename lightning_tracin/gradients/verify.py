@@ -17,12 +17,20 @@ from lightning_tracin.gradients.capture import Capture
 from lightning_tracin.gradients.coverage import Coverage
 from lightning_tracin.gradients.fallbacks import try_others
 from lightning_tracin.gradients.forms import Dense, Form, Outer, some_rows
+from lightning_tracin.gradients.in_double import can_double, in_double
 from lightning_tracin.gradients.single import plain_gradient, rounding
+
+#: Largest difference, relative to a gradient's norm, between a sample's gradient in a batch and alone. A larger one in float32
+#: is looked at in float64: there, rounding vanishes.
+CLOSE = {torch.float64: 1e-6, torch.float32: 2e-5}
+
+#: Largest difference that rounding may cause where float64 shows that it is rounding.
+_ROUGH = {torch.float64: 2e-5, torch.float32: 1e-3}
 
 
 def verify_gradients(
     model: nn.Module, coverage: Coverage, batch_loss: Callable[[], Tensor], losses_alone: Sequence[Callable[[], Tensor]]
-) -> None:
+) -> float:
     """Compare each sample's gradient, captured in a batch, with plain autograd's gradient of that sample alone.
 
     Where they differ, the next way of computing the gradient is tried and kept in `coverage.decisions`.
@@ -33,6 +41,9 @@ def verify_gradients(
         batch_loss: the sum of the losses of a batch.
         losses_alone: the loss of each of its samples alone, in order.
 
+    Returns:
+        The largest difference, relative to the gradients' norms; rounding caused it.
+
     Raises:
         TracInError: the two differ by more than rounding; the message names the parameters.
 
@@ -42,6 +53,7 @@ def verify_gradients(
         >>> coverage = plan_coverage(model, frozenset({"weight"}))
         >>> alone = [lambda: model(inputs[:1]).sum(), lambda: model(inputs[1:]).sum()]
         >>> verify_gradients(model, coverage, lambda: model(inputs).sum(), alone)
+        0.0
         >>> verify_gradients(model, coverage, lambda: model(inputs.flip(0)).sum(), alone)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         lightning_tracin.errors.TracInError: The gradients captured in a batch differ from those of the sample alone: ...
@@ -50,13 +62,13 @@ def verify_gradients(
     first: dict[str, float] = {}
     while True:
         try:
-            wrong = _differences(model, coverage, batch_loss, losses_alone)
+            largest, wrong = _checked(model, coverage, batch_loss, losses_alone)
         except TracInError as error:
             if first:  # there is no other way left, and the first differences describe the problem best
                 raise _error_of(first) from error
             raise
         if not wrong:
-            return
+            return largest
         first = first or wrong
         if not try_others(coverage, modules, frozenset(wrong)):
             raise _error_of(wrong)
@@ -73,10 +85,40 @@ def _error_of(wrong: Mapping[str, float]) -> TracInError:
     )
 
 
+def _checked(
+    model: nn.Module, coverage: Coverage, batch_loss: Callable[[], Tensor], losses_alone: Sequence[Callable[[], Tensor]]
+) -> tuple[float, dict[str, float]]:
+    """The largest difference, and the parameters whose captured gradients differ by more than rounding.
+
+    Raises:
+        TracInError: the difference is rounding, and too large for it.
+    """
+    found, dtype = _differences(model, coverage, batch_loss, losses_alone)
+    largest = max(found.values())
+    if dtype not in CLOSE or not can_double(model):
+        return largest, _above(found, rounding(dtype))
+    if not _above(found, CLOSE[dtype]):
+        return largest, {}
+    with in_double(model):
+        confirmed, _ = _differences(model, coverage, batch_loss, losses_alone)
+    wrong = _above(confirmed, CLOSE[dtype])
+    if not wrong and _above(found, _ROUGH[dtype]):
+        worst = max(found, key=lambda name: found[name])
+        raise TracInError(
+            f"The gradient of {worst} differs by {found[worst]:.2g} of its norm between a batch and a sample alone, which is "
+            f"rounding in {str(dtype).removeprefix('torch.')} (in float64 they agree); use `dtype='float64'`."
+        )
+    return largest, wrong
+
+
+def _above(differences: Mapping[str, float], most: float) -> dict[str, float]:
+    return {name: value for name, value in differences.items() if not value <= most}
+
+
 def _differences(
     model: nn.Module, coverage: Coverage, batch_loss: Callable[[], Tensor], losses_alone: Sequence[Callable[[], Tensor]]
-) -> dict[str, float]:
-    """The parameters whose captured gradients differ, with the difference relative to the gradient's norm."""
+) -> tuple[dict[str, float], torch.dtype]:
+    """How much each parameter's captured gradient differs, relative to the gradient's norm, and the least precise type used."""
     captured: dict[str, tuple[Form, ...]] = {}
     with Capture(model, coverage) as capture:
         capture.run(batch_loss, len(losses_alone), captured.__setitem__)
@@ -98,7 +140,7 @@ def _differences(
             "The loss does not depend on the scored parameters: their gradient is zero on every sample of a real batch. Check "
             "`parameters=[...]`, and that the loss is not computed from detached values or by another module."
         )
-    return {name: value / largest for name, value in differences.items() if not value <= rounding(dtype) * largest}
+    return {name: value / largest for name, value in differences.items()}, dtype
 
 
 def _subtract(gradient: Tensor, form: Form, position: int) -> None:

@@ -100,7 +100,8 @@ def import_checkpoints(
             load_weights(copy, weights)
             if index == 0:
                 loss = checked_loss(copy, train, chosen, prepared)
-                coverage = verify(copy, names, loss, train, chosen, prepared, f"at {path}")
+                verified = verify(copy, names, loss, train, chosen, prepared, f"at {path}")
+                coverage = verified.coverage
             groups = _groups(module, names, checkpoint, optimizers)
             record = SnapshotRecord(
                 index=index,
@@ -116,7 +117,7 @@ def import_checkpoints(
             )
             ledger.append(record, weights)
             before = checkpoint
-        setup = Setup(options, train, chosen, loss.name, mask)
+        setup = Setup(options, train, chosen, loss.name, mask, deviation=verified.deviation)
         directory.start_imported(run_record(identity, setup, coverage, languages), train.table, chosen.table)
         return TracInRun(directory)
 

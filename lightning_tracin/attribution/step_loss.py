@@ -1,0 +1,164 @@
+"""The sum of the losses of a batch's samples, from the module's `per_sample_loss` or its `training_step`.
+
+The engine needs it as one differentiable scalar. `losses.find_loss` checks on real batches which of them a module has.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from torch import Tensor, nn
+
+from lightning_tracin.attribution.fresh_batch import fresh
+from lightning_tracin.attribution.no_collectives import no_collectives
+from lightning_tracin.attribution.reductions import Reduced, Rule, reduced, same
+from lightning_tracin.errors import TracInError
+
+REMEDY = (
+    "Add a method `per_sample_loss(self, batch) -> Tensor` to the LightningModule that returns one unreduced loss per sample "
+    "(for example `F.cross_entropy(logits, labels, reduction='none')`)."
+)
+
+
+@dataclass(frozen=True)
+class Summed:
+    """The losses of a batch, added up.
+
+    Attributes:
+        total: their sum, a scalar, part of the graph.
+        is_certain: whether this batch itself shows that it is the sum of its samples' own losses. Otherwise that is true of
+            the batches that were checked, and has to be seen for this one by evaluating its samples one at a time.
+    """
+
+    total: Tensor
+    is_certain: bool
+
+
+class SummedLoss(Protocol):
+    """The sum of the losses of a batch's samples."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The module whose loss it is."""
+
+    @property
+    def deviation(self) -> float:
+        """How far the checked batches were from their samples one at a time, relative to the losses."""
+
+    @property
+    def name(self) -> str:
+        """Name of the loss, for `loss_named`."""
+
+    def summed(self, batch: Any, samples: int) -> Summed:
+        """Forward pass of a batch with this number of samples."""
+
+    def __call__(self, batch: Any, samples: int) -> Tensor:
+        """`summed(...).total`."""
+
+
+@dataclass(frozen=True)
+class PerSampleLoss:
+    """The sum of `module.per_sample_loss(batch)`."""
+
+    module: nn.Module
+    name: str = "per_sample_loss"
+    deviation: float = field(default=0.0, compare=False)
+
+    def summed(self, batch: Any, samples: int) -> Summed:
+        """Forward pass of a batch with this number of samples."""
+        with no_collectives():
+            losses = self.module.per_sample_loss(fresh(batch))  # type: ignore[operator]
+        if not isinstance(losses, Tensor) or losses.shape != (samples,):
+            got = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+            raise TracInError(
+                f"`per_sample_loss` should return a tensor of shape [{samples}], one loss for each sample of the batch, but "
+                f"returned {got}."
+            )
+        return Summed(losses.sum(), is_certain=True)
+
+    def __call__(self, batch: Any, samples: int) -> Tensor:
+        """`summed(...).total`."""
+        return self.summed(batch, samples).total
+
+
+@dataclass(frozen=True)
+class Term:
+    """One reduction that a step's loss is made of, as the batches that were checked show it.
+
+    Attributes:
+        name: of the function.
+        rule: how it adds up samples, see `reductions.Reduced.possible`.
+        coefficient: its factor, the same in every batch.
+    """
+
+    name: str
+    rule: Rule
+    coefficient: float
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """`module.training_step`'s loss, turned into the sum of its samples' own losses.
+
+    Attributes:
+        module: a LightningModule.
+        reduction: whether the loss of a batch is a (weighted) mean of its samples' losses, or their sum.
+        terms: what the loss is made of; empty where that could not be seen, so that no batch is certain.
+        deviation: how far the checked batches were from their samples one at a time, relative to the losses.
+    """
+
+    module: nn.Module
+    reduction: Literal["mean", "sum"]
+    terms: tuple[Term, ...] = ()
+    deviation: float = field(default=0.0, compare=False)
+
+    @property
+    def name(self) -> str:
+        """Name of the loss."""
+        return f"training_step ({self.reduction})"
+
+    def summed(self, batch: Any, samples: int) -> Summed:
+        """Forward pass of a batch with this number of samples."""
+        loss, found = reduced(lambda: loss_of_step(self.module, batch), samples)
+        factor = samples if self.reduction == "mean" else 1
+        if samples == 1:
+            return Summed(loss, is_certain=True)
+        if found is None or not self.terms or not _follows(found, self.terms):
+            return Summed(loss * factor, is_certain=False)
+        rules = [term.rule for term in self.terms]
+        return Summed(loss * factor if found.weigh_the_same(rules) else found.own_losses(rules).sum(), is_certain=True)
+
+    def __call__(self, batch: Any, samples: int) -> Tensor:
+        """`summed(...).total`."""
+        return self.summed(batch, samples).total
+
+
+def _follows(found: Reduced, terms: Sequence[Term]) -> bool:
+    """Whether a batch's loss is made of these terms, with the same coefficients."""
+    if found.names != tuple(term.name for term in terms):
+        return False
+    here = [found.possible(position).get(term.rule) for position, term in enumerate(terms)]
+    return all(got is not None and same(got, term.coefficient, found.loss.dtype) for got, term in zip(here, terms, strict=True))
+
+
+def loss_of_step(module: nn.Module, batch: Any) -> Tensor:
+    """What a module's `training_step` returns for a batch, as a scalar.
+
+    Raises:
+        TracInError: it returns something else.
+    """
+    step: Callable[..., Any] = module.training_step  # type: ignore[assignment]
+    _, *others = inspect.signature(step).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    with no_collectives():
+        result = step(
+            fresh(batch), *(0 for other in others if other.kind in positional and other.default is inspect.Parameter.empty)
+        )
+    loss = result.get("loss") if isinstance(result, dict) else result
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        got = f"a tensor of shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(result).__name__
+        raise TracInError(f"`training_step` should return a scalar loss (or a dict with 'loss'), but returned {got}. {REMEDY}")
+    return loss.reshape(())
