@@ -16,6 +16,7 @@ from lightning_tracin.attribution.batching import name_of
 from lightning_tracin.attribution.losses import Probed, SummedLoss, find_loss
 from lightning_tracin.attribution.no_collectives import no_collectives
 from lightning_tracin.attribution.samples import SampleSet
+from lightning_tracin.config import LossUnit
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import Coverage, verify_gradients
 
@@ -24,7 +25,12 @@ _SIZES = (5, 2, 8)
 
 
 def checked_loss(
-    module: nn.Module, train: SampleSet | None, probes: SampleSet, prepare: Callable[[Any], Any], known: str | None = None
+    module: nn.Module,
+    train: SampleSet | None,
+    probes: SampleSet,
+    prepare: Callable[[Any], Any],
+    known: str | None = None,
+    unit: LossUnit = "sample",
 ) -> SummedLoss:
     """The module's per-sample loss, verified on train samples and on probes.
 
@@ -34,6 +40,7 @@ def checked_loss(
         probes: the probes.
         prepare: moves a batch to the module's device.
         known: name of the loss that was found before; then one batch of each is enough.
+        unit: what the loss of one sample is; see `Stored.loss_unit`.
 
     Raises:
         TracInError: `find_loss` raises it.
@@ -48,7 +55,7 @@ def checked_loss(
             for batch in islice(_picked(samples, source), None if known is None else 1)
         ]
 
-    return find_loss(module, checks, known)
+    return find_loss(module, checks, known, unit)
 
 
 @no_collectives()

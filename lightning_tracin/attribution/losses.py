@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lightning_tracin.attribution.no_collectives import no_collectives
-from lightning_tracin.attribution.reductions import CLOSE, Reduced, deviation, reduced, same
-from lightning_tracin.attribution.step_loss import REMEDY, PerSampleLoss, StepLoss, Summed, SummedLoss, Term, loss_of_step
+from lightning_tracin.attribution.reductions import CLOSE, Reduced, Term, deviation, reduced, same
+from lightning_tracin.attribution.step_loss import REMEDY, PerSampleLoss, StepLoss, Summed, SummedLoss, loss_of_step
+from lightning_tracin.config import LossUnit
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import can_double, in_double
 from lightning_tracin.gradients.freezing import uncompiled
@@ -37,25 +39,59 @@ class Probed:
 
 
 @no_collectives()
-def find_loss(module: nn.Module, checks: Callable[[], Sequence[Probed]], known: str | None = None) -> SummedLoss:
+def find_loss(
+    module: nn.Module, checks: Callable[[], Sequence[Probed]], known: str | None = None, unit: LossUnit = "sample"
+) -> SummedLoss:
     """The per-sample loss of a module in evaluation mode, verified on real batches.
 
     Args:
         module: a LightningModule (anything with `per_sample_loss(batch)` or `training_step(batch, batch_idx)`).
         checks: gives batches of at least two samples.
         known: name of the loss that was found before; then batches that do not tell a mean from a sum are no error.
+        unit: what the loss of one sample is; see `Stored.loss_unit`.
 
     Raises:
-        TracInError: the loss of a batch is not made of its samples' own losses, or it is another than the known one; the
-            message names the remedy.
+        TracInError: the loss of a batch is not made of its samples' own losses, it is another than the known one, or it does not
+            show what a token weighs; the message names the remedy.
     """
     with uncompiled(module):
-        loss = _verified(module, checks(), known)
+        loss = _in_unit(_verified(module, batches := checks(), known), unit, batches)
     if known is not None and loss.name != known:
         raise TracInError(
             f"The loss of {type(module).__name__} is {loss.name}, but the run's is {known}; give a module with the fit's loss."
         )
     return loss
+
+
+def _in_unit(loss: PerSampleLoss | StepLoss, unit: LossUnit, checks: Sequence[Probed]) -> SummedLoss:
+    """The loss in a unit.
+
+    Raises:
+        TracInError: it does not show what a token weighs, or its terms weigh tokens differently.
+    """
+    if unit == "sample":
+        return loss
+    if isinstance(loss, PerSampleLoss):
+        raise TracInError(
+            "loss_unit='token' is for a `training_step`, but the module has `per_sample_loss`, which says itself what a sample's "
+            "loss is: return the sum over its tokens there, and leave out `loss_unit`."
+        )
+    for check in checks:
+        with torch.enable_grad():
+            found = reduced(partial(loss_of_step, loss.module, check.batch), len(check.alone))[1]
+        if found is None or not loss.terms:
+            raise TracInError(
+                "loss_unit='token' needs to see what a token weighs in `training_step`'s loss, but its mean is computed in a way "
+                f"that is not seen. Use `loss_unit='sample'`. {REMEDY}"
+            )
+        weights = torch.stack([found.weights(position, term.rule).double() for position, term in enumerate(loss.terms)])
+        if not bool((weights == weights[0]).all()):
+            raise TracInError(
+                f"loss_unit='token' needs one weight for a token, but `training_step`'s loss adds up {len(loss.terms)} means "
+                f"({', '.join(term.name for term in loss.terms)}) that weigh a sample differently. Use `loss_unit='sample'`. "
+                f"{REMEDY}"
+            )
+    return replace(loss, unit=unit)
 
 
 def _verified(module: nn.Module, checks: Sequence[Probed], known: str | None) -> PerSampleLoss | StepLoss:
@@ -97,8 +133,9 @@ def _found(module: nn.Module, checks: Sequence[Probed], known: str | None, most:
     if not getattr(module, "automatic_optimization", True):
         raise TracInError(f"The module optimizes manually, so its `training_step` cannot serve as the loss. {REMEDY}")
     seen = [_seen(module, check) for check in checks]
+    terms = _terms([one.reduced for one in seen if len(one.alone) > 1 and bool(torch.isfinite(one.together))])
+    seen = [one.with_empty(terms) for one in seen]
     seen = [one for one in seen if bool(torch.isfinite(one.alone).all())]  # others are reported where the pass meets them
-    terms = _terms([one.reduced for one in seen if len(one.alone) > 1])
     apart = max((_apart(one, terms) for one in seen), default=math.inf) if terms else math.inf
     if apart <= most:
         kinds = {"sum" if term.rule == "sum" else "mean" for term in terms}
@@ -151,14 +188,27 @@ class _Seen:
     reduced: Reduced | None
     alone: Tensor  # [samples], double
     kind: str
+    empty: dict[int, Reduced]  # samples whose loss is not finite alone
+
+    def with_empty(self, terms: Sequence[Term]) -> _Seen:
+        """The same, where the loss of a sample without a label that counts is 0: its mean is one of nothing, 0 / 0."""
+        alone = self.alone.clone()
+        for position, found in self.empty.items():
+            if terms and found.follows(terms):
+                alone[position] = found.own_losses(terms)[0].detach().double()
+        return replace(self, alone=alone)
 
 
 def _seen(module: nn.Module, check: Probed) -> _Seen:
     with torch.no_grad():
         alone = _values([loss_of_step(module, one) for one in check.alone])
+    empty: dict[int, Reduced] = {}
     with torch.enable_grad():
         loss, found = reduced(lambda: loss_of_step(module, check.batch), len(alone))
-    return _Seen(loss.detach(), found, alone, check.kind)
+        for position in (~torch.isfinite(alone)).nonzero()[:, 0].tolist():
+            of_one = reduced(partial(loss_of_step, module, check.alone[position]), 1)[1]
+            empty |= {} if of_one is None else {position: of_one}
+    return _Seen(loss.detach(), found, alone, check.kind, empty)
 
 
 def _terms(batches: Sequence[Reduced | None]) -> tuple[Term, ...]:
@@ -170,12 +220,11 @@ def _terms(batches: Sequence[Reduced | None]) -> tuple[Term, ...]:
     for position, name in enumerate(seen[0].names):
         possible = [one.possible(position) for one in seen]
         rules = [rule for rule, coefficient in possible[0].items() if all(rule in other for other in possible)]
-        dtype = seen[0].loss.dtype
+        dtype = seen[0].dtype
         rules = [rule for rule in rules if all(same(one[rule], possible[0][rule], dtype) for one in possible)]
         if not rules:
             return ()
-        rule = next((one for one in rules if one.startswith("sum / total")), rules[0])
-        terms.append(Term(name, rule, possible[0][rule]))
+        terms.append(Term(name, rules[0], possible[0][rules[0]]))
     return tuple(terms)
 
 
@@ -183,7 +232,7 @@ def _apart(seen: _Seen, terms: Sequence[Term]) -> float:
     """How far the losses that the terms give the samples of a batch are from those that they have alone, relative to these."""
     if seen.reduced is None:
         return 0.0 if len(seen.alone) == 1 else math.inf
-    own = seen.reduced.own_losses([term.rule for term in terms]).detach().double().tolist()
+    own = seen.reduced.own_losses(terms).detach().double().tolist()
     alone = seen.alone.tolist()
     scale = max(map(abs, alone))
     return max(deviation(got, want, scale) for got, want in zip(own, alone, strict=True))

@@ -18,6 +18,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
+
+from lightning_tracin.attribution.selected_rows import SelectedRows
 
 #: Loss functions of classes, where a sample weighs as much as its labels do.
 _BY_CLASS = (F.cross_entropy, F.nll_loss)
@@ -74,6 +77,7 @@ class Reduction:
         weights: what each sample weighs, [samples]; `value = sum(losses()) / sum(weights)` for a mean, `sum(losses())` for a sum.
         losses: computes each sample's weighted loss, [samples], part of the graph.
         is_sum: whether it is a sum.
+        by_label: whether the weights count labels (or selected rows), so that samples may weigh differently.
     """
 
     name: str
@@ -81,6 +85,7 @@ class Reduction:
     weights: Tensor
     losses: Callable[[], Tensor]
     is_sum: bool = False
+    by_label: bool = False
 
 
 class Reductions(TorchFunctionMode):
@@ -99,13 +104,17 @@ class Reductions(TorchFunctionMode):
         self.samples = samples
         self.found: list[Reduction] = []
         self.totals: list[tuple[Tensor, Tensor]] = []  # sums without a gradient: the scalar, and each sample's part [samples]
+        self._selected = SelectedRows(samples)
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         """Call the function, and record it if it is a reduction."""
         kwargs = kwargs or {}
         value = func(*args, **kwargs)
-        if isinstance(value, Tensor) and value.dim() == 0:
-            self._record(func, args, kwargs, value)
+        if isinstance(value, Tensor):
+            if value.dim() == 0:
+                self._record(func, args, kwargs, value)
+            else:
+                self._selected.note(func, args, kwargs, value)
         return value
 
     def _record(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], value: Tensor) -> None:
@@ -121,16 +130,23 @@ class Reductions(TorchFunctionMode):
                 self._record_loss(func, told, reduction, value)
 
     def _record_plain(self, func: Any, elements: Tensor, value: Tensor) -> None:
-        if elements.dim() == 0 or elements.shape[0] % self.samples or not elements.numel():
+        owner = self._selected.owner(elements)
+        if elements.dim() == 0 or (owner is None and (not elements.numel() or elements.shape[0] % self.samples)):
             return
         if not value.requires_grad:
             if func in _SUMS:
-                self.totals.append((value, self._by_sample(elements).double()))
+                part = self._by_sample(elements, owner).double()
+                self.totals.append((value, part))
+                if owner is None and not elements.is_floating_point():  # a mask of what is left out
+                    size = elements.numel() / self.samples
+                    self.totals.append((elements.numel() - value, size - part))
             return
-        weights = torch.full((self.samples,), elements.numel() / self.samples, device=elements.device)
-        self.found.append(Reduction(func.__name__, value, weights, lambda: self._by_sample(elements), func in _SUMS))
+        weights = self._by_sample(torch.ones_like(elements), owner)
+        losses = partial(self._by_sample, elements, owner)
+        self.found.append(Reduction(func.__name__, value, weights, losses, func in _SUMS, owner is not None))
 
     def _record_loss(self, func: Any, told: dict[str, Any], reduction: str, value: Tensor) -> None:
+        target = told.get("target")
         by_class = func in _BY_CLASS and not told["target"].is_floating_point()
         if by_class:
             shape = told["target"].shape
@@ -139,35 +155,59 @@ class Reductions(TorchFunctionMode):
         else:
             with torch.no_grad():
                 shape = func(**{**told, "reduction": "none"}).shape
+        owner = self._selected.owner(told.get("input")) if (of_target := self._selected.owner(target)) is None else of_target
         rows = math.prod(shape)
-        if not shape or not rows or shape[0] % self.samples:
+        if owner is None and (not rows or (shape[0] if shape else 1) % self.samples):
             return
-        weights = torch.full((self.samples,), rows / self.samples, device=value.device)
+        weights = self._by_sample(torch.ones(shape, device=value.device), owner)
         if by_class:
-            target = told["target"]
-            live = target != told["ignore_index"]
+            live = told["target"] != told["ignore_index"]
             weight = told["weight"]
-            heavy = live.double() if weight is None else weight.double()[target.where(live, 0)] * live
-            weights = self._by_sample(heavy)
+            heavy = live.double() if weight is None else weight.double()[told["target"].where(live, 0)] * live
+            weights = self._by_sample(heavy, owner)
         elif reduction == "batchmean":
-            weights = torch.full((self.samples,), shape[0] / self.samples, device=value.device)
+            weights = torch.full((self.samples,), (shape[0] if shape else 1) / self.samples, device=value.device)
 
         def losses() -> Tensor:
             unreduced = func(**{**told, "reduction": "none"})
             if func is F.ctc_loss and reduction == "mean":
                 unreduced = unreduced / told["target_lengths"].to(unreduced).clamp_min(1)
-            return self._by_sample(unreduced)
+            return self._by_sample(unreduced, owner)
 
-        self.found.append(Reduction(func.__name__, value, weights, losses, reduction == "sum"))
+        self.found.append(Reduction(func.__name__, value, weights, losses, reduction == "sum", by_class or owner is not None))
 
-    def _by_sample(self, elements: Tensor) -> Tensor:
-        """The sum of each sample's elements: [samples]."""
-        return elements.reshape(self.samples, -1).sum(1)
+    def _by_sample(self, elements: Tensor, owner: Tensor | None = None) -> Tensor:
+        """The sum of each sample's elements: [samples].
+
+        Args:
+            elements: [rows, ...], sample by sample.
+            owner: the sample of each row, if rows were selected. None: each sample has as many.
+        """
+        if owner is None:
+            return elements.reshape(self.samples, -1).sum(1)
+        rows = elements.flatten(1).sum(1) if elements.dim() > 1 else elements
+        return rows.new_zeros(self.samples).index_add(0, owner, rows)
 
 
 #: How one recorded reduction enters the loss: "mean" and "sum" by itself; a recorded sum divided by the number of samples
-#: ("sum / samples"), or by the n-th recorded total ("sum / total n").
+#: ("sum / samples"), by what its labels weigh ("sum / labels", or one more a sample where a causal model's first label counts:
+#: "sum / labels + 1"), or by the n-th recorded total ("sum / total n").
 Rule = str
+
+
+@dataclass(frozen=True)
+class Term:
+    """One reduction that a step's loss is made of, as the batches that were checked show it.
+
+    Attributes:
+        name: of the function.
+        rule: how it adds up samples, see `Reduced.possible`.
+        coefficient: its factor, the same in every batch.
+    """
+
+    name: str
+    rule: Rule
+    coefficient: float
 
 
 @dataclass(frozen=True)
@@ -187,6 +227,11 @@ class Reduced:
     samples: int
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The least precise data type of the loss and its reductions."""
+        return _coarsest([self.loss, *(reduction.value for reduction, _ in self.used)])
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The functions that reduced it."""
         return tuple(reduction.name for reduction, _ in self.used)
@@ -196,30 +241,60 @@ class Reduced:
         reduction, factor = self.used[position]
         if not reduction.is_sum:
             return {"mean": factor}
-        totals = {f"sum / total {index}": factor * total for index, (total, _) in enumerate(self.totals)}
-        return {"sum": factor, "sum / samples": factor * self.samples, **totals}
+        found = {f"sum / total {index}": factor * total for index, (total, _) in enumerate(self.totals)}
+        if reduction.by_label:
+            weights = float(reduction.weights.sum())
+            found |= {"sum / labels": factor * weights, "sum / labels + 1": factor * (weights + self.samples)}
+        return {**found, "sum": factor, "sum / samples": factor * self.samples}
+
+    def follows(self, terms: Sequence[Term]) -> bool:
+        """Whether the loss is made of these terms, with the same coefficients; where nothing has a label, they do not show."""
+        if self.names != tuple(term.name for term in terms):
+            return False
+        for position, term in enumerate(terms):
+            here = self.possible(position).get(term.rule)
+            if here is None:
+                return False
+            is_empty = not math.isfinite(float(self.loss.detach())) and not bool(self.weights(position, term.rule).any())
+            if not is_empty and not same(here, term.coefficient, self.dtype):
+                return False
+        return True
 
     def weights(self, position: int, rule: Rule) -> Tensor:
         """What each sample weighs in one reduction under a rule: [samples]."""
         reduction, _ = self.used[position]
-        if rule == "mean":
+        if rule in ("mean", "sum / labels"):
             return reduction.weights
+        if rule == "sum / labels + 1":
+            return reduction.weights + 1
         if rule.startswith("sum / total "):
             return self.totals[int(rule.split()[-1])][1]
         return torch.ones(self.samples, device=self.loss.device)
 
-    def own_losses(self, rules: Sequence[Rule]) -> Tensor:
-        """Each sample's own loss, part of the graph: [samples]."""
-        terms = []
-        for position, rule in enumerate(rules):
-            losses = self.used[position][0].losses()
-            terms.append(self.possible(position)[rule] * losses / self.weights(position, rule).to(losses))
-        return torch.stack(terms).sum(0)
+    def counts_tokens(self, position: int, rule: Rule) -> bool:
+        """Whether a sample's weight in one reduction is that of its tokens or labels, and not the same for all samples."""
+        return rule.startswith(("sum / labels", "sum / total ")) or (rule == "mean" and self.used[position][0].by_label)
 
-    def weigh_the_same(self, rules: Sequence[Rule]) -> bool:
-        """Whether every sample weighs the same in every reduction."""
-        weights = torch.stack([self.weights(position, rule).double() for position, rule in enumerate(rules)])
-        return bool((weights == weights[:, :1]).all())
+    def own_losses(self, terms: Sequence[Term], by_token: bool = False) -> Tensor:
+        """Each sample's own loss, part of the graph: [samples]. What has no label that counts has the loss 0.
+
+        Args:
+            terms: what the loss is made of.
+            by_token: the sum over a sample's tokens of what each weighs, instead of their (weighted) mean.
+        """
+        found = []
+        for position, term in enumerate(terms):
+            losses = self.used[position][0].losses()
+            if not by_token or not self.counts_tokens(position, term.rule):
+                weights = self.weights(position, term.rule).to(losses)
+                losses = torch.where(weights > 0, losses / weights.where(weights > 0, 1), 0)
+            found.append(term.coefficient * losses)
+        return torch.stack(found).sum(0)
+
+    def weigh_the_same(self, terms: Sequence[Term]) -> bool:
+        """Whether every sample weighs the same in every reduction, and something at all."""
+        weights = torch.stack([self.weights(position, term.rule).double() for position, term in enumerate(terms)])
+        return bool(((weights == weights[:, :1]) & (weights > 0)).all())
 
 
 def reduced(step: Callable[[], Tensor], samples: int) -> tuple[Tensor, Reduced | None]:
@@ -249,7 +324,8 @@ def reduced(step: Callable[[], Tensor], samples: int) -> tuple[Tensor, Reduced |
     whole, *rest = torch.stack([number.detach().double() for number in numbers]).tolist()
     values, by, totals = rest[: len(last)], rest[len(last) : 2 * len(last)], rest[2 * len(last) :]
     products = [value * factor for value, factor in zip(values, by, strict=True)]
-    if not same(whole, sum(products), loss.dtype, sum(map(abs, products))):
+    is_empty = not math.isfinite(whole) and any(not bool(one.weights.any()) or 0 in totals for one in last)  # 0 / 0
+    if not is_empty and not same(whole, sum(products), _coarsest([loss, *(one.value for one in last)]), sum(map(abs, products))):
         return loss, None
     by_sample = [each for _, each in seen.totals]
     return loss, Reduced(loss, tuple(zip(last, by, strict=True)), tuple(zip(totals, by_sample, strict=True)), samples)
@@ -276,6 +352,10 @@ def _last(loss: Tensor, found: Sequence[Reduction]) -> list[Reduction]:
             seen.add(node)
             waiting += [following for following, _ in node.next_functions if following is not None]
     return [found[position] for position in sorted(last)]
+
+
+def _coarsest(tensors: Sequence[Tensor]) -> torch.dtype:
+    return max((one.dtype for one in tensors), key=lambda dtype: torch.finfo(dtype).eps)
 
 
 def same(got: float, want: float, dtype: torch.dtype, scale: float = 0.0) -> bool:

@@ -6,15 +6,17 @@ The engine needs it as one differentiable scalar. `losses.find_loss` checks on r
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from lightning_tracin.attribution.fresh_batch import fresh
 from lightning_tracin.attribution.no_collectives import no_collectives
-from lightning_tracin.attribution.reductions import Reduced, Rule, reduced, same
+from lightning_tracin.attribution.reductions import Reduced, Term, reduced
+from lightning_tracin.config import LossUnit
 from lightning_tracin.errors import TracInError
 
 REMEDY = (
@@ -85,21 +87,6 @@ class PerSampleLoss:
 
 
 @dataclass(frozen=True)
-class Term:
-    """One reduction that a step's loss is made of, as the batches that were checked show it.
-
-    Attributes:
-        name: of the function.
-        rule: how it adds up samples, see `reductions.Reduced.possible`.
-        coefficient: its factor, the same in every batch.
-    """
-
-    name: str
-    rule: Rule
-    coefficient: float
-
-
-@dataclass(frozen=True)
 class StepLoss:
     """`module.training_step`'s loss, turned into the sum of its samples' own losses.
 
@@ -108,12 +95,14 @@ class StepLoss:
         reduction: whether the loss of a batch is a (weighted) mean of its samples' losses, or their sum.
         terms: what the loss is made of; empty where that could not be seen, so that no batch is certain.
         deviation: how far the checked batches were from their samples one at a time, relative to the losses.
+        unit: what the loss of one sample is; see `Stored.loss_unit`.
     """
 
     module: nn.Module
     reduction: Literal["mean", "sum"]
     terms: tuple[Term, ...] = ()
     deviation: float = field(default=0.0, compare=False)
+    unit: LossUnit = "sample"
 
     @property
     def name(self) -> str:
@@ -121,27 +110,42 @@ class StepLoss:
         return f"training_step ({self.reduction})"
 
     def summed(self, batch: Any, samples: int) -> Summed:
-        """Forward pass of a batch with this number of samples."""
+        """Forward pass of a batch with this number of samples.
+
+        Raises:
+            TracInError: the unit is the token, and what a token of this batch weighs cannot be seen.
+        """
+        wanted = torch.is_grad_enabled()
+        if self.unit == "token":
+            with torch.enable_grad():
+                found = reduced(lambda: loss_of_step(self.module, batch), samples)[1]
+            if found is None or not found.follows(self.terms):
+                raise TracInError(
+                    "loss_unit='token' needs to see what a token weighs, but the loss of a batch is not made of what the "
+                    f"batches of the check showed. Use `loss_unit='sample'`. {REMEDY}"
+                )
+            total = found.own_losses(self.terms, by_token=True).sum()
+            return Summed(total if wanted else total.detach(), is_certain=True)
         loss, found = reduced(lambda: loss_of_step(self.module, batch), samples)
         factor = samples if self.reduction == "mean" else 1
         if samples == 1:
-            return Summed(loss, is_certain=True)
-        if found is None or not self.terms or not _follows(found, self.terms):
+            if self.terms and not bool(torch.isfinite(loss)):  # perhaps nothing has a label that counts
+                loss = self._own(batch, found)
+            return Summed(loss if wanted else loss.detach(), is_certain=True)
+        if found is None or not self.terms or not found.follows(self.terms):
             return Summed(loss * factor, is_certain=False)
-        rules = [term.rule for term in self.terms]
-        return Summed(loss * factor if found.weigh_the_same(rules) else found.own_losses(rules).sum(), is_certain=True)
+        weigh_the_same = found.weigh_the_same(self.terms)
+        return Summed(loss * factor if weigh_the_same else found.own_losses(self.terms).sum(), is_certain=True)
+
+    def _own(self, batch: Any, found: Reduced | None) -> Tensor:
+        """The loss of a sample whose mean is one of nothing, 0 / 0; any other loss that is not finite stays what it is."""
+        with torch.enable_grad():
+            loss, seen = reduced(lambda: loss_of_step(self.module, batch), 1) if found is None else (found.loss, found)
+        return loss if seen is None or not seen.follows(self.terms) else seen.own_losses(self.terms)[0]
 
     def __call__(self, batch: Any, samples: int) -> Tensor:
         """`summed(...).total`."""
         return self.summed(batch, samples).total
-
-
-def _follows(found: Reduced, terms: Sequence[Term]) -> bool:
-    """Whether a batch's loss is made of these terms, with the same coefficients."""
-    if found.names != tuple(term.name for term in terms):
-        return False
-    here = [found.possible(position).get(term.rule) for position, term in enumerate(terms)]
-    return all(got is not None and same(got, term.coefficient, found.loss.dtype) for got, term in zip(here, terms, strict=True))
 
 
 def loss_of_step(module: nn.Module, batch: Any) -> Tensor:

@@ -99,7 +99,7 @@ def import_checkpoints(
             weights = weights_of(kept, everything)
             load_weights(copy, weights)
             if index == 0:
-                loss = checked_loss(copy, train, chosen, prepared)
+                loss = checked_loss(copy, train, chosen, prepared, unit=options.loss_unit)
                 verified = verify(copy, names, loss, train, chosen, prepared, f"at {path}")
                 coverage = verified.coverage
             groups = _groups(module, names, checkpoint, optimizers)

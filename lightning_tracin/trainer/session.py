@@ -104,7 +104,7 @@ class Session:
         self._frozen = frozen_digest(module, self._trainable)
         copy = isolated_copy(module, dtype_of(options))
         prepared = self._processes.prepared(copy, dtype_of(options))
-        loss = checked_loss(copy, train, probes, prepared)
+        loss = checked_loss(copy, train, probes, prepared, unit=options.loss_unit)
         verified = verify(copy, names, loss, train, probes, prepared, "before the fit")
         self._coverage = coverage = verified.coverage
         self._setup = Setup(options, train, probes, loss.name, mask, progress, coverage.decisions, verified.deviation)
@@ -135,6 +135,7 @@ class Session:
             probes=setup.probes.table,
             coverage=coverage,
             loss=loss.name,
+            unit=options.loss_unit,
             deviation=setup.deviation,
             kept=None if setup.mask is None else setup.mask.elements(frozenset(coverage.elements)),
             weights_bytes=weights if options.writes_weights else 0,

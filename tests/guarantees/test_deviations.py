@@ -89,7 +89,8 @@ def test_rounding_of_a_deep_model_is_kept_in_the_record(
     assert kept is not None
     assert 2e-5 < kept < 1e-3
     assert json.loads((tmp_path / "run" / "run.json").read_text())["deviation"] == kept
-    said = f"the loss is {run.record.loss}, whose batches differ from their samples alone by {kept:.0e}"
+    unit = "as each sample has it alone (loss_unit='sample')"
+    said = f"the loss is {run.record.loss}, {unit}, whose batches differ from their samples alone by {kept:.0e}"
     assert said in caplog.text + capsys.readouterr().err
 
 
