@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from lightning_tracin.attribution.no_collectives import no_collectives
 from lightning_tracin.attribution.reductions import CLOSE, Reduced, Term, deviation, reduced, same
-from lightning_tracin.attribution.step_loss import REMEDY, PerSampleLoss, StepLoss, Summed, SummedLoss, loss_of_step
+from lightning_tracin.attribution.remedies import remedy_for
+from lightning_tracin.attribution.step_loss import PerSampleLoss, StepLoss, Summed, SummedLoss, loss_of_step
 from lightning_tracin.config import LossUnit
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import can_double, in_double
@@ -38,6 +39,10 @@ class Probed:
     kind: str  # "train samples" or "probes", for messages
 
 
+class LossDiffersError(TracInError):
+    """The loss of a batch is not made of its samples' own losses."""
+
+
 @no_collectives()
 def find_loss(
     module: nn.Module, checks: Callable[[], Sequence[Probed]], known: str | None = None, unit: LossUnit = "sample"
@@ -55,7 +60,14 @@ def find_loss(
             show what a token weighs; the message names the remedy.
     """
     with uncompiled(module):
-        loss = _in_unit(_verified(module, batches := checks(), known), unit, batches)
+        batches = checks()
+        try:
+            found = _verified(module, batches, known)
+        except LossDiffersError as error:
+            if callable(getattr(module, "per_sample_loss", None)):
+                raise
+            raise LossDiffersError(f"{error} {remedy_for(module)}") from error
+        loss = _in_unit(found, unit, batches)
     if known is not None and loss.name != known:
         raise TracInError(
             f"The loss of {type(module).__name__} is {loss.name}, but the run's is {known}; give a module with the fit's loss."
@@ -82,14 +94,14 @@ def _in_unit(loss: PerSampleLoss | StepLoss, unit: LossUnit, checks: Sequence[Pr
         if found is None or not loss.terms:
             raise TracInError(
                 "loss_unit='token' needs to see what a token weighs in `training_step`'s loss, but its mean is computed in a way "
-                f"that is not seen. Use `loss_unit='sample'`. {REMEDY}"
+                f"that is not seen. Use `loss_unit='sample'`. {remedy_for(loss.module)}"
             )
         weights = torch.stack([found.weights(position, term.rule).double() for position, term in enumerate(loss.terms)])
         if not bool((weights == weights[0]).all()):
             raise TracInError(
                 f"loss_unit='token' needs one weight for a token, but `training_step`'s loss adds up {len(loss.terms)} means "
                 f"({', '.join(term.name for term in loss.terms)}) that weigh a sample differently. Use `loss_unit='sample'`. "
-                f"{REMEDY}"
+                f"{remedy_for(loss.module)}"
             )
     return replace(loss, unit=unit)
 
@@ -131,7 +143,7 @@ def _found(module: nn.Module, checks: Sequence[Probed], known: str | None, most:
         own = PerSampleLoss(module)
         return replace(own, deviation=_check_sum(own, checks, most)), False
     if not getattr(module, "automatic_optimization", True):
-        raise TracInError(f"The module optimizes manually, so its `training_step` cannot serve as the loss. {REMEDY}")
+        raise TracInError(f"The module optimizes manually, so its `training_step` cannot serve as the loss. {remedy_for(module)}")
     seen = [_seen(module, check) for check in checks]
     terms = _terms([one.reduced for one in seen if len(one.alone) > 1 and bool(torch.isfinite(one.together))])
     seen = [one.with_empty(terms) for one in seen]
@@ -173,7 +185,7 @@ def _check_sum(loss: SummedLoss, checks: Sequence[Probed], most: float) -> float
             continue
         found.append(deviation(together, alone, float(own.abs().mean())))
         if not found[-1] <= most:
-            raise TracInError(
+            raise LossDiffersError(
                 f"The losses of `per_sample_loss` sum to {together:.6g} for a batch of {len(check.alone)} {check.kind}, "
                 f"but to {alone:.6g} for the same samples one at a time: a sample's loss depends on its batch, or on padding."
             )
@@ -247,19 +259,19 @@ def _reduction(batches: Sequence[_Seen], known: str | None, most: float) -> tupl
         both = {"mean": deviation(float(seen.together), mean, scale), "sum": deviation(float(seen.together), total, scale)}
         here = {name for name in possible if both[name] <= most}
         if not here:
-            raise TracInError(
+            raise LossDiffersError(
                 f"`training_step`'s loss is neither the mean nor the sum of its samples' losses: for a batch of "
                 f"{len(seen.alone)} {seen.kind} it is {float(seen.together):.6g}, while the same samples one at a time have the "
-                f"mean {mean:.6g} and the sum {total:.6g}. {REMEDY}"
+                f"mean {mean:.6g} and the sum {total:.6g}."
             )
         possible = here
         found.append(min(both[name] for name in here))
     for each in possible:
         if len(possible) == 1 or known == f"training_step ({each})":
             return each, max(found)
-    raise TracInError(
+    raise LossDiffersError(
         "The data do not show whether `training_step`'s loss is a mean or a sum over samples (all losses are zero, not "
-        f"finite, or there is a single sample). {REMEDY}"
+        "finite, or there is a single sample)."
     )
 
 
@@ -288,7 +300,8 @@ def require_sum(
         raise TracInError(
             f"`training_step`'s loss is no longer the {'sum' if 'sum' in loss.name else 'mean'} of its samples' own losses for "
             f"{which}: scaled to a sum over the batch it is {together:.6g}, but the samples taken alone sum to "
-            f"{float(own.sum()):.6g} (a weight for some samples or classes, or a term that depends on the batch?). {REMEDY}"
+            f"{float(own.sum()):.6g} (a weight for some samples or classes, or a term that depends on the batch?). "
+            f"{remedy_for(loss.module)}"
         )
 
 

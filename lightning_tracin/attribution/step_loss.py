@@ -16,13 +16,9 @@ from torch import Tensor, nn
 from lightning_tracin.attribution.fresh_batch import fresh
 from lightning_tracin.attribution.no_collectives import no_collectives
 from lightning_tracin.attribution.reductions import Reduced, Term, reduced
+from lightning_tracin.attribution.remedies import remedy_for
 from lightning_tracin.config import LossUnit
 from lightning_tracin.errors import TracInError
-
-REMEDY = (
-    "Add a method `per_sample_loss(self, batch) -> Tensor` to the LightningModule that returns one unreduced loss per sample "
-    "(for example `F.cross_entropy(logits, labels, reduction='none')`)."
-)
 
 
 @dataclass(frozen=True)
@@ -122,7 +118,7 @@ class StepLoss:
             if found is None or not found.follows(self.terms):
                 raise TracInError(
                     "loss_unit='token' needs to see what a token weighs, but the loss of a batch is not made of what the "
-                    f"batches of the check showed. Use `loss_unit='sample'`. {REMEDY}"
+                    f"batches of the check showed. Use `loss_unit='sample'`. {remedy_for(self.module)}"
                 )
             total = found.own_losses(self.terms, by_token=True).sum()
             return Summed(total if wanted else total.detach(), is_certain=True)
@@ -164,5 +160,7 @@ def loss_of_step(module: nn.Module, batch: Any) -> Tensor:
     loss = result.get("loss") if isinstance(result, dict) else result
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         got = f"a tensor of shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(result).__name__
-        raise TracInError(f"`training_step` should return a scalar loss (or a dict with 'loss'), but returned {got}. {REMEDY}")
+        raise TracInError(
+            f"`training_step` should return a scalar loss (or a dict with 'loss'), but returned {got}. {remedy_for(module)}"
+        )
     return loss.reshape(())
