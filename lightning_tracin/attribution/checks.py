@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from lightning_tracin.attribution.batching import name_of
-from lightning_tracin.attribution.losses import Probed, SummedLoss, find_loss
+from lightning_tracin.attribution.diagnosis import diagnosed
+from lightning_tracin.attribution.losses import Probed, SummedLoss, evaluated, find_loss
 from lightning_tracin.attribution.no_collectives import no_collectives
 from lightning_tracin.attribution.samples import SampleSet
 from lightning_tracin.config import LossUnit
@@ -48,7 +49,7 @@ def checked_loss(
 
     def checks() -> list[Probed]:
         return [
-            Probed(prepare(samples.batch(batch)), [prepare(samples.batch([index])) for index in batch], kind)
+            _probed(samples, batch, prepare, kind)
             for samples, kind in ((train, "train samples"), (probes, "probes"))
             if samples is not None
             for source in range(len(samples.datasets))
@@ -86,10 +87,24 @@ def check_gradients(
             if not math.isfinite(value):
                 raise TracInError(f"The loss of {name_of(samples, index, kind)} is {value} {moment}; look at that sample.")
         if batch:
-            together = prepare(samples.batch(batch))
-            losses = [partial(loss, one, 1) for one in alone]
-            largest = max(largest, verify_gradients(model, coverage, partial(loss, together, len(batch)), losses))
+            check = _probed(samples, batch, prepare, f"{kind}s")
+            losses = [partial(loss, one, 1) for one in check.alone]
+            try:
+                found = verify_gradients(model, coverage, partial(loss, check.batch, len(batch)), losses)
+            except TracInError as error:
+                reason = diagnosed(model, evaluated(model), [check])
+                if reason is None:
+                    raise
+                raise TracInError(f"{error} The reason: {reason}") from error
+            largest = max(largest, found)
     return largest
+
+
+def _probed(samples: SampleSet, batch: Sequence[int], prepare: Callable[[Any], Any], kind: str) -> Probed:
+    def collate(positions: Sequence[int]) -> Any:
+        return prepare(samples.batch([batch[position] for position in positions]))
+
+    return Probed(collate(range(len(batch))), [collate([position]) for position in range(len(batch))], kind, collate)
 
 
 def _picked(samples: SampleSet, source: int) -> Iterator[list[int]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_tracin.attribution.diagnosis import Probed, diagnosed, penalty
 from lightning_tracin.attribution.no_collectives import no_collectives
 from lightning_tracin.attribution.reductions import CLOSE, Reduced, Term, deviation, reduced, same
 from lightning_tracin.attribution.remedies import remedy_for
@@ -28,15 +30,6 @@ __all__ = ["PerSampleLoss", "Probed", "StepLoss", "Summed", "SummedLoss", "Term"
 
 #: Largest difference, relative to the losses, that rounding may cause where float64 shows that it is rounding.
 _ROUGH = {torch.float64: 2e-5, torch.float32: 1e-4}
-
-
-@dataclass(frozen=True)
-class Probed:
-    """A real batch on which a loss is checked, and its samples one by one."""
-
-    batch: Any
-    alone: Sequence[Any]  # for each sample, a collated batch of it alone
-    kind: str  # "train samples" or "probes", for messages
 
 
 class LossDiffersError(TracInError):
@@ -63,16 +56,29 @@ def find_loss(
         batches = checks()
         try:
             found = _verified(module, batches, known)
+            beside = None if isinstance(found, PerSampleLoss) or found.terms else penalty(evaluated(module), batches)
         except LossDiffersError as error:
+            reason = diagnosed(module, evaluated(module), batches)
+            if reason is not None:
+                raise LossDiffersError(f"{error} The reason: {reason}") from error
             if callable(getattr(module, "per_sample_loss", None)):
                 raise
             raise LossDiffersError(f"{error} {remedy_for(module)}") from error
+        if beside is not None:
+            raise LossDiffersError(f"`training_step`'s loss is not made of its samples' own losses: {beside}")
         loss = _in_unit(found, unit, batches)
     if known is not None and loss.name != known:
         raise TracInError(
             f"The loss of {type(module).__name__} is {loss.name}, but the run's is {known}; give a module with the fit's loss."
         )
     return loss
+
+
+def evaluated(module: nn.Module) -> Callable[[Any, int], Tensor]:
+    """The module's loss of a batch as it is, for a diagnosis: the sum of `per_sample_loss`, or what `training_step` returns."""
+    if callable(getattr(module, "per_sample_loss", None)):
+        return PerSampleLoss(module)
+    return lambda batch, _: loss_of_step(module, batch)
 
 
 def _in_unit(loss: PerSampleLoss | StepLoss, unit: LossUnit, checks: Sequence[Probed]) -> SummedLoss:
@@ -110,16 +116,22 @@ def _verified(module: nn.Module, checks: Sequence[Probed], known: str | None) ->
     """The loss as it is found, or as float64 shows it where rounding may hide it."""
     dtype = next((one.dtype for one in module.parameters() if one.is_floating_point()), torch.float32)
     most = CLOSE.get(dtype, CLOSE[torch.float32])
+    loss: PerSampleLoss | StepLoss | None = None
     try:
         loss, is_doubtful = _found(module, checks, known, most)
     except TracInError:
         if not can_double(module):
             raise
-    else:
-        if not is_doubtful or not can_double(module):
-            return loss
-    with in_double(module):
-        precise, _ = _found(module, checks, known, most)
+        is_doubtful = True
+    if loss is not None and not (is_doubtful and can_double(module)):
+        return loss
+    try:
+        with in_double(module):
+            precise, _ = _found(module, checks, known, most)
+    except TracInError:
+        raise
+    except Exception:  # a kernel without float64: what float32 shows counts
+        return _found(module, checks, known, most)[0]
     try:
         rounded, _ = _found(module, checks, known, _ROUGH[dtype])
     except TracInError as error:
@@ -293,15 +305,17 @@ def require_sum(
     """
     most, apart = CLOSE.get(dtype, CLOSE[torch.float32]), _apart_from_sum(loss, together, alone)
     if apart > most and apart <= _ROUGH.get(dtype, 0.0) and batch is not None and can_double(loss.module):
-        with torch.no_grad(), in_double(loss.module):
+        with suppress(Exception), torch.no_grad(), in_double(loss.module):  # a kernel may have no float64
             apart = _apart_from_sum(loss, float(loss(batch, len(alone))), alone)
     if not apart <= most:
         own = _own(loss, alone)
+        reason = None if batch is None else diagnosed(loss.module, evaluated(loss.module), [Probed(batch, alone, "samples")])
+        told = remedy_for(loss.module) if reason is None else f"The reason: {reason}"
         raise TracInError(
             f"`training_step`'s loss is no longer the {'sum' if 'sum' in loss.name else 'mean'} of its samples' own losses for "
             f"{which}: scaled to a sum over the batch it is {together:.6g}, but the samples taken alone sum to "
             f"{float(own.sum()):.6g} (a weight for some samples or classes, or a term that depends on the batch?). "
-            f"{remedy_for(loss.module)}"
+            f"{told}"
         )
 
 

@@ -78,6 +78,7 @@ class Reduction:
         losses: computes each sample's weighted loss, [samples], part of the graph.
         is_sum: whether it is a sum.
         by_label: whether the weights count labels (or selected rows), so that samples may weigh differently.
+        is_of_samples: whether it is a loss function of torch's, and no plain sum or mean, which may be over anything.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Reduction:
     losses: Callable[[], Tensor]
     is_sum: bool = False
     by_label: bool = False
+    is_of_samples: bool = False
 
 
 class Reductions(TorchFunctionMode):
@@ -174,7 +176,9 @@ class Reductions(TorchFunctionMode):
                 unreduced = unreduced / told["target_lengths"].to(unreduced).clamp_min(1)
             return self._by_sample(unreduced, owner)
 
-        self.found.append(Reduction(func.__name__, value, weights, losses, reduction == "sum", by_class or owner is not None))
+        self.found.append(
+            Reduction(func.__name__, value, weights, losses, reduction == "sum", by_class or owner is not None, True)
+        )
 
     def _by_sample(self, elements: Tensor, owner: Tensor | None = None) -> Tensor:
         """The sum of each sample's elements: [samples].

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from lightning_tracin.attribution.diagnosis import reason_of_error
 from lightning_tracin.attribution.fresh_batch import fresh
 from lightning_tracin.attribution.no_collectives import no_collectives
 from lightning_tracin.attribution.reductions import Reduced, Term, reduced
@@ -68,7 +69,7 @@ class PerSampleLoss:
     def summed(self, batch: Any, samples: int) -> Summed:
         """Forward pass of a batch with this number of samples."""
         with no_collectives():
-            losses = self.module.per_sample_loss(fresh(batch))  # type: ignore[operator]
+            losses = _explained("per_sample_loss", self.module.per_sample_loss, fresh(batch))
         if not isinstance(losses, Tensor) or losses.shape != (samples,):
             got = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
             raise TracInError(
@@ -154,8 +155,11 @@ def loss_of_step(module: nn.Module, batch: Any) -> Tensor:
     _, *others = inspect.signature(step).parameters.values()
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     with no_collectives():
-        result = step(
-            fresh(batch), *(0 for other in others if other.kind in positional and other.default is inspect.Parameter.empty)
+        result = _explained(
+            "training_step",
+            step,
+            fresh(batch),
+            *(0 for other in others if other.kind in positional and other.default is inspect.Parameter.empty),
         )
     loss = result.get("loss") if isinstance(result, dict) else result
     if not isinstance(loss, Tensor) or loss.numel() != 1:
@@ -164,3 +168,20 @@ def loss_of_step(module: nn.Module, batch: Any) -> Tensor:
             f"`training_step` should return a scalar loss (or a dict with 'loss'), but returned {got}. {remedy_for(module)}"
         )
     return loss.reshape(())
+
+
+def _explained(name: str, function: Any, *args: Any) -> Any:
+    """Call a function of the module; errors of torch's that have a reason of ours name it.
+
+    Raises:
+        TracInError: the function computes gradients, or needs more than one sample.
+    """
+    try:
+        return function(*args)
+    except TracInError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        reason = reason_of_error(error)
+        if reason is None:
+            raise
+        raise TracInError(f"`{name}` cannot be evaluated on single samples ({error}). The reason: {reason}") from error
