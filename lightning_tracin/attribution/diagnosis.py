@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_tracin.attribution.reductions import Reductions, deviation
+from lightning_tracin.attribution.reductions import Reductions, deviation, last_reductions
 from lightning_tracin.attribution.watching import Watched, Watching
 from lightning_tracin.gradients import can_double, in_double
 from lightning_tracin.gradients.freezing import uncompiled
@@ -268,20 +268,39 @@ def _of_padding(module: nn.Module, evaluate: Evaluate, check: Probed) -> str | N
 
 
 def _remainders(evaluate: Evaluate, check: Probed) -> list[_Beside]:
-    """What the loss has beside its loss functions of samples, in a batch and in each of its samples; empty if none is seen."""
-    found = []
+    """What the loss has beside its samples' losses, in a batch and in each of its samples; empty if these are not seen."""
+    runs = []
     for batch, count in ((check.batch, len(check.alone)), *((one, 1) for one in check.alone)):
         with Reductions(count) as seen:
             loss = evaluate(batch, count)
-        values = [one.value for one in seen.found if one.is_of_samples]
-        if not values or not loss.requires_grad:
+        if not loss.requires_grad:
             return []
-        factors: Sequence[Tensor | None] = torch.autograd.grad(loss, values, allow_unused=True)
+        runs.append((loss, seen.found))
+    if all(any(one.is_of_samples for one in found) for _, found in runs):
+        lasts = [last_reductions(loss, found) for loss, found in runs]
+        if all(last and all(one.is_of_samples for one in last) for last in lasts):
+            return []  # the loss is a function of them alone, such as their root
+        return _besides([(loss, [one.value for one in found if one.is_of_samples]) for loss, found in runs])
+    # A loss by hand. A sum of weights has the same value in every batch, and reductions of samples have not.
+    shared = set.intersection(*({_digits(one.value) for one in found} for _, found in runs))
+    found = _besides([(loss, [one.value for one in some if _digits(one.value) not in shared]) for loss, some in runs])
+    return found if _is_constant(found) else []
+
+
+def _besides(runs: Sequence[tuple[Tensor, Sequence[Tensor]]]) -> list[_Beside]:
+    """What each loss has beside some values that it is computed from; empty if it is computed from none."""
+    found = []
+    for loss, values in runs:
+        factors: Sequence[Tensor | None] = torch.autograd.grad(loss, values, allow_unused=True) if values else ()
         made_of = [float(value.detach() * by) for value, by in zip(values, factors, strict=True) if by is not None]
         if not made_of:
             return []
         found.append(_Beside(float(loss.detach()) - sum(made_of), float(loss.detach())))
     return found
+
+
+def _digits(value: Tensor) -> str:
+    return f"{float(value.detach()):.5e}"
 
 
 def _has_router(module: nn.Module) -> bool:

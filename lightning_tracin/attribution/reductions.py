@@ -114,7 +114,10 @@ class Reductions(TorchFunctionMode):
         value = func(*args, **kwargs)
         if isinstance(value, Tensor):
             if value.dim() == 0:
+                known = len(self.found) + len(self.totals)
                 self._record(func, args, kwargs, value)
+                if len(self.found) + len(self.totals) > known:
+                    return value.clone()  # a step may go on in place: `loss += ...`
             else:
                 self._selected.note(func, args, kwargs, value)
         return value
@@ -320,7 +323,7 @@ def reduced(step: Callable[[], Tensor], samples: int) -> tuple[Tensor, Reduced |
     """
     with Reductions(samples) as seen:
         loss = step()
-    last = _last(loss, seen.found)
+    last = last_reductions(loss, seen.found)
     if not last:
         return loss, None
     factors = torch.autograd.grad(loss, [one.value for one in last], retain_graph=True)
@@ -335,8 +338,8 @@ def reduced(step: Callable[[], Tensor], samples: int) -> tuple[Tensor, Reduced |
     return loss, Reduced(loss, tuple(zip(last, by, strict=True)), tuple(zip(totals, by_sample, strict=True)), samples)
 
 
-def _last(loss: Tensor, found: Sequence[Reduction]) -> list[Reduction]:
-    """The reductions from which the loss is computed; none if it also depends on something else that has a gradient.
+def last_reductions(loss: Tensor, found: Sequence[Reduction]) -> list[Reduction]:
+    """The reductions from which a loss is computed; none if it also depends on something else that has a gradient.
 
     The graph is followed from the loss back to the reductions, and no further: hooks on the model's layers are not reached.
     """

@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import MixtralConfig, MixtralForSequenceClassification
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from lightning_tracin import TracInCallback, TracInError
 from lightning_tracin.attribution.losses import Probed, find_loss
@@ -129,6 +130,33 @@ class SquaredWeightsOfAWeightedMean(Text):
         return weighted + 1e-3 * torch.linalg.matrix_norm(self.hidden.weight) ** 2
 
 
+class SquaredWeightsBesideALossByHand(Text):
+    """No loss function of torch's is called."""
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        losses = -self.logits(batch).log_softmax(-1).gather(1, batch["labels"][:, None])
+        return losses.mean() + 0.01 * self.hidden.weight.square().sum()
+
+
+class Root(Text):
+    """A function of the mean that is no mean."""
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        return super().training_step(batch, batch_idx).sqrt()
+
+
+class Spread(Text):
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        found = self.pooled(batch)
+        return super().training_step(batch, batch_idx) + 0.1 * (found - found.mean(0)).square().sum(1).mean()
+
+
+class MaskedByNumpy(MaskedInStep):
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        mask = torch.from_numpy(np.random.rand(*batch["input_ids"].shape) < 0.3)
+        return Text.training_step(self, {**batch, "input_ids": batch["input_ids"].masked_fill(mask, 3)}, batch_idx)
+
+
 class Orthogonal(Text):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         gram = self.hidden.weight @ self.hidden.weight.T
@@ -163,6 +191,8 @@ class Balanced(Experts):
 
 
 class Mixture(Classifier):
+    """A language model of transformers, which adds its router's loss itself, in place."""
+
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
@@ -178,17 +208,12 @@ class Mixture(Classifier):
             output_router_logits=True,
             router_aux_loss_coef=0.02,
         )
-        config.num_labels = 3
-        self.model = MixtralForSequenceClassification(config)  # type: ignore[assignment]
+        self.model = MixtralForCausalLM(config)  # type: ignore[assignment]
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
-
-        output = self.model.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-        last = batch["attention_mask"].sum(1) - 1
-        logits = self.model.score(output.last_hidden_state[torch.arange(len(last)), last])
-        aux = load_balancing_loss_func(output.router_logits, 4, 2, batch["attention_mask"])
-        return F.cross_entropy(logits, batch["labels"]) + 0.02 * aux
+        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        loss: Tensor = self.model(**{**batch, "labels": labels}).loss
+        return loss
 
 
 class Fgm(Text):
@@ -245,6 +270,10 @@ REASONS: dict[str, tuple[type[pl.LightningModule], Collate, str]] = {
     "L2": (SquaredWeights, padded, "depends on the weights alone .an L2 or orthogonality penalty.*`weight_decay`"),
     "L2 of a sum": (SquaredWeightsOfASum, padded, "depends on the weights alone .an L2 or orthogonality penalty.*`weight_decay`"),
     "L2 of a weighted mean": (SquaredWeightsOfAWeightedMean, padded, "depends on the weights alone .an L2 or .*`weight_decay`"),
+    "L2 beside a loss by hand": (SquaredWeightsBesideALossByHand, padded, "depends on the weights alone .an L2 .*`weight_decay`"),
+    "root": (Root, padded, "neither the mean nor the sum .* Add a method `per_sample_loss.self, batch.`"),
+    "spread": (Spread, padded, "The reason: the loss has a term beside its samples' losses that depends on the batch"),
+    "masking by numpy": (MaskedByNumpy, padded, f"{RANDOM}the step draws random numbers: masking.* `if self.training:`"),
     "orthogonality": (Orthogonal, padded, "depends on the weights alone .an L2 or orthogonality penalty.*`weight_decay`"),
     "capacity": (Experts, padded, "The reason: the loss changes when .* another order, and the model has experts.*capacity"),
     "load balancing": (Balanced, padded, "The reason: the loss has a term of its router .*`output_router_logits=False`"),
