@@ -16,7 +16,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_tracin.attribution.reductions import Reductions, deviation, last_reductions
+from lightning_tracin.attribution import reasons
+from lightning_tracin.attribution.closeness import deviation
+from lightning_tracin.attribution.reductions import Reductions
+from lightning_tracin.attribution.step_terms import last_reductions
 from lightning_tracin.attribution.watching import Watched, Watching
 from lightning_tracin.gradients import can_double, in_double
 from lightning_tracin.gradients.freezing import uncompiled
@@ -49,87 +52,6 @@ class _Beside(NamedTuple):
     @property
     def is_none(self) -> bool:
         return abs(self.value) <= _NONE * abs(self.loss)
-
-
-INNER_GRADIENT = (
-    "`training_step` computes gradients itself (adversarial training such as FGM, a gradient penalty), which is "
-    "no function of one "
-    "sample's forward pass. Leave that part out of the loss that is scored: return the plain loss of each sample from "
-    "`per_sample_loss(self, batch)`."
-)
-
-_BATCH_NORM = (
-    "a BatchNorm uses the statistics of the batch, so that each sample's loss depends on the others. Let it keep "
-    "running statistics "
-    "(`track_running_stats=True`) and stay in evaluation mode, or use LayerNorm or GroupNorm."
-)
-
-_PENALTY = (
-    "the loss has a term that depends on the weights alone (an L2 or orthogonality penalty, {value:.3g} here), "
-    "which is no sample's "
-    "own. Take it out of the loss that is scored (`weight_decay` of the optimizer does the same as L2)."
-)
-
-_ROUTER = (
-    "the loss has a term of its router (a load-balancing or z-loss, {value:.3g} here), which depends on all "
-    "tokens of the batch. "
-    "Take it out of the loss that is scored: `output_router_logits=False` in the model's config, or subtract "
-    "`coefficient * outputs.aux_loss`."
-)
-
-_CAPACITY = (
-    "{change}, and the model has experts: those with a limited capacity drop tokens according to what else is in "
-    "the batch. Give them "
-    "room for every token (a larger `expert_capacity` or capacity factor in evaluation)."
-)
-
-_PAIRS = (
-    "the samples are compared with each other (in-batch negatives or another contrastive loss), so a sample has "
-    "no loss of its own. "
-    "Compare each with negatives of its own (a fixed set in the sample, or a frozen memory) in `per_sample_loss(self, batch)`."
-)
-
-_ORDER = (
-    "the loss changes when the same samples come in another order, so it pairs or mixes neighbours. Make each "
-    "sample's loss a function "
-    "of that sample alone, with samples in the first dimension."
-)
-
-_PADDING = (
-    "a sample's loss changes with the padding of its batch (from {alone:.6g} alone to {padded:.6g} with the "
-    "batch's padding). Let "
-    "attention and loss leave padding out (`attention_mask`, labels of -100, masked logits and means), or pad "
-    "every sample to one "
-    "length in the collate function (`padding='max_length'`)."
-)
-
-_TERM = (
-    "the loss has a term beside its samples' losses that depends on the batch ({low:.3g} to {high:.3g} here). "
-    "Take it out of the loss "
-    "that is scored."
-)
-
-
-def reason_of_error(error: Exception) -> str | None:
-    """Why a step raises an error of torch's when it is evaluated on its own; None if it is the step's own error.
-
-    Example:
-        >>> layer = nn.BatchNorm1d(2, track_running_stats=False).eval()
-        >>> try:
-        ...     layer(torch.zeros(1, 2))
-        ... except ValueError as error:
-        ...     print(reason_of_error(error)[:48])
-        a BatchNorm uses the statistics of the batch, so
-    """
-    if "more than 1 value per channel when training" in str(error):
-        return _BATCH_NORM
-    trace = error.__traceback__
-    while trace is not None:
-        code = trace.tb_frame.f_code
-        if code.co_filename.replace("\\", "/").endswith("torch/autograd/__init__.py") and code.co_name in ("grad", "backward"):
-            return INNER_GRADIENT
-        trace = trace.tb_next
-    return None
 
 
 def diagnosed(module: nn.Module, evaluate: Evaluate, checks: Sequence[Probed]) -> str | None:
@@ -167,7 +89,7 @@ def penalty(evaluate: Evaluate, checks: Sequence[Probed]) -> str | None:
     """The reason, if the loss has a term that depends on the weights alone: a mean over samples does not show it."""
     with torch.enable_grad():
         found = [one for check in checks if len(check.alone) > 1 for one in _remainders(evaluate, check)]
-    return _PENALTY.format(value=found[0].value) if _is_constant(found) else None
+    return reasons.PENALTY.format(value=found[0].value) if _is_constant(found) else None
 
 
 def _of_one_batch(module: nn.Module, evaluate: Evaluate, check: Probed) -> str | None:
@@ -185,22 +107,22 @@ def _of_one_batch(module: nn.Module, evaluate: Evaluate, check: Probed) -> str |
     if _apart(first, float(evaluate(check.batch, count).detach())):
         return _of_randomness(module, seen)
     if seen.batch_norm:
-        return _BATCH_NORM
+        return reasons.BATCH_NORM
     if seen.gradient:
-        return INNER_GRADIENT
+        return reasons.INNER_GRADIENT
     random.Random(0).shuffle(order)  # noqa: S311 - an order, not a secret
     if order == sorted(order):
         order.reverse()
     mixed = check.collate(order) if check.collate is not None else rows_of(check.batch, count, order)
     if mixed is not None and _apart(first, float(evaluate(mixed, count).detach())):
         change = "the loss changes when the same samples come in another order"
-        return _CAPACITY.format(change=change) if _has_router(module) else _ORDER
+        return reasons.CAPACITY.format(change=change) if _has_router(module) else reasons.ORDER
     if not seen.pairs or count < 3:
         return None
     fewer = check.collate(order[1:]) if check.collate is not None else rows_of(check.batch, count, order[1:])
     with Watching(module, count - 1) as watching:
         evaluate(fewer, count - 1)
-    return _PAIRS if watching.seen.pairs else None
+    return reasons.PAIRS if watching.seen.pairs else None
 
 
 def _of_randomness(module: nn.Module, seen: Watched) -> str:
@@ -234,11 +156,11 @@ def _of_remainders(module: nn.Module, batches: Sequence[Sequence[_Beside]]) -> s
     """
     found = [one for batch in batches for one in batch]
     if _is_constant(found):
-        return _PENALTY.format(value=found[0].value)
+        return reasons.PENALTY.format(value=found[0].value)
     if not any(_depends_on_the_batch(*batch) for batch in batches if batch):
         return None
     low, high = min(one.value for one in found), max(one.value for one in found)
-    return _ROUTER.format(value=high) if _has_router(module) else _TERM.format(low=low, high=high)
+    return reasons.ROUTER.format(value=high) if _has_router(module) else reasons.TERM.format(low=low, high=high)
 
 
 def _depends_on_the_batch(together: _Beside, *alone: _Beside) -> bool:
@@ -262,8 +184,8 @@ def _of_padding(module: nn.Module, evaluate: Evaluate, check: Probed) -> str | N
         alone, padded = float(evaluate(one, 1).detach()), float(evaluate(line, 1).detach())
         if _apart(alone, padded):
             if _has_router(module):
-                return _CAPACITY.format(change="a sample's loss changes with the padding of its batch")
-            return _PADDING.format(alone=alone, padded=padded)
+                return reasons.CAPACITY.format(change="a sample's loss changes with the padding of its batch")
+            return reasons.PADDING.format(alone=alone, padded=padded)
     return None
 
 

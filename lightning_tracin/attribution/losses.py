@@ -16,11 +16,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_tracin.attribution.closeness import CLOSE, deviation, same
 from lightning_tracin.attribution.diagnosis import Probed, diagnosed, penalty
 from lightning_tracin.attribution.no_collectives import no_collectives
-from lightning_tracin.attribution.reductions import CLOSE, Reduced, Term, deviation, reduced, same
 from lightning_tracin.attribution.remedies import remedy_for
 from lightning_tracin.attribution.step_loss import PerSampleLoss, StepLoss, Summed, SummedLoss, loss_of_step
+from lightning_tracin.attribution.step_terms import Reduced, Term, reduced
 from lightning_tracin.config import LossUnit
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import can_double, in_double

@@ -13,11 +13,11 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from lightning_tracin.attribution.diagnosis import reason_of_error
 from lightning_tracin.attribution.fresh_batch import fresh
 from lightning_tracin.attribution.no_collectives import no_collectives
-from lightning_tracin.attribution.reductions import Reduced, Term, reduced
+from lightning_tracin.attribution.reasons import reason_of_error
 from lightning_tracin.attribution.remedies import remedy_for
+from lightning_tracin.attribution.step_terms import Reduced, Term, reduced
 from lightning_tracin.config import LossUnit
 from lightning_tracin.errors import TracInError
 

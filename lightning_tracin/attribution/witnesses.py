@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from lightning_tracin.attribution.closeness import CLOSE, deviation
 from lightning_tracin.attribution.losses import loss_named
 from lightning_tracin.attribution.no_collectives import no_collectives
-from lightning_tracin.attribution.reductions import CLOSE, deviation
 from lightning_tracin.attribution.samples import SampleSet
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients.freezing import uncompiled
