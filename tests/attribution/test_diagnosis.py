@@ -348,3 +348,14 @@ def test_an_error_of_the_step_itself_stays_what_it_is() -> None:
 
     with pytest.raises(ValueError, match="my own"):
         find_loss(Broken().eval(), lambda: [probed(Samples(5, 1).samples, padded)])
+
+
+class PaddedOfItsOwn(Padded):
+    def per_sample_loss(self, batch: dict[str, Tensor]) -> Tensor:
+        return F.cross_entropy(self.logits(batch), batch["labels"], reduction="none")
+
+
+def test_a_loss_for_each_sample_has_its_reason_too() -> None:
+    batches = [probed(Samples(size, size).samples, padded) for size in (5, 2, 8)]
+    with pytest.raises(TracInError, match=r"losses of `per_sample_loss` sum to .* The reason: .* with the padding of its batch"):
+        find_loss(PaddedOfItsOwn().eval(), lambda: batches)
