@@ -48,6 +48,7 @@ class _Beside(NamedTuple):
 
     value: float
     loss: float
+    of_matrices: bool  # whether it is computed from weight matrices; learned weights of losses are not
 
     @property
     def is_none(self) -> bool:
@@ -89,7 +90,7 @@ def penalty(evaluate: Evaluate, checks: Sequence[Probed]) -> str | None:
     """The reason, if the loss has a term that depends on the weights alone: a mean over samples does not show it."""
     with torch.enable_grad():
         found = [one for check in checks if len(check.alone) > 1 for one in _remainders(evaluate, check)]
-    return reasons.PENALTY.format(value=found[0].value) if _is_constant(found) else None
+    return reasons.PENALTY.format(value=found[0].value) if _is_penalty(found) else None
 
 
 def _of_one_batch(module: nn.Module, evaluate: Evaluate, check: Probed) -> str | None:
@@ -155,7 +156,7 @@ def _of_remainders(module: nn.Module, batches: Sequence[Sequence[_Beside]]) -> s
         batches: for each batch: of the batch, then of each of its samples alone.
     """
     found = [one for batch in batches for one in batch]
-    if _is_constant(found):
+    if _is_penalty(found):
         return reasons.PENALTY.format(value=found[0].value)
     if not any(_depends_on_the_batch(*batch) for batch in batches if batch):
         return None
@@ -169,8 +170,8 @@ def _depends_on_the_batch(together: _Beside, *alone: _Beside) -> bool:
     return min(abs(together.value - total / len(alone)), abs(together.value - total)) > least
 
 
-def _is_constant(found: Sequence[_Beside]) -> bool:
-    if len(found) < 2 or any(one.is_none for one in found):
+def _is_penalty(found: Sequence[_Beside]) -> bool:
+    if len(found) < 2 or any(one.is_none or not one.of_matrices for one in found):
         return False
     values = [one.value for one in found]
     return max(values) - min(values) <= min(_NONE * max(abs(one.loss) for one in found), 0.01 * min(map(abs, values)))
@@ -206,7 +207,7 @@ def _remainders(evaluate: Evaluate, check: Probed) -> list[_Beside]:
     # A loss by hand. A sum of weights has the same value in every batch, and reductions of samples have not.
     shared = set.intersection(*({_digits(one.value) for one in found} for _, found in runs))
     found = _besides([(loss, [one.value for one in some if _digits(one.value) not in shared]) for loss, some in runs])
-    return found if _is_constant(found) else []
+    return found if _is_penalty(found) else []
 
 
 def _besides(runs: Sequence[tuple[Tensor, Sequence[Tensor]]]) -> list[_Beside]:
@@ -217,8 +218,24 @@ def _besides(runs: Sequence[tuple[Tensor, Sequence[Tensor]]]) -> list[_Beside]:
         made_of = [float(value.detach() * by) for value, by in zip(values, factors, strict=True) if by is not None]
         if not made_of:
             return []
-        found.append(_Beside(float(loss.detach()) - sum(made_of), float(loss.detach())))
+        found.append(_Beside(float(loss.detach()) - sum(made_of), float(loss.detach()), _of_matrices(loss, values)))
     return found
+
+
+def _of_matrices(loss: Tensor, values: Sequence[Tensor]) -> bool:
+    """Whether a loss is computed from parameters of two dimensions or more, other than through some values."""
+    seen = {value.grad_fn for value in values}
+    waiting = [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if isinstance(leaf, Tensor) and leaf.dim() > 1:
+            return True
+        waiting += [following for following, _ in node.next_functions]
+    return False
 
 
 def _digits(value: Tensor) -> str:

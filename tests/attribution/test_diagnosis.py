@@ -359,3 +359,20 @@ def test_a_loss_for_each_sample_has_its_reason_too() -> None:
     batches = [probed(Samples(size, size).samples, padded) for size in (5, 2, 8)]
     with pytest.raises(TracInError, match=r"losses of `per_sample_loss` sum to .* The reason: .* with the padding of its batch"):
         find_loss(PaddedOfItsOwn().eval(), lambda: batches)
+
+
+class LearnedWeights(Text):
+    """Two losses that are weighed by parameters: a term of these alone is no penalty."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scales = nn.Parameter(torch.tensor([0.3, -0.2]))
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        losses = torch.stack([super().training_step(batch, batch_idx), F.cross_entropy(self.logits(batch) / 2, batch["labels"])])
+        return ((-self.scales).exp() * losses + self.scales).sum()
+
+
+def test_learned_weights_of_losses_are_no_penalty() -> None:
+    batches = [probed(Samples(size, size).samples, padded) for size in (5, 2, 8)]
+    assert find_loss(LearnedWeights().eval(), lambda: batches).name == "training_step (mean)"
