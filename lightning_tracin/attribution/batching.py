@@ -11,7 +11,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from lightning_tracin.attribution.losses import Summed, SummedLoss, require_sum
+from lightning_tracin.attribution.losses import LastSum, SummedLoss, require_sum
 from lightning_tracin.attribution.no_collectives import no_collectives
 from lightning_tracin.attribution.samples import SampleSet
 from lightning_tracin.errors import TracInError
@@ -171,23 +171,21 @@ def run_batch(
             batch) and the snapshot.
     """
     prepared = job.prepare(samples.batch(batch))
-    found: list[Summed] = []
+    summed = LastSum(lambda: job.loss.summed(prepared, len(batch)))
 
-    def total() -> Tensor:
-        found.append(job.loss.summed(prepared, len(batch)))
-        return found[-1].total
+    def alone(position: int) -> Tensor:
+        return job.loss(job.prepare(samples.batch([batch[position]])), 1)
 
-    loss = capture.run(total, len(batch), consumer)
+    loss = capture.run(summed.total, len(batch), consumer, summed.own, alone)
     if torch.isfinite(loss):
-        if not found[-1].is_certain:
-            alone = [job.prepare(samples.batch([index])) for index in batch]
+        if summed.last is not None and not summed.last.is_certain:
+            each = [job.prepare(samples.batch([index])) for index in batch]
             which = f"a batch of {kind}s ({', '.join(map(str, batch[:5]))}{', ...' if len(batch) > 5 else ''}) at snapshot {name}"
-            require_sum(job.loss, float(loss), alone, loss.dtype, which, prepared)
+            require_sum(job.loss, float(loss), each, loss.dtype, which, prepared)
         return
-    for index in batch:
-        alone = job.prepare(samples.batch([index]))
+    for position, index in enumerate(batch):
         with torch.no_grad():
-            value = job.loss(alone, 1)
+            value = alone(position)
         if not torch.isfinite(value):
             raise TracInError(
                 f"The loss of {name_of(samples, index, kind)} is {float(value)} at snapshot {name}; look at that sample and at "

@@ -14,7 +14,7 @@ from torch import nn
 
 from lightning_tracin.attribution.batching import name_of
 from lightning_tracin.attribution.diagnosis import diagnosed
-from lightning_tracin.attribution.losses import Probed, SummedLoss, evaluated, find_loss
+from lightning_tracin.attribution.losses import LastSum, Probed, SummedLoss, evaluated, find_loss
 from lightning_tracin.attribution.no_collectives import no_collectives
 from lightning_tracin.attribution.samples import SampleSet
 from lightning_tracin.config import LossUnit
@@ -89,8 +89,9 @@ def check_gradients(
         if batch:
             check = _probed(samples, batch, prepare, f"{kind}s")
             losses = [partial(loss, one, 1) for one in check.alone]
+            summed = LastSum(partial(loss.summed, check.batch, len(batch)))
             try:
-                found = verify_gradients(model, coverage, partial(loss, check.batch, len(batch)), losses)
+                found = verify_gradients(model, coverage, summed.total, losses, summed.own)
             except TracInError as error:
                 reason = diagnosed(model, evaluated(model), [check])
                 if reason is None:

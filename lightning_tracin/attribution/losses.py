@@ -20,14 +20,25 @@ from lightning_tracin.attribution.closeness import CLOSE, deviation, same
 from lightning_tracin.attribution.diagnosis import Probed, diagnosed, penalty
 from lightning_tracin.attribution.no_collectives import no_collectives
 from lightning_tracin.attribution.remedies import remedy_for
-from lightning_tracin.attribution.step_loss import PerSampleLoss, StepLoss, Summed, SummedLoss, loss_of_step
+from lightning_tracin.attribution.step_loss import LastSum, PerSampleLoss, StepLoss, Summed, SummedLoss, loss_of_step
 from lightning_tracin.attribution.step_terms import Reduced, Term, reduced
 from lightning_tracin.config import LossUnit
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import can_double, in_double
 from lightning_tracin.gradients.freezing import uncompiled
 
-__all__ = ["PerSampleLoss", "Probed", "StepLoss", "Summed", "SummedLoss", "Term", "find_loss", "loss_named", "require_sum"]
+__all__ = [
+    "LastSum",
+    "PerSampleLoss",
+    "Probed",
+    "StepLoss",
+    "Summed",
+    "SummedLoss",
+    "Term",
+    "find_loss",
+    "loss_named",
+    "require_sum",
+]
 
 #: Largest difference, relative to the losses, that rounding may cause where float64 shows that it is rounding.
 _ROUGH = {torch.float64: 2e-5, torch.float32: 1e-4}

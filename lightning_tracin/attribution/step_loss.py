@@ -30,10 +30,33 @@ class Summed:
         total: their sum, a scalar, part of the graph.
         is_certain: whether this batch itself shows that it is the sum of its samples' own losses. Otherwise that is true of
             the batches that were checked, and has to be seen for this one by evaluating its samples one at a time.
+        own: computes the losses one by one, [samples], part of the same graph; None if they are not known.
     """
 
     total: Tensor
     is_certain: bool
+    own: Callable[[], Tensor | None] = lambda: None
+
+
+class LastSum:
+    """The losses of one batch, whose forward pass may be done several times; the last one counts.
+
+    Args:
+        forward: does the forward pass.
+    """
+
+    def __init__(self, forward: Callable[[], Summed]) -> None:
+        self._forward = forward
+        self.last: Summed | None = None
+
+    def total(self) -> Tensor:
+        """Do the forward pass; the sum of the losses."""
+        self.last = self._forward()
+        return self.last.total
+
+    def own(self) -> Tensor | None:
+        """The losses of the last forward pass one by one, [samples]; None if they are not known."""
+        return None if self.last is None else self.last.own()
 
 
 class SummedLoss(Protocol):
@@ -76,7 +99,7 @@ class PerSampleLoss:
                 f"`per_sample_loss` should return a tensor of shape [{samples}], one loss for each sample of the batch, but "
                 f"returned {got}."
             )
-        return Summed(losses.sum(), is_certain=True)
+        return Summed(losses.sum(), True, lambda: losses)
 
     def __call__(self, batch: Any, samples: int) -> Tensor:
         """`summed(...).total`."""
@@ -121,8 +144,9 @@ class StepLoss:
                     "loss_unit='token' needs to see what a token weighs, but the loss of a batch is not made of what the "
                     f"batches of the check showed. Use `loss_unit='sample'`. {remedy_for(self.module)}"
                 )
-            total = found.own_losses(self.terms, by_token=True).sum()
-            return Summed(total if wanted else total.detach(), is_certain=True)
+            losses = found.own_losses(self.terms, by_token=True)
+            losses = losses if wanted else losses.detach()
+            return Summed(losses.sum(), True, lambda: losses)
         loss, found = reduced(lambda: loss_of_step(self.module, batch), samples)
         factor = samples if self.reduction == "mean" else 1
         if samples == 1:
@@ -131,8 +155,8 @@ class StepLoss:
             return Summed(loss if wanted else loss.detach(), is_certain=True)
         if found is None or not self.terms or not found.follows(self.terms):
             return Summed(loss * factor, is_certain=False)
-        weigh_the_same = found.weigh_the_same(self.terms)
-        return Summed(loss * factor if weigh_the_same else found.own_losses(self.terms).sum(), is_certain=True)
+        total = loss * factor if found.weigh_the_same(self.terms) else found.own_losses(self.terms).sum()
+        return Summed(total, True, lambda: found.own_losses(self.terms))
 
     def _own(self, batch: Any, found: Reduced | None) -> Tensor:
         """The loss of a sample whose mean is one of nothing, 0 / 0; any other loss that is not finite stays what it is."""

@@ -7,13 +7,16 @@ and are not kept. A parameter with several uses in one forward goes to the consu
 A parameter without a rule is tried as a `SharedTensor` first. If the model does more with it than broadcast it, the module that
 uses it is run again (`replay`); if that module's output has no line for each sample, the enclosing module is run again.
 
+Where a shape cannot be trusted to tell whose a line is, gradients tell (`owners`): every output with two dimensions, and layers
+that the batch that was verified did not reach. Parameters that no way can separate are computed from single samples
+(`one_by_one`).
+
 Under reentrant checkpointing (`torch.utils.checkpoint`) the forward runs without gradients and again during the backward; then
 the second run counts. Otherwise a second run only prepares its outputs in the same way as the first.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -24,19 +27,19 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from lightning_tracin.errors import TracInError
+from lightning_tracin.gradients.arrivals import Arrivals, Consumer, UnresolvedError
 from lightning_tracin.gradients.coverage import Coverage, Layer
 from lightning_tracin.gradients.fallbacks import move_outwards
-from lightning_tracin.gradients.forms import Dense, Form, Outer, merged
+from lightning_tracin.gradients.forms import Dense, Outer, tensor_of
 from lightning_tracin.gradients.freezing import frozen, uncompiled
 from lightning_tracin.gradients.layouts import Layout, NotPerSampleError, layer_layout, lines_of, output_layout
-from lightning_tracin.gradients.replay import Call, replayed_gradients
+from lightning_tracin.gradients.one_by_one import gradients_one_by_one
+from lightning_tracin.gradients.owners import by_owner, lines
+from lightning_tracin.gradients.replay import Call, NotRepeatableError, replayed_gradients
 from lightning_tracin.gradients.rules.embedding import looked_up
 from lightning_tracin.gradients.rules.linear import live_positions
 from lightning_tracin.gradients.shared import SharedTensor, with_lines
-from lightning_tracin.gradients.stand_ins import StandIn, insert, remove, stand_in_for
-
-#: Receives a parameter's name and its per-sample gradients, once per batch and parameter.
-Consumer = Callable[[str, tuple[Form, ...]], None]
+from lightning_tracin.gradients.stand_ins import StandIn, insert, remove, stand_ins_for
 
 
 class Capture:
@@ -50,6 +53,8 @@ class Capture:
         coverage: the scored parameters.
 
     Attributes:
+        coverage: as given; its decisions grow batch by batch.
+        seen: layers that the loss has reached so far.
         coarsest: the least precise data type of all gradients so far.
 
     Example:
@@ -64,20 +69,17 @@ class Capture:
 
     def __init__(self, model: nn.Module, coverage: Coverage) -> None:
         self._model = model
-        self._coverage = coverage
+        self.coverage = coverage
         self._decisions = coverage.decisions
         self._modules = dict(model.named_modules())
         self._stack = ExitStack()
         self._hooks = ExitStack()
-        self._samples = 0
-        self._consumer: Consumer | None = None
-        self._in_backward = False
-        self._suspended = False
-        self._due: Counter[str] = Counter()  # parameter -> number of gradients still to arrive
-        self._awaited: Counter[str] = Counter()  # module -> its calls without gradients, which checkpointing may repeat
+        self._batch: Arrivals | None = None
+        self._is_suspended = False
+        self._is_marking = False
         self._called: set[str] = set()
-        self._arrived: dict[str, list[Form]] = {}
         self._stand_ins: list[StandIn] = []
+        self.seen: set[str] = set()
         self.coarsest = torch.float64
 
     def __enter__(self) -> Capture:
@@ -96,17 +98,25 @@ class Capture:
         """Place a hook on every layer with a rule, and on every module that is run again."""
         self._hooks.close()
         replayed = self._decisions.replayed
-        for layer in self._coverage.layers:
-            if self._coverage.uses_rule(layer):
+        for layer in self.coverage.batched:
+            if self.coverage.uses_rule(layer):
                 self._hook(layer.module, partial(self._on_layer, layer))
         for target in sorted(set(replayed.values())):
-            layers = [layer for layer in self._coverage.layers if replayed.get(layer.name) == target]
-            self._hook(self._modules[target], partial(self._on_replayed, target, layers))
+            layers = [layer for layer in self.coverage.batched if replayed.get(layer.name) == target]
+            if layers:
+                self._hook(self._modules[target], partial(self._on_replayed, target, layers))
 
     def _hook(self, module: nn.Module, function: Callable[..., Any]) -> None:
         self._hooks.callback(module.register_forward_hook(function, with_kwargs=True).remove)
 
-    def run(self, loss: Callable[[], Tensor], samples: int, consumer: Consumer) -> Tensor:
+    def run(
+        self,
+        loss: Callable[[], Tensor],
+        samples: int,
+        consumer: Consumer,
+        own: Callable[[], Tensor | None] = lambda: None,
+        alone: Callable[[int], Tensor] | None = None,
+    ) -> Tensor:
         """Do one forward and backward pass.
 
         Args:
@@ -114,40 +124,61 @@ class Capture:
                 parameter turns out to need another way.
             samples: number of samples in the batch.
             consumer: called once for each parameter that the loss depends on; all other gradients are zero.
+            own: the samples' losses, [samples], of which `loss` has returned the sum, part of the same graph; None if unknown.
+            alone: does the forward pass of one sample, by its position in the batch, and returns its loss. With it, nothing is
+                taken on trust: what has not been verified is computed from single samples.
 
         Returns:
             The loss, detached.
 
         Raises:
-            TracInError: the loss depends on no scored parameter, or a layer's samples cannot be told apart.
+            TracInError: the loss depends on no scored parameter.
+            UnresolvedError: some layers' samples cannot be told apart, and there is no `alone`.
         """
-        self._samples, self._consumer = samples, consumer
         moved: set[str] = set()
         try:
-            while True:
-                self._forget()
-                self._stand_ins = self._shared_parameters()
-                insert(self._stand_ins)
+            while self.coverage.batched or alone is None:
+                self._begin(Arrivals(samples, consumer, self._decisions, is_strict=alone is not None))
                 try:
                     value = self._forward(loss, moved)
                 except NotPerSampleError as error:
                     moved |= self._try_next_way(error)
                     continue
                 if torch.isfinite(value.detach()):
-                    self._backward(value)
+                    self._backward(value, own)
+                    self._finish(consumer, samples, alone)
                 return value.detach()
+            return self._finish(consumer, samples, alone)
         finally:
-            self._consumer = None
-            self._forget()
+            self._end()
 
-    def _forget(self) -> None:
-        self._in_backward = False
-        self._due.clear()
-        self._awaited.clear()
+    def _begin(self, batch: Arrivals) -> None:
+        self._end()
+        self._batch = batch
         self._called.clear()
-        self._arrived.clear()
+        self._stand_ins = stand_ins_for(self.coverage, batch.samples, self._on_use)
+        batch.due.update(one.name for one in self._stand_ins)  # complete only when the backward has ended
+        insert(self._stand_ins)
+
+    def _end(self) -> None:
+        self._batch = None
         remove(self._stand_ins)
         self._stand_ins = []
+
+    def _finish(self, consumer: Consumer, samples: int, alone: Callable[[int], Tensor] | None) -> Tensor:
+        """Compute and deliver what does not come from the batch; the sum of the samples' losses."""
+        unresolved = {} if self._batch is None else self._batch.unresolved
+        names = sorted(self._decisions.one_by_one | unresolved.keys())
+        if alone is None and unresolved:
+            raise UnresolvedError(unresolved)
+        if alone is None or not names:
+            return torch.zeros(())
+        self._end()
+        value, found = gradients_one_by_one(self._model, names, alone, samples)
+        for name, form in found.items():
+            self._note(tensor_of([form]).dtype)
+            consumer(name, (form,))
+        return value
 
     def _forward(self, loss: Callable[[], Tensor], moved: set[str]) -> Tensor:
         with torch.enable_grad():
@@ -155,45 +186,52 @@ class Capture:
         if isinstance(value, SharedTensor):
             raise NotPerSampleError([value.layer], "the loss does not depend on the samples")
         for layer in moved:  # the layer is used, so the enclosing module that is run again for it must have been called
-            if self._decisions.replayed[layer] not in self._called:
+            around = self._decisions.replayed.get(layer)
+            if around is not None and around not in self._called:
                 raise NotPerSampleError([layer], "the module around it is not called")
         return value
 
-    def _backward(self, value: Tensor) -> None:
+    def _backward(self, value: Tensor, own: Callable[[], Tensor | None]) -> None:
         if not value.requires_grad:
+            if self._decisions.one_by_one:
+                return
             raise TracInError(
                 "The loss does not depend on any scored parameter; check `parameters=[...]`, and that the loss is not "
                 "computed under `torch.no_grad()` or by another module."
             )
-        self._in_backward = True
+        batch = self._current
+        batch.in_backward = True
+        self._mark(batch, own)
         value.backward()  # type: ignore[no-untyped-call]
         for stand_in in self._stand_ins:
             gradient, stand_in.lines.grad = stand_in.lines.grad, None
-            if gradient is not None:
-                self._arrived.setdefault(stand_in.name, []).append(Dense(gradient.reshape(self._samples, -1)))
-        for name in list(self._arrived):  # no gradient will arrive for uses that the loss does not reach
-            self._deliver(name)
+            if gradient is not None and batch.is_trusted(stand_in.layer, [stand_in.name]):
+                batch.add(stand_in.name, Dense(gradient.reshape(batch.samples, -1)))
+        batch.deliver_rest()
+        self.seen |= batch.seen
 
-    def _shared_parameters(self) -> list[StandIn]:
-        """A stand-in for each parameter without a rule."""
-        stand_ins = []
-        for layer in self._coverage.layers:
-            if self._coverage.uses_rule(layer) or layer.name in self._decisions.replayed:
-                continue
-            for own_name, name in layer.names.items():
-                used = partial(self._on_use, layer, name)
-                stand_ins.append(stand_in_for(layer, own_name, self._samples, self._decisions, used))
-                self._due[name] += 1  # complete only when the backward has ended
-        return stand_ins
+    @property
+    def _current(self) -> Arrivals:
+        assert self._batch is not None
+        return self._batch
+
+    def _mark(self, batch: Arrivals, own: Callable[[], Tensor | None]) -> None:
+        """Find out whose the watched lines are."""
+        losses = own() if batch.owners.is_watching else None
+        self._is_marking = True
+        try:
+            if losses is not None:
+                batch.owners.mark(losses)
+        except RuntimeError:  # reentrant checkpointing does not support it
+            return
+        finally:
+            self._is_marking = False
 
     def _try_next_way(self, error: NotPerSampleError) -> set[str]:
-        for layer in self._coverage.layers:
-            if layer.name in error.layers and not move_outwards(self._coverage, self._modules, layer):
-                raise TracInError(
-                    f"The samples' gradients of {', '.join(layer.names.values())} ({type(layer.module).__name__}) cannot be told "
-                    f"apart: {error}, and no module around it returns one line for each sample; leave these out with "
-                    "`parameters=[...]`."
-                ) from error
+        for layer in self.coverage.batched:
+            if layer.name in error.layers and not move_outwards(self.coverage, self._modules, layer):
+                self._decisions.one_by_one.update(layer.names.values())
+                self._decisions.replayed.pop(layer.name, None)
         self._place_hooks()
         return set(error.layers)
 
@@ -206,61 +244,76 @@ class Capture:
         if counts is None:
             return None
         inputs = args[0] if args else next(iter(kwargs.values()))
-        shared = isinstance(output, SharedTensor)
-        layout = Layout.SHARED if shared else layer_layout(layer.name, inputs, output, self._samples, self._decisions)
-        lines, output = with_lines(output, layout, self._samples, layer.name, self._decisions)
+        layout = self._layout(layer, inputs, output, layer.is_positionwise)
+        lines, output = with_lines(output, layout, self._current.samples, layer.name, self._decisions)
         if not counts:
             return output
-        self._due.update(layer.names.values())
-        self._await_gradient(lines, layout, inputs, partial(self._on_gradient, layer), layer)
+        self._current.due.update(layer.names.values())
+        self._await_gradient(lines, layout, inputs, partial(self._on_gradient, layer), layer, layer.is_positionwise)
         return output
 
+    def _layout(self, layer: Layer, inputs: Tensor, output: Tensor, is_positionwise: bool) -> Layout:
+        if isinstance(output, SharedTensor):
+            return Layout.SHARED
+        return layer_layout(layer.name, inputs, output, self._current.samples, self._decisions, is_positionwise)
+
     def _await_gradient(
-        self, lines: Tensor, layout: Layout, inputs: Tensor, function: Callable[[Tensor, Tensor], None], layer: Layer
+        self,
+        output: Tensor,
+        layout: Layout,
+        inputs: Tensor,
+        function: Callable[[Tensor, Tensor], None],
+        layer: Layer,
+        is_positionwise: bool,
     ) -> None:
-        """When the gradient of `lines` arrives, call `function` with the input and the gradient, both [samples, ...]."""
+        """When the gradient of `output` arrives, call `function` with the input and the gradient, both [samples, ...]."""
         if isinstance(inputs, SharedTensor):
             inputs, layout = inputs.lines, Layout.LINES
         inputs = inputs.detach()  # shares the version counter with the original
         version, dtype = inputs._version, next(iter(layer.module.parameters(recurse=False))).dtype
+        batch, names = self._current, layer.names.values()
+        watched = self._watched(output, layout, layer) if is_positionwise else None
 
         def on_arrival(gradient: Tensor) -> None:
+            if self._is_marking:
+                return
             if inputs._version != version:
-                raise TracInError(
-                    f"The input of a {type(layer.module).__name__} ({', '.join(layer.names.values())}) was changed in place "
-                    "after the layer had used it, so its gradient cannot be computed; replace the in-place operation."
-                )
+                batch.unresolve(names, "the input of their layer was changed in place after the layer had used it")
+                return
             self._note(gradient.dtype)
             # Autocast may have cast the input, so repeat that cast.
             seen = inputs.to(gradient.dtype).to(dtype) if inputs.is_floating_point() else inputs
-            gradient = gradient.detach().to(dtype)
-            if layout is not Layout.SHARED:
-                gradient = lines_of(gradient, layout, self._samples)
-            function(lines_of(seen, layout, self._samples), gradient)
+            gradient = gradient.detach()
+            owners = None if watched is None else batch.owners.of(watched, gradient)
+            gradient = gradient.to(dtype)
+            if owners is not None:
+                batch.seen.add(layer.name)
+                function(*(by_owner(lines(one), owners, batch.samples) for one in (seen, gradient)))
+            elif layout is Layout.OWNED or (watched is not None and (batch.owners.is_marked or batch.is_strict)):
+                batch.unresolve(names, "nothing tells which sample the lines of their layer belong to")
+            elif batch.is_trusted(layer.name, names):
+                if layout is not Layout.SHARED:
+                    gradient = lines_of(gradient, layout, batch.samples)
+                function(lines_of(seen, layout, batch.samples), gradient)
 
-        lines.register_hook(on_arrival)  # type: ignore[no-untyped-call]
+        output.register_hook(on_arrival)  # type: ignore[no-untyped-call]
+
+    def _watched(self, output: Tensor, layout: Layout, layer: Layer) -> int | None:
+        """The position of an output whose lines' owners are read from gradients; None if its shape is enough."""
+        batch = self._current
+        if batch.samples == 1 or batch.in_backward or layout is Layout.SHARED:
+            return None
+        is_doubtful = layout is Layout.OWNED or output.ndim == 2 or not batch.is_known(layer.name)
+        return batch.owners.watch(output) if is_doubtful else None
 
     def _counts(self, name: str, parameters: Collection[str]) -> bool | None:
-        """Whether this call of a module supplies the gradients of these parameters; None means ignore the call altogether."""
-        if self._consumer is None or self._suspended:
-            return None
-        if not torch.is_grad_enabled():
-            self._awaited[name] += 1
-            self._due.update(parameters)
-            return None
-        if not self._in_backward:
-            return True
-        if not self._awaited[name]:
-            return False
-        self._awaited[name] -= 1
-        self._due.subtract(parameters)
-        return True
+        return None if self._batch is None or self._is_suspended else self._batch.counts(name, parameters)
 
     def _on_gradient(self, layer: Layer, inputs: Tensor, gradient: Tensor) -> None:
         assert layer.rule is not None
         forms = layer.rule(layer.module, inputs, gradient, frozenset(layer.names))
         for own_name, name in layer.names.items():
-            self._arrive(name, forms[own_name])
+            self._current.arrive(name, forms[own_name])
 
     # -- parameters without a rule that are used like a Linear's or an Embedding's weight
 
@@ -272,20 +325,20 @@ class Capture:
             lines = output if output.requires_grad else output.detach().requires_grad_().clone()
             layout, output = Layout.LINES, SharedTensor.of(lines, layer.name, self._decisions)
         else:
-            layout = layer_layout(layer.name, inputs, output, self._samples, self._decisions)
-            lines, output = with_lines(output, layout, self._samples, layer.name, self._decisions)
+            layout = self._layout(layer, inputs, output, is_positionwise=True)
+            lines, output = with_lines(output, layout, self._current.samples, layer.name, self._decisions)
         if counts:
-            self._due[name] += 1
-            table = self._coverage.elements[name] // output.shape[-1]
+            self._current.due[name] += 1
+            table = self.coverage.elements[name] // output.shape[-1]
 
             def on_gradient(inputs: Tensor, gradient: Tensor) -> None:
                 if operation == "embedding":
-                    self._arrive(name, looked_up(inputs, gradient, padding_idx, table))
+                    self._current.arrive(name, looked_up(inputs, gradient, padding_idx, table))
                 else:
                     seen, heads = live_positions(inputs, gradient)
-                    self._arrive(name, Outer(heads, seen))
+                    self._current.arrive(name, Outer(heads, seen))
 
-            self._await_gradient(lines, layout, inputs, on_gradient, layer)
+            self._await_gradient(lines, layout, inputs, on_gradient, layer, is_positionwise=True)
         return output
 
     # -- modules that are run again
@@ -295,7 +348,7 @@ class Capture:
     ) -> Any:
         parameters = [name for layer in layers for name in layer.names.values()]
         counts = self._counts(target, parameters)
-        if not self._suspended:
+        if not self._is_suspended:
             self._called.add(target)
         if counts is None:
             return None
@@ -304,46 +357,44 @@ class Capture:
         names = [layer.name for layer in layers]
         if any(isinstance(leaves[i], SharedTensor) for i in places):
             raise NotPerSampleError(names, f"{target!r} returns what the whole batch shares")
-        layouts = [output_layout(target, i, leaves[i], self._samples, self._decisions, names) for i in places]
+        layouts = [output_layout(target, i, leaves[i], self._current.samples, self._decisions, names) for i in places]
         for i in places:  # new nodes, so that their gradients exclude what the module itself does with its outputs
             leaf = leaves[i]
             leaves[i] = leaf.view_as(leaf) if leaf.requires_grad else leaf.detach().requires_grad_().clone()
         if counts and places:
             outputs = tuple(leaves[i] for i in places)
             call = Call.of(target, module, (args, kwargs), outputs, layouts)
-            self._due.update(parameters)
+            self._current.due.update(parameters)
             torch.autograd.graph.register_multi_grad_hook(outputs, partial(self._on_gradients, call, layers))
         return pytree.tree_unflatten(leaves, structure)
 
     def _on_gradients(self, call: Call, layers: Sequence[Layer], gradients: Sequence[Tensor | None]) -> None:
+        if self._is_marking:
+            return
+        batch = self._current
+        if not all(tuple(batch.is_trusted(layer.name, layer.names.values()) for layer in layers)):
+            return
         prefix = f"{call.name}." if call.name else ""
         paths = {f"{layer.name}.{own}".lstrip(".").removeprefix(prefix): (layer, own) for layer in layers for own in layer.names}
         for dtype in {gradient.dtype for gradient in gradients if gradient is not None}:
             self._note(dtype)
-        self._suspended = True
+        self._is_suspended = True
         remove(self._stand_ins)
         try:
             parameters = {path: layer.module.get_parameter(own) for path, (layer, own) in paths.items()}
-            found = replayed_gradients(call, gradients, parameters, self._samples, self._decisions)
+            found = replayed_gradients(call, gradients, parameters, self._current.samples, self._decisions)
+        except NotRepeatableError as error:
+            for layer in layers:
+                batch.unresolve(layer.names.values(), str(error))
+            return
         finally:
             insert(self._stand_ins)
-            self._suspended = False
+            self._is_suspended = False
         for path, gradient in found.items():
             layer, own = paths[path]
-            self._arrive(layer.names[own], Dense(gradient))
+            self._current.arrive(layer.names[own], Dense(gradient))
 
     # -- all
 
     def _note(self, dtype: torch.dtype) -> None:
         self.coarsest = max(self.coarsest, dtype, key=lambda one: torch.finfo(one).eps)
-
-    def _arrive(self, name: str, form: Form) -> None:
-        self._arrived.setdefault(name, []).append(form)
-        self._due[name] -= 1
-        if self._due[name] == 0:
-            self._deliver(name)
-
-    def _deliver(self, name: str) -> None:
-        assert self._consumer is not None
-        with torch.no_grad():
-            self._consumer(name, merged(self._arrived.pop(name)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from torch import nn
@@ -22,6 +22,12 @@ class Layer:
     rule: Rule | None  # None: no rule, so one of the general ways
     rule_name: str
     names: Mapping[str, str]  # a parameter's name in the module -> its name in the whole model
+
+    @property
+    def is_positionwise(self) -> bool:
+        """Whether a rule computes each line of the output from one line of the input, where a line is the last dimension."""
+        is_wide = isinstance(self.module, nn.LayerNorm | nn.RMSNorm) and len(self.module.normalized_shape) > 1
+        return self.rule is not None and not is_wide and not isinstance(self.module, nn.Conv1d | nn.Conv2d)
 
 
 class Counted(NamedTuple):
@@ -50,7 +56,8 @@ class Coverage:
         rules: dict[str, set[str]] = {}
         for layer in self.layers:
             for name in layer.names.values():
-                rules.setdefault(name, set()).add(layer.rule_name)
+                alone = name in self.decisions.one_by_one
+                rules.setdefault(name, set()).add("one sample at a time" if alone else layer.rule_name)
         sizes: dict[str, list[int]] = {}
         for name, elements in self.elements.items():
             sizes.setdefault("+".join(sorted(rules[name])), []).append(elements)
@@ -60,6 +67,17 @@ class Coverage:
     def uses_rule(self, layer: Layer) -> bool:
         """Whether the layer's gradients come from its rule, and not from one of the general ways."""
         return layer.rule is not None and layer.name not in self.decisions.replayed and layer.name not in self.decisions.loose
+
+    @property
+    def batched(self) -> tuple[Layer, ...]:
+        """The layers, with the parameters whose gradients come from whole batches; without layers that have none."""
+        alone = self.decisions.one_by_one
+        if not alone:
+            return self.layers
+        kept = [
+            replace(layer, names={own: name for own, name in layer.names.items() if name not in alone}) for layer in self.layers
+        ]
+        return tuple(layer for layer in kept if layer.names)
 
 
 def plan_coverage(model: nn.Module, names: frozenset[str], decisions: Decisions | None = None) -> Coverage:

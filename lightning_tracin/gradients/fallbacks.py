@@ -35,7 +35,7 @@ def move_outwards(coverage: Coverage, modules: Mapping[str, nn.Module], layer: L
 def try_others(coverage: Coverage, modules: Mapping[str, nn.Module], wrong: frozenset[str]) -> bool:
     """Switch each parameter whose gradients were wrong to another layout or way; False if one has none left."""
     open_still: set[str] = set()
-    for layer in coverage.layers:
+    for layer in coverage.batched:
         if wrong.isdisjoint(layer.names.values()):
             continue
         if _another(coverage, modules, layer):
@@ -49,6 +49,9 @@ def _another(coverage: Coverage, modules: Mapping[str, nn.Module], layer: Layer)
         return True
     layouts = [layout for key, layout in decisions.layouts.items() if key[0] == layer.name]
     ruled = coverage.uses_rule(layer)
+    if ruled and layouts and layer.is_positionwise and layer.name not in decisions.owned:
+        decisions.owned.add(layer.name)
+        return True
     if ruled and not layouts:  # the layer is never called
         decisions.loose.add(layer.name)
         return True

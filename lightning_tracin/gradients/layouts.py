@@ -13,8 +13,6 @@ from enum import Enum
 
 from torch import Tensor
 
-from lightning_tracin.errors import TracInError
-
 
 class Layout(Enum):
     """How the first dimension of a tensor relates to the samples."""
@@ -22,6 +20,7 @@ class Layout(Enum):
     LINES = "one line for each sample"
     FLAT = "several consecutive lines for each sample"
     SHARED = "the same for all samples"
+    OWNED = "lines whose samples only their gradients tell"
 
 
 class NotPerSampleError(Exception):
@@ -41,6 +40,9 @@ class Decisions:
     loose: set[str] = field(default_factory=set)  # layers with a rule whose parameters are used without calling the layer
     replayed: dict[str, str] = field(default_factory=dict)  # layer -> the enclosing module that is run again
     methods: dict[str, int] = field(default_factory=dict)  # module that is run again -> first method that may work
+    owned: set[str] = field(default_factory=set)  # layers whose lines' samples are always read from their gradients
+    verified: set[str] = field(default_factory=set)  # layers of which all choices have been verified on a batch
+    one_by_one: set[str] = field(default_factory=set)  # parameters whose gradients are computed from single samples
 
     def choose(self, key: tuple[Hashable, ...], candidates: Sequence[Layout], described: str) -> Layout:
         """The layout of a tensor: the one chosen before, or the first candidate.
@@ -51,7 +53,7 @@ class Decisions:
             described: the tensor, for messages.
 
         Raises:
-            TracInError: an earlier batch had a layout that this tensor cannot have.
+            NotPerSampleError: an earlier batch had a layout that this tensor cannot have.
 
         Example:
             >>> decisions = Decisions()
@@ -63,12 +65,10 @@ class Decisions:
         known = self.layouts.get(key)
         if known is None:
             self.layouts[key], self.alternatives[key] = candidates[0], list(candidates[1:])
+            self.verified.discard(str(key[0]))
             return candidates[0]
         if known not in candidates:
-            raise TracInError(
-                f"In an earlier batch, {described} held {known.value}, which its shape now rules out, so its samples cannot be "
-                "told apart; leave the layer's parameters out with `parameters=[...]`, or use another `batch_size`."
-            )
+            raise NotPerSampleError([str(key[0])], f"in an earlier batch, {described} held {known.value}")
         return known
 
     def reconsider(self, layer: str) -> bool:
@@ -112,7 +112,9 @@ def fitting(tensor: Tensor, samples: int) -> list[Layout]:
     return [Layout.FLAT] if count > 0 and count % samples == 0 else []
 
 
-def layer_layout(layer: str, inputs: Tensor, output: Tensor, samples: int, decisions: Decisions) -> Layout:
+def layer_layout(
+    layer: str, inputs: Tensor, output: Tensor, samples: int, decisions: Decisions, positionwise: bool = False
+) -> Layout:
     """How the output of a layer holds its samples, judged by its shape and its input's.
 
     Args:
@@ -121,13 +123,15 @@ def layer_layout(layer: str, inputs: Tensor, output: Tensor, samples: int, decis
         output: the output, not a shared tensor.
         samples: number of samples in the batch.
         decisions: earlier choices; a new choice is added.
+        positionwise: whether each line of the output is computed from one line of the input, so that lines can have owners.
 
     Raises:
-        NotPerSampleError: no layout fits.
-        TracInError: an earlier batch had a layout that this one cannot have.
+        NotPerSampleError: no layout fits, or an earlier batch had a layout that this one cannot have.
     """
     if samples == 1:
         return Layout.LINES if output.ndim > 1 and output.shape[0] == 1 and inputs.shape[:1] == (1,) else Layout.FLAT
+    if layer in decisions.owned:
+        return Layout.OWNED
     if output.shape[:1] == (1,) and not inputs.requires_grad:
         return Layout.SHARED  # nothing to choose
     candidates = fitting(output, samples) if output.ndim > 1 and inputs.shape[:1] == output.shape[:1] else []
@@ -137,7 +141,11 @@ def layer_layout(layer: str, inputs: Tensor, output: Tensor, samples: int, decis
     elif not inputs.requires_grad:
         candidates = [*candidates, Layout.SHARED]
     described = f"the input of {layer!r}"
-    if not candidates and (layer, output.ndim) not in decisions.layouts:
+    known = decisions.layouts.get((layer, output.ndim))
+    if positionwise and (known not in candidates if known else not candidates):
+        decisions.owned.add(layer)
+        return Layout.OWNED
+    if not candidates and known is None:
         raise NotPerSampleError([layer], f"{described} has the shape {list(inputs.shape)} for {samples} samples")
     return decisions.choose((layer, output.ndim), candidates, described)
 
@@ -154,13 +162,14 @@ def output_layout(module: str, place: int, output: Tensor, samples: int, decisio
         layers: names of the layers that need to know.
 
     Raises:
-        NotPerSampleError: no layout fits.
-        TracInError: an earlier batch had a layout that this one cannot have.
+        NotPerSampleError: no layout fits, or an earlier batch had a layout that this one cannot have.
     """
     if samples == 1:
         return Layout.FLAT
     candidates = fitting(output, samples)
     key, described = (module, "output", place), f"output {place} of {module!r}"
-    if not candidates and key not in decisions.layouts:
+    if decisions.layouts.get(key) not in (None, *candidates) or not candidates:
         raise NotPerSampleError(layers, f"{described} has the shape {list(output.shape)} for {samples} samples")
+    if key not in decisions.layouts:
+        decisions.verified.difference_update(layers)
     return decisions.choose(key, candidates, described)

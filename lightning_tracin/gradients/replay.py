@@ -21,12 +21,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
-from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients.layouts import Decisions, Layout, lines_of
 
 #: Largest difference between a repeated and a recorded output that may be rounding, relative to the output's largest value.
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
 _COARSE = 0.1
+
+
+class NotRepeatableError(Exception):
+    """A module that is run again does not give the same output."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def replayed_gradients(
         decisions: which method has worked before; updated.
 
     Raises:
-        TracInError: running the module again does not give the same output.
+        NotRepeatableError: running the module again does not give the same output.
     """
     methods: list[Callable[..., dict[str, Tensor] | None]] = [_at_once, _one_by_one, _whole]
     first = 2 if samples == 1 else decisions.methods.get(call.name, 0)
@@ -89,10 +92,9 @@ def replayed_gradients(
                 if samples > 1:
                     decisions.methods[call.name] = number
                 return {path: gradient.detach().reshape(samples, -1) for path, gradient in found.items()}
-    raise TracInError(
-        f"Running {call.name or 'the model'!r} ({type(call.module).__name__}) once more did not give the same output, so the "
-        f"gradients of {', '.join(parameters)} cannot be told apart by sample; make its forward a function of its arguments "
-        "(no in-place changes of them, no state, no randomness), or leave these out with `parameters=[...]`."
+    raise NotRepeatableError(
+        f"running {call.name or 'the model'!r} ({type(call.module).__name__}) once more did not give the same output, because "
+        "its forward is not a function of its arguments alone (it changes them in place, or has a state)"
     )
 
 

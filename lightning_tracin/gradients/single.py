@@ -46,6 +46,11 @@ def plain_gradient(model: nn.Module, names: Collection[str], loss: Callable[[], 
         >>> plain_gradient(model, ["weight"], lambda: model(torch.tensor([3.0, 4.0])).sum())
         {'weight': tensor([[3., 4.]])}
     """
+    return value_and_gradient(model, names, loss)[1]
+
+
+def value_and_gradient(model: nn.Module, names: Collection[str], loss: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The value of one loss, detached, and its `plain_gradient`."""
     before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     chosen = {name: parameter for name, parameter in model.named_parameters() if name in names}
     identities = {id(parameter) for parameter in chosen.values()}
@@ -57,7 +62,7 @@ def plain_gradient(model: nn.Module, names: Collection[str], loss: Callable[[], 
             value = loss()
             if value.requires_grad:
                 value.backward()  # type: ignore[no-untyped-call]
-        return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in chosen.items()}
+        return value.detach(), {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in chosen.items()}
     finally:
         for parameter, required, gradient in before:
             parameter.requires_grad_(required)

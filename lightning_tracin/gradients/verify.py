@@ -7,12 +7,14 @@ the captured gradient differs from plain autograd's on one sample alone; this mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from lightning_tracin.errors import TracInError
+from lightning_tracin.gradients.arrivals import UnresolvedError
 from lightning_tracin.gradients.capture import Capture
 from lightning_tracin.gradients.coverage import Coverage
 from lightning_tracin.gradients.fallbacks import try_others
@@ -29,23 +31,29 @@ _ROUGH = {torch.float64: 2e-5, torch.float32: 1e-3}
 
 
 def verify_gradients(
-    model: nn.Module, coverage: Coverage, batch_loss: Callable[[], Tensor], losses_alone: Sequence[Callable[[], Tensor]]
+    model: nn.Module,
+    coverage: Coverage,
+    batch_loss: Callable[[], Tensor],
+    losses_alone: Sequence[Callable[[], Tensor]],
+    own: Callable[[], Tensor | None] = lambda: None,
 ) -> float:
     """Compare each sample's gradient, captured in a batch, with plain autograd's gradient of that sample alone.
 
-    Where they differ, the next way of computing the gradient is tried and kept in `coverage.decisions`.
+    Where they differ, the next way of computing the gradient is tried and kept in `coverage.decisions`. Parameters for which no
+    way is left are computed from single samples from then on, if the gradient of the batch is the sum of its samples' gradients.
 
     Args:
         model: the model; its parameters' `requires_grad` is restored afterwards.
         coverage: the scored parameters.
         batch_loss: the sum of the losses of a batch.
         losses_alone: the loss of each of its samples alone, in order.
+        own: the losses of which `batch_loss` has returned the sum, see `Capture.run`.
 
     Returns:
         The largest difference, relative to the gradients' norms; rounding caused it.
 
     Raises:
-        TracInError: the two differ by more than rounding; the message names the parameters.
+        TracInError: the gradient of the batch is not the sum of its samples' gradients; the message names the parameters.
 
     Example:
         >>> from lightning_tracin.gradients import plan_coverage
@@ -54,54 +62,80 @@ def verify_gradients(
         >>> alone = [lambda: model(inputs[:1]).sum(), lambda: model(inputs[1:]).sum()]
         >>> verify_gradients(model, coverage, lambda: model(inputs).sum(), alone)
         0.0
-        >>> verify_gradients(model, coverage, lambda: model(inputs.flip(0)).sum(), alone)  # doctest: +ELLIPSIS
+        >>> verify_gradients(model, coverage, lambda: model(inputs * inputs[1:]).sum(), alone)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        lightning_tracin.errors.TracInError: The gradients captured in a batch differ from those of the sample alone: ...
+        lightning_tracin.errors.TracInError: The gradient of a batch is not the sum of its samples' own gradients: ...
     """
     modules = dict(model.named_modules())
-    first: dict[str, float] = {}
     while True:
-        try:
-            largest, wrong = _checked(model, coverage, batch_loss, losses_alone)
-        except TracInError as error:
-            if first:  # there is no other way left, and the first differences describe the problem best
-                raise _error_of(first) from error
-            raise
+        largest, wrong = _checked(model, coverage, batch_loss, losses_alone, own)
         if not wrong:
-            return largest
-        first = first or wrong
+            break
         if not try_others(coverage, modules, frozenset(wrong)):
+            coverage.decisions.one_by_one.update(wrong)
+    if coverage.decisions.one_by_one:
+        apart, wrong = _looked_at(model, lambda: _apart_from_sum(model, coverage.decisions.one_by_one, batch_loss, losses_alone))
+        if wrong:
             raise _error_of(wrong)
+        largest = max(largest, apart)
+    return largest
+
+
+def _apart_from_sum(
+    model: nn.Module,
+    names: Collection[str],
+    batch_loss: Callable[[], Tensor],
+    losses_alone: Sequence[Callable[[], Tensor]],
+) -> tuple[dict[str, float], torch.dtype]:
+    off = plain_gradient(model, names, batch_loss)
+    sizes = dict.fromkeys(names, 0.0)
+    for loss in losses_alone:
+        for name, gradient in plain_gradient(model, names, loss).items():
+            off[name] -= gradient
+            sizes[name] += float(gradient.norm())
+    largest = max(sizes.values())
+    apart = {name: float(gradient.norm()) for name, gradient in off.items()}
+    dtype = max((gradient.dtype for gradient in off.values()), key=lambda one: torch.finfo(one).eps)
+    return {name: value and value / largest for name, value in apart.items()}, dtype
 
 
 def _error_of(wrong: Mapping[str, float]) -> TracInError:
     worst = sorted(wrong, key=lambda name: -wrong[name])[:5]
     listed = ", ".join(f"{name} (off by {wrong[name]:.2g} of the gradient's norm)" for name in worst)
     return TracInError(
-        f"The gradients captured in a batch differ from those of the sample alone: {listed}. Either the model changes the order "
-        "of the samples or uses these weights in a way that cannot be followed, or a sample's loss depends on the other samples "
-        "of its batch (or on padding); leave such parameters out with `parameters=[...]`, or make the loss a function of its own "
-        "sample."
+        f"The gradient of a batch is not the sum of its samples' own gradients: {listed}. A sample's loss depends on the other "
+        "samples of its batch (or on padding); make it a function of its own sample."
     )
 
 
 def _checked(
-    model: nn.Module, coverage: Coverage, batch_loss: Callable[[], Tensor], losses_alone: Sequence[Callable[[], Tensor]]
+    model: nn.Module,
+    coverage: Coverage,
+    batch_loss: Callable[[], Tensor],
+    losses_alone: Sequence[Callable[[], Tensor]],
+    own: Callable[[], Tensor | None],
 ) -> tuple[float, dict[str, float]]:
-    """The largest difference, and the parameters whose captured gradients differ by more than rounding.
+    """The largest difference, and the parameters whose captured gradients differ by more than rounding."""
+    return _looked_at(model, lambda: _differences(model, coverage, batch_loss, losses_alone, own))
+
+
+def _looked_at(
+    model: nn.Module, differences: Callable[[], tuple[dict[str, float], torch.dtype]]
+) -> tuple[float, dict[str, float]]:
+    """The largest difference, and those that are more than rounding: float64 shows it.
 
     Raises:
         TracInError: the difference is rounding, and too large for it.
     """
-    found, dtype = _differences(model, coverage, batch_loss, losses_alone)
-    largest = max(found.values())
+    found, dtype = differences()
+    largest = max(found.values(), default=0.0)
     if dtype not in CLOSE or not can_double(model):
         return largest, _above(found, rounding(dtype))
-    if not _above(found, CLOSE[dtype]):
-        return largest, {}
+    if largest <= CLOSE[dtype] or math.inf in found.values():
+        return largest, _above(found, CLOSE[dtype])
     try:
         with in_double(model):
-            confirmed, _ = _differences(model, coverage, batch_loss, losses_alone)
+            confirmed, _ = differences()
     except TracInError:
         raise
     except Exception:  # a kernel without float64: what float32 shows counts
@@ -121,13 +155,22 @@ def _above(differences: Mapping[str, float], most: float) -> dict[str, float]:
 
 
 def _differences(
-    model: nn.Module, coverage: Coverage, batch_loss: Callable[[], Tensor], losses_alone: Sequence[Callable[[], Tensor]]
+    model: nn.Module,
+    coverage: Coverage,
+    batch_loss: Callable[[], Tensor],
+    losses_alone: Sequence[Callable[[], Tensor]],
+    own: Callable[[], Tensor | None],
 ) -> tuple[dict[str, float], torch.dtype]:
-    """How much each parameter's captured gradient differs, relative to the gradient's norm, and the least precise type used."""
+    """How much each captured gradient differs, relative to the gradient's norm, and the least precise data type in use."""
     captured: dict[str, tuple[Form, ...]] = {}
+    unresolved: frozenset[str] = frozenset()
     with Capture(model, coverage) as capture:
-        capture.run(batch_loss, len(losses_alone), captured.__setitem__)
-    differences: dict[str, float] = dict.fromkeys(coverage.elements, 0.0)
+        try:
+            capture.run(batch_loss, len(losses_alone), captured.__setitem__, own)
+        except UnresolvedError as error:
+            unresolved = error.names
+    compared = [name for name in coverage.elements if name not in coverage.decisions.one_by_one]
+    differences: dict[str, float] = {name: math.inf if name in unresolved else 0.0 for name in compared}
     largest, dtype = 0.0, capture.coarsest
     for position, loss in enumerate(losses_alone):
         truth = plain_gradient(model, coverage.elements, loss)
@@ -137,6 +180,8 @@ def _differences(
         largest = max(largest, float(norms.norm()))
         dtype = max(dtype, norms.dtype, key=lambda one: torch.finfo(one).eps)
         for name, gradient in truth.items():
+            if name not in differences:
+                continue
             for form in captured.get(name, ()):
                 _subtract(gradient, form, position)
             differences[name] = max(differences[name], float(gradient.norm()))
@@ -145,7 +190,10 @@ def _differences(
             "The loss does not depend on the scored parameters: their gradient is zero on every sample of a real batch. Check "
             "`parameters=[...]`, and that the loss is not computed from detached values or by another module."
         )
-    return {name: value / largest for name, value in differences.items()}, dtype
+    found = {name: value / largest for name, value in differences.items()}
+    if len(losses_alone) > 1 and not _above(found, max(CLOSE[torch.float32], rounding(dtype) if dtype not in CLOSE else 0.0)):
+        coverage.decisions.verified.update(capture.seen)
+    return found, dtype
 
 
 def _subtract(gradient: Tensor, form: Form, position: int) -> None:

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_tracin.errors import TracInError
-from lightning_tracin.gradients import Coverage, plan_coverage, verify_gradients
-from tests.support.exactness import assert_exact, one_loss
+from lightning_tracin.gradients import Coverage, plan_coverage
+from tests.support.exactness import assert_exact, verified_coverage
 from tests.support.models import PAD, padded, ragged_samples
 
 WIDTH = 6
@@ -206,7 +206,7 @@ MODELS = [
 
 
 def loss_of(model: nn.Module) -> Callable[[dict[str, Tensor]], Tensor]:
-    return lambda batch: F.cross_entropy(model(batch["input_ids"]), batch["labels"], reduction="sum")
+    return lambda batch: F.cross_entropy(model(batch["input_ids"]), batch["labels"], reduction="none")
 
 
 def built(kind: type[nn.Module]) -> nn.Module:
@@ -235,8 +235,7 @@ def test_batches_with_as_many_positions_as_samples(kind: type[nn.Module], first:
     probes = [*of_length(4, 4), *of_length(4, 8)]
     loss = loss_of(model)
     coverage = plan_coverage(model, frozenset(name for name, _ in model.named_parameters()))
-    head = train[:first]
-    verify_gradients(model, coverage, lambda: loss(padded(head)), [lambda one=one: one_loss(loss, padded, one) for one in head])
+    verified_coverage(model, loss, padded, train[:first], list(coverage.elements), coverage)
     assert_exact(model, loss, padded, train[first:], probes, batch_size=4, coverage=coverage)
 
 
@@ -249,27 +248,27 @@ def test_verification_refuses_a_loss_that_mixes_samples() -> None:
     samples = ragged_samples(5, seed=3)
     loss = loss_of(model)
     coverage = plan_coverage(model, frozenset(name for name, _ in model.named_parameters()))
-    with pytest.raises(TracInError, match=r"differ from those of the sample alone.*other samples of its batch"):
-        verify_gradients(model, coverage, lambda: loss(padded(samples)), [lambda one=one: loss(padded([one])) for one in samples])
+    with pytest.raises(TracInError, match=r"not the sum of its samples' own gradients.*other samples of its batch"):
+        verified_coverage(model, loss, padded, samples, list(coverage.elements), coverage)
 
 
-def test_parameters_whose_samples_cannot_be_told_apart_are_named() -> None:
-    class Summed(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.mix = parameter(WIDTH, WIDTH)
+class Mixed(nn.Module):
+    """Uses a weight in a way that nothing follows, and returns no line for each sample."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.einsum("nw,vw->nv", x, self.mix).square().sum()
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = parameter(WIDTH, WIDTH)
 
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("nw,vw->nv", x, self.mix).square().sum()
+
+
+def test_what_cannot_be_told_apart_in_a_batch_is_computed_from_single_samples() -> None:
     torch.manual_seed(0)
-    model = Summed()
-    samples = [torch.randn(WIDTH) for _ in range(4)]
-    coverage = plan_coverage(model, frozenset({"mix"}))
-    with pytest.raises(TracInError, match=r"gradients of mix \(Summed\) cannot be told apart.*parameters="):
-        verify_gradients(
-            model, coverage, lambda: model(torch.stack(samples)), [lambda one=one: model(one[None]) for one in samples]
-        )
+    model, samples = Mixed(), [torch.randn(WIDTH) for _ in range(7)]
+    coverage = assert_exact(model, model, torch.stack, samples[:5], samples[5:], batch_size=3, verified=True)
+    assert coverage.decisions.one_by_one == {"mix"}
+    assert coverage.by_rule.keys() == {"one sample at a time"}
 
 
 def decided(coverage: Coverage) -> dict[str, str]:

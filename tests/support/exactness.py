@@ -33,18 +33,45 @@ def ingredients(
     with Capture(model, coverage or plan_coverage(model, frozenset(groups))) as capture:
         for at in range(0, len(probes), probe_batch_size):
             chunk = list(probes[at : at + probe_batch_size])
-            capture.run(lambda: loss(collate(chunk)), len(chunk), lambda name, forms: bank.collect(name, forms, at))
+            run(capture, loss, collate, chunk, lambda name, forms: bank.collect(name, forms, at))
         bank.seal()
         held, start = HeldBlock(most_bytes), 0
         for at in range(0, len(train), batch_size):
             chunk = list(train[at : at + batch_size])
-            capture.run(lambda: loss(collate(chunk)), len(chunk), held.add)
+            run(capture, loss, collate, chunk, held.add)
             held.end_batch(len(chunk))
             if held.is_complete or at + batch_size >= len(train):
                 stop = at + len(chunk)
                 held.contract(bank, dot[:, start:stop], squared[:, start:stop])
                 start = stop
     return dot, squared.sqrt(), bank.squared_norms.sqrt()
+
+
+def run(
+    capture: Capture,
+    loss: Callable[[Any], Tensor],
+    collate: Callable[[list[Any]], Any],
+    samples: list[Any],
+    consumer: Callable[[str, Any], None],
+) -> None:
+    """One batch, as a pass runs it: with the losses of its samples where they are known, and with each sample alone."""
+    found = []
+
+    def total() -> Tensor:
+        found.append(loss(collate(samples)))
+        return found[-1].sum()
+
+    def alone(position: int) -> Tensor:
+        return one_loss(loss, collate, samples[position])
+
+    decisions = capture.coverage.decisions
+    is_verified = bool(decisions.verified or decisions.one_by_one)
+    capture.run(total, len(samples), consumer, lambda: own_of(found), alone if is_verified else None)
+
+
+def own_of(found: list[Tensor]) -> Tensor | None:
+    """The losses of the last batch, unless a loss is a sum already."""
+    return found[-1] if found and found[-1].ndim else None
 
 
 def assert_exact(
@@ -64,7 +91,7 @@ def assert_exact(
         coverage = verified_coverage(model, loss, collate, train[:5], names, coverage)
     coverage = coverage or plan_coverage(model, frozenset(names))
     got = ingredients(model, loss, collate, train, probes, groups, batch_size, coverage=coverage)
-    one_by_one = [gradient_loop(model, lambda sample: loss(collate([sample])), samples, names) for samples in (train, probes)]
+    one_by_one = [gradient_loop(model, lambda one: one_loss(loss, collate, one), samples, names) for samples in (train, probes)]
     want = ingredients_loop(*one_by_one, groups, max(groups.values()) + 1)
     scale = want[1][:, :, None] * want[2][:, None, :]
     assert torch.all((got[0] - want[0]).abs() <= 1e-5 * scale), ((got[0] - want[0]).abs() / scale).max()
@@ -83,10 +110,16 @@ def verified_coverage(
 ) -> Coverage:
     """A coverage that has looked at a batch, as the package does before a fit."""
     coverage = coverage or plan_coverage(model, frozenset(names))
-    first = list(samples)
-    verify_gradients(model, coverage, lambda: loss(collate(first)), [partial(one_loss, loss, collate, one) for one in first])
+    first, found = list(samples), list[Tensor]()
+
+    def total() -> Tensor:
+        found.append(loss(collate(first)))
+        return found[-1].sum()
+
+    alone = [partial(one_loss, loss, collate, one) for one in first]
+    verify_gradients(model, coverage, total, alone, lambda: own_of(found))
     return coverage
 
 
 def one_loss(loss: Callable[[Any], Tensor], collate: Callable[[list[Any]], Any], sample: Any) -> Tensor:
-    return loss(collate([sample]))
+    return loss(collate([sample])).sum()
