@@ -112,7 +112,7 @@ class TracInRun:
         return self._scorer.is_large
 
     def ingredients(self, snapshot: int) -> Ingredients:
-        """Inner products and norms at one snapshot, per optimizer group.
+        """Inner products and norms at one snapshot, per optimizer group; whitened ones are of all groups together.
 
         Raises:
             TracInError: they were not computed, or only in part.
@@ -136,7 +136,8 @@ class TracInRun:
 
         Args:
             similarity: `"cosine"`, `"dot"` or `"relatif"`.
-            weighting: `"uniform"` or `"learning_rate"`.
+            weighting: `"uniform"` or `"learning_rate"`. With `"fisher"`, learning rates enter before the whitening (see
+                `analysis.fisher`).
             snapshots: indices of the snapshots to sum. None: all.
             preconditioner: `"adam"` or `"fisher"` if the run supports it, or `"none"`. None: the one that the run was made with.
             damping: for `"fisher"`: the ridge, as a fraction of F's trace (see `analysis.fisher`).
@@ -264,8 +265,10 @@ class TracInRun:
         weighting: Weighting = "uniform",
         snapshots: Sequence[int] | None = None,
         preconditioner: Preconditioning | None = None,
+        damping: float = DAMPING,
+        blocks: Blocks = "whole",
     ) -> pd.DataFrame:
-        """The strongest train samples of one probe (or query), with their texts.
+        """The strongest train samples of one probe (or query), with their texts; the scores are those of `influence`.
 
         Returns:
             Columns train (index), item, language, label, score, text; strongest first.
@@ -280,9 +283,10 @@ class TracInRun:
         """
         if not 0 <= probe < len(self.queries):
             raise TracInError(f"There is no probe {probe}; the run has probes 0 to {len(self.queries) - 1}.")
-        (table,) = self.tops(
-            [probe], k, sign, Scoring(similarity=similarity, weighting=weighting, preconditioner=preconditioner), snapshots
+        scoring = Scoring(
+            similarity=similarity, weighting=weighting, preconditioner=preconditioner, damping=damping, blocks=blocks
         )
+        (table,) = self.tops([probe], k, sign, scoring, snapshots)
         return table
 
     def tops(

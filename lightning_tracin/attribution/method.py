@@ -112,8 +112,8 @@ class Method(Protocol):
 _Class = TypeVar("_Class", bound=Callable[[Options], Method])
 _METHODS: dict[str, Callable[[Options], Method]] = {}
 
-#: The modules of the built-in methods.
-_OWN = ("exact", "means", "projected")
+#: The built-in methods; each is in a module of its name.
+BUILT_IN = ("exact", "means", "projected")
 
 
 def method(name: str) -> Callable[[_Class], _Class]:
@@ -136,7 +136,7 @@ def method_of(options: Options) -> Method:
         >>> method_of(Options(language_means=True)).measure
         'mean'
     """
-    for module in _OWN:
+    for module in BUILT_IN:
         importlib.import_module(f"lightning_tracin.attribution.{module}")
     name = options.method_name
     if name not in _METHODS:

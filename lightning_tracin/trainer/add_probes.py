@@ -21,6 +21,7 @@ from lightning_tracin.storage.records import SpotCheck
 from lightning_tracin.storage.snapshots import load_weights
 from lightning_tracin.trainer.environment import Environment
 from lightning_tracin.trainer.isolation import isolated_copy, untouched_process
+from lightning_tracin.trainer.language_warnings import warn_of_mismatch
 
 
 def add_probes(
@@ -63,7 +64,9 @@ def add_probes(
             label_column=options.label_column,
         )
         added = probes_from_loaders(probes, columns, GivenLanguages(probes=languages).probes)
-        first = len(directory.samples("probes"))
+        held = directory.samples("probes")
+        first = len(held)
+        warn_of_mismatch(directory.samples("train").language, (*held.language, *added.table.language))
         copy = isolated_copy(module, dtype_of(options))
         prepared = Environment(copy).prepared(copy, dtype_of(options))
         checks: dict[str, SpotCheck] = {}
