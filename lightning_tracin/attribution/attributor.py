@@ -73,8 +73,8 @@ class Attributor:
         self._processes.set_moment(model, snapshot.record.epoch - 1, snapshot.record.global_step)
         found = witness_losses(model, setup.loss, setup.train, prepared)
         require_same_losses(found, snapshot.record.witnesses, setup.train, setup.dtype, snapshot.name)
-        loss = checked_loss(model, setup.train, setup.probes, prepared, known=setup.loss)
-        coverage = verify(model, frozenset(groups), loss, train, None, prepared, moment, setup.decisions)
+        loss = checked_loss(model, setup.train, setup.probes, prepared, setup.loss, setup.options.loss_unit)
+        coverage = verify(model, frozenset(groups), loss, train, None, prepared, moment, setup.decisions).coverage
         self._checked = True
         target, job = self._target(snapshot.name, model, coverage, groups, scales), self._job(model, loss)
         self._method.compute(target, job, self._directory, snapshot, self._processes)

@@ -10,10 +10,14 @@ import torch
 from humanize import naturalsize, precisedelta
 
 from lightning_tracin.attribution.batching import Job, Target, batches_of, run_batch
+from lightning_tracin.config import LossUnit
 from lightning_tracin.errors import TracInError, printable
 from lightning_tracin.gradients import Capture, Coverage, HeldBlock, ProbeBank
 from lightning_tracin.storage.filesystem import free_bytes
 from lightning_tracin.storage.sample_table import SampleTable
+
+#: What the loss of one sample is, in words.
+_UNITS = {"sample": "as each sample has it alone", "token": "summed over what each token of a sample weighs"}
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,9 @@ class Plan:
     train: SampleTable
     probes: SampleTable
     coverage: Coverage  # of the scored parameters
+    loss: str  # name of the loss
+    unit: LossUnit  # what the loss of one sample is
+    deviation: float | None  # see `Setup`
     kept: int | None  # number of their elements that the mask keeps; None: no mask
     weights_bytes: int  # one snapshot's weights on disk
     ingredients_bytes: int  # one snapshot's ingredients (or features) on disk
@@ -51,6 +58,7 @@ class Plan:
         free = free_bytes(folder)
         total = "each" if self.snapshots is None else "in all" if free is None else f"in all, {naturalsize(free)} free"
         mask = "" if self.kept is None else f", of which the mask leaves {self.kept:,}"
+        checked = "" if self.deviation is None else f", whose batches differ from their samples alone by {self.deviation:.0e}"
         time_needed = ""
         if cost is not None:
             times = "" if self.snapshots in (None, 1) else f", {_rounded(cost.seconds * (self.snapshots or 1))} in all"
@@ -59,7 +67,9 @@ class Plan:
         return printable(
             f"TracIn: {len(self.train)} train samples ({counted(self.train)}) x {len(self.probes)} probes "
             f"({counted(self.probes)}), scored over {coverage.total:,} elements of {len(coverage.elements)} parameters (all that "
-            f"were chosen: {by_rule}){mask}; {number} snapshots in {folder}, weights {naturalsize(self.weights_bytes)} and "
+            f"were chosen: {by_rule}){mask}; the loss is {self.loss}, "
+            f"{_UNITS[self.unit]} (loss_unit={self.unit!r}){checked}; "
+            f"{number} snapshots in {folder}, weights {naturalsize(self.weights_bytes)} and "
             f"ingredients {naturalsize(self.ingredients_bytes)} each ({naturalsize(self.bytes_needed)} {total}){time_needed}."
             f"{self._alone}"
         )

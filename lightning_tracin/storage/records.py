@@ -63,6 +63,12 @@ class RunRecord(_Record):
     coverage: dict[str, tuple[int, int]] = Field(description="rule -> number of parameters and elements that it covers")
     versions: dict[str, str]
     averaging: str | None = Field(default=None, description="callback that averages weights; snapshots hold the trained ones")
+    deviation: float | None = Field(
+        default=None,
+        ge=0,
+        description="largest difference between a batch and its samples one at a time in the check before the fit, in losses and "
+        "gradients, relative to them; null = not stored",
+    )
     began_at: int = Field(default=0, ge=0, description="optimizer steps before the part of the fit that the snapshots cover")
     estimated_rates: str | None = Field(default=None, description="which learning rates of imported snapshots are estimates")
     snapshots: int | None = Field(default=None, description="how many there were when the fit ended; null = it has not ended")

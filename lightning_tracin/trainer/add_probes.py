@@ -73,8 +73,8 @@ def add_probes(
         for snapshot in snapshots:
             groups = snapshot.record.groups
             load_weights(copy, snapshot.state_dict())
-            loss = checked_loss(copy, None, added, prepared, known=record.loss)
-            coverage = verify(copy, frozenset(groups), loss, None, added, prepared, f"at snapshot {snapshot.name}")
+            loss = checked_loss(copy, None, added, prepared, record.loss, options.loss_unit)
+            coverage = verify(copy, frozenset(groups), loss, None, added, prepared, f"at snapshot {snapshot.name}").coverage
             job = Job(added, added, loss, prepared, options.batch_size, memory_budget=0, progress=added.progress)
             target = Target(snapshot.name, copy, coverage, parts_of(groups, options.per_layer))
             checks[snapshot.name] = method.add(target, job, directory, snapshot, first)

@@ -113,8 +113,9 @@ def import_checkpoints(
             weights = weights_of(kept, everything)
             load_weights(copy, weights)
             if index == 0:
-                loss = checked_loss(copy, train, chosen, prepared)
-                coverage = verify(copy, names, loss, train, chosen, prepared, f"at {path}")
+                loss = checked_loss(copy, train, chosen, prepared, unit=options.loss_unit)
+                verified = verify(copy, names, loss, train, chosen, prepared, f"at {path}")
+                coverage = verified.coverage
             groups = _groups(module, names, checkpoint, optimizers)
             record = SnapshotRecord(
                 index=index,
@@ -130,7 +131,7 @@ def import_checkpoints(
             )
             ledger.append(record, weights)
             before = checkpoint
-        setup = Setup(options, train, chosen, loss.name, mask)
+        setup = Setup(options, train, chosen, loss.name, mask, deviation=verified.deviation)
         record_of_run = run_record(identity, setup, coverage, languages)
         unknown = unknown_rates(ordered, rates)
         if unknown is not None:

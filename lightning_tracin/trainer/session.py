@@ -109,9 +109,10 @@ class Session:
         self._frozen = frozen_digest(module, self._trainable)
         copy = isolated_copy(module, dtype_of(options))
         prepared = self._processes.prepared(copy, dtype_of(options))
-        loss = checked_loss(copy, train, probes, prepared)
-        self._coverage = verify(copy, names, loss, train, probes, prepared, "before the fit")
-        self._setup = Setup(options, train, probes, loss.name, mask, progress, self._coverage.decisions)
+        loss = checked_loss(copy, train, probes, prepared, unit=options.loss_unit)
+        verified = verify(copy, names, loss, train, probes, prepared, "before the fit")
+        self._coverage = coverage = verified.coverage
+        self._setup = Setup(options, train, probes, loss.name, mask, progress, coverage.decisions, verified.deviation)
         self._attributor = Attributor(directory, self._processes, self._setup)
         self._method = method_of(options)
         self._view = options.view(self._method.measure)
@@ -139,6 +140,9 @@ class Session:
             train=setup.train.table,
             probes=setup.probes.table,
             coverage=coverage,
+            loss=loss.name,
+            unit=options.loss_unit,
+            deviation=setup.deviation,
             kept=None if setup.mask is None else setup.mask.elements(frozenset(coverage.elements)),
             weights_bytes=weights if options.writes_weights else 0,
             ingredients_bytes=self._method.stored_bytes(parts, len(setup.train), setup.probes.table) if writes else 0,
