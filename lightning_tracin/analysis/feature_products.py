@@ -115,7 +115,8 @@ def _whitener(
     else:
         layers = _columns(sketch, parts, [parts.depths.index(layer) for layer in parts.layers])
         blocks, norms_into = layers, [into[parts.layers.index(layer)] for layer in parts.depths]
-    return whitener_of((features for _, features in store.blocks("train")), blocks, damping), norms_into
+    fit = store.fit or store
+    return whitener_of((features for _, features in fit.blocks("train")), blocks, damping), norms_into
 
 
 def _columns(sketch: Sketch, parts: Parts, into: Sequence[int]) -> list[Tensor]:
