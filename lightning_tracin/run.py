@@ -378,7 +378,7 @@ class TracInRun:
         chosen = self._chosen(how.get("snapshots"))
         self._scorer.preconditioner(Scoring(**{name: one for name, one in how.items() if name != "snapshots"}))
         with scored_candidates(self.directory, module, candidates, probes, chosen, **settings) as scratch:
-            scores = TracInRun(scratch).influence(**how)
+            scores: xr.DataArray = TracInRun(scratch).influence(**how)
         return scores.rename({"train": "candidate", "train_language": "candidate_language", "train_item": "candidate_item"})
 
     def _summed(self, scoring: Scoring, chosen: Sequence[int]) -> Iterator[tuple[Indices, Scores]]:
