@@ -352,9 +352,7 @@ class TracInRun:
         return TracInRun(self.directory)
 
     def score(self, module: LightningModule, candidates: Any, probes: Any = None, **settings: Any) -> xr.DataArray:
-        """Influence that samples would have had on the probes, had the fit been trained on them too.
-
-        The run directory does not change: products are streamed to a temporary folder.
+        """Influence that samples would have on the probes as train samples; the run directory does not change.
 
         Args:
             module: as in `add_probes`.
@@ -378,8 +376,10 @@ class TracInRun:
         chosen = self._chosen(how.get("snapshots"))
         self._scorer.preconditioner(Scoring(**{name: one for name, one in how.items() if name != "snapshots"}))
         with scored_candidates(self.directory, module, candidates, probes, chosen, **settings) as scratch:
-            scores: xr.DataArray = TracInRun(scratch).influence(**how)
-        return scores.rename({"train": "candidate", "train_language": "candidate_language", "train_item": "candidate_item"})
+            scores = TracInRun(scratch).influence(**how)
+        names = {f"train{suffix}": f"candidate{suffix}" for suffix in ("", "_language", "_item")}
+        named: xr.DataArray = scores.rename(names)
+        return named
 
     def _summed(self, scoring: Scoring, chosen: Sequence[int]) -> Iterator[tuple[Indices, Scores]]:
         """Influence summed over snapshots, block by block of train samples."""
