@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -348,11 +349,41 @@ class TracInRun:
             >>> run = run.add_probes(module, DataLoader(swahili, batch_size=32))  # doctest: +SKIP
             >>> run.top(probe=len(run.probes) - 1)  # of the last new probe  # doctest: +SKIP
         """
-        # The one import against the arrows, named in the import contracts: it loads Lightning, which reading a run does not need.
+        # Like that in `score`, an import against the arrows, named in the contracts: reading a run does not need Lightning.
         from lightning_tracin.trainer.add_probes import add_probes
 
         add_probes(self.directory, module, probes, languages, language_column, item_column)
         return TracInRun(self.directory)
+
+    def score(self, module: LightningModule, candidates: Any, probes: Any = None, **settings: Any) -> xr.DataArray:
+        """Influence that samples would have on the probes as train samples; the run directory does not change.
+
+        Args:
+            module: as in `add_probes`.
+            candidates: a DataLoader of the samples.
+            probes: the probes as the fit had them; not needed for a run with a `projection_dim`.
+            settings: options of `influence`, and `language_column`, `item_column`, `languages`, `languages_of_probes`, `mask`,
+                `memory_budget` and `progress` as in `attribute`.
+
+        Returns:
+            As `influence` returns it, with `candidate` for `train`, weighted as if visited as often as the average train sample.
+
+        Raises:
+            TracInError: as for `attribute` and `influence`; or the run needs its probes again.
+
+        Example:
+            >>> run.score(module, candidates, val_loader).groupby("candidate_language").mean()  # doctest: +SKIP
+        """
+        from lightning_tracin.trainer.score_candidates import scored_candidates
+
+        how = {name: settings.pop(name) for name in signature(self.influence).parameters if name in settings}
+        chosen = self._chosen(how.get("snapshots"))
+        self._scorer.preconditioner(Scoring(**{name: one for name, one in how.items() if name != "snapshots"}))
+        with scored_candidates(self.directory, module, candidates, probes, chosen, **settings) as scratch:
+            scores = TracInRun(scratch).influence(**how)
+        names = {f"train{suffix}": f"candidate{suffix}" for suffix in ("", "_language", "_item")}
+        named: xr.DataArray = scores.rename(names)
+        return named
 
     def _summed(self, scoring: Scoring, chosen: Sequence[int]) -> Iterator[tuple[Indices, Scores]]:
         """Influence summed over snapshots, block by block of train samples."""

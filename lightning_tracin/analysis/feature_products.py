@@ -115,7 +115,8 @@ def _whitener(store: FeatureStore, sketch: Sketch, parts: Parts, whitening: Whit
     labels = layer_labels(parts.of) if whitening.blocks == "layer" else dict.fromkeys(parts.of, "")
     depths = depths_of(labels.values())
     blocks = _columns(sketch, {name: depths.index(label) for name, label in labels.items()}, range(len(depths)))
-    return whitener_of((features for _, features in store.blocks("train")), blocks, whitening.damping, rates)
+    fit = store.fit or store
+    return whitener_of((features for _, features in fit.blocks("train")), blocks, whitening.damping, rates)
 
 
 def _columns(sketch: Sketch, part_of: Mapping[str, int], into: Sequence[int]) -> list[Tensor]:

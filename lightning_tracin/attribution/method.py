@@ -91,6 +91,26 @@ class Method(Protocol):
         """
         raise NotImplementedError
 
+    def compute_candidates(
+        self, target: Target, job: Job, directory: RunDirectory, snapshot: Snapshot, processes: Processes
+    ) -> SpotCheck:
+        """Compute, store and check a snapshot's products with candidates in place of train samples.
+
+        The probes of a method with `adds_probes` are the fit's stored ones; the job's are then not used.
+
+        Args:
+            target: the snapshot's model.
+            job: a job whose train samples are the candidates.
+            directory: a directory of candidates; see `storage.candidates`.
+            snapshot: of the fit.
+            processes: the processes of the pass.
+
+        Raises:
+            TracInError: a loss or gradient is not finite, or what is stored differs from single-sample gradients.
+        """
+        self.compute(target, job, directory, snapshot, processes)
+        return self.check(target, job, directory, snapshot)
+
     def check(self, target: Target, job: Job, directory: RunDirectory, snapshot: Snapshot) -> SpotCheck:
         """Compare some stored products with single-sample gradients from plain autograd.
 

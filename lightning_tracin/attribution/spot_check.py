@@ -152,15 +152,18 @@ def check_means(target: Target, job: Job, store: IngredientStore) -> SpotCheck:
     return _judged(alone, train[0], len(train) * len(members), found, store.folder, lambda: what)
 
 
-def check_features(target: Target, job: Job, store: FeatureStore, probes: SampleSet | None = None, first: int = 0) -> SpotCheck:
+def check_features(
+    target: Target, job: Job, store: FeatureStore, only: SampleSet | None = None, side: Side = "probes", first: int = 0
+) -> SpotCheck:
     """Check the stored features of some train samples and probes.
 
     Args:
         target: the snapshot's model.
         job: samples, loss and settings.
         store: the complete features.
-        probes: added probes, to check only these. None: check the train samples and probes of the job.
-        first: index of the first added probe in the run.
+        only: samples to check alone. None: check the train samples and probes of the job.
+        side: which side these samples are on.
+        first: index of the first of them on that side.
 
     Raises:
         TracInError: they differ from the gradients; the message names a sample and the folder.
@@ -170,8 +173,8 @@ def check_features(target: Target, job: Job, store: FeatureStore, probes: Sample
     sketch = store.sketch().to(device)
     train, some = _chosen(job)
     sides: list[tuple[Side, SampleSet, list[int], int]] = [("train", job.train, train, 0), ("probes", job.probes, some, 0)]
-    if probes is not None:
-        sides = [("probes", probes, _spread(probes, job.batch_size, len(some)), first)]
+    if only is not None:
+        sides = [(side, only, _spread(only, job.batch_size, len(some)), first)]
     found, names = [], []
     for side, samples, indices, offset in sides:
         stored = store.some(side, [offset + index for index in indices]).double()
@@ -180,7 +183,7 @@ def check_features(target: Target, job: Job, store: FeatureStore, probes: Sample
             features = _features(sketch, alone.gradient(samples, [index])).cpu().double()
             found.append((stored[i] - features).norm() / sizes[i])
             names.append(name_of(samples, index, "train sample" if side == "train" else "probe"))
-    pairs = len(train) * len(some) if probes is None else len(sides[0][2])
+    pairs = len(train) * len(some) if only is None else len(sides[0][2])
     worst = names[int(torch.stack(found).argmax())]  # a NaN counts as the largest
     return _judged(alone, sides[0][2][0], pairs, found, store.folder, lambda: f"the features of {worst}", sides[0][1], _HALF)
 

@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping
 from torch import nn
 
 from lightning_tracin.gradients.coverage import Coverage, Layer
-from lightning_tracin.gradients.layouts import Layout
 
 
 def move_outwards(coverage: Coverage, modules: Mapping[str, nn.Module], layer: Layer) -> bool:
@@ -52,15 +51,12 @@ def try_others(coverage: Coverage, modules: Mapping[str, nn.Module], wrong: froz
 
 
 def _another(coverage: Coverage, modules: Mapping[str, nn.Module], layer: Layer) -> bool:
-    decisions = coverage.decisions
     if _stays(coverage, layer):
         return True
-    layouts = [layout for key, layout in decisions.layouts.items() if key[0] == layer.name]
-    ruled = coverage.uses_rule(layer)
-    if ruled:  # the layer is never called, or its parameters are also used without it
-        decisions.loose.add(layer.name)
+    if coverage.uses_rule(layer):  # the layer is never called, or its parameters are also used without it
+        coverage.decisions.loose.add(layer.name)
         return True
-    return (not ruled or Layout.FLAT in layouts) and move_outwards(coverage, modules, layer)
+    return move_outwards(coverage, modules, layer)
 
 
 def _stays(coverage: Coverage, layer: Layer) -> bool:
