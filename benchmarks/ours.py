@@ -35,6 +35,12 @@ class ModelLoss:
     model: nn.Module
     loss: Loss
     name: str = "benchmark"
+    deviation: float = 0.0
+
+    @property
+    def module(self) -> nn.Module:
+        """The model."""
+        return self.model
 
     def summed(self, batch: Any, samples: int) -> Summed:
         """The sum of the losses of a batch."""

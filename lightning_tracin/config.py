@@ -27,6 +27,7 @@ When = Literal["fit_end", "snapshot", "never"]
 Precision = Literal["float32", "float64", "bfloat16"]
 Similarity = Literal["cosine", "dot", "relatif"]
 Weighting = Literal["uniform", "learning_rate"]
+LossUnit = Literal["sample", "token"]
 Preconditioner = Literal["adam", "fisher"]
 Sign = Literal["positive", "negative"]
 Measure = Literal["share", "mass", "mean"]
@@ -196,6 +197,11 @@ class Stored(OptionGroup):
         default=None, description="glob patterns of the parameter names to score. Default: all trainable parameters."
     )
     dtype: Precision = Field(default="float32", description="precision of influence, independent of the fit's precision.")
+    loss_unit: LossUnit = Field(
+        default="sample",
+        description='the loss of one sample: the mean over its own tokens, as it has it alone (`"sample"`), or the sum over its '
+        'tokens of what each weighs in training (`"token"`), so that class weights, sample weights and lengths count.',
+    )
     batch_size: Positive = Field(default=32, description="samples per forward pass when influence is computed.")
     language_means: bool = Field(
         default=False,

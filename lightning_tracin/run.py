@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -112,7 +113,7 @@ class TracInRun:
         return self._scorer.is_large
 
     def ingredients(self, snapshot: int) -> Ingredients:
-        """Inner products and norms at one snapshot, per optimizer group.
+        """Inner products and norms at one snapshot, per optimizer group; whitened ones are of all groups together.
 
         Raises:
             TracInError: they were not computed, or only in part.
@@ -136,7 +137,8 @@ class TracInRun:
 
         Args:
             similarity: `"cosine"`, `"dot"` or `"relatif"`.
-            weighting: `"uniform"` or `"learning_rate"`.
+            weighting: `"uniform"` or `"learning_rate"`. With `"fisher"`, learning rates enter before the whitening (see
+                `analysis.fisher`).
             snapshots: indices of the snapshots to sum. None: all.
             preconditioner: `"adam"` or `"fisher"` if the run supports it, or `"none"`. None: the one that the run was made with.
             damping: for `"fisher"`: the ridge, as a fraction of F's trace (see `analysis.fisher`).
@@ -264,8 +266,10 @@ class TracInRun:
         weighting: Weighting = "uniform",
         snapshots: Sequence[int] | None = None,
         preconditioner: Preconditioning | None = None,
+        damping: float = DAMPING,
+        blocks: Blocks = "whole",
     ) -> pd.DataFrame:
-        """The strongest train samples of one probe (or query), with their texts.
+        """The strongest train samples of one probe (or query), with their texts; the scores are those of `influence`.
 
         Returns:
             Columns train (index), item, language, label, score, text; strongest first.
@@ -280,9 +284,10 @@ class TracInRun:
         """
         if not 0 <= probe < len(self.queries):
             raise TracInError(f"There is no probe {probe}; the run has probes 0 to {len(self.queries) - 1}.")
-        (table,) = self.tops(
-            [probe], k, sign, Scoring(similarity=similarity, weighting=weighting, preconditioner=preconditioner), snapshots
+        scoring = Scoring(
+            similarity=similarity, weighting=weighting, preconditioner=preconditioner, damping=damping, blocks=blocks
         )
+        (table,) = self.tops([probe], k, sign, scoring, snapshots)
         return table
 
     def tops(
@@ -344,11 +349,41 @@ class TracInRun:
             >>> run = run.add_probes(module, DataLoader(swahili, batch_size=32))  # doctest: +SKIP
             >>> run.top(probe=len(run.probes) - 1)  # of the last new probe  # doctest: +SKIP
         """
-        # The one import against the arrows, named in the import contracts: it loads Lightning, which reading a run does not need.
+        # Like that in `score`, an import against the arrows, named in the contracts: reading a run does not need Lightning.
         from lightning_tracin.trainer.add_probes import add_probes
 
         add_probes(self.directory, module, probes, languages, language_column, item_column)
         return TracInRun(self.directory)
+
+    def score(self, module: LightningModule, candidates: Any, probes: Any = None, **settings: Any) -> xr.DataArray:
+        """Influence that samples would have on the probes as train samples; the run directory does not change.
+
+        Args:
+            module: as in `add_probes`.
+            candidates: a DataLoader of the samples.
+            probes: the probes as the fit had them; not needed for a run with a `projection_dim`.
+            settings: options of `influence`, and `language_column`, `item_column`, `languages`, `languages_of_probes`, `mask`,
+                `memory_budget` and `progress` as in `attribute`.
+
+        Returns:
+            As `influence` returns it, with `candidate` for `train`, weighted as if visited as often as the average train sample.
+
+        Raises:
+            TracInError: as for `attribute` and `influence`; or the run needs its probes again.
+
+        Example:
+            >>> run.score(module, candidates, val_loader).groupby("candidate_language").mean()  # doctest: +SKIP
+        """
+        from lightning_tracin.trainer.score_candidates import scored_candidates
+
+        how = {name: settings.pop(name) for name in signature(self.influence).parameters if name in settings}
+        chosen = self._chosen(how.get("snapshots"))
+        self._scorer.preconditioner(Scoring(**{name: one for name, one in how.items() if name != "snapshots"}))
+        with scored_candidates(self.directory, module, candidates, probes, chosen, **settings) as scratch:
+            scores = TracInRun(scratch).influence(**how)
+        names = {f"train{suffix}": f"candidate{suffix}" for suffix in ("", "_language", "_item")}
+        named: xr.DataArray = scores.rename(names)
+        return named
 
     def _summed(self, scoring: Scoring, chosen: Sequence[int]) -> Iterator[tuple[Indices, Scores]]:
         """Influence summed over snapshots, block by block of train samples."""

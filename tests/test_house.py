@@ -61,9 +61,10 @@ def private_uses(tree: ast.Module, private: Collection[str] = frozenset(PRIVATE)
             yield from (f"{node.lineno}: {node.value}" for part in node.value.split(".") if is_private(part))
 
 
-def test_the_top_has_at_most_twelve_rooms() -> None:
+def test_the_top_has_at_most_thirteen_rooms() -> None:
+    """Twelve for what the package does, and `losses`, which modules of users import."""
     rooms = {path.name for path in PACKAGE.iterdir() if path.suffix == ".py" or (path.is_dir() and any(path.rglob("*.py")))}
-    assert len(rooms - {"__init__.py", "__main__.py"}) <= 12
+    assert len(rooms - {"__init__.py", "__main__.py"}) <= 13
 
 
 def test_modules_are_small() -> None:

@@ -116,6 +116,7 @@ def test_the_python_code_of_the_pages_runs(tmp_path: Path, monkeypatch: pytest.M
     checkpoints = ModelCheckpoint("checkpoints", save_top_k=-1)
     fits.trainer(tmp_path, [checkpoints], max_epochs=1, enable_checkpointing=True).fit(fits.Classifier(), train)
     readers = {"module": fits.Classifier(), "Module": fits.Classifier, "train_loader": train, "val_loader": probes}
+    readers["candidate_loader"] = with_items(fits.loaders(probes=9)[1])
     assert python_blocks("README.md")
     for page in PAGES:
         for block in python_blocks(page):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import singledispatch
+from functools import partial, singledispatch
 
 import numpy as np
 import torch
@@ -14,11 +14,20 @@ from lightning_tracin.analysis.fisher import Whitener, whitener_of
 from lightning_tracin.config import Blocks
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import Sketch
-from lightning_tracin.gradients.partition import Parts
+from lightning_tracin.gradients.partition import Parts, depths_of, layer_labels
 from lightning_tracin.storage.features import FeatureStore
 from lightning_tracin.storage.ingredients import IngredientStore
 from lightning_tracin.storage.prefetch import Ahead
 from lightning_tracin.storage.shards import FloatArray, Indices, Ingredients, Shards
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """How to whiten features. Products are weighted by it already, because weights enter before the whitening (`fisher`)."""
+
+    damping: float  # the ridge, as a fraction of F's trace
+    blocks: Blocks
+    weights: tuple[float, ...]  # of each optimizer group
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ class FeatureShards:
 
 
 def feature_ingredients(
-    store: FeatureStore, parts: Parts, into: Sequence[int] | None, fisher: tuple[float, Blocks] | None = None
+    store: FeatureStore, parts: Parts, into: Sequence[int] | None, whitening: Whitening | None = None
 ) -> Ingredients:
     """Inner products and norms of the features: estimates of those of the gradients.
 
@@ -53,12 +62,13 @@ def feature_ingredients(
         store: holds the features.
         parts: maps parameters to parts.
         into: group that each part is added to; None keeps the parts.
-        fisher: damping and blocks of the whitening; None does not whiten.
+        whitening: None does not whiten. Whitened products are not split into groups: all are one group, or each layer is one if
+            `into` is None.
 
     Raises:
         TracInError: features are missing or damaged.
     """
-    shards = feature_shards(store, parts, into, fisher)
+    shards = feature_shards(store, parts, into, whitening)
     groups, count, probes = len(shards.probe_norm), store.count("train"), store.count("probes")
     whole = Ingredients(np.zeros((groups, count, probes), np.float32), np.zeros((groups, count), np.float32), shards.probe_norm)
     for number, index in enumerate(shards.train):
@@ -68,7 +78,7 @@ def feature_ingredients(
 
 
 def feature_shards(
-    store: FeatureStore, parts: Parts, into: Sequence[int] | None, fisher: tuple[float, Blocks] | None = None
+    store: FeatureStore, parts: Parts, into: Sequence[int] | None, whitening: Whitening | None = None
 ) -> FeatureShards:
     """Like `feature_ingredients`, but computes each shard of train samples when it is read.
 
@@ -76,53 +86,44 @@ def feature_shards(
         TracInError: features are missing or damaged.
     """
     train = store.train_of_shards()
-    into = range(len(parts)) if into is None else into
     sketch = store.sketch()
-    columns = _columns(sketch, parts, into)
-    whitener, norms_into = _whitener(store, sketch, parts, columns, into, fisher)
     probes = _gathered(store.blocks("probes"), store.count("probes"))
-    right = probes if whitener is None else whitener.dual(probes)
-    probe_norm = _norms(probes, whitener, columns, norms_into).numpy()
+    if whitening is None:
+        columns = _columns(sketch, parts.of, range(len(parts)) if into is None else into)
+        right, norms = probes, partial(_norms, columns=columns)
+    else:
+        whitener = _whitener(store, sketch, parts, whitening)
+        columns = [torch.arange(sketch.dim)] if into is not None else list(whitener.blocks)
+        right, norms = whitener.dual(probes), partial(_whitened_norms, whitener=whitener, together=into is not None)
+    probe_norm = norms(probes).numpy()
 
     def computed(shard: int) -> Ingredients:
         index, features = store.read("train", shard)
         if not np.array_equal(index.numpy(), train[shard]):
             raise TracInError(f"{store.folder} was rewritten while it was read; open the run again.")
         dot = np.stack([(_select(features, chosen) @ _select(right, chosen).T).numpy() for chosen in columns])
-        return Ingredients(dot, _norms(features, whitener, columns, norms_into).numpy(), probe_norm)
+        return Ingredients(dot, norms(features).numpy(), probe_norm)
 
     return FeatureShards(train, Ahead(computed, range(len(train))), probe_norm, right.nbytes)
 
 
-def _whitener(
-    store: FeatureStore,
-    sketch: Sketch,
-    parts: Parts,
-    columns: Sequence[Tensor],
-    into: Sequence[int],
-    fisher: tuple[float, Blocks] | None,
-) -> tuple[Whitener | None, list[int]]:
-    """The whitener, and the group that each block's norms are added to.
-
-    A block's norm is not a sum over the groups in it, so the block's first group gets all of it. Only the sum over groups is
-    then a norm, unless groups are layers.
-    """
-    if fisher is None:
-        return None, []
-    damping, kind = fisher
-    if kind == "whole":
-        blocks, norms_into = [torch.cat(list(columns))], [0]
-    else:
-        layers = _columns(sketch, parts, [parts.depths.index(layer) for layer in parts.layers])
-        blocks, norms_into = layers, [into[parts.layers.index(layer)] for layer in parts.depths]
-    return whitener_of((features for _, features in store.blocks("train")), blocks, damping), norms_into
+def _whitener(store: FeatureStore, sketch: Sketch, parts: Parts, whitening: Whitening) -> Whitener:
+    """The whitener of a snapshot, with one block, or one for each layer in the order of `Parts.depths`."""
+    rates = torch.zeros(sketch.dim, dtype=torch.float64)
+    for name, where in sketch.layout.items():
+        rates[where] = whitening.weights[parts.groups[parts.of[name]]]
+    labels = layer_labels(parts.of) if whitening.blocks == "layer" else dict.fromkeys(parts.of, "")
+    depths = depths_of(labels.values())
+    blocks = _columns(sketch, {name: depths.index(label) for name, label in labels.items()}, range(len(depths)))
+    fit = store.fit or store
+    return whitener_of((features for _, features in fit.blocks("train")), blocks, whitening.damping, rates)
 
 
-def _columns(sketch: Sketch, parts: Parts, into: Sequence[int]) -> list[Tensor]:
-    """The feature indices of each group."""
+def _columns(sketch: Sketch, part_of: Mapping[str, int], into: Sequence[int]) -> list[Tensor]:
+    """The feature indices of each group, from the part of each parameter and the group of each part."""
     indices: list[list[Tensor]] = [[] for _ in range(max(into) + 1)]
     for name, where in sketch.layout.items():
-        indices[into[parts.of[name]]].append(torch.arange(where.start, where.stop))
+        indices[into[part_of[name]]].append(torch.arange(where.start, where.stop))
     return [torch.cat(chosen) if chosen else torch.zeros(0, dtype=torch.int64) for chosen in indices]
 
 
@@ -132,12 +133,15 @@ def _select(features: Tensor, chosen: Tensor) -> Tensor:
     return features if whole else features[:, chosen]
 
 
-def _norms(features: Tensor, whitener: Whitener | None, columns: Sequence[Tensor], norms_into: Sequence[int]) -> Tensor:
+def _norms(features: Tensor, columns: Sequence[Tensor]) -> Tensor:
     """Norms by group: [groups, samples]."""
-    if whitener is None:
-        return torch.stack([torch.linalg.vector_norm(_select(features, chosen), dim=1) for chosen in columns])
-    squared = torch.zeros(len(columns), len(features))
-    return squared.index_add_(0, torch.tensor(norms_into), whitener.squared_norms(features)).sqrt()
+    return torch.stack([torch.linalg.vector_norm(_select(features, chosen), dim=1) for chosen in columns])
+
+
+def _whitened_norms(features: Tensor, whitener: Whitener, together: bool) -> Tensor:
+    """Norms under the whitener's inner product, of all blocks together or of each: [1 or blocks, samples]."""
+    squared = whitener.squared_norms(features)
+    return (squared.sum(0, keepdim=True) if together else squared).sqrt()
 
 
 def _gathered(blocks: Iterator[tuple[Tensor, Tensor]], count: int) -> Tensor:
@@ -152,31 +156,37 @@ def _gathered(blocks: Iterator[tuple[Tensor, Tensor]], count: int) -> Tensor:
 
 
 @singledispatch
-def ingredients_of(
-    store: IngredientStore, parts: Parts, into: Sequence[int] | None, fisher: tuple[float, Blocks] | None
-) -> Ingredients:
+def ingredients_of(store: IngredientStore, parts: Parts, into: Sequence[int] | None, whitening: Whitening | None) -> Ingredients:
     """Inner products and norms from the store of any method; a new kind of store registers its function here.
 
     Args:
         store: the store of one snapshot.
         parts: maps parameters to parts.
         into: group that each part is added to; None keeps the parts.
-        fisher: damping and blocks of the whitening of features; None does not whiten.
+        whitening: of features, see `feature_ingredients`.
 
     Raises:
-        TracInError: something is missing or damaged.
+        TracInError: something is missing or damaged, or the store cannot be whitened.
     """
-    del parts, fisher
+    del parts
+    _require_plain(store, whitening)
     return store.read(into)
 
 
 @singledispatch
-def product_shards(
-    store: IngredientStore, parts: Parts, into: Sequence[int] | None, fisher: tuple[float, Blocks] | None
-) -> Shards:
+def product_shards(store: IngredientStore, parts: Parts, into: Sequence[int] | None, whitening: Whitening | None) -> Shards:
     """Like `ingredients_of`, but reads each shard of train samples on demand."""
-    del parts, fisher
+    del parts
+    _require_plain(store, whitening)
     return store.shards(into)
+
+
+def _require_plain(store: IngredientStore, whitening: Whitening | None) -> None:
+    if whitening is not None:
+        raise TracInError(
+            f"preconditioner='fisher' whitens features, but {store.folder} holds finished products; take preconditioner='none', "
+            "or run the fit with a `projection_dim`."
+        )
 
 
 ingredients_of.register(FeatureStore, feature_ingredients)

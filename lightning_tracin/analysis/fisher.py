@@ -1,8 +1,24 @@
 """Whitening of projected features by the Fisher information: the damped second moment of the train features.
 
-With F = (1/n) sum over train samples of phi phi' + ridge, the inner product of two features is ``phi' F^-1 psi``. Directions
-that most train samples share count less (TrackStar, Chang et al. 2024, arXiv 2410.17413; TRAK, Park et al. 2023,
-arXiv 2303.14186). Cosines use the same inner product.
+With F = (1/n) sum over train samples of phi phi' and the ridge c = damping * trace(F), the inner product of two features is
+``phi' (F + c)^-1 psi``. Directions that most train samples share count less (TrackStar, Chang et al. 2024, arXiv 2410.17413;
+TRAK, Park et al. 2023, arXiv 2303.14186).
+
+**Where learning rates enter.** A score has to be an inner product ``phi' M psi`` with one symmetric positive semi-definite M. Let
+W be the diagonal matrix of each feature's weight: its group's learning rate times visits. Without whitening, M = W. With it,
+``W (F + c)^-1`` is not symmetric, so a product must not be split into groups that are weighted afterwards. Steps with the rates W
+are plain steps of rate s in the coordinates ``theta / sqrt(R)``, where R = W / s. There, features are ``sqrt(R) phi``. So the
+weights enter before the whitening: features are scaled by sqrt(R), and the scaled features are whitened by their own moment.
+
+    M = s N,    N = sqrt(R) (sqrt(R) F sqrt(R) + c)^-1 sqrt(R) = (F + c R^-1)^-1,    s = trace(W F) / trace(F)
+
+So the ridge is higher where rates are lower. That is what a fit does that ends early: steps of rate W shrink directions like a
+ridge in proportion to W^-1 (Ali, Kolter and Tibshirani 2019, arXiv 1810.10082). s is the mean rate, weighted by the features'
+energy, so the trace of the scaled moment is that of F. s weights the snapshot, as the learning rate does in TracInCP. M is
+``w (F + c)^-1`` if all rates are w, and approaches W / c, TracInCP's, for a large ridge.
+
+If each layer is whitened alone, F has no blocks between layers, and each layer has an s, R and N of its own. The formulas of
+`analysis.scores` then apply with layers in place of groups: products and norms are those of N, and the weights are s.
 """
 
 from __future__ import annotations
@@ -21,48 +37,55 @@ _LARGEST_BLOCK = 16_384
 
 @dataclass(frozen=True)
 class Whitener:
-    """The inner product at one snapshot, block by block.
+    """The inner product at one snapshot, block by block; see the formulas above.
 
     Example:
-        >>> whitener = Whitener((torch.tensor([0]),), (torch.tensor([[2.0]]),))  # one feature, F = 4
+        >>> block, factor, scale = torch.tensor([0]), torch.tensor([[2.0]]), torch.tensor([1.0])  # one feature, F = 4
+        >>> whitener = Whitener((block,), (factor,), (scale,), weights=(1.0,))
         >>> whitener.dual(torch.tensor([[8.0]])).tolist()
         [[2.0]]
     """
 
     blocks: tuple[Tensor, ...]  # feature indices of each block
-    factors: tuple[Tensor, ...]  # lower triangular L of each block, F = L L'
+    factors: tuple[Tensor, ...]  # lower triangular L of each block: L L' is the damped moment of its scaled features
+    scales: tuple[Tensor, ...]  # sqrt(R) of each block's features
+    weights: tuple[float, ...]  # s of each block
 
     def squared_norms(self, features: Tensor) -> Tensor:
-        """``phi' F^-1 phi`` of each block: [blocks, samples]."""
+        """``phi' N phi`` of each block: [blocks, samples]."""
         return torch.stack([self._solved(features, i).square().sum(0) for i in range(len(self.blocks))])
 
     def dual(self, features: Tensor) -> Tensor:
-        """``F^-1 phi``: [samples, features]. Its plain inner product with psi is the one under F."""
+        """``M phi``: [samples, features]. Its plain inner product with psi is the weighted one."""
         out = torch.zeros_like(features)
         for i, block in enumerate(self.blocks):
-            out[:, block] = torch.linalg.solve_triangular(self.factors[i].T, self._solved(features, i), upper=True).T
+            solved = torch.linalg.solve_triangular(self.factors[i].T, self._solved(features, i), upper=True).T
+            out[:, block] = self.weights[i] * self.scales[i] * solved
         return out
 
     def _solved(self, features: Tensor, i: int) -> Tensor:
-        """``L^-1 phi``: [features of the block, samples]."""
-        solved: Tensor = torch.linalg.solve_triangular(self.factors[i], features[:, self.blocks[i]].T, upper=False)
+        """``L^-1 sqrt(R) phi``: [features of the block, samples]."""
+        scaled = self.scales[i] * features[:, self.blocks[i]]
+        solved: Tensor = torch.linalg.solve_triangular(self.factors[i], scaled.T, upper=False)
         return solved
 
 
-def whitener_of(shards: Iterable[Tensor], blocks: Sequence[Tensor], damping: float) -> Whitener:
-    """Compute F and its Cholesky factors from the train features.
+def whitener_of(shards: Iterable[Tensor], blocks: Sequence[Tensor], damping: float, rates: Tensor) -> Whitener:
+    """Compute F from the train features, and the inner product that follows from it.
 
     Args:
         shards: train features [samples, features], shard by shard; one shard at a time is in memory.
         blocks: feature indices of each block.
         damping: the ridge as a fraction of F's trace over all blocks.
+        rates: the weight of each feature, 0 or more: [features].
 
     Raises:
         TracInError: a block has too many features, or all features are zero.
 
     Example:
         >>> features = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
-        >>> whitener_of([features], [torch.tensor([0, 1])], damping=0.0).squared_norms(features).round(decimals=4).tolist()
+        >>> whitener = whitener_of([features], [torch.tensor([0, 1])], damping=0.0, rates=torch.ones(2))
+        >>> whitener.squared_norms(features).round(decimals=4).tolist()
         [[2.0, 2.0]]
     """
     largest = max(map(len, blocks))
@@ -81,9 +104,28 @@ def whitener_of(shards: Iterable[Tensor], blocks: Sequence[Tensor], damping: flo
     trace = sum(float(moment.diagonal().sum()) for moment in moments) / count
     if trace == 0:
         raise TracInError("All features of the train samples are zero, so there is nothing to whiten them by.")
-    factors = []
-    for moment in moments:
+    factors, scales, weights = [], [], []
+    for moment, block in zip(moments, blocks, strict=True):
         moment /= count
+        weight, relative = _mean_rate(rates[block].double(), moment.diagonal())
+        scale = relative.sqrt()
+        moment.mul_(scale[:, None]).mul_(scale)
         moment.diagonal().add_(damping * trace)
         factors.append(torch.linalg.cholesky(moment).float())
-    return Whitener(tuple(blocks), tuple(factors))
+        scales.append(scale.float())
+        weights.append(weight)
+    return Whitener(tuple(blocks), tuple(factors), tuple(scales), tuple(weights))
+
+
+def _mean_rate(rates: Tensor, energy: Tensor) -> tuple[float, Tensor]:
+    """s, the mean rate weighted by energy, and the rates relative to it.
+
+    If s is 0, the block has no influence; relative rates of 1 then leave its norms as they are without weights.
+    """
+    if bool((rates == rates[0]).all()):
+        return float(rates[0]), torch.ones_like(rates)
+    weighted = float((rates * energy).sum())
+    if weighted == 0:
+        return 0.0, torch.ones_like(rates)
+    mean = weighted / float(energy.sum())
+    return mean, rates / mean

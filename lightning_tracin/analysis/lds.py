@@ -18,6 +18,7 @@ from scipy import stats
 from lightning_tracin.analysis.reliance import Floats, Interval
 from lightning_tracin.analysis.scores import Scores
 from lightning_tracin.errors import TracInError
+from lightning_tracin.storage.languages import own_languages
 
 Members = npt.NDArray[np.bool_]  # [subsets, train]
 Outputs = npt.NDArray[np.float64]  # [subsets, probes]
@@ -59,7 +60,8 @@ def without_language(languages: Sequence[str], left_out: str) -> Members:
         >>> without_language(["de", "en", "de"], "de").tolist()
         [[False, True, False]]
     """
-    kept = np.asarray([language != left_out for language in languages])
+    named = own_languages([left_out], languages).get(left_out)
+    kept = np.asarray([language != named for language in languages])
     if kept.all() or not kept.any():
         raise TracInError(
             f"The train samples are in {', '.join(sorted(set(languages)))}; {left_out!r} cannot be left out of these."

@@ -17,6 +17,7 @@ from lightning_tracin.analysis.scores import Scores, ranked, require_k
 from lightning_tracin.analysis.tables import table_from
 from lightning_tracin.config import Sign
 from lightning_tracin.errors import TracInError
+from lightning_tracin.storage.languages import own_languages
 from lightning_tracin.storage.sample_table import SampleTable
 
 COLUMNS = ("probe_language", "train_language", "reinforcing", "complementary", "chance", "low", "high", "probes", "samples")
@@ -64,12 +65,14 @@ def reinforcement_table(
     place = {(language[index], name): index for index, name in enumerate(item) if name is not None}
     top = ranked(scores, sign)[:k].T  # [probes, k]
     rows = []
+    named = own_languages(probe_languages, train.language)
     for own in sorted(set(probe_languages)):
-        translation = np.asarray([-1 if name is None else place.get((own, name), -1) for name in item])
+        trained = named.get(own, own)  # its name among the train languages
+        translation = np.asarray([-1 if name is None else place.get((trained, name), -1) for name in item])
         mine = top[[probe for probe, other in enumerate(probe_languages) if other == own]]
         reinforces = np.stack([np.isin(translation[chosen], chosen) for chosen in mine])  # [probes, k]; -1 matches no index
-        for other in (ALL, *sorted(set(train.language) - {own})):
-            group = (language != own) if other == ALL else (language == other)
+        for other in (ALL, *sorted(set(train.language) - {trained})):
+            group = (language != trained) if other == ALL else (language == other)
             counts = group[mine].sum(1)  # [probes]
             hits = (group[mine] & reinforces).sum(1)
             shares = hits[counts > 0] / counts[counts > 0]

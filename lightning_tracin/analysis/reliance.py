@@ -278,5 +278,5 @@ def mean_cross_lingual(table: pd.DataFrame) -> float:
         0.25
     """
     values = cross_lingual(table)
-    trained = values[values.index.isin(table["train_language"].unique())]
+    trained = values[values.index.isin(own_language(table)["probe_language"])]
     return float((trained if len(trained) else values).mean())

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from cachetools import LRUCache, cached
 
-from lightning_tracin.analysis.feature_products import ingredients_of, product_shards
+from lightning_tracin.analysis.feature_products import Whitening, ingredients_of, product_shards
 from lightning_tracin.analysis.scores import Scores, group_weights, snapshot_scores
-from lightning_tracin.config import Blocks, Options, Preconditioner, Scoring, Similarity
+from lightning_tracin.config import Options, Preconditioner, Scoring, Similarity
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients.partition import Parts, parts_of
 from lightning_tracin.storage.directory import RunDirectory
@@ -62,20 +62,23 @@ class Scorer:
     def ingredients(self, snapshot: int, scoring: Scoring, per_layer: bool = False) -> Ingredients:
         """Inner products and norms by optimizer group (or by part: group and layer).
 
+        Whitened ones are not split into groups: there is one for all (or for each layer), and it is weighted already.
+
         Raises:
             TracInError: they are missing or incomplete, or the run does not support this preconditioner.
         """
-        return self._ingredients(snapshot, per_layer, self._fisher(scoring))
+        return self._ingredients(snapshot, per_layer, self._whitening(snapshot, scoring))
 
-    def _fisher(self, scoring: Scoring) -> tuple[float, Blocks] | None:
-        """Damping and blocks of the whitening; None without whitening."""
-        return (scoring.damping, scoring.blocks) if self.preconditioner(scoring) == "fisher" else None
+    def _whitening(self, snapshot: int, scoring: Scoring) -> Whitening | None:
+        if self.preconditioner(scoring) != "fisher":
+            return None
+        return Whitening(scoring.damping, scoring.blocks, tuple(self._group_weights(snapshot, scoring).tolist()))
 
-    def _read(self, snapshot: int, per_layer: bool, fisher: tuple[float, Blocks] | None) -> Ingredients:
-        return ingredients_of(*self._stored(snapshot, per_layer), fisher)
+    def _read(self, snapshot: int, per_layer: bool, whitening: Whitening | None) -> Ingredients:
+        return ingredients_of(*self._stored(snapshot, per_layer), whitening)
 
-    def _begin(self, snapshot: int, per_layer: bool, fisher: tuple[float, Blocks] | None) -> Shards:
-        return product_shards(*self._stored(snapshot, per_layer), fisher)
+    def _begin(self, snapshot: int, per_layer: bool, whitening: Whitening | None) -> Shards:
+        return product_shards(*self._stored(snapshot, per_layer), whitening)
 
     def _snapshot(self, position: int) -> Snapshot:
         return self._directory.ledger.snapshots()[position]
@@ -120,7 +123,7 @@ class Scorer:
                 every = ({"": self._derived(one, scoring)} for one in snapshots)
             yield np.arange(self._train), every
             return
-        each = [self._shards(snapshot, by_layer, self._fisher(scoring)) for snapshot in snapshots]
+        each = [self._shards(snapshot, by_layer, self._whitening(snapshot, scoring)) for snapshot in snapshots]
         for train, found in side_by_side(each):
             named = self._layered if by_layer else self._whole
             yield train, (named(snapshot, one, scoring) for snapshot, one in zip(snapshots, found, strict=True))
@@ -163,9 +166,13 @@ class Scorer:
     def _derive(self, snapshot: int, scoring: Scoring) -> Scores:
         return self._scores(self.ingredients(snapshot, scoring), scoring.similarity, self._weights(snapshot, scoring))
 
-    def _weights(self, snapshot: int, scoring: Scoring) -> npt.NDArray[np.float64]:
+    def _group_weights(self, snapshot: int, scoring: Scoring) -> npt.NDArray[np.float64]:
         chosen = self._snapshot(snapshot)
         return group_weights(scoring.weighting, chosen.learning_rates, chosen.visits)
+
+    def _weights(self, snapshot: int, scoring: Scoring) -> npt.NDArray[np.float64]:
+        """The weights still to be applied to the ingredients of each group: 1 for whitened ones, which are weighted already."""
+        return np.ones(1) if self.preconditioner(scoring) == "fisher" else self._group_weights(snapshot, scoring)
 
     def _require_layers(self, scoring: Scoring) -> None:
         """Check that the run has scores by layer.
@@ -183,7 +190,9 @@ class Scorer:
                 "them; take similarity='dot' or 'relatif', or compute exact influence."
             )
         if self.preconditioner(scoring) == "fisher" and scoring.blocks != "layer":
-            raise TracInError("Whitening as a whole mixes the layers; take blocks='layer' for scores by layer.")
+            raise TracInError(
+                "preconditioner='fisher' with blocks='whole' mixes the layers; take blocks='layer' for scores by layer."
+            )
 
     def _layered(self, snapshot: int, whole: Ingredients, scoring: Scoring) -> dict[str, Scores]:
         """Influence by each layer's parameters alone, from the embeddings to the head.
@@ -191,10 +200,13 @@ class Scorer:
         A layer's cosine is the cosine of the gradients with respect to the layer's own parameters.
         """
         parts = self.parts(snapshot)
-        weights = self._weights(snapshot, scoring)[list(parts.groups)]
+        if self.preconditioner(scoring) == "fisher":
+            layers, weights = tuple(parts.depths), np.ones(len(parts.depths))
+        else:
+            layers, weights = parts.layers, self._weights(snapshot, scoring)[list(parts.groups)]
         scores = {}
         for layer in parts.depths:
-            mine = [position for position, other in enumerate(parts.layers) if other == layer]
+            mine = [position for position, other in enumerate(layers) if other == layer]
             own = Ingredients(whole.dot[mine], whole.train_norm[mine], whole.probe_norm[mine])
             scores[layer] = self._scores(own, scoring.similarity, weights[mine])
         return scores

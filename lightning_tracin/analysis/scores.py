@@ -20,6 +20,9 @@ def group_weights(weighting: Weighting, learning_rates: Sequence[float], visits:
     `"uniform"` is 1 (Choenni et al. 2023 sum without weights); `"learning_rate"` is the mean learning rate since the previous
     snapshot, times the mean number of visits to a train sample, as in TracInCP (Pruthi et al. 2020, equation 4).
 
+    Raises:
+        TracInError: a learning rate is negative; scores would then be no inner product.
+
     Example:
         >>> group_weights("learning_rate", learning_rates=[0.5, 0.25], visits=2).tolist()
         [1.0, 0.5]
@@ -27,6 +30,11 @@ def group_weights(weighting: Weighting, learning_rates: Sequence[float], visits:
     check_choice("weighting", weighting, Weighting)
     if weighting == "uniform":
         return np.ones(len(learning_rates))
+    if min(learning_rates, default=0.0) < 0:
+        raise TracInError(
+            f"weighting='learning_rate' takes rates of 0 or more, but a group of the optimizer had {min(learning_rates)}; take "
+            "weighting='uniform'."
+        )
     return np.asarray(learning_rates, dtype=np.float64) * visits
 
 
@@ -35,6 +43,9 @@ def snapshot_scores(ingredients: Ingredients, similarity: Similarity, weights: n
 
     `"dot"` is TracInCP (Pruthi et al. 2020), `"cosine"` divides by both full gradient norms (Choenni et al. 2023),
     `"relatif"` by the train sample's norm (after Barshan et al. 2020). If a gradient is exactly zero, its scores are 0.
+
+    The weights are the diagonal of one inner product for train samples and probes. Norms do not contain them: a cosine would
+    otherwise lose the weight of its snapshot.
 
     Example:
         >>> norm = np.array([[2.0, 0.0]])  # one group, two train samples

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from lightning_tracin.analysis.tables import table_from
+from lightning_tracin.analysis.tables import own_language, table_from
 from lightning_tracin.errors import TracInError
 
 OVERLAP_COLUMNS = ("language", "other", "shared", "jaccard", "chance")
@@ -110,7 +110,8 @@ def mask_table(
 
 def _own_row(table: pd.DataFrame, language: str, under: str) -> pd.Series[float]:
     """The row of a language's reliance on itself."""
-    rows = table[(table["probe_language"] == language) & (table["train_language"] == language)]
+    own = own_language(table)
+    rows = own[own["probe_language"] == language]
     if len(rows) != 1:
         raise TracInError(
             f"The table under {under} has {len(rows)} lines of {language!r} as probe and train language, but should have one: "

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+
+from lightning_tracin.storage.languages import own_languages
 
 
 def table_from(rows: Sequence[Any], columns: Sequence[str]) -> pd.DataFrame:
@@ -17,6 +20,17 @@ def table_from(rows: Sequence[Any], columns: Sequence[str]) -> pd.DataFrame:
     """
     table: pd.DataFrame = pd.DataFrame(rows, columns=list(columns))
     return table
+
+
+def as_csv(table: pd.DataFrame) -> str:
+    r"""A table as CSV. Texts are quoted if one contains a carriage return, which would otherwise end its row.
+
+    Example:
+        >>> as_csv(pd.DataFrame({"text": ["a\rb"], "score": [0.5]}))
+        '"text","score"\n"a\rb",0.5\n'
+    """
+    written = str(table.to_csv(index=False))
+    return str(table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)) if "\r" in written else written
 
 
 def stacked(tables: Mapping[Any, pd.DataFrame], *names: str) -> pd.DataFrame:
@@ -47,12 +61,15 @@ def with_seeds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def own_language(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows in which probe language and train language are the same.
+    """The rows in which probe language and train language are the same, by whatever names (`languages.own_languages`).
 
     Example:
         >>> table = pd.DataFrame({"probe_language": ["de", "de"], "train_language": ["de", "en"], "share": [0.75, 0.25]})
         >>> own_language(table)["share"].tolist()
         [0.75]
+        >>> own_language(table.assign(probe_language="german"))["share"].tolist()
+        [0.75]
     """
-    own: pd.DataFrame = table[table["probe_language"] == table["train_language"]]
+    mine = own_languages(list(table["probe_language"].unique()), list(table["train_language"].unique()))
+    own: pd.DataFrame = table[table["probe_language"].map(mine) == table["train_language"]]
     return own

@@ -15,6 +15,7 @@ from lightning_tracin.analysis.scores import Scores, ranked
 from lightning_tracin.analysis.tables import table_from
 from lightning_tracin.config import Sign
 from lightning_tracin.errors import TracInError
+from lightning_tracin.storage.languages import own_languages
 from lightning_tracin.storage.sample_table import SampleTable
 
 COLUMNS = ("measure", "share", "chance", "low", "high", "probes")
@@ -61,9 +62,11 @@ def zero_shot_table(
             f"The fits have {before.shape[1]} and {after.shape[1]} probes, and {len(probe_languages)} languages are given, but "
             "these numbers should be equal."
         )
-    if language in remaining.language:
-        raise TracInError(f"The fit without {language!r} has {remaining.language.count(language)} train samples of it.")
-    if language not in train.language:
+    kept = own_languages([language], remaining.language).get(language)
+    if kept is not None:
+        raise TracInError(f"The fit without {language!r} has {remaining.language.count(kept)} train samples of it.")
+    trained = own_languages([language], train.language).get(language)
+    if trained is None:
         raise TracInError(f"The fit with {language!r} has no train sample of it (languages: {', '.join(train.counts())}).")
     if not 1 <= k <= min(len(before), len(after)):
         raise TracInError(f"k should be between 1 and the smaller train set ({min(len(before), len(after))}), but is {k}.")
@@ -71,12 +74,13 @@ def zero_shot_table(
     items = np.asarray([name or "" for name in remaining.item])
     tops = ranked(before, sign)[:k].T, ranked(after, sign)[:k].T
     translations, stayed, expected = [], [], []
+    asked = own_languages(probe_languages, [language])
     for probe, own in enumerate(probe_languages):
-        if own != language:
+        if own not in asked:
             continue
         was, now = tops[0][probe], tops[1][probe]
-        lost = {train.item[i] for i in was if train.language[i] == language} - {None}
-        others = {known[i] for i in was if train.language[i] != language}
+        lost = {train.item[i] for i in was if train.language[i] == trained} - {None}
+        others = {known[i] for i in was if train.language[i] != trained}
         are = np.isin(items, [str(name) for name in lost])
         translations.append(are[now].mean())
         stayed.append(len(others & {left[i] for i in now}) / len(others) if others else np.nan)

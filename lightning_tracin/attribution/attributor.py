@@ -47,8 +47,22 @@ class Attributor:
         Raises:
             TracInError: the weights were not kept, or `attribute` raises it.
         """
-        scales = snapshot.scales() if self._setup.options.preconditioner == "adam" else None
-        self.attribute(model, snapshot, snapshot.state_dict(), scales)
+        self.attribute(model, snapshot, snapshot.state_dict(), self._stored_scales(snapshot))
+
+    def _stored_scales(self, snapshot: Snapshot) -> dict[str, Tensor] | None:
+        return snapshot.scales() if self._setup.options.preconditioner == "adam" else None
+
+    def score_candidates(self, model: nn.Module, snapshot: Snapshot) -> None:
+        """Compute one snapshot's products where the setup's train samples are candidates, which the fit did not see.
+
+        Raises:
+            TracInError: the weights were not kept, gradients cannot be computed, or a loss or gradient is not finite.
+        """
+        load_weights(model, snapshot.state_dict())
+        self._set_moment(model, snapshot)
+        target, job = self._verified(model, snapshot, self._stored_scales(snapshot))
+        check = self._method.compute_candidates(target, job, self._directory, snapshot, self._processes)
+        self._directory.note_check(snapshot.name, check)
 
     def attribute(
         self, model: nn.Module, snapshot: Snapshot, weights: Mapping[str, Tensor], scales: Mapping[str, Tensor] | None
@@ -65,21 +79,29 @@ class Attributor:
             TracInError: gradients cannot be computed, or a loss or gradient is not finite.
         """
         load_weights(model, weights)
+        setup = self._setup
+        self._set_moment(model, snapshot)
+        found = witness_losses(model, setup.loss, setup.train, self._processes.prepared(model, setup.dtype))
+        require_same_losses(found, snapshot.record.witnesses, setup.train, setup.dtype, snapshot.name)
+        target, job = self._verified(model, snapshot, scales)
+        self._method.compute(target, job, self._directory, snapshot, self._processes)
+        self._processes.barrier("tracin_attributed")
+        on_rank_zero(self._processes, lambda: self._check(target, job, snapshot))
+
+    def _set_moment(self, model: nn.Module, snapshot: Snapshot) -> None:
+        self._processes.set_moment(model, snapshot.record.epoch - 1, snapshot.record.global_step)
+
+    def _verified(self, model: nn.Module, snapshot: Snapshot, scales: Mapping[str, Tensor] | None) -> tuple[Target, Job]:
+        """Check loss and gradients with the snapshot's weights, and return what to compute."""
         setup, groups = self._setup, snapshot.record.groups
         # The check before the fit is not enough: a zero-initialized head makes all other gradients 0.
         train = None if self._checked else setup.train
         moment = f"at snapshot {snapshot.name}"
         prepared = self._processes.prepared(model, setup.dtype)
-        self._processes.set_moment(model, snapshot.record.epoch - 1, snapshot.record.global_step)
-        found = witness_losses(model, setup.loss, setup.train, prepared)
-        require_same_losses(found, snapshot.record.witnesses, setup.train, setup.dtype, snapshot.name)
-        loss = checked_loss(model, setup.train, setup.probes, prepared, known=setup.loss)
-        coverage = verify(model, frozenset(groups), loss, train, None, prepared, moment, setup.decisions)
+        loss = checked_loss(model, setup.train, setup.probes, prepared, setup.loss, setup.options.loss_unit)
+        coverage = verify(model, frozenset(groups), loss, train, None, prepared, moment, setup.decisions).coverage
         self._checked = True
-        target, job = self._target(snapshot.name, model, coverage, groups, scales), self._job(model, loss)
-        self._method.compute(target, job, self._directory, snapshot, self._processes)
-        self._processes.barrier("tracin_attributed")
-        on_rank_zero(self._processes, lambda: self._check(target, job, snapshot))
+        return self._target(snapshot.name, model, coverage, groups, scales), self._job(model, loss)
 
     def _check(self, target: Target, job: Job, snapshot: Snapshot) -> None:
         """Compare some stored products with single-sample gradients, and record the result."""

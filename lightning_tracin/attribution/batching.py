@@ -181,7 +181,7 @@ def run_batch(
         if summed.last is not None and not summed.last.is_certain:
             each = [job.prepare(samples.batch([index])) for index in batch]
             which = f"a batch of {kind}s ({', '.join(map(str, batch[:5]))}{', ...' if len(batch) > 5 else ''}) at snapshot {name}"
-            require_sum(job.loss, float(loss), each, loss.dtype, which)
+            require_sum(job.loss, float(loss), each, loss.dtype, which, prepared)
         return
     for position, index in enumerate(batch):
         with torch.no_grad():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -13,9 +13,11 @@ import torch
 from torch import nn
 
 from lightning_tracin.attribution.batching import name_of
-from lightning_tracin.attribution.losses import LastSum, Probed, SummedLoss, find_loss
+from lightning_tracin.attribution.diagnosis import diagnosed
+from lightning_tracin.attribution.losses import LastSum, Probed, SummedLoss, evaluated, find_loss
 from lightning_tracin.attribution.no_collectives import no_collectives
 from lightning_tracin.attribution.samples import SampleSet
+from lightning_tracin.config import LossUnit
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import Coverage, verify_gradients
 
@@ -24,7 +26,12 @@ _SIZES = (5, 2, 8)
 
 
 def checked_loss(
-    module: nn.Module, train: SampleSet | None, probes: SampleSet, prepare: Callable[[Any], Any], known: str | None = None
+    module: nn.Module,
+    train: SampleSet | None,
+    probes: SampleSet,
+    prepare: Callable[[Any], Any],
+    known: str | None = None,
+    unit: LossUnit = "sample",
 ) -> SummedLoss:
     """The module's per-sample loss, verified on train samples and on probes.
 
@@ -34,6 +41,7 @@ def checked_loss(
         probes: the probes.
         prepare: moves a batch to the module's device.
         known: name of the loss that was found before; then one batch of each is enough.
+        unit: what the loss of one sample is; see `Stored.loss_unit`.
 
     Raises:
         TracInError: `find_loss` raises it.
@@ -41,14 +49,14 @@ def checked_loss(
 
     def checks() -> list[Probed]:
         return [
-            Probed(prepare(samples.batch(batch)), [prepare(samples.batch([index])) for index in batch], kind)
+            _probed(samples, batch, prepare, kind)
             for samples, kind in ((train, "train samples"), (probes, "probes"))
             if samples is not None
             for source in range(len(samples.datasets))
             for batch in islice(_picked(samples, source), None if known is None else 1)
         ]
 
-    return find_loss(module, checks, known)
+    return find_loss(module, checks, known, unit)
 
 
 @no_collectives()
@@ -60,12 +68,16 @@ def check_gradients(
     prepare: Callable[[Any], Any],
     kind: str,
     moment: str,
-) -> None:
+) -> float:
     """Compare captured gradients with plain autograd, for every sample of one real batch of each source.
+
+    Returns:
+        The largest difference, relative to the gradients' norms; rounding caused it.
 
     Raises:
         TracInError: they differ, or the loss is not finite.
     """
+    largest = 0.0
     for source in range(len(samples.datasets)):
         batch = next(_picked(samples, source), [])
         alone = [prepare(samples.batch([index])) for index in batch]
@@ -75,9 +87,25 @@ def check_gradients(
             if not math.isfinite(value):
                 raise TracInError(f"The loss of {name_of(samples, index, kind)} is {value} {moment}; look at that sample.")
         if batch:
-            together = prepare(samples.batch(batch))
-            summed = LastSum(partial(loss.summed, together, len(batch)))
-            verify_gradients(model, coverage, summed.total, [partial(loss, one, 1) for one in alone], summed.own)
+            check = _probed(samples, batch, prepare, f"{kind}s")
+            losses = [partial(loss, one, 1) for one in check.alone]
+            summed = LastSum(partial(loss.summed, check.batch, len(batch)))
+            try:
+                found = verify_gradients(model, coverage, summed.total, losses, summed.own)
+            except TracInError as error:
+                reason = diagnosed(model, evaluated(model), [check])
+                if reason is None:
+                    raise
+                raise TracInError(f"{error} The reason: {reason}") from error
+            largest = max(largest, found)
+    return largest
+
+
+def _probed(samples: SampleSet, batch: Sequence[int], prepare: Callable[[Any], Any], kind: str) -> Probed:
+    def collate(positions: Sequence[int]) -> Any:
+        return prepare(samples.batch([batch[position] for position in positions]))
+
+    return Probed(collate(range(len(batch))), [collate([position]) for position in range(len(batch))], kind, collate)
 
 
 def _picked(samples: SampleSet, source: int) -> Iterator[list[int]]:

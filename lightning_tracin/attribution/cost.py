@@ -10,10 +10,14 @@ import torch
 from humanize import naturalsize, precisedelta
 
 from lightning_tracin.attribution.batching import Job, Target, batches_of, run_batch
+from lightning_tracin.config import LossUnit
 from lightning_tracin.errors import TracInError, printable
 from lightning_tracin.gradients import Capture, Coverage, HeldBlock, ProbeBank
 from lightning_tracin.storage.filesystem import free_bytes
 from lightning_tracin.storage.sample_table import SampleTable
+
+#: What the loss of one sample is, in words.
+_UNITS = {"sample": "as each sample has it alone", "token": "summed over what each token of a sample weighs"}
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Cost:
 
     held_bytes: int  # most memory that the probes' gradients take
     seconds: float
+    alone: float = 0.0  # part of the time in the model that goes to parameters whose samples no batch separates
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,9 @@ class Plan:
     train: SampleTable
     probes: SampleTable
     coverage: Coverage  # of the scored parameters
+    loss: str  # name of the loss
+    unit: LossUnit  # what the loss of one sample is
+    deviation: float | None  # see `Setup`
     kept: int | None  # number of their elements that the mask keeps; None: no mask
     weights_bytes: int  # one snapshot's weights on disk
     ingredients_bytes: int  # one snapshot's ingredients (or features) on disk
@@ -50,6 +58,7 @@ class Plan:
         free = free_bytes(folder)
         total = "each" if self.snapshots is None else "in all" if free is None else f"in all, {naturalsize(free)} free"
         mask = "" if self.kept is None else f", of which the mask leaves {self.kept:,}"
+        checked = "" if self.deviation is None else f", whose batches differ from their samples alone by {self.deviation:.0e}"
         time_needed = ""
         if cost is not None:
             times = "" if self.snapshots in (None, 1) else f", {_rounded(cost.seconds * (self.snapshots or 1))} in all"
@@ -58,8 +67,23 @@ class Plan:
         return printable(
             f"TracIn: {len(self.train)} train samples ({counted(self.train)}) x {len(self.probes)} probes "
             f"({counted(self.probes)}), scored over {coverage.total:,} elements of {len(coverage.elements)} parameters (all that "
-            f"were chosen: {by_rule}){mask}; {number} snapshots in {folder}, weights {naturalsize(self.weights_bytes)} and "
+            f"were chosen: {by_rule}){mask}; the loss is {self.loss}, "
+            f"{_UNITS[self.unit]} (loss_unit={self.unit!r}){checked}; "
+            f"{number} snapshots in {folder}, weights {naturalsize(self.weights_bytes)} and "
             f"ingredients {naturalsize(self.ingredients_bytes)} each ({naturalsize(self.bytes_needed)} {total}){time_needed}."
+            f"{self._alone}"
+        )
+
+    @property
+    def _alone(self) -> str:
+        names = sorted(self.coverage.decisions.one_by_one)
+        if not names:
+            return ""
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        share = "" if self.cost is None else f" and take {self.cost.alone:.0%} of the time in the model"
+        return (
+            f" {', '.join(names[:3])}{more} are computed one sample at a time{share}: they are used in a way (without calling "
+            "their module, for example) in which no batch tells its samples apart."
         )
 
     @property
@@ -115,11 +139,12 @@ class Pace:
     Example:
         >>> import types
         >>> job = types.SimpleNamespace(train=range(1000), probes=range(10), ranks=2)
-        >>> Pace(captured=0.01, collected=0.02, multiplied=0.001).seconds(job, passes=1, probes=10)
+        >>> Pace(captured=0.01, alone=0.0, collected=0.02, multiplied=0.001).seconds(job, passes=1, probes=10)
         10.3
     """
 
     captured: float  # forward, backward and the layer rules
+    alone: float  # the part of this for parameters that are computed one sample at a time, between 0 and 1
     collected: float  # of a probe: storing its gradient in the bank
     multiplied: float  # of a train sample and a probe: their product
 
@@ -144,9 +169,10 @@ def measured_pace(target: Target, job: Job) -> Pace:
     with Capture(target.model, target.coverage) as capture:
         for _ in range(2):  # the first one warms up
             held = HeldBlock(job.held_bytes)
-            start = time.perf_counter()
+            start, alone = time.perf_counter(), capture.seconds_alone
             run_batch(capture, job, job.train, some_train, held.add, "train sample", target.name)
             captured = (time.perf_counter() - start) / len(some_train)
+            alone = (capture.seconds_alone - alone) / len(some_train)
         start = time.perf_counter()
         run_batch(capture, job, job.probes, some_probes, lambda name, forms: bank.collect(name, forms, 0), "probe", target.name)
         bank.seal()
@@ -155,4 +181,4 @@ def measured_pace(target: Target, job: Job) -> Pace:
         start = time.perf_counter()
         held.contract(bank, dot.to(bank.squared_norms), dot[:, :, 0].to(bank.squared_norms))
         products = (time.perf_counter() - start) / len(some_train) / bank.probes
-    return Pace(captured, max(0.0, collected - captured), products)
+    return Pace(captured, alone / captured, max(0.0, collected - captured), products)

@@ -9,7 +9,13 @@ from collections.abc import Collection
 from difflib import get_close_matches
 from typing import Any
 
+from langcodes import standardize_tag
+
 from lightning_tracin.errors import TracInError
+from lightning_tracin.storage.languages import alike, meaning, own_languages
+
+#: Letters and symbols that look like a blank: fillers of Hangul, an empty Braille cell, and variation selectors.
+_EMPTY_LETTERS = frozenset("\u115f\u1160\u3164\uffa0\u2800\ufe0e\ufe0f")
 
 
 def language_name(value: Any) -> str | None:
@@ -35,54 +41,94 @@ def language_name(value: Any) -> str | None:
         raise TracInError(f'A language is {value}: YAML reads `no`, `on` and `yes` as true or false; quote it, as in "no".')
     if value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in ("NAType", "NaTType"):
         return None
-    name = unicodedata.normalize("NFC", str(value))
-    visible = [index for index, letter in enumerate(name) if not letter.isspace() and unicodedata.category(letter) != "Cf"]
-    return name[visible[0] : visible[-1] + 1] if visible else None
+    return trimmed(unicodedata.normalize("NFC", str(value))) or None
+
+
+def trimmed(text: str) -> str:
+    r"""A text without blanks and invisible characters around it; empty if nothing in it can be seen.
+
+    Example:
+        >>> trimmed("\ufeff a b\u200b\n"), trimmed("\u00a0\u200b")
+        ('a b', '')
+    """
+    first = next((index for index, letter in enumerate(text) if _is_visible(letter)), len(text))
+    last = next((index for index in range(len(text), first, -1) if _is_visible(text[index - 1])), first)
+    return text[first:last]
+
+
+def _is_visible(letter: str) -> bool:
+    return not letter.isspace() and letter not in _EMPTY_LETTERS and unicodedata.category(letter) not in ("Cf", "Cc")
 
 
 def mismatch(train: Collection[str], probes: Collection[str]) -> str | None:
-    """What is odd about the languages of train samples and probes, in a sentence; None if nothing is.
+    """What is odd about the languages of train samples and probes, in sentences; None if nothing is.
+
+    Names that mean one language (`languages.own_languages`) are no mismatch, but two of them in one split are.
 
     Example:
-        >>> mismatch({"english", "de"}, {"en", "fr"}).split(".")[0]
-        "No probe language ('en', 'fr') is a train language ('de', 'english'), so every one is zero-shot"
+        >>> mismatch({"pidgin", "de"}, {"en", "fr"}).split(".")[0]
+        "No probe language ('en', 'fr') is a train language ('de', 'pidgin'), so every one is zero-shot"
         >>> mismatch({"de", "en"}, {"de", "fr"}) is None
         True
     """
     if len(set(train)) == 1:
         (only,) = set(train)
         return f"All train samples are in {only!r}, so every share is 1 and tells nothing; train on several languages."
-    near = _near(train, probes)
-    if not set(train) & set(probes):
+    twice = " ".join(filter(None, (_twice("train samples", train, probes), _twice("probes", probes, train))))
+    unmatched = _unmatched(train, probes)
+    return " ".join(filter(None, (twice, unmatched))) or None
+
+
+def _twice(kind: str, names: Collection[str], beside: Collection[str]) -> str:
+    groups = "; ".join(", ".join(map(repr, group)) for group in alike(names, beside))
+    return groups and f"Some languages of the {kind} mean the same ({groups}) but count as different; write each in one way."
+
+
+def _unmatched(train: Collection[str], probes: Collection[str]) -> str | None:
+    near, own = _near(train, probes), own_languages(probes, train)
+    if not own:
         hint = "" if not near else f" Are these the same: {near}?"
         return (
             f"No probe language ({_listed(probes)}) is a train language ({_listed(train)}), so every one is zero-shot.{hint} If "
             "names differ, make them the same in the data or with `languages=[...]`."
         )
     if near:
-        return f"Some languages of probes and train samples differ only in how they are written: {near}? They count as different."
+        return f"Some languages of probes and train samples may be the same: {near}? They count as different."
     return None
 
 
 def _near(train: Collection[str], probes: Collection[str]) -> str:
     """Probe languages that are no train language, each with the train language that it may be."""
+    own = own_languages(probes, train)
     known = {_plain(name): name for name in sorted(train, reverse=True)}
     primary = {key.split("-")[0]: name for key, name in known.items()}
     pairs = []
-    for name in sorted(set(probes) - set(train)):
+    for name in sorted(set(probes) - set(own)):
         key = _plain(name)
-        alike = known.get(key) or primary.get(key.split("-")[0])
-        if alike is None and not set(train) & set(probes):
-            begun = [other for other in known if other.startswith(key) or key.startswith(other)]
-            close = get_close_matches(key, list(known), 1) or begun
-            alike = known[close[0]] if close else None
-        if alike is not None and alike not in probes:
-            pairs.append(f"{name!r} and {alike!r}")
+        other = known.get(key) or primary.get(key.split("-")[0])
+        if other is None and not own:
+            other = _close(name, train)
+        if other is not None and other not in probes:
+            pairs.append(f"{name!r} and {other!r}")
     return ", ".join(pairs)
 
 
+def _close(name: str, train: Collection[str]) -> str | None:
+    """The train language that is spelled nearly like a name; two names with known meanings are not compared by their letters."""
+    key = name.casefold()
+    letters = {one.casefold(): one for one in sorted(train) if meaning(name) is None or meaning(one) is None}
+    begun = [one for one in letters if one.startswith(key) or key.startswith(one)]
+    close = get_close_matches(key, list(letters), 1) or begun
+    return letters[close[0]] if close else None
+
+
 def _plain(name: str) -> str:
-    return name.casefold().replace("_", "-")
+    """What near names share: the tag with a macrolanguage in place of its member (`cmn` is near `zh`), or letters alone."""
+    known = meaning(name)
+    if known is None:
+        return name.casefold().replace("_", "-")
+    language = standardize_tag(known.language, macro=True)
+    return "-".join(part for part in (language, known.script, known.rest) if part).casefold()
 
 
 def _listed(names: Collection[str]) -> str:

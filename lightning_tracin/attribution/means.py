@@ -57,8 +57,8 @@ class Means(Exact):
     def cost(self, target: Target, job: Job) -> Cost:
         """Two sums of gradients per language are held; the probes go through the model twice."""
         columns = 2 * len(job.probes.table.counts())
-        seconds = measured_pace(target, job).seconds(job, 1, columns, probe_passes=2)
-        return Cost(columns * bytes_of_a_query(target.coverage), seconds)
+        pace = measured_pace(target, job)
+        return Cost(columns * bytes_of_a_query(target.coverage), pace.seconds(job, 1, columns, probe_passes=2), pace.alone)
 
     def stored_bytes(self, parts: int, train: int, probes: SampleTable) -> int:
         """One product per train sample and column and one norm per sample, for each part."""

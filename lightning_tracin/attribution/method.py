@@ -91,6 +91,26 @@ class Method(Protocol):
         """
         raise NotImplementedError
 
+    def compute_candidates(
+        self, target: Target, job: Job, directory: RunDirectory, snapshot: Snapshot, processes: Processes
+    ) -> SpotCheck:
+        """Compute, store and check a snapshot's products with candidates in place of train samples.
+
+        The probes of a method with `adds_probes` are the fit's stored ones; the job's are then not used.
+
+        Args:
+            target: the snapshot's model.
+            job: a job whose train samples are the candidates.
+            directory: a directory of candidates; see `storage.candidates`.
+            snapshot: of the fit.
+            processes: the processes of the pass.
+
+        Raises:
+            TracInError: a loss or gradient is not finite, or what is stored differs from single-sample gradients.
+        """
+        self.compute(target, job, directory, snapshot, processes)
+        return self.check(target, job, directory, snapshot)
+
     def check(self, target: Target, job: Job, directory: RunDirectory, snapshot: Snapshot) -> SpotCheck:
         """Compare some stored products with single-sample gradients from plain autograd.
 
@@ -112,8 +132,8 @@ class Method(Protocol):
 _Class = TypeVar("_Class", bound=Callable[[Options], Method])
 _METHODS: dict[str, Callable[[Options], Method]] = {}
 
-#: The modules of the built-in methods.
-_OWN = ("exact", "means", "projected")
+#: The built-in methods; each is in a module of its name.
+BUILT_IN = ("exact", "means", "projected")
 
 
 def method(name: str) -> Callable[[_Class], _Class]:
@@ -136,7 +156,7 @@ def method_of(options: Options) -> Method:
         >>> method_of(Options(language_means=True)).measure
         'mean'
     """
-    for module in _OWN:
+    for module in BUILT_IN:
         importlib.import_module(f"lightning_tracin.attribution.{module}")
     name = options.method_name
     if name not in _METHODS:

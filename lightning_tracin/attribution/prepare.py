@@ -51,6 +51,14 @@ class GivenLanguages:
 
 
 @dataclass(frozen=True)
+class Verified:
+    """What `verify` found: the rules of the parameters, and the largest deviation of a loss or gradient (see `Setup`)."""
+
+    coverage: Coverage
+    deviation: float
+
+
+@dataclass(frozen=True)
 class Setup:
     """What all passes of a run share.
 
@@ -62,6 +70,8 @@ class Setup:
         mask: the elements to score. None: all.
         progress: whether to show progress bars.
         decisions: results of an earlier check of the module's layers.
+        deviation: largest difference between a batch and its samples one at a time that the check before the fit found, in losses
+            and gradients, relative to them. None: unknown.
     """
 
     options: Options
@@ -71,6 +81,7 @@ class Setup:
     mask: Mask | None = None
     progress: bool = False
     decisions: Decisions | None = None
+    deviation: float | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -249,7 +260,7 @@ def verify(
     prepared: Callable[[Any], Any],
     moment: str,
     decisions: Decisions | None = None,
-) -> Coverage:
+) -> Verified:
     """Find which rules cover a module's parameters, and compare the gradients with plain autograd's.
 
     Args:
@@ -266,10 +277,11 @@ def verify(
         TracInError: a loss is not finite, or a gradient differs.
     """
     coverage = plan_coverage(model, names, decisions)
+    largest = loss.deviation
     for samples, kind in ((train, "train sample"), (probes, "probe")):
         if samples is not None:
-            check_gradients(model, coverage, loss, samples, prepared, kind, moment)
-    return coverage
+            largest = max(largest, check_gradients(model, coverage, loss, samples, prepared, kind, moment))
+    return Verified(coverage, float(f"{largest:.1e}"))  # machines round sums differently in the last place
 
 
 def run_record(run: str, setup: Setup, coverage: Coverage, languages: GivenLanguages, averaging: str | None = None) -> RunRecord:
@@ -297,6 +309,7 @@ def run_record(run: str, setup: Setup, coverage: Coverage, languages: GivenLangu
         coverage=dict(coverage.by_rule),
         versions=package_versions(),
         averaging=averaging,
+        deviation=setup.deviation,
     )
 
 

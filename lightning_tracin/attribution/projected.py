@@ -58,7 +58,18 @@ class Projected(Method):
     def add(self, target: Target, job: Job, directory: RunDirectory, snapshot: Snapshot, first: int) -> SpotCheck:
         """Compute, store and check the features of added probes."""
         add_features(target, job, self.store(directory, snapshot), first)
-        return check_features(target, job, directory.features(snapshot, len(job.probes)), job.probes, first)
+        return check_features(target, job, directory.features(snapshot, len(job.probes)), job.probes, first=first)
+
+    def compute_candidates(
+        self, target: Target, job: Job, directory: RunDirectory, snapshot: Snapshot, processes: Processes
+    ) -> SpotCheck:
+        """Compute, store and check the candidates' features; the sketch and the probes' features are the fit's."""
+        del processes  # one process computes all
+        store = self.store(directory, snapshot)
+        assert store.fit is not None
+        store.copy_probes(store.fit)
+        project_snapshot(target, job, store, sides=("train",))
+        return check_features(target, job, store, job.train, side="train")
 
     def check(self, target: Target, job: Job, directory: RunDirectory, snapshot: Snapshot) -> SpotCheck:
         """Compare some stored features with projections of single-sample gradients."""
@@ -66,7 +77,8 @@ class Projected(Method):
 
     def cost(self, target: Target, job: Job) -> Cost:
         """No gradients are held; every sample goes through the model once."""
-        return Cost(0, measured_pace(target, job).seconds(job, 1, 0))
+        pace = measured_pace(target, job)
+        return Cost(0, pace.seconds(job, 1, 0), pace.alone)
 
     def stored_bytes(self, parts: int, train: int, probes: SampleTable) -> int:
         """Features in half precision, one norm and one index per sample."""

@@ -16,15 +16,17 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
+
+from lightning_tracin.attribution.selected_rows import SelectedRows
 
 #: Loss functions of classes, where a sample weighs as much as its labels do.
 _BY_CLASS = (F.cross_entropy, F.nll_loss)
@@ -53,12 +55,6 @@ _ELEMENTWISE = (
 _SUMS = (torch.sum, Tensor.sum)
 _MEANS = (torch.mean, Tensor.mean)
 
-#: Operations between the reductions and the loss, at most.
-_TAIL = 100
-
-#: Relative difference that rounding may cause between two ways to compute one scalar.
-_ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-
 
 @dataclass(frozen=True)
 class Reduction:
@@ -70,6 +66,8 @@ class Reduction:
         weights: what each sample weighs, [samples]; `value = sum(losses()) / sum(weights)` for a mean, `sum(losses())` for a sum.
         losses: computes each sample's weighted loss, [samples], part of the graph.
         is_sum: whether it is a sum.
+        by_label: whether the weights count labels (or selected rows), so that samples may weigh differently.
+        is_of_samples: whether it is a loss function of torch's, and no plain sum or mean, which may be over anything.
     """
 
     name: str
@@ -77,6 +75,8 @@ class Reduction:
     weights: Tensor
     losses: Callable[[], Tensor]
     is_sum: bool = False
+    by_label: bool = False
+    is_of_samples: bool = False
 
 
 class Reductions(TorchFunctionMode):
@@ -95,13 +95,20 @@ class Reductions(TorchFunctionMode):
         self.samples = samples
         self.found: list[Reduction] = []
         self.totals: list[tuple[Tensor, Tensor]] = []  # sums without a gradient: the scalar, and each sample's part [samples]
+        self._selected = SelectedRows(samples)
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         """Call the function, and record it if it is a reduction."""
         kwargs = kwargs or {}
         value = func(*args, **kwargs)
-        if isinstance(value, Tensor) and value.dim() == 0:
-            self._record(func, args, kwargs, value)
+        if isinstance(value, Tensor):
+            if value.dim() == 0:
+                known = len(self.found) + len(self.totals)
+                self._record(func, args, kwargs, value)
+                if len(self.found) + len(self.totals) > known:
+                    return value.clone()  # a step may go on in place: `loss += ...`
+            else:
+                self._selected.note(func, args, kwargs, value)
         return value
 
     def _record(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], value: Tensor) -> None:
@@ -117,16 +124,23 @@ class Reductions(TorchFunctionMode):
                 self._record_loss(func, told, reduction, value)
 
     def _record_plain(self, func: Any, elements: Tensor, value: Tensor) -> None:
-        if elements.dim() == 0 or elements.shape[0] % self.samples or not elements.numel():
+        owner = self._selected.owner(elements)
+        if elements.dim() == 0 or (owner is None and (not elements.numel() or elements.shape[0] % self.samples)):
             return
         if not value.requires_grad:
             if func in _SUMS:
-                self.totals.append((value, self._by_sample(elements).double()))
+                part = self._by_sample(elements, owner).double()
+                self.totals.append((value, part))
+                if owner is None and not elements.is_floating_point():  # a mask of what is left out
+                    size = elements.numel() / self.samples
+                    self.totals.append((elements.numel() - value, size - part))
             return
-        weights = torch.full((self.samples,), elements.numel() / self.samples, device=elements.device)
-        self.found.append(Reduction(func.__name__, value, weights, lambda: self._by_sample(elements), func in _SUMS))
+        weights = self._by_sample(torch.ones_like(elements), owner)
+        losses = partial(self._by_sample, elements, owner)
+        self.found.append(Reduction(func.__name__, value, weights, losses, func in _SUMS, owner is not None))
 
     def _record_loss(self, func: Any, told: dict[str, Any], reduction: str, value: Tensor) -> None:
+        target = told.get("target")
         by_class = func in _BY_CLASS and not told["target"].is_floating_point()
         if by_class:
             shape = told["target"].shape
@@ -135,146 +149,37 @@ class Reductions(TorchFunctionMode):
         else:
             with torch.no_grad():
                 shape = func(**{**told, "reduction": "none"}).shape
+        owner = self._selected.owner(told.get("input")) if (of_target := self._selected.owner(target)) is None else of_target
         rows = math.prod(shape)
-        if not shape or not rows or shape[0] % self.samples:
+        if owner is None and (not rows or (shape[0] if shape else 1) % self.samples):
             return
-        weights = torch.full((self.samples,), rows / self.samples, device=value.device)
+        weights = self._by_sample(torch.ones(shape, device=value.device), owner)
         if by_class:
-            target = told["target"]
-            live = target != told["ignore_index"]
+            live = told["target"] != told["ignore_index"]
             weight = told["weight"]
-            heavy = live.double() if weight is None else weight.double()[target.where(live, 0)] * live
-            weights = self._by_sample(heavy)
+            heavy = live.double() if weight is None else weight.double()[told["target"].where(live, 0)] * live
+            weights = self._by_sample(heavy, owner)
         elif reduction == "batchmean":
-            weights = torch.full((self.samples,), shape[0] / self.samples, device=value.device)
+            weights = torch.full((self.samples,), (shape[0] if shape else 1) / self.samples, device=value.device)
 
         def losses() -> Tensor:
             unreduced = func(**{**told, "reduction": "none"})
             if func is F.ctc_loss and reduction == "mean":
                 unreduced = unreduced / told["target_lengths"].to(unreduced).clamp_min(1)
-            return self._by_sample(unreduced)
+            return self._by_sample(unreduced, owner)
 
-        self.found.append(Reduction(func.__name__, value, weights, losses, reduction == "sum"))
+        self.found.append(
+            Reduction(func.__name__, value, weights, losses, reduction == "sum", by_class or owner is not None, True)
+        )
 
-    def _by_sample(self, elements: Tensor) -> Tensor:
-        """The sum of each sample's elements: [samples]."""
-        return elements.reshape(self.samples, -1).sum(1)
+    def _by_sample(self, elements: Tensor, owner: Tensor | None = None) -> Tensor:
+        """The sum of each sample's elements: [samples].
 
-
-#: How one recorded reduction enters the loss: "mean" and "sum" by itself; a recorded sum divided by the number of samples
-#: ("sum / samples"), or by the n-th recorded total ("sum / total n").
-Rule = str
-
-
-@dataclass(frozen=True)
-class Reduced:
-    """A step's loss and how it is made of its samples' losses.
-
-    Attributes:
-        loss: what the step returned.
-        used: the reductions that it is a linear combination of, with the factor of each.
-        totals: see `Reductions`.
-        samples: of the batch.
-    """
-
-    loss: Tensor
-    used: tuple[tuple[Reduction, float], ...]
-    totals: tuple[tuple[float, Tensor], ...]
-    samples: int
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The functions that reduced it."""
-        return tuple(reduction.name for reduction, _ in self.used)
-
-    def possible(self, position: int) -> dict[Rule, float]:
-        """The rules that one reduction may follow, each with the coefficient that has to be the same in every batch."""
-        reduction, factor = self.used[position]
-        if not reduction.is_sum:
-            return {"mean": factor}
-        totals = {f"sum / total {index}": factor * total for index, (total, _) in enumerate(self.totals)}
-        return {"sum": factor, "sum / samples": factor * self.samples, **totals}
-
-    def weights(self, position: int, rule: Rule) -> Tensor:
-        """What each sample weighs in one reduction under a rule: [samples]."""
-        reduction, _ = self.used[position]
-        if rule == "mean":
-            return reduction.weights
-        if rule.startswith("sum / total "):
-            return self.totals[int(rule.split()[-1])][1]
-        return torch.ones(self.samples, device=self.loss.device)
-
-    def own_losses(self, rules: Sequence[Rule]) -> Tensor:
-        """Each sample's own loss, part of the graph: [samples]."""
-        terms = []
-        for position, rule in enumerate(rules):
-            losses = self.used[position][0].losses()
-            terms.append(self.possible(position)[rule] * losses / self.weights(position, rule).to(losses))
-        return torch.stack(terms).sum(0)
-
-    def weigh_the_same(self, rules: Sequence[Rule]) -> bool:
-        """Whether every sample weighs the same in every reduction."""
-        weights = torch.stack([self.weights(position, rule).double() for position, rule in enumerate(rules)])
-        return bool((weights == weights[:, :1]).all())
-
-
-def reduced(step: Callable[[], Tensor], samples: int) -> tuple[Tensor, Reduced | None]:
-    """Run a step and see how its loss is made of its samples' losses.
-
-    Args:
-        step: returns the loss of a batch, a scalar.
-        samples: of the batch.
-
-    Returns:
-        The loss, and how it is reduced; None where it is no linear combination of recorded reductions.
-
-    Example:
-        >>> logits, labels = torch.zeros(2, 3, requires_grad=True), torch.tensor([0, 2])
-        >>> weight = torch.tensor([1.0, 1.0, 3.0])
-        >>> loss, found = reduced(lambda: 0.5 * F.cross_entropy(logits, labels, weight), samples=2)
-        >>> found.names, round(found.used[0][1], 3), found.weights(0, "mean").tolist()
-        (('cross_entropy',), 0.5, [1.0, 3.0])
-    """
-    with Reductions(samples) as seen:
-        loss = step()
-    last = _last(loss, seen.found)
-    if not last:
-        return loss, None
-    factors = torch.autograd.grad(loss, [one.value for one in last], retain_graph=True)
-    numbers = [loss, *(one.value for one in last), *factors, *(total for total, _ in seen.totals)]
-    whole, *rest = torch.stack([number.detach().double() for number in numbers]).tolist()
-    values, by, totals = rest[: len(last)], rest[len(last) : 2 * len(last)], rest[2 * len(last) :]
-    products = [value * factor for value, factor in zip(values, by, strict=True)]
-    if not same(whole, sum(products), loss.dtype, sum(map(abs, products))):
-        return loss, None
-    by_sample = [each for _, each in seen.totals]
-    return loss, Reduced(loss, tuple(zip(last, by, strict=True)), tuple(zip(totals, by_sample, strict=True)), samples)
-
-
-def _last(loss: Tensor, found: Sequence[Reduction]) -> list[Reduction]:
-    """The reductions from which the loss is computed; none if it also depends on something else that has a gradient.
-
-    The graph is followed from the loss back to the reductions, and no further: hooks on the model's layers are not reached.
-    """
-    nodes = {one.value.grad_fn: position for position, one in enumerate(found)}
-    waiting: list[Node | None] = [loss.grad_fn]
-    seen: set[Node] = set()
-    last: set[int] = set()
-    while waiting:
-        node = waiting.pop()
-        if node in nodes:
-            last.add(nodes[node])
-        elif node is None or node in seen:
-            pass
-        elif not node.next_functions or len(seen) > _TAIL:
-            return []
-        else:
-            seen.add(node)
-            waiting += [following for following, _ in node.next_functions if following is not None]
-    return [found[position] for position in sorted(last)]
-
-
-def same(got: float, want: float, dtype: torch.dtype, scale: float = 0.0) -> bool:
-    """Whether two numbers of one type differ by rounding at most."""
-    rounding = _ROUNDING.get(dtype, 1e-4)
-    return math.isclose(got, want, rel_tol=rounding, abs_tol=max(1e-9, rounding * scale))
+        Args:
+            elements: [rows, ...], sample by sample.
+            owner: the sample of each row, if rows were selected. None: each sample has as many.
+        """
+        if owner is None:
+            return elements.reshape(self.samples, -1).sum(1)
+        rows = elements.flatten(1).sum(1) if elements.dim() > 1 else elements
+        return rows.new_zeros(self.samples).index_add(0, owner, rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import uuid
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from pytorch_lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from lightning_tracin.attribution.prepare import GivenLanguages
-from lightning_tracin.attribution.processes import acquired
+from lightning_tracin.attribution.processes import acquired, on_rank_zero
+from lightning_tracin.callbacks.resuming import chosen_state, recorder_at, refuse_other_fit, require_unbroken, states_in
 from lightning_tracin.config import Options
 from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.directory import RunDirectory
@@ -66,12 +68,14 @@ class TracInCallback(CallbackBase):
         self._named = None if self.dirpath is None else self.dirpath.name
         self._run = ""
         self._recorder = Recorder()
-        self._last_step = 0
+        self._last_step, self._last_digest = 0, ""
         self._epoch = 1
         self._session: Session | None = None
         self._lock: RunLock | None = None
         self._watch: StepWatch | None = None
         self._began = False
+        self._trainer: Any = None  # of the fit that the state is of
+        self._states: dict[str, dict[str, Any]] | None = None  # in the checkpoint that the fit goes on from
 
     @property
     def state_key(self) -> str:
@@ -90,11 +94,37 @@ class TracInCallback(CallbackBase):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed fit needs, as plain types."""
-        return {"run": self._run, "recorder": self._recorder.state(), "last_step": self._last_step, "epoch": self._epoch}
+        return {
+            "run": self._run,
+            "recorder": self._recorder.state(),
+            "last_step": self._last_step,
+            "last_digest": self._last_digest,
+            "epoch": self._epoch,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` saved."""
+        """Restore what `state_dict` saved, unless `on_load_checkpoint` has chosen among the states."""
+        if self._states is None:
+            self._restore(state_dict)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Go on from the state of the directory's run, which another schedule or a moved directory saved under another key."""
+        self._forget()
+        self._states = states_in(checkpoint)
+        if self.dirpath is not None:
+            directory = RunDirectory(self.dirpath)
+            run = directory.record().run if directory.holds_run else None
+            state = chosen_state(self._states, run, (self.state_key, self._legacy_state_key))
+            if state is not None:
+                self._restore(state)
+
+    def _forget(self) -> None:
+        self._run, self._recorder, self._states = "", Recorder(), None
+        self._last_step, self._last_digest = 0, ""
+
+    def _restore(self, state_dict: dict[str, Any]) -> None:
         self._run, self._last_step, self._epoch = (state_dict[name] for name in ("run", "last_step", "epoch"))
+        self._last_digest = state_dict.get("last_digest", "")  # unknown to older versions
         self._recorder = Recorder.from_state(state_dict["recorder"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -102,6 +132,10 @@ class TracInCallback(CallbackBase):
         self._began = False
         if stage != "fit" or _skipped(trainer):
             return
+        if self._trainer is None or self._trainer() is not trainer:  # the callback may have been used in another fit before
+            self._forget()
+            self._trainer = weakref.ref(trainer)
+        self._states = None
         refuse_sharded(trainer.strategy, "TracInCallback", "use `strategy='ddp'` or a single device")
         # First in every hook: what others put in the place of the trained weights (an average, say) is in no snapshot.
         fitting: Any = trainer  # `callbacks` is not declared
@@ -121,12 +155,16 @@ class TracInCallback(CallbackBase):
             rank_zero_info("TracInCallback does nothing in a `fast_dev_run` or `barebones` fit.")
             return
         assert self.dirpath is not None
-        if trainer.global_step == 0:  # the callback may have been used in another fit before
-            self._run, self._recorder, self._last_step = "", Recorder(), 0
-        directory = RunDirectory(self.dirpath)
+        if trainer.global_step == 0:  # the Trainer's fit begins again
+            self._forget()
+        elif self._recorder.step == 0:  # the callback was not there before
+            self._recorder = recorder_at(trainer.global_step, [unwrapped(optimizer) for optimizer in trainer.optimizers])
+            self._last_step = self._recorder.step
+        self._epoch = trainer.current_epoch + 1  # the hook of an epoch that was interrupted is not called again
+        directory, environment = RunDirectory(self.dirpath), Environment(pl_module, trainer.strategy)
         if not self.options.dry_run:
             self._end()
-            self._lock = acquired(self.dirpath, Environment(pl_module, trainer.strategy))
+            self._lock = acquired(self.dirpath, environment)
         resumed = directory.holds_run and directory.record().run == self._run
         if not resumed and not self.options.dry_run:
             self._make_room(trainer, directory)
@@ -136,9 +174,12 @@ class TracInCallback(CallbackBase):
         if self.options.dry_run:
             rank_zero_info("TracIn: dry_run, so nothing is written and the fit runs as without the callback.")
             return
-        session.start(self._run, self._recorder.step, resumed)
+        if resumed:
+            last = self._last_step, self._last_digest
+            on_rank_zero(environment, lambda: require_unbroken(directory, self._recorder.step, *last))
+        session.start(self._run, self._recorder, resumed)
         if resumed and any(snapshot.step == self._recorder.step for snapshot in directory.ledger.snapshots()):
-            self._start_interval()  # that snapshot was taken after the checkpoint was saved
+            self._start_interval(directory)  # that snapshot was taken after the checkpoint was saved
         self._watch = StepWatch(trainer.optimizers, self._recorder)
         self._session = session
 
@@ -152,6 +193,8 @@ class TracInCallback(CallbackBase):
                 directory.clear()
         trainer.strategy.barrier("tracin_cleared")
         directory.reload()
+        if trainer.global_step > 0:
+            refuse_other_fit(directory, self._states or {}, self._recorder.step)
         directory.refuse_other_run()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -224,11 +267,12 @@ class TracInCallback(CallbackBase):
     def _snapshot(self, session: Session) -> None:
         """Take a snapshot, unless this step already has one."""
         if self._recorder.step != self._last_step and session.snapshot(self._recorder, self._epoch):
-            self._start_interval()
+            self._start_interval(session.directory)
 
-    def _start_interval(self) -> None:
+    def _start_interval(self, directory: RunDirectory) -> None:
+        """Begin after the last snapshot of the directory."""
         self._recorder.start_interval()
-        self._last_step = self._recorder.step
+        self._last_step, self._last_digest = self._recorder.step, directory.ledger.snapshots()[-1].record.digest
 
 
 def _may_swap_weights(trainer: Trainer, module: LightningModule, watcher: TracInCallback) -> bool:

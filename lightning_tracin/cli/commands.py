@@ -9,15 +9,20 @@ from typing import Literal
 import pandas as pd
 from humanize import naturalsize
 
+from lightning_tracin.analysis.tables import as_csv
 from lightning_tracin.attribution.cost import counted
 from lightning_tracin.attribution.spot_check import described as described_check
-from lightning_tracin.config import Measure, Sign, Similarity, Weighting
-from lightning_tracin.errors import one_line, printable
+from lightning_tracin.config import DAMPING, Blocks, Measure, Preconditioning, Sign, Similarity, Weighting
+from lightning_tracin.errors import TracInError, one_line, printable
+from lightning_tracin.reporting.attempts import Attempts, listed
+from lightning_tracin.reporting.every_result import write_every_result
 from lightning_tracin.reporting.findings import study_of
 from lightning_tracin.reporting.results import analyse
 from lightning_tracin.run import TracInRun
+from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.files import as_utf8, write_bytes
 from lightning_tracin.storage.filesystem import place
+from lightning_tracin.storage.lock import RunLock
 from lightning_tracin.storage.snapshots import Snapshot
 
 Output = Literal["table", "csv", "json"]
@@ -65,6 +70,7 @@ def status(run: str) -> str:
         _as_table(table) if len(table) else "There are no snapshots: the fit ended before the first one was taken.",
         "",
     ]
+    lines += [line for caution in record.cautions for line in (caution, "")]
     if missing:
         lines.append(f"Missing: the influence at snapshot {', '.join(missing)} (`lightning-tracin attribute` computes it).")
     elif len(table) and not (directory.results / "reliance.csv").exists():
@@ -72,6 +78,29 @@ def status(run: str) -> str:
     elif len(table):
         lines.append(f"Nothing is missing; the results are in {directory.results}.")
     return printable("\n".join(lines))
+
+
+def results(run: str, k: int | None = None, similarity: Similarity | None = None, weighting: Weighting | None = None) -> str:
+    """Write the results of a run (tables, figures, page) again, from what is stored.
+
+    Args:
+        run: the run directory.
+        k: how many of each probe's strongest train samples to count. Default: as in the fit.
+        similarity: which score to show. Default: as in the fit.
+        weighting: how to weight snapshots. Default: as in the fit.
+    """
+    directory = RunDirectory(place(run))
+    directory.record()  # raises an error before a folder without a run is locked
+    with RunLock(directory.path):
+        directory.reload()
+        opened = TracInRun(directory)
+        if opened.record.snapshots is None:  # the disk refused it when the fit ended
+            directory.end()
+        view = opened.record.options.view(opened.method.measure).but(top_k=k, similarity=similarity, weighting=weighting)
+        remedy = write_every_result(opened, view, opened.representations).remedy
+        if remedy is not None:
+            raise TracInError(remedy)
+    return printable(f"The results are in {directory.results}.")
 
 
 def reliance(
@@ -84,6 +113,9 @@ def reliance(
     weighting: Weighting | None = None,
     snapshots: list[int] | None = None,
     by: Literal["layer"] | None = None,
+    preconditioner: Preconditioning | None = None,
+    damping: float = DAMPING,
+    blocks: Blocks = "whole",
     output: Output = "table",
 ) -> str:
     """Print how much each probe language relies on each train language.
@@ -98,12 +130,27 @@ def reliance(
         weighting: how to weight snapshots. Default: as in the fit.
         snapshots: indices of the snapshots to show. Default: all.
         by: "layer" for a table of each layer alone.
+        preconditioner: "adam" or "fisher" if the run supports it, or "none". Default: as in the fit.
+        damping: for "fisher": the ridge, as a fraction of the trace.
+        blocks: for "fisher": whiten all features together ("whole") or each "layer" separately.
         output: format of the printed table.
     """
     opened = TracInRun.open(run)
     view = opened.record.options.view(measure or opened.method.measure).but(similarity=similarity, weighting=weighting)
     k = view.top_k if k is None else k
-    table = opened.reliance(k, sign, cumulative, view.measure, view.similarity, view.weighting, snapshots, by=by)
+    table = opened.reliance(
+        k,
+        sign,
+        cumulative,
+        view.measure,
+        view.similarity,
+        view.weighting,
+        snapshots,
+        by=by,
+        preconditioner=preconditioner,
+        damping=damping,
+        blocks=blocks,
+    )
     return _printed(table, output)
 
 
@@ -115,6 +162,9 @@ def top(
     similarity: Similarity | None = None,
     weighting: Weighting | None = None,
     snapshots: list[int] | None = None,
+    preconditioner: Preconditioning | None = None,
+    damping: float = DAMPING,
+    blocks: Blocks = "whole",
     output: Output = "table",
 ) -> str:
     """Print the strongest train samples of one probe, with their texts.
@@ -127,11 +177,17 @@ def top(
         similarity: which score to rank by. Default: as in the fit.
         weighting: how to weight snapshots. Default: as in the fit.
         snapshots: indices of the snapshots to sum. Default: all.
+        preconditioner: "adam" or "fisher" if the run supports it, or "none". Default: as in the fit.
+        damping: for "fisher": the ridge, as a fraction of the trace.
+        blocks: for "fisher": whiten all features together ("whole") or each "layer" separately.
         output: format of the printed table.
     """
     opened = TracInRun.open(run)
     options = opened.record.options.but(similarity=similarity, weighting=weighting)
-    printed = _printed(opened.top(probe, k, sign, options.similarity, options.weighting, snapshots), output)
+    found = opened.top(
+        probe, k, sign, options.similarity, options.weighting, snapshots, preconditioner, damping=damping, blocks=blocks
+    )
+    printed = _printed(found, output)
     if output != "table":
         return printed
     (about,) = opened.queries.take([probe]).rows()
@@ -148,13 +204,17 @@ def export(run: str, folder: str, format: Format = "csv", k: int | None = None) 
         k: how many of each probe's strongest train samples to count. Default: as in the fit.
     """
     opened = TracInRun.open(run)
-    written = []
+    attempts, written = Attempts(), []
     for name, table in _tables(opened, k):
         path = place(folder) / f"{name}.{format}"
-        # to_parquet without a path returns the file's bytes
-        write_bytes(path, as_utf8(table.to_csv(index=False)) if format == "csv" else table.to_parquet(index=False))
-        written.append(path.name)
-    return printable(f"Written to {folder}: {', '.join(written)}.{_LEFT_OUT if opened.is_large else ''}")
+        with attempts.at(path.name):
+            # to_parquet without a path returns the file's bytes
+            write_bytes(path, as_utf8(as_csv(table)) if format == "csv" else table.to_parquet(index=False))
+            written.append(path.name)
+    told = f"Written to {folder}: {', '.join(written) or 'nothing'}.{_LEFT_OUT if opened.is_large else ''}"
+    if attempts.failed:
+        raise TracInError(f"{told} Not written: {listed(attempts.failed)}. Once the cause is gone, give the same command again.")
+    return printable(told)
 
 
 def _tables(run: TracInRun, k: int | None) -> Iterator[tuple[str, pd.DataFrame]]:

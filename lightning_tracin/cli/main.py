@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # slow to import, and not needed for --help
 _USAGE = "lightning-tracin study CONFIG.yaml [--name VALUE ...]"
 
 #: The commands on one run: functions of `cli.commands`.
-_RUN_COMMANDS = ("attribute", "status", "reliance", "top", "export")
+_RUN_COMMANDS = ("attribute", "results", "status", "reliance", "top", "export")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

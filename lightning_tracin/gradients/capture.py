@@ -7,9 +7,8 @@ and are not kept. A parameter with several uses in one forward goes to the consu
 A parameter without a rule is tried as a `SharedTensor` first. If the model does more with it than broadcast it, the module that
 uses it is run again (`replay`); if that module's output has no line for each sample, the enclosing module is run again.
 
-Where a shape cannot be trusted to tell whose a line is, gradients tell (`owners`): every output with two dimensions, and layers
-that the batch that was verified did not reach. Parameters that no way can separate are computed from single samples
-(`one_by_one`).
+Where a shape does not surely tell whose a line is, gradients tell (`owners`). Parameters that no way can separate are computed
+from single samples (`one_by_one`).
 
 Under reentrant checkpointing (`torch.utils.checkpoint`) the forward runs without gradients and again during the backward; then
 the second run counts. Otherwise a second run only prepares its outputs in the same way as the first.
@@ -17,6 +16,7 @@ the second run counts. Otherwise a second run only prepares its outputs in the s
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -29,7 +29,7 @@ from torch.utils import _pytree as pytree
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients.arrivals import Arrivals, Consumer, UnresolvedError
 from lightning_tracin.gradients.coverage import Coverage, Layer
-from lightning_tracin.gradients.fallbacks import move_outwards
+from lightning_tracin.gradients.fallbacks import take_next_way
 from lightning_tracin.gradients.forms import Dense, Outer, tensor_of
 from lightning_tracin.gradients.freezing import frozen, uncompiled
 from lightning_tracin.gradients.layouts import Layout, NotPerSampleError, layer_layout, lines_of, output_layout
@@ -55,6 +55,7 @@ class Capture:
     Attributes:
         coverage: as given; its decisions grow batch by batch.
         seen: layers that the loss has reached so far.
+        seconds_alone: time spent on single samples so far.
         coarsest: the least precise data type of all gradients so far.
 
     Example:
@@ -80,6 +81,7 @@ class Capture:
         self._called: set[str] = set()
         self._stand_ins: list[StandIn] = []
         self.seen: set[str] = set()
+        self.seconds_alone = 0.0
         self.coarsest = torch.float64
 
     def __enter__(self) -> Capture:
@@ -142,7 +144,9 @@ class Capture:
                 try:
                     value = self._forward(loss, moved)
                 except NotPerSampleError as error:
-                    moved |= self._try_next_way(error)
+                    take_next_way(self.coverage, self._modules, error.layers)
+                    self._place_hooks()
+                    moved.update(error.layers)
                     continue
                 if torch.isfinite(value.detach()):
                     self._backward(value, own)
@@ -174,7 +178,9 @@ class Capture:
         if alone is None or not names:
             return torch.zeros(())
         self._end()
+        start = time.perf_counter()
         value, found = gradients_one_by_one(self._model, names, alone, samples)
+        self.seconds_alone += time.perf_counter() - start
         for name, form in found.items():
             self._note(tensor_of([form]).dtype)
             consumer(name, (form,))
@@ -226,14 +232,6 @@ class Capture:
             return
         finally:
             self._is_marking = False
-
-    def _try_next_way(self, error: NotPerSampleError) -> set[str]:
-        for layer in self.coverage.batched:
-            if layer.name in error.layers and not move_outwards(self.coverage, self._modules, layer):
-                self._decisions.one_by_one.update(layer.names.values())
-                self._decisions.replayed.pop(layer.name, None)
-        self._place_hooks()
-        return set(error.layers)
 
     # -- layers with a rule
 

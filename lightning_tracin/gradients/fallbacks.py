@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import nn
 
 from lightning_tracin.gradients.coverage import Coverage, Layer
-from lightning_tracin.gradients.layouts import Layout
 
 
 def move_outwards(coverage: Coverage, modules: Mapping[str, nn.Module], layer: Layer) -> bool:
@@ -32,6 +31,14 @@ def move_outwards(coverage: Coverage, modules: Mapping[str, nn.Module], layer: L
     return True
 
 
+def take_next_way(coverage: Coverage, modules: Mapping[str, nn.Module], layers: Collection[str]) -> None:
+    """From now on, separate the samples of some layers in the next way; the last is one sample at a time."""
+    for layer in coverage.batched:
+        if layer.name in layers and not (_stays(coverage, layer) or move_outwards(coverage, modules, layer)):
+            coverage.decisions.one_by_one.update(layer.names.values())
+            coverage.decisions.replayed.pop(layer.name, None)
+
+
 def try_others(coverage: Coverage, modules: Mapping[str, nn.Module], wrong: frozenset[str]) -> bool:
     """Switch each parameter whose gradients were wrong to another layout or way; False if one has none left."""
     open_still: set[str] = set()
@@ -44,18 +51,26 @@ def try_others(coverage: Coverage, modules: Mapping[str, nn.Module], wrong: froz
 
 
 def _another(coverage: Coverage, modules: Mapping[str, nn.Module], layer: Layer) -> bool:
+    if _stays(coverage, layer):
+        return True
+    if coverage.uses_rule(layer):  # the layer is never called, or its parameters are also used without it
+        coverage.decisions.loose.add(layer.name)
+        return True
+    return move_outwards(coverage, modules, layer)
+
+
+def _stays(coverage: Coverage, layer: Layer) -> bool:
+    """Read the samples of a layer's own output in another way; False if there is none."""
     decisions = coverage.decisions
+    if layer.name in decisions.replayed:
+        return False
     if decisions.reconsider(layer.name):
         return True
-    layouts = [layout for key, layout in decisions.layouts.items() if key[0] == layer.name]
-    ruled = coverage.uses_rule(layer)
-    if ruled and layouts and layer.is_positionwise and layer.name not in decisions.owned:
+    called = any(key[0] == layer.name for key in decisions.layouts)
+    if called and coverage.uses_rule(layer) and layer.is_positionwise and layer.name not in decisions.owned:
         decisions.owned.add(layer.name)
         return True
-    if ruled and not layouts:  # the layer is never called
-        decisions.loose.add(layer.name)
-        return True
-    return (not ruled or Layout.FLAT in layouts) and move_outwards(coverage, modules, layer)
+    return False
 
 
 def _next_around(layer: str, current: str | None, modules: Mapping[str, nn.Module]) -> str | None:

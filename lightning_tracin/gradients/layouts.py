@@ -74,6 +74,8 @@ class Decisions:
     def reconsider(self, layer: str) -> bool:
         """Switch a layer to its next possible layout; False if there is none left."""
         keys = [key for key in self.alternatives if key[0] == layer and self.alternatives[key]]
+        if keys:
+            self.verified.discard(layer)
         for key in keys:
             self.layouts[key] = self.alternatives[key].pop(0)
         return bool(keys)

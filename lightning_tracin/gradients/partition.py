@@ -30,7 +30,17 @@ class Parts:
     @property
     def depths(self) -> list[str]:
         """The layers in order, from the embeddings to the head."""
-        return sorted(dict.fromkeys(self.layers), key=lambda layer: (layer != EMBEDDINGS) + (layer == HEAD))
+        return depths_of(self.layers)
+
+
+def depths_of(layers: Iterable[str]) -> list[str]:
+    """The layers, each once, from the embeddings to the head.
+
+    Example:
+        >>> depths_of(["head", "layer 0", "embeddings", "layer 0"])
+        ['embeddings', 'layer 0', 'head']
+    """
+    return sorted(dict.fromkeys(layers), key=lambda layer: (layer != EMBEDDINGS) + (layer == HEAD))
 
 
 def parts_of(groups: Mapping[str, int], per_layer: bool) -> Parts:

@@ -14,8 +14,10 @@ from typing import Any
 
 import pandas as pd
 
-from lightning_tracin.errors import MissingPackageError, needs
+from lightning_tracin.analysis.tables import as_csv
+from lightning_tracin.errors import needs
 from lightning_tracin.reporting import figures
+from lightning_tracin.reporting.attempts import Attempts
 from lightning_tracin.reporting.findings import Study
 from lightning_tracin.reporting.results import Results
 from lightning_tracin.storage.files import as_utf8, write_bytes
@@ -71,37 +73,43 @@ def _markdown_cell(value: Any) -> str:
     return " ".join(escape(_cell(value), quote=False).split()).replace("|", "\\|")
 
 
-def write_results(folder: Path, results: Results, study: Study | None = None) -> None:
-    """Write the tables (CSV), figures (PNG) and page (HTML) of a run to a folder.
+def write_results(folder: Path, results: Results, study: Study | None = None) -> dict[str, str]:
+    """Write the tables (CSV), figures (PNG) and page (HTML) of a run to a folder, each on its own.
 
     If matplotlib or jinja2 is missing, the figures or the page are skipped, and one warning says what to install.
+
+    Returns:
+        File -> reason, for each that could not be written.
     """
     tables: dict[str, pd.DataFrame | None] = {"reliance": results.reliance, "top": results.top}
     if study is not None:
         tables |= {"compared": study.compared, "changes": study.changes, "reinforcement": study.reinforcement}
+    keys = results.final().keys
+    if any(name != key for name, key in keys.items()):  # loggers show the keys
+        tables["language_keys"] = pd.DataFrame({"key": keys.values(), "language": keys.keys()})
+    attempts = Attempts()
     for name, table in tables.items():
         if table is not None:
-            write_bytes(folder / f"{name}.csv", as_utf8(table.to_csv(index=False)))
-    missing: list[str] = []
+            with attempts.at(f"{name}.csv"):
+                write_bytes(folder / f"{name}.csv", as_utf8(as_csv(table)))
     pictures: dict[str, bytes] = {}
-    try:
-        pictures = {"curves": figures.png(figures.curves(results)), "heat_map": figures.png(figures.heat_map(results))}
-        for name, content in pictures.items():
-            write_bytes(folder / f"{name}.png", content)
-    except MissingPackageError as error:
-        missing.append(str(error))
-    try:
+    for name in ("curves", "heat_map"):
+        with attempts.at(f"{name}.png"):
+            pictures[name] = figures.png(getattr(figures, name)(results))
+            write_bytes(folder / f"{name}.png", pictures[name])
+    with attempts.at("report.html"):
         write_bytes(folder / "report.html", as_utf8(_page(results, study, pictures)))
-    except MissingPackageError as error:
-        missing.append(str(error))
-    if missing:
-        warnings.warn(f"TracIn: the results in {folder} are incomplete, except the tables. {' '.join(missing)}", stacklevel=2)
+    if attempts.missing:
+        said = " ".join(attempts.missing)
+        warnings.warn(f"TracIn: the results in {folder} are incomplete, except the tables. {said}", stacklevel=2)
+    return attempts.failed
 
 
 def _page(results: Results, study: Study | None, pictures: dict[str, bytes]) -> str:
     return render(
         "report.html",
         view=results.view,
+        cautions=results.cautions,
         study=study,
         pictures={name: embedded(content) for name, content in pictures.items()},
         reliance=columns_and_rows(results.final().table),

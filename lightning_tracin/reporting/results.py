@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from lightning_tracin.analysis.reliance import cross_lingual, mean_cross_lingual
 from lightning_tracin.analysis.tables import stacked
 from lightning_tracin.config import Measure, Scoring, Sign, View
+from lightning_tracin.reporting.language_keys import language_keys
 from lightning_tracin.run import TracInRun
 
 #: Number of proponents and opponents shown for each probe, and of probes shown for each language.
@@ -27,6 +28,11 @@ class Point:
     measure: Measure = "share"
 
     @property
+    def keys(self) -> dict[str, str]:
+        """Language -> its part of the keys."""
+        return language_keys({*self.table["probe_language"], *self.table["train_language"]})
+
+    @property
     def scalars(self) -> dict[str, float]:
         """Logged key -> value of its curve at this snapshot.
 
@@ -36,14 +42,15 @@ class Point:
             {'tracin/mean_influence/de/en': 0.25}
         """
         values: dict[str, float] = {}
+        key = self.keys
         lines = self.table[["probe_language", "train_language", "share", "lift"]].to_numpy()
         if self.measure == "mean":  # has neither a lift nor a cross-lingual complement
-            return {f"tracin/mean_influence/{probe}/{train}": float(mean) for probe, train, mean, _ in lines}
+            return {f"tracin/mean_influence/{key[probe]}/{key[train]}": float(mean) for probe, train, mean, _ in lines}
         for probe, train, share, lift in lines:
-            values[f"tracin/reliance/{probe}/{train}"] = float(share)
-            values[f"tracin/lift/{probe}/{train}"] = float(lift)
+            values[f"tracin/reliance/{key[probe]}/{key[train]}"] = float(share)
+            values[f"tracin/lift/{key[probe]}/{key[train]}"] = float(lift)
         for language, value in cross_lingual(self.table).items():
-            values[f"tracin/cross_lingual/{language}"] = float(value)
+            values[f"tracin/cross_lingual/{key[str(language)]}"] = float(value)
         values["tracin/cross_lingual/mean"] = mean_cross_lingual(self.table)
         return values
 
@@ -55,6 +62,7 @@ class Results:
     view: View
     reliance: pd.DataFrame  # long table: sign, cumulative, snapshot, epoch, step, ...
     top: pd.DataFrame  # strongest proponents and opponents of some probes of each language, with texts
+    cautions: tuple[str, ...] = ()  # what readers have to know of the run, in sentences
 
     def points(self) -> list[Point]:
         """Reliance by proponents at each single snapshot: the curves."""
@@ -87,7 +95,7 @@ def analyse(run: TracInRun, view: View, progress: bool = False) -> Results:
         (sign, cumulative): run.reliance(view.top_k, sign, cumulative, view.measure, view.similarity, view.weighting)
         for sign, cumulative in tqdm(kinds, desc="reliance tables", delay=2, disable=not progress)
     }
-    return Results(view, stacked(parts, "sign", "cumulative"), _top(run, view))
+    return Results(view, stacked(parts, "sign", "cumulative"), _top(run, view), run.record.cautions)
 
 
 _SIGNS: tuple[Sign, Sign] = ("positive", "negative")

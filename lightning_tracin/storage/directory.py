@@ -199,7 +199,11 @@ class RunDirectory:
             move_tree(self._imported, self._snapshots)
         except OSError as error:
             raise unwritable(self._snapshots, error) from error
-        self._write(record.model_copy(update={"snapshots": count}))
+        try:
+            self._write(record.model_copy(update={"snapshots": count}))
+        except TracInError:
+            remove_tree(self._snapshots)  # without a record they would block the next import
+            raise
 
     def _write_samples(self, train: SampleTable, probes: SampleTable) -> None:
         write_bytes(self._table("train"), as_lines(train.rows()))
@@ -242,14 +246,19 @@ class RunDirectory:
         Raises:
             TracInError: the directory holds a different run; the message names the difference.
         """
-        held = self.record()
+        held, snapshots = self.record(), self.ledger.snapshots()
+        sizes = {snapshot.record.elements for snapshot in snapshots}  # differ if parameters were unfrozen in the fit
         for name, ours, theirs in differences(record, held):
+            if name == "elements" and ours in sizes:
+                continue
             raise TracInError(
                 f"{self.path} holds a run with {name} {theirs}, but this fit has {ours}; scores of both cannot be mixed. "
-                "Use the settings and data of that run, or another `dirpath`."
+                "Resume with the settings and data of that run, or choose another `dirpath` for a run that begins after step "
+                f"{step}."
             )
-        snapshots = self.ledger.snapshots()
-        self._update(snapshots=None)
+        kept = held.options.keep_snapshots and record.options.keep_snapshots  # False: some are light
+        options = record.options.model_copy(update={"keep_snapshots": kept})
+        self._update(snapshots=None, options=options, averaging=record.averaging or held.averaging)
         for snapshot in snapshots:
             if snapshot.step > step:  # before the snapshot: after a kill, a later snapshot of that name could use the leftovers
                 self.discard(snapshot.name)

@@ -61,6 +61,7 @@ class FeatureStore:
         probes: number of probes of the run, including added ones.
         additions: how many times probes were added.
         owner: what the files belong to; see `files.write_tensors`.
+        fit: the features of the fit's own samples, where the train samples here are candidates; see `storage.candidates`.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -71,8 +72,10 @@ class FeatureStore:
         ([[3.0, 4.0]], False)
     """
 
-    def __init__(self, folder: Path, train: int, probes: int, additions: int = 0, owner: str = "") -> None:
-        self.folder, self._additions, self._owner = folder, additions, owner
+    def __init__(
+        self, folder: Path, train: int, probes: int, additions: int = 0, owner: str = "", fit: FeatureStore | None = None
+    ) -> None:
+        self.folder, self.fit, self._additions, self._owner = folder, fit, additions, owner
         self._sketch = folder / "sketch.safetensors"
         self._counts: dict[Side, int] = {"train": train, "probes": probes}
 
@@ -93,6 +96,16 @@ class FeatureStore:
         """
         remedy = f"restore it from a copy, or delete {self.folder} to have all of it computed again"
         return Sketch.from_state(read_tensors(self._sketch, remedy, self._owner))
+
+    def copy_probes(self, other: FeatureStore) -> None:
+        """Copy the sketch and the probes' features of another store, bit for bit.
+
+        Raises:
+            TracInError: the sketch is missing, or a file is damaged.
+        """
+        self.write_sketch(other.sketch())
+        for number, path in enumerate(other._paths("probes")):
+            write_tensors(self._path("probes", f"{number:05d}"), read_tensors(path, owner=other._owner), self._owner)
 
     def has(self, side: Side, shard: str) -> bool:
         """Whether the shard of this name exists."""

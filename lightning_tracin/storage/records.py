@@ -63,8 +63,31 @@ class RunRecord(_Record):
     coverage: dict[str, tuple[int, int]] = Field(description="rule -> number of parameters and elements that it covers")
     versions: dict[str, str]
     averaging: str | None = Field(default=None, description="callback that averages weights; snapshots hold the trained ones")
+    deviation: float | None = Field(
+        default=None,
+        ge=0,
+        description="largest difference between a batch and its samples one at a time in the check before the fit, in losses and "
+        "gradients, relative to them; null = not stored",
+    )
+    began_at: int = Field(default=0, ge=0, description="optimizer steps before the part of the fit that the snapshots cover")
+    estimated_rates: str | None = Field(default=None, description="which learning rates of imported snapshots are estimates")
     snapshots: int | None = Field(default=None, description="how many there were when the fit ended; null = it has not ended")
     spot_checks: dict[str, SpotCheck] = Field(default={}, description="snapshot -> result of the check of its products")
+
+    @property
+    def uncovered(self) -> str | None:
+        """What the run does not know of its fit, in one sentence; None if it covers the whole fit."""
+        if self.began_at == 0:
+            return None
+        return (
+            f"The run covers its fit from optimizer step {self.began_at + 1} on. Snapshots of the {self.began_at} steps before "
+            "are missing, because the fit was resumed without them; what was learned in these steps is not counted."
+        )
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What readers of the run's scores have to know, in sentences."""
+        return tuple(one for one in (self.uncovered, self.estimated_rates) if one is not None)
 
     @model_validator(mode="before")
     @classmethod
@@ -98,6 +121,10 @@ def known_samples(table: SampleTable) -> Samples:
     return Samples(count=len(table), sha256=hashlib.sha256(as_lines(table.rows())).hexdigest())
 
 
+#: Options that decide when snapshots are taken. They differ within a run whose fit was resumed with others.
+SCHEDULE = ("every_n_epochs", "every_n_train_steps")
+
+
 def differing_options(ours: Options, theirs: Options) -> list[tuple[str, Any, Any]]:
     """The options that stored products depend on and that differ: name, our value, their value.
 
@@ -105,7 +132,8 @@ def differing_options(ours: Options, theirs: Options) -> list[tuple[str, Any, An
         >>> differing_options(Options(batch_size=16), Options(batch_size=8))
         [('batch_size', 16, 8)]
     """
-    pairs = _differing(ours, theirs, ("method_name", *Stored.model_fields))
+    names = [name for name in Stored.model_fields if name not in SCHEDULE]
+    pairs = _differing(ours, theirs, ("method_name", *names))
     return [(name.removesuffix("_name"), a, b) for name, a, b in pairs]
 
 

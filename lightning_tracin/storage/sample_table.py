@@ -1,15 +1,18 @@
 """Facts about samples: language, item, text and label.
 
 The columns are tuples, not a data frame: `None` stays `None`, equal strings are stored once, and ranks can hash and exchange the
-columns byte for byte.
+columns byte for byte. Lone surrogates are escaped, because they exist in no encoding: pandas, Arrow and files refuse them.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,11 @@ class SampleTable:
     item: tuple[str | None, ...]
     text: tuple[str, ...]
     label: tuple[str | None, ...]
+
+    def __post_init__(self) -> None:
+        for name, column in vars(self).items():
+            if not all(map(_encodable, column)):
+                object.__setattr__(self, name, tuple(map(escaped, column)))
 
     def __len__(self) -> int:
         return len(self.language)
@@ -61,3 +69,17 @@ def table_of_rows(rows: Iterable[Any]) -> SampleTable:
         for name, column in columns.items():
             column.append(row[name] if name == "text" else shared.setdefault(row[name], row[name]))
     return SampleTable(**{name: tuple(column) for name, column in columns.items()})
+
+
+def _encodable(value: Any) -> bool:
+    return not isinstance(value, str) or value.isascii() or not _SURROGATES.search(value)
+
+
+def escaped(value: Any) -> Any:
+    r"""A string with lone surrogates escaped as JSON escapes them; anything else as it is.
+
+    Example:
+        >>> escaped("half \ud800 a letter"), escaped(None)
+        ('half \\ud800 a letter', None)
+    """
+    return value if _encodable(value) else value.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -68,6 +68,11 @@ class SnapshotRecord(BaseModel):
     witnesses: tuple[float, ...] = Field(default=(), description="losses of a few train samples when it was taken")
     unfrozen: tuple[int, ...] = Field(default=(), description="steps after which parameters were unfrozen")
 
+    @property
+    def digest(self) -> str:
+        """Digest of the whole record, which tells the snapshots of two fits at the same step apart."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
     @model_validator(mode="after")
     def _agrees(self) -> SnapshotRecord:
         groups = len(self.learning_rates)

@@ -20,8 +20,8 @@ from lightning_tracin.studies.datasets import (
     split_by_item,
     split_two,
 )
+from lightning_tracin.studies.datasets.column_roles import PLACEHOLDER
 from lightning_tracin.studies.datasets.hub import RECIPES
-from lightning_tracin.studies.datasets.text_files import PLACEHOLDER
 from lightning_tracin.studies.settings import FitSettings
 
 # The train languages differ in family and script, and each zero-shot language is related to one of them. The languages of XNLI

@@ -22,7 +22,7 @@ class FitSettings:
 
     Args:
         data: ``cldr``, ``xnli``, ``paws-x``, a path with ``{language}`` in it, the path of one .csv, .tsv or .jsonl file with
-            a language column, or the name of any data set on the Hugging Face hub.
+            a language column (or a column for each language), or the name of any data set on the Hugging Face hub.
         data_dir: The folder that paths in ``data`` and ``probe_data`` are relative to.
         probe_data: Like ``data``, for probes and test samples in files of their own; by default they are taken out of
             ``data``, by whole items.
@@ -32,12 +32,12 @@ class FitSettings:
         config_name: The hub data set's configuration; ``{language}`` in it is replaced by the language.
         train_languages: The languages to train on; required for hub data sets other than xnli and paws-x.
         probe_languages: The languages to probe and test; one that is not trained on is zero-shot.
-        text_column: The column of the text.
+        text_column: The column of the text; ``{language}`` in this or another column's name is replaced by the language.
         text_pair_column: The column of the second text, for pairs.
         label_column: The column of the label.
         language_column: The column of the language, if one table holds several languages.
         item_column: The column whose value translations share; by default they share the row number.
-        header: The names of the columns, for files without a header.
+        header: The names of the columns, for files without a header; a file that has one all the same is refused.
         parallel: Whether samples with the same item are translations; then only items that all languages have are used.
         drop_texts: Placeholder texts; rows with one of them are dropped and counted.
         merge_labels: New names of labels, such as ``{"1": "negative", "3": null}``; null drops the label's rows.

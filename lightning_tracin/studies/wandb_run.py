@@ -26,7 +26,8 @@ def log_to_wandb(outcome: Outcome, project: str = "lightning-tracin") -> Path:
     (sink,) = sinks_for([logger])
     for snapshot in outcome.run.snapshots:
         sink.point(point(outcome.run, snapshot.index, outcome.view))
-    sink.finish(analyse(outcome.run, outcome.view))
+    for log in sink.finishing(analyse(outcome.run, outcome.view)):
+        log()
     for section in outcome.sections:
         key = f"study/{section.name}"
         for name, table in section.tables.items():

@@ -21,6 +21,7 @@ from lightning_tracin.storage.records import SpotCheck
 from lightning_tracin.storage.snapshots import load_weights
 from lightning_tracin.trainer.environment import Environment
 from lightning_tracin.trainer.isolation import isolated_copy, untouched_process
+from lightning_tracin.trainer.language_warnings import warn_of_mismatch
 
 
 def add_probes(
@@ -63,15 +64,17 @@ def add_probes(
             label_column=options.label_column,
         )
         added = probes_from_loaders(probes, columns, GivenLanguages(probes=languages).probes)
-        first = len(directory.samples("probes"))
+        held = directory.samples("probes")
+        first = len(held)
+        warn_of_mismatch(directory.samples("train").language, (*held.language, *added.table.language))
         copy = isolated_copy(module, dtype_of(options))
         prepared = Environment(copy).prepared(copy, dtype_of(options))
         checks: dict[str, SpotCheck] = {}
         for snapshot in snapshots:
             groups = snapshot.record.groups
             load_weights(copy, snapshot.state_dict())
-            loss = checked_loss(copy, None, added, prepared, known=record.loss)
-            coverage = verify(copy, frozenset(groups), loss, None, added, prepared, f"at snapshot {snapshot.name}")
+            loss = checked_loss(copy, None, added, prepared, record.loss, options.loss_unit)
+            coverage = verify(copy, frozenset(groups), loss, None, added, prepared, f"at snapshot {snapshot.name}").coverage
             job = Job(added, added, loss, prepared, options.batch_size, memory_budget=0, progress=added.progress)
             target = Target(snapshot.name, copy, coverage, parts_of(groups, options.per_layer))
             checks[snapshot.name] = method.add(target, job, directory, snapshot, first)

@@ -20,7 +20,7 @@ from lightning_tracin.attribution.prepare import (
     require_run_samples,
     require_top_k,
 )
-from lightning_tracin.attribution.processes import working_in
+from lightning_tracin.attribution.processes import on_rank_zero, working_in
 from lightning_tracin.config import Similarity, Weighting
 from lightning_tracin.errors import TracInError
 from lightning_tracin.run import TracInRun
@@ -30,6 +30,7 @@ from lightning_tracin.storage.snapshots import load_weights
 from lightning_tracin.trainer.environment import Environment, refuse_sharded
 from lightning_tracin.trainer.finish import finish
 from lightning_tracin.trainer.isolation import isolated_copy, untouched_process
+from lightning_tracin.trainer.language_warnings import warn_of_mismatch
 
 
 def attribute(
@@ -73,8 +74,8 @@ def attribute(
         The completed run.
 
     Raises:
-        TracInError: samples, mask or module differ from the run's, a snapshot has no weights, gradients cannot be computed, or
-            the Fabric shards the model.
+        TracInError: samples, mask or module differ from the run's, a snapshot has no weights, gradients cannot be computed, the
+            Fabric shards the model, or, after all others are written, a result cannot be written.
 
     Example:
         Skipped: needs a run directory and the fit's module.
@@ -105,6 +106,7 @@ def attribute(
         _require_languages(directory, given)
         train, chosen = read_samples(train_loader, probes, given, options, here, progress)
         require_run_samples(directory, train, chosen, here)
+        warn_of_mismatch(train.table.language, chosen.table.language)
         setup = Setup(options, train, chosen, record.loss, mask_of_run(directory, None if mask is None else Path(mask)), progress)
         require_frozen_alike(module, snapshots)
         copy = isolated_copy(module, dtype_of(options))
@@ -120,9 +122,13 @@ def attribute(
             return copy
 
         opened = TracInRun(directory)
-        if processes.rank == 0:
-            finish(opened, options.view(opened.method.measure), setup, processes, fitted)
-        processes.barrier("tracin_results")
+
+        def written() -> None:
+            remedy = finish(opened, options.view(opened.method.measure), setup, processes, fitted).remedy
+            if remedy is not None:
+                raise TracInError(remedy)
+
+        on_rank_zero(processes, written)
         return opened
 
 

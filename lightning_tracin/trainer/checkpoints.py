@@ -6,7 +6,7 @@ import json
 import math
 import pickle
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.files import read_tensors
+from lightning_tracin.trainer.trained_weights import trained_weights
 
 _LAYOUTS = (
     "a .ckpt file of Lightning's ModelCheckpoint, or a checkpoint-N folder of Hugging Face's Trainer with model.safetensors and "
@@ -34,6 +35,11 @@ class Checkpoint:
     groups: tuple[int, ...] | None  # number of parameters in each optimizer group; None: unknown, all in one group
     rates: tuple[float, ...]  # learning rate of each group at the checkpoint
     logged: Mapping[int, float]  # step -> learning rate of all groups, if there is a log of them
+    optimizers: Sequence[Mapping[str, Any]] = ()  # states of the optimizers
+    schedulers: Sequence[Mapping[str, Any]] = ()  # states of the learning rate schedulers
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    callbacks: Mapping[str, Any] = field(default_factory=dict)  # states of the callbacks
+    history: Sequence[Mapping[str, Any]] = ()  # lines of the log
 
     def mean_rates(self, before: Checkpoint | None) -> tuple[float, ...]:
         """The mean learning rate of each group since the previous checkpoint.
@@ -121,10 +127,14 @@ def _lightning(path: Path, batches: int) -> Checkpoint:
         epoch=epoch + 1,
         step=int(saved["global_step"]),
         passed=_passed(saved, epoch, batches),
-        weights=saved["state_dict"],
+        weights=trained_weights(path, saved),
         groups=tuple(len(group["params"]) for group in groups),
         rates=tuple(float(group["lr"]) for group in groups),
         logged={},
+        optimizers=saved["optimizer_states"],
+        schedulers=saved.get("lr_schedulers", ()),
+        hyperparameters={**saved.get("hyper_parameters", {}), **saved.get("datamodule_hyper_parameters", {})},
+        callbacks=saved.get("callbacks", {}),
     )
 
 
@@ -152,4 +162,6 @@ def _hugging_face(path: Path) -> Checkpoint:
         raise TracInError(f"{path / 'trainer_state.json'} logs no learning rate; fit with `logging_steps` smaller than an epoch.")
     weights = {name: tensor for file in files for name, tensor in read_tensors(file, "restore it from a copy").items()}
     latest = max((at for at in logged if at <= step), default=min(logged))
-    return Checkpoint(path, max(1, math.ceil(epoch - 1e-6)), step, epoch, weights, None, (logged[latest],), logged)
+    return Checkpoint(
+        path, max(1, math.ceil(epoch - 1e-6)), step, epoch, weights, None, (logged[latest],), logged, history=history
+    )

@@ -14,15 +14,16 @@ from lightning_tracin.attribution.prepare import Setup
 from lightning_tracin.attribution.processes import Processes
 from lightning_tracin.attribution.representations import sentence_representations
 from lightning_tracin.config import View
-from lightning_tracin.reporting.findings import study_of
-from lightning_tracin.reporting.html import write_results
-from lightning_tracin.reporting.results import Results, analyse
+from lightning_tracin.reporting.attempts import Attempts, attribute_line
+from lightning_tracin.reporting.every_result import WrittenResults, write_every_result
 from lightning_tracin.run import TracInRun
 from lightning_tracin.trainer.isolation import untouched_process
 
 
-def finish(run: TracInRun, view: View, setup: Setup, processes: Processes, fitted: Callable[[], LightningModule]) -> Results:
-    """Analyse a run and write its results. Called on rank 0 only.
+def finish(
+    run: TracInRun, view: View, setup: Setup, processes: Processes, fitted: Callable[[], LightningModule]
+) -> WrittenResults:
+    """Analyse a run and write its results, each on its own. Called on rank 0 only.
 
     Args:
         run: a run whose snapshots all have influence.
@@ -31,22 +32,27 @@ def finish(run: TracInRun, view: View, setup: Setup, processes: Processes, fitte
         processes: the processes of the pass.
         fitted: returns a copy of the fitted model in evaluation mode, for its sentence representations.
     """
-    results = analyse(run, view, setup.progress)
-    study = None
+    attempts = Attempts()
     if run.is_large:
         rank_zero_info(
             f"TracIn: the influence of {len(run.train):,} train samples on {len(run.queries):,} probes is read shard by shard; "
             "experiments and baselines, which need all of it at once, are left out of the results."
         )
-    elif view.measure == "share":
-        study = study_of(run, view, lambda: _representations(run, setup, processes, fitted))
-    write_results(run.directory.results, results, study)
-    rank_zero_info(f"TracIn: reliance at {len(run.snapshots)} snapshots is in {run.directory.results}.")
-    return results
+    written = write_every_result(
+        run,
+        view,
+        lambda: _representations(run, setup, processes, fitted, attempts),
+        setup.progress,
+        attempts.failed,
+        attribute_line(run.path, setup.options, run.record),
+    )
+    if written.remedy is None:
+        rank_zero_info(f"TracIn: reliance at {len(run.snapshots)} snapshots is in {run.directory.results}.")
+    return written
 
 
 def _representations(
-    run: TracInRun, setup: Setup, processes: Processes, fitted: Callable[[], LightningModule]
+    run: TracInRun, setup: Setup, processes: Processes, fitted: Callable[[], LightningModule], attempts: Attempts
 ) -> tuple[Floats, Floats]:
     """Compute the fitted model's representations of the train samples and of the probes, and store them in the run."""
     with untouched_process(setup.train.datasets, setup.train.collates, setup.probes.datasets, setup.probes.collates):
@@ -56,5 +62,6 @@ def _representations(
             sentence_representations(copy, samples, loss, prepared, setup.options.batch_size)
             for samples in (setup.train, setup.probes)
         )
-    run.directory.write_representations(torch.from_numpy(train).float(), torch.from_numpy(probes).float())
+    with attempts.at(run.directory.representations.name):
+        run.directory.write_representations(torch.from_numpy(train).float(), torch.from_numpy(probes).float())
     return train, probes

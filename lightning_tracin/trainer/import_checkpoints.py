@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import uuid
+import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -33,7 +36,10 @@ from lightning_tracin.storage.snapshots import SnapshotRecord, frozen_digest, lo
 from lightning_tracin.trainer.checkpoints import Checkpoint, found_checkpoints, read_checkpoint
 from lightning_tracin.trainer.environment import Environment
 from lightning_tracin.trainer.isolation import isolated_copy, untouched_process
+from lightning_tracin.trainer.language_warnings import warn_of_mismatch
 from lightning_tracin.trainer.learning_rates import groups_of, rates_by_group
+from lightning_tracin.trainer.one_fit import require_one_fit, require_same_weights
+from lightning_tracin.trainer.past_rates import past_rates, unknown_rates
 
 
 def import_checkpoints(
@@ -48,8 +54,10 @@ def import_checkpoints(
 ) -> TracInRun:
     """Create a run from existing checkpoints, ordered by step; `attribute` then computes its influence.
 
-    Lightning checkpoints store learning rates per optimizer group; the rate of an interval is the mean of the rates at its two
-    checkpoints. Hugging Face's Trainer logs one rate for all parameters; the rate of an interval is the mean of its log lines.
+    A Lightning checkpoint stores the learning rate of the next step. The rates before it come from the module's schedulers, where
+    these give what every checkpoint holds, or from the other checkpoints. Hugging Face's Trainer logs one rate for all
+    parameters; the rate of an interval is the mean of its log lines. Where the rate of every step is not known, the run's record
+    says so.
 
     Args:
         dirpath: the run directory to create.
@@ -66,8 +74,9 @@ def import_checkpoints(
         The run, without influence yet.
 
     Raises:
-        TracInError: there is no checkpoint, one has an unknown layout or other parameters than the module, the directory already
-            contains a run, or influence cannot be computed for the samples or the loss.
+        TracInError: there is no checkpoint, one has an unknown layout or other parameters than the module, they are not of one
+            fit, one holds averaged or rounded weights, the directory already contains a run, or influence cannot be computed for
+            the samples or the loss.
 
     Example:
         Skipped: needs checkpoints and the fit's module.
@@ -83,6 +92,7 @@ def import_checkpoints(
     with RunLock(directory.path), untouched_process(module, train_loader, probes):
         directory.refuse_other_run()
         train, chosen = read_samples(train_loader, probes, languages, options)
+        warn_of_mismatch(train.table.language, chosen.table.language)
         mask = opened_mask(options.mask, module)
         names = scored_names(options, mask, module)
         ordered = _ordered(found_checkpoints(checkpoints), len(train_loader))
@@ -92,15 +102,20 @@ def import_checkpoints(
         copy = isolated_copy(module, dtype_of(options))
         prepared = Environment(copy).prepared(copy, dtype_of(options))
         everything = frozenset(name for name, _ in kept.named_parameters())
+        rates = past_rates(ordered, _schedules(module) if any(one.schedulers for one in ordered) else None)
         before: Checkpoint | None = None
-        for index, (path, step) in enumerate(ordered):
+        for index, (path, step) in enumerate((one.path, one.step) for one in ordered):
             checkpoint = read_checkpoint(path, len(train_loader))
+            if before is not None:
+                require_one_fit(before, checkpoint)
+            _require_exact(kept, checkpoint)
             load_weights(kept, _named(kept, checkpoint))
             weights = weights_of(kept, everything)
             load_weights(copy, weights)
             if index == 0:
-                loss = checked_loss(copy, train, chosen, prepared)
-                coverage = verify(copy, names, loss, train, chosen, prepared, f"at {path}")
+                loss = checked_loss(copy, train, chosen, prepared, unit=options.loss_unit)
+                verified = verify(copy, names, loss, train, chosen, prepared, f"at {path}")
+                coverage = verified.coverage
             groups = _groups(module, names, checkpoint, optimizers)
             record = SnapshotRecord(
                 index=index,
@@ -108,23 +123,38 @@ def import_checkpoints(
                 step=step,
                 steps=step - (0 if before is None else before.step),
                 visits=max(0.0, checkpoint.passed - (0 if before is None else before.passed)),
-                learning_rates=rates_by_group(checkpoint.mean_rates(before), groups),
-                last_learning_rates=rates_by_group(checkpoint.rates, groups),
+                learning_rates=rates_by_group(rates[index].mean, groups),
+                last_learning_rates=rates_by_group(rates[index].last, groups),
                 groups=groups,
                 elements=coverage.total,
                 frozen=frozen_digest(kept, everything),
             )
             ledger.append(record, weights)
             before = checkpoint
-        setup = Setup(options, train, chosen, loss.name, mask)
-        directory.start_imported(run_record(identity, setup, coverage, languages), train.table, chosen.table)
+        setup = Setup(options, train, chosen, loss.name, mask, deviation=verified.deviation)
+        record_of_run = run_record(identity, setup, coverage, languages)
+        unknown = unknown_rates(ordered, rates)
+        if unknown is not None:
+            warnings.warn(unknown, stacklevel=2)
+            record_of_run = record_of_run.model_copy(update={"estimated_rates": unknown})
+        directory.start_imported(record_of_run, train.table, chosen.table)
         return TracInRun(directory)
 
 
-def _ordered(paths: Sequence[Path], batches: int) -> list[tuple[Path, int]]:
-    """One checkpoint per step, with its step, in order."""
-    steps = {read_checkpoint(path, batches).step: path for path in sorted(paths, reverse=True)}  # of equals, the first name
-    return [(path, step) for step, path in sorted(steps.items())]
+def _ordered(paths: Sequence[Path], batches: int) -> list[Checkpoint]:
+    """One checkpoint per step, in order, without its tensors.
+
+    Raises:
+        TracInError: two checkpoints of one step differ.
+    """
+    found: dict[int, Checkpoint] = {}
+    for path in sorted(paths):  # of equals, the first name
+        checkpoint = read_checkpoint(path, batches)
+        if checkpoint.step in found:
+            require_same_weights(read_checkpoint(found[checkpoint.step].path, batches), checkpoint)
+        if checkpoint.step not in found or checkpoint.passed < found[checkpoint.step].passed:  # after a fit, it counts one more
+            found[checkpoint.step] = replace(checkpoint, weights={}, optimizers=(), callbacks={})
+    return [found[step] for step in sorted(found)]
 
 
 def _named(module: nn.Module, checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -169,6 +199,25 @@ def _groups(
             "`optimizers=[...]`."
         )
     return groups_of(module, names, optimizers)
+
+
+def _schedules(module: LightningModule) -> Any:
+    """What `configure_optimizers` returns for a copy of the module; None if it needs more than the module."""
+    try:
+        return isolated_copy(module, next(module.parameters()).dtype).configure_optimizers()
+    except Exception:  # rates are then an estimate, and the record says so
+        return None
+
+
+def _require_exact(module: nn.Module, checkpoint: Checkpoint) -> None:
+    """Check that the module holds the checkpoint's weights without rounding."""
+    own = next(module.parameters()).dtype
+    for name, tensor in checkpoint.weights.items():
+        if tensor.is_floating_point() and torch.promote_types(tensor.dtype, own) != own:
+            raise TracInError(
+                f"{checkpoint.path} holds {name!r} in {tensor.dtype}, which {own} of {type(module).__name__} would round; "
+                "convert the module to the data type of the checkpoints."
+            )
 
 
 def _configured(module: LightningModule) -> list[Optimizer]:

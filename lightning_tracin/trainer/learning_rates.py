@@ -47,6 +47,11 @@ class Recorder:
         """Number of optimizer steps so far."""
         return max(self.counts.values(), default=0)
 
+    @property
+    def before_step(self) -> int:
+        """Number of optimizer steps at the previous snapshot."""
+        return max(self.before.values(), default=0)
+
     def record(self, optimizer: int, rates: Sequence[float]) -> None:
         """Count a step of an optimizer with these learning rates, one per group."""
         self.counts[optimizer] = self.counts.get(optimizer, 0) + 1

@@ -21,7 +21,6 @@ from lightning_tracin.attribution.batch_sizes import Counter, counters_of, sampl
 from lightning_tracin.attribution.checks import checked_loss
 from lightning_tracin.attribution.cost import Plan
 from lightning_tracin.attribution.data_digest import digest_of
-from lightning_tracin.attribution.language_names import mismatch
 from lightning_tracin.attribution.losses import SummedLoss
 from lightning_tracin.attribution.method import method_of
 from lightning_tracin.attribution.prepare import (
@@ -45,6 +44,7 @@ from lightning_tracin.reporting.results import point
 from lightning_tracin.run import TracInRun
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.filesystem import free_bytes
+from lightning_tracin.storage.records import SCHEDULE
 from lightning_tracin.storage.snapshots import (
     Snapshot,
     SnapshotRecord,
@@ -57,7 +57,9 @@ from lightning_tracin.storage.snapshots import (
 from lightning_tracin.trainer.environment import Environment
 from lightning_tracin.trainer.finish import finish
 from lightning_tracin.trainer.isolation import isolated_copy, set_moment, untouched_process
+from lightning_tracin.trainer.language_warnings import warn_of_mismatch
 from lightning_tracin.trainer.learning_rates import Recorder, groups_of, rates_by_group
+from lightning_tracin.trainer.tolerance import appended, end_recorded, logged, stored
 
 
 class Session:
@@ -70,6 +72,9 @@ class Session:
         directory: the run directory.
         trainer: the fit's Trainer.
         module: the module being fitted.
+
+    Attributes:
+        directory: the run directory.
 
     Raises:
         TracInError: influence cannot be computed for the samples, the loss or the parameters.
@@ -84,7 +89,7 @@ class Session:
         trainer: Trainer,
         module: LightningModule,
     ) -> None:
-        self._options, self._directory, self._trainer, self._module = options, directory, trainer, module
+        self._options, self.directory, self._trainer, self._module = options, directory, trainer, module
         self._processes = Environment(module, trainer.strategy)
         progress = trainer.is_global_zero and trainer.progress_bar_callback is not None
         self._languages = languages
@@ -93,7 +98,7 @@ class Session:
         loader: Any = trainer.train_dataloader
         self._digest = digest_of(loader.dataset)
         self.require_same_data()  # fetched again: a dataset that draws its samples differs at once
-        self._warn(mismatch(train.table.counts(), probes.table.counts()))
+        warn_of_mismatch(train.table.language, probes.table.language)
         if options.when != "never":
             require_top_k(options.top_k, len(train))
         if options.preconditioner == "adam":
@@ -104,9 +109,10 @@ class Session:
         self._frozen = frozen_digest(module, self._trainable)
         copy = isolated_copy(module, dtype_of(options))
         prepared = self._processes.prepared(copy, dtype_of(options))
-        loss = checked_loss(copy, train, probes, prepared)
-        self._coverage = verify(copy, names, loss, train, probes, prepared, "before the fit")
-        self._setup = Setup(options, train, probes, loss.name, mask, progress, self._coverage.decisions)
+        loss = checked_loss(copy, train, probes, prepared, unit=options.loss_unit)
+        verified = verify(copy, names, loss, train, probes, prepared, "before the fit")
+        self._coverage = coverage = verified.coverage
+        self._setup = Setup(options, train, probes, loss.name, mask, progress, coverage.decisions, verified.deviation)
         self._attributor = Attributor(directory, self._processes, self._setup)
         self._method = method_of(options)
         self._view = options.view(self._method.measure)
@@ -117,6 +123,7 @@ class Session:
         self._is_full = False
         is_even = loader.batch_size is not None and hasattr(loader.sampler, "__len__")
         self._counters: tuple[Counter, ...] | None = None if is_even else counters_of(train)
+        self._first: int | None = None  # number of the batch with which the loader began
         self._sinks = sinks_for(trainer.loggers) if trainer.is_global_zero else []
         self._run: TracInRun | None = None
         self._held: tuple[int, dict[str, Tensor]] = (-1, {})  # a step, and the weights right after it
@@ -133,6 +140,9 @@ class Session:
             train=setup.train.table,
             probes=setup.probes.table,
             coverage=coverage,
+            loss=loss.name,
+            unit=options.loss_unit,
+            deviation=setup.deviation,
             kept=None if setup.mask is None else setup.mask.elements(frozenset(coverage.elements)),
             weights_bytes=weights if options.writes_weights else 0,
             ingredients_bytes=self._method.stored_bytes(parts, len(setup.train), setup.probes.table) if writes else 0,
@@ -145,12 +155,12 @@ class Session:
         names = scored_names(self._options, self._setup.mask, self._module)
         return {name: parameter for name, parameter in self._module.named_parameters() if name in names}
 
-    def start(self, run: str, step: int, resumed: bool) -> None:
+    def start(self, run: str, recorder: Recorder, resumed: bool) -> None:
         """Start the run directory, or check that it belongs to the resumed fit.
 
         Args:
             run: id of the fit.
-            step: number of optimizer steps before this start.
+            recorder: counts of the steps before this start.
             resumed: whether the directory already holds this run.
         """
         self._processes.barrier("tracin_checked")
@@ -158,14 +168,24 @@ class Session:
             averaging = averaging_callback(getattr(self._trainer, "callbacks", ()))
             record = run_record(run, self._setup, self._coverage, self._languages, averaging)
             if resumed:
-                self._directory.resume(record, step)
+                self._say_schedule(self.directory.record().options)
+                self.directory.resume(record, recorder.step)
             else:
-                self._directory.start(record, self._setup.train.table, self._setup.probes.table)
+                record = record.model_copy(update={"began_at": recorder.before_step})
+                self.directory.start(record, self._setup.train.table, self._setup.probes.table)
+            self._warn(self.directory.record().uncovered)
         self._processes.barrier("tracin_start")
         if self._trainer.is_global_zero:
-            self._run = TracInRun(self._directory)
+            self._run = TracInRun(self.directory)
         else:
-            self._directory.reload()
+            self.directory.reload()
+
+    def _say_schedule(self, before: Options) -> None:
+        """Say that snapshots are taken at other times than before the fit was resumed."""
+        schedules = [{name: getattr(one, name) for name in SCHEDULE if getattr(one, name)} for one in (before, self._options)]
+        if schedules[0] != schedules[1]:
+            old, new = (", ".join(f"{name}={every}" for name, every in schedule.items()) for schedule in schedules)
+            rank_zero_info(f"TracIn: the run goes on with {new}; its snapshots so far were taken with {old}.")
 
     def require_same_data(self) -> None:
         """Check that the fit still trains on the samples that it began with.
@@ -184,8 +204,11 @@ class Session:
     def samples_in(self, batch: Any, batch_idx: int) -> int:
         """Number of samples in a batch of this rank: by the loader's batch size, or by the batch if the loader has none."""
         loader: Any = self._trainer.train_dataloader
+        if self._first is None:  # a fit that goes on within an epoch: the loader begins again, unless it knows where it was
+            self._first = 0 if hasattr(loader, "load_state_dict") else batch_idx
+        self._first = min(self._first, batch_idx)
         if self._counters is None:
-            return int(min(loader.batch_size, len(loader.sampler) - batch_idx * loader.batch_size))
+            return int(min(loader.batch_size, len(loader.sampler) - (batch_idx - self._first) * loader.batch_size))
         found = samples_in(batch, self._counters)
         return int(extract_batch_size(batch)) if found is None else found
 
@@ -198,13 +221,13 @@ class Session:
         if self._is_full:
             return False
         weights, products = self._bytes
-        waiting = len(self._directory.ledger.snapshots()) if self._options.when == "fit_end" else 0
+        waiting = len(self.directory.ledger.snapshots()) if self._options.when == "fit_end" else 0
         needed = weights + products * (waiting + 1)
-        free = on_rank_zero(self._processes, lambda: free_bytes(self._directory.path))
+        free = on_rank_zero(self._processes, lambda: free_bytes(self.directory.path))
         if free is not None and free < needed:
             self._is_full = True
             self._warn(
-                f"The disk of {self._directory.path} has {naturalsize(free)} free, but the next snapshot and what is computed at "
+                f"The disk of {self.directory.path} has {naturalsize(free)} free, but the next snapshot and what is computed at "
                 f"the end need {naturalsize(needed)}: the fit goes on, and no more snapshots are taken."
             )
         return not self._is_full
@@ -225,17 +248,23 @@ class Session:
             losses = witness_losses(copy, self._setup.loss, self._setup.train, self._processes.prepared(copy, self._setup.dtype))
         record = self._record(recorder, epoch, frozenset(weights), losses)
         self._processes.barrier("tracin_ledger_read")
-        if self._trainer.is_global_zero:
-            self._directory.discard(folder_name(record))  # left by a killed fit
-            self._directory.ledger.append(record, weights if self._options.writes_weights else None, scales)
-        self._processes.barrier("tracin_ledger_written")
+
+        def append() -> None:
+            self.directory.discard(folder_name(record))  # left by a killed fit
+            self.directory.ledger.append(record, weights if self._options.writes_weights else None, scales)
+
+        refusal = on_rank_zero(self._processes, lambda: appended(append, folder_name(record), self.directory))
+        self._warn(refusal)
+        self._is_full = refusal is not None
+        if self._is_full:
+            return False
         if not self._trainer.is_global_zero:
-            self._directory.ledger.reload()
+            self.directory.ledger.reload()
         if self._options.when == "snapshot":
             with untouched_process(*users_objects(self._trainer)):
-                added = self._directory.ledger.snapshots()[record.index]
-                self._attributor.attribute(copy, added, weights, scales)
-                self._attributed(added)
+                added = self.directory.ledger.snapshots()[record.index]
+                if self._stored(partial(self._attributor.attribute, copy, added, weights, scales), added):
+                    self._attributed(added)
         return True
 
     def _kept_names(self) -> frozenset[str]:
@@ -256,15 +285,15 @@ class Session:
         before, self._trainable = self._trainable, trainable_names(self._module)
         self._frozen = frozen_digest(self._module, self._trainable)
         new = {name: tensor for name, tensor in self._module.named_parameters() if name in self._trainable - before}
-        if new and self._options.writes_weights and self._trainer.is_global_zero and self._directory.ledger.snapshots():
-            self._directory.ledger.append_unfrozen(step, new)
+        if new and self._options.writes_weights and self._trainer.is_global_zero and self.directory.ledger.snapshots():
+            self.directory.ledger.append_unfrozen(step, new)
 
     def _record(self, recorder: Recorder, epoch: int, stored: frozenset[str], losses: tuple[float, ...]) -> SnapshotRecord:
         interval = recorder.interval(self._trainer.optimizers)
         scored = self._scored()
         groups = groups_of(self._module, frozenset(scored), self._trainer.optimizers)
         return SnapshotRecord(
-            index=len(self._directory.ledger.snapshots()),
+            index=len(self.directory.ledger.snapshots()),
             epoch=epoch,
             step=recorder.step,
             steps=interval.steps,
@@ -279,34 +308,36 @@ class Session:
         )
 
     def finish(self) -> None:
-        """Compute the influence that is still missing, log it, and write the results."""
-        snapshots = self._directory.ledger.snapshots()
+        """Compute the influence that is still missing, write the results, and log them; what fails is a warning."""
+        snapshots = self.directory.ledger.snapshots()
         if self._trainer.is_global_zero:
-            self._directory.end()
+            self._warn(end_recorded(self.directory, self._options))
         if self._options.when == "never" or not snapshots:
             return
-        # with when="snapshot", only snapshots that a killed process left incomplete
-        due = self._attributor.unfinished(snapshots) if self._options.when == "snapshot" else snapshots
-        if due:
+        due = self._attributor.unfinished(snapshots)  # with when="snapshot", those that a killed process left incomplete
+        shown = due if self._options.when == "snapshot" else snapshots
+        if self.directory.record().options.keep_snapshots:
+            due = shown  # also notices weights that were deleted
+        if shown:
             with untouched_process(*users_objects(self._trainer)):
                 copy = self._copy()
-                for snapshot in due:
-                    self._attributor.attribute_stored(copy, snapshot)
+                for snapshot in shown:
+                    compute = partial(self._attributor.attribute_stored, copy, snapshot)
+                    if snapshot in due and not self._stored(compute, snapshot):
+                        return
                     self._attributed(snapshot)
         if self._run is not None:
-            results = finish(self._run, self._view, self._setup, self._processes, self._copy)
+            written = finish(self._run, self._view, self._setup, self._processes, self._copy)
+            self._warn(written.remedy)
             for sink in self._sinks:
-                self._tell(partial(sink.finish, results))
+                for part in sink.finishing(written.results) if written.results is not None else ():
+                    self._warn(logged(part, self.directory))
 
-    def _tell(self, log: Callable[[], None]) -> None:
-        """Log something; a logger that fails is a warning, because results must not be lost with it."""
-        try:
-            log()
-        except Exception as error:
-            self._warn(
-                f"A logger failed ({type(error).__name__}: {error}), so its curves and tables are incomplete. The results are in "
-                f"{self._directory.results} after the fit; `lightning-tracin reliance {self._directory.path}` prints them."
-            )
+    def _stored(self, compute: Callable[[], None], snapshot: Snapshot) -> bool:
+        """Compute and store the influence at a snapshot; False, with a warning, if the system refuses to store it."""
+        refusal = stored(compute, snapshot, self.directory, self._options, self._processes)
+        self._warn(refusal)
+        return refusal is None
 
     def _copy(self) -> LightningModule:
         return isolated_copy(self._module, self._setup.dtype)
@@ -315,9 +346,10 @@ class Session:
         """Log a snapshot's results, and delete its weights with `keep_snapshots=False`."""
         if self._run is None:
             return
-        reliance = point(self._run, snapshot.index, self._view)
-        for sink in self._sinks:
-            self._tell(partial(sink.point, reliance))
+        if self._sinks:
+            reliance = point(self._run, snapshot.index, self._view)
+            for sink in self._sinks:
+                self._warn(logged(partial(sink.point, reliance), self.directory))
         if not self._options.keep_snapshots:
             snapshot.discard_weights()
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lightning_tracin.analysis.scores import group_weights, ranked, snapshot_scores
+from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.shards import Ingredients
 
 # Two groups of two parameters each. Train gradients (3, 4 | 0, 0) and (0, 0 | 1, 0); one probe (3, 4 | 2, 0).
@@ -45,3 +46,9 @@ def test_ranking_keeps_the_order_of_equal_scores() -> None:
     scores = np.array([[1.0], [3.0], [1.0], [-2.0], [3.0]])
     assert ranked(scores, "positive")[:, 0].tolist() == [1, 4, 0, 2, 3]
     assert ranked(scores, "negative")[:, 0].tolist() == [3, 0, 2, 1, 4]
+
+
+def test_negative_rate_is_refused() -> None:
+    assert group_weights("uniform", [0.1, -0.02], 1).tolist() == [1, 1]
+    with pytest.raises(TracInError, match=r"but a group of the optimizer had -0\.02; take weighting='uniform'"):
+        group_weights("learning_rate", [0.1, -0.02], 1)

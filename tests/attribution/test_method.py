@@ -96,7 +96,9 @@ def test_a_method_brings_a_kind_of_store_of_its_own(tmp_path: Path) -> None:
 
 
 def test_unknown_methods_are_refused_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(TracInError, match=r"no method 'nearest'; the methods are doubled, exact, means, mirrored, .*projected\."):
+    with pytest.raises(
+        TracInError, match=r"no method 'nearest'; the methods are doubled, exact, hopeful, means, mirrored, .*projected\."
+    ):
         fitted(tmp_path, method="nearest")
 
 
@@ -117,3 +119,21 @@ class Plain(Exact):
 def test_what_a_method_does_not_support_is_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(TracInError, match=message):
         method_of(Options(method="plain", **options))
+
+
+@method("hopeful")
+class Hopeful(Exact):
+    """A method that says it can whiten, but stores finished products."""
+
+    whitens = True
+
+
+@pytest.mark.parametrize("bytes_kept", [None, 0], ids=["whole", "shard by shard"])
+def test_finished_products_are_not_taken_for_whitened_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bytes_kept: int | None
+) -> None:
+    run = fitted(tmp_path, method="hopeful")
+    if bytes_kept is not None:
+        monkeypatch.setattr("lightning_tracin.analysis.scorer.MATRIX_BYTES", bytes_kept)
+    with pytest.raises(TracInError, match=r"holds finished products; take preconditioner='none', or run the fit with a `proj"):
+        run.influence(preconditioner="fisher")

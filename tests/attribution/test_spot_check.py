@@ -77,6 +77,8 @@ def lose_the_short_probes(dot: torch.Tensor) -> None:
         ("exact", "dot", lambda dot: dot[0].mul_(1.05)),
         ("exact", "train_norm", lambda norm: norm[1].mul_(1.5)),
         ("exact", "probe_norm", lambda norm: norm.mul_(1.01)),
+        ("exact", "train_norm", lambda norm: norm.mul_(1.0004)),
+        ("exact", "dot", lambda dot: dot.mul_(1.0004)),
         ("adam", "dot", lose_the_short_probes),
         ("means", "dot", lambda dot: dot[:, :, 0].zero_()),
         ("means", "dot", lambda dot: dot[:, :, 3].zero_()),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -17,12 +18,15 @@ from benchmarks import __main__ as command_line
 from benchmarks import memory, ours, peer_captum, peer_dattri_llm, peer_kronfluence, registry, render, report, timing
 from benchmarks.compare import compare, largest_difference
 from benchmarks.contenders import Contender
+from benchmarks.measure_check import TrainingStep, no_checks
 from benchmarks.measure_cuda import over_plain
 from benchmarks.registry import Context
 from benchmarks.report import Comparison, Report, Result
 from benchmarks.scopes import everything, inner_linear_weights, linear_layers
 from benchmarks.timing import Pairs, Spread, interleaved, spread
 from benchmarks.workloads import Sentences, Workload, causal_lm, reference, xlm_r
+from lightning_tracin.attribution import losses
+from lightning_tracin.attribution.checks import checked_loss
 from tests.support.oracles import gradient_loop
 
 GLANCE = Context(repetitions=1)
@@ -54,6 +58,17 @@ def test_our_side_on_a_language_model():
     names = inner_linear_weights(workload.model)
     assert len(names) == 6 * 4
     assert largest_difference(ours.exact(workload, inner_linear_weights), by_loop(workload, names)) < 1e-4
+
+
+def test_the_pass_without_checks_is_the_same_pass_and_has_none(small, tmp_path):
+    plain, step = ours.job_of(small), TrainingStep(small).eval()
+    job = replace(plain, loss=checked_loss(step, plain.train, plain.probes, plain.prepare))
+    checked = ours.attributed(small.model, job, everything, tmp_path / "0000-step0")
+    with no_checks(), patch.object(losses, "reduced", side_effect=AssertionError("the step is watched")):
+        unchecked = ours.attributed(small.model, job, everything, tmp_path / "0001-step1")
+    assert largest_difference(torch.from_numpy(checked), torch.from_numpy(unchecked)) < 1e-6
+    with patch.object(losses, "reduced", side_effect=AssertionError("the step is watched")), pytest.raises(AssertionError):
+        ours.attributed(small.model, job, everything, tmp_path / "0002-step2")
 
 
 def test_a_budget_that_cuts_the_probes_changes_no_score(small):

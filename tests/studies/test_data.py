@@ -162,3 +162,16 @@ def test_probes_are_not_read_from_where_the_train_samples_are(folder: Path) -> N
         load_split(file_options(folder, probe_data="train/{language}.tsv"))
     with pytest.raises(TracInError, match=r"probe_split='train' and train_split='train\[:100\]' name the same rows"):
         load_split(FitSettings(data="xnli", train_split="train[:100]", probe_split="train", **SIZES))  # type: ignore[arg-type]
+
+
+def test_one_file_with_a_column_for_each_language(tmp_path: Path) -> None:
+    rows = "".join(f"deutsch {i},english {i},{i % 2}\n" for i in range(9))
+    write(tmp_path / "reviews.csv", f"de_review,en_review,stars\n{rows}")
+    options = {"data": "reviews.csv", "data_dir": str(tmp_path), "text_column": "{language}_review", "label_column": "stars"}
+    split, _ = load_split(FitSettings(**options, **SIZES))  # type: ignore[arg-type]
+    assert {(row["language"], row["text"].split()[0]) for row in split.train} == {("de", "deutsch"), ("en", "english")}
+
+
+def test_a_header_that_is_given_and_there_is_refused(folder: Path) -> None:
+    with pytest.raises(TracInError, match=r"de\.tsv is a header, \['sentence', 'class'\].* leave out header"):
+        load_split(file_options(folder, header=["sentence", "class"]))

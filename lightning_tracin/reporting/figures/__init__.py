@@ -49,4 +49,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     needs("matplotlib", "report", "Figures")
     modules = (importlib.import_module(f"{__name__}.{module}") for module in _MODULES)
-    return next(getattr(module, name) for module in modules if hasattr(module, name))
+    found = next(getattr(module, name) for module in modules if hasattr(module, name))
+    if name == "png":
+        return found
+    from lightning_tracin.reporting.figures.lettering import lettered
+
+    return lettered(found)

@@ -7,6 +7,8 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -14,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lightning_tracin.errors import TracInError
+from lightning_tracin.reporting.figures.lettering import one_warning_for_letters
+from lightning_tracin.storage.languages import own_languages
 
 #: Okabe and Ito's palette for colour-blind readers, without the yellow and black that are hard to see next to white or black.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#882255")
@@ -23,6 +27,7 @@ INTERVAL = "95 % interval"
 CHANCE = "dotted: chance"
 GREY = "0.45"
 SMALL = 9
+_LONGEST_NAME = 24
 
 
 @dataclass(frozen=True)
@@ -175,5 +180,38 @@ def require(table: pd.DataFrame, columns: Sequence[str], one_line_for: Sequence[
 def png(figure: Figure) -> bytes:
     """Render the figure as a PNG file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
+    with one_warning_for_letters():
+        figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()
+
+
+def shortened(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with long language names cut for a chart, each with an ellipsis and still unlike the others; one line each.
+
+    Example:
+        >>> shortened(pd.DataFrame({"train_language": ["de", "x" * 300, "x" * 299]}))["train_language"].str.len().tolist()
+        [2, 26, 24]
+    """
+    columns = [name for name in ("probe_language", "train_language") if name in table]
+    names = {str(name) for column in columns for name in table[column]}
+    lines = {name: " ".join(name.split()) for name in names}
+    cuts = {name: line if len(line) <= _LONGEST_NAME else f"{line[: _LONGEST_NAME - 1]}…" for name, line in lines.items()}
+    short: dict[str, str] = {}
+    for name in sorted(names, key=lambda one: (cuts[one] != one, one)):  # those that stay as they are come first
+        count, label = 1, cuts[name]
+        while label in short.values():
+            count, label = count + 1, f"{cuts[name]} {count + 1}"
+        short[name] = label
+    drawn: pd.DataFrame = table.assign(**{column: table[column].map(short) for column in columns})
+    return drawn
+
+
+def own_cells(table: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Which cells are of a probe language (row) and its own train language (column): [rows, columns].
+
+    Example:
+        >>> own_cells(pd.DataFrame(index=["de", "english"], columns=["de", "en"])).tolist()
+        [[True, False], [False, True]]
+    """
+    own = own_languages(list(table.index), list(table.columns))
+    return np.asarray([[own.get(probe) == train for train in table.columns] for probe in table.index], dtype=bool)

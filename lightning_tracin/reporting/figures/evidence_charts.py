@@ -179,7 +179,7 @@ def left_out(changes: pd.DataFrame, table: pd.DataFrame) -> Figure:
     if known.empty:
         raise TracInError("The table has shares for none of the measured languages; give one with the same languages.")
     said, was = doubly_centred(known), doubly_centred(change.loc[known.index, known.columns])
-    spread, own = error.loc[known.index, known.columns].to_numpy(), np.equal.outer(known.index, known.columns)
+    spread, own = error.loc[known.index, known.columns].to_numpy(), drawing.own_cells(known)
     wide, tall = grids.size(change)
     figure = drawing.canvas(wide + 4.4, max(tall, 4.2))
     scatter, grid = figure.subplots(1, 2, width_ratios=[4.4, wide])

@@ -10,7 +10,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lightning_tracin.reporting.figures.drawing import SMALL, letters
+from lightning_tracin.reporting.figures.drawing import SMALL, letters, own_cells
 
 #: Smallest and largest width of a cell, its height, and the width that a figure's title needs, in inches.
 _NARROW, _WIDE, _ROW, _TITLE = 0.75, 1.1, 0.5, 5.5
@@ -59,15 +59,16 @@ def coloured(figure: Figure, panel: Axes, grid: pd.DataFrame, texts: pd.DataFram
         for name in panel.get_xticklabels():
             name.set(rotation=40, ha="right", rotation_mode="anchor")
     panel.set_yticks(range(grid.shape[0]), list(grid.index), fontsize=SMALL)
-    for row, probe in enumerate(grid.index):
-        for column, train in enumerate(grid.columns):
+    own = own_cells(grid)
+    for row in range(len(grid.index)):
+        for column in range(len(grid.columns)):
             value = values[row, column]
             red, green, blue, _ = colours(float(norm(value))) if np.isfinite(value) else (1.0, 1.0, 1.0, 1.0)
             dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
             panel.text(
                 column, row, str(texts.iat[row, column]), ha="center", va="center", fontsize=8, color="white" if dark else "black"
             )
-            if probe == train:
+            if own[row, column]:
                 panel.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec="black", lw=1.6, zorder=3))
     panel.set_xlabel("train language")
     panel.set_ylabel("probe language")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pandas as pd
 from matplotlib.colors import TwoSlopeNorm
@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lightning_tracin.reporting.figures import dots, drawing, grids
 from lightning_tracin.reporting.results import Results
+from lightning_tracin.storage.languages import own_languages
 
 PROBES = "probe{} a language"
 _SIGNS = {"positive": "proponents", "negative": "opponents"}
@@ -18,14 +19,15 @@ _SIGNS = {"positive": "proponents", "negative": "opponents"}
 
 def curves(results: Results, languages: Sequence[str] | None = None) -> Figure:
     """Reliance curves: one panel per probe language, one line per train language, chance dotted, intervals shaded."""
-    table = pd.concat([point.table for point in results.points()])
+    table = drawing.shortened(pd.concat([point.table for point in results.points()]))
     probes, trains = sorted(table["probe_language"].unique()), sorted(table["train_language"].unique())
     style = drawing.looks(trains, languages)
     figure, axes = drawing.panels(len(probes), 4, (3.1, 2.5), 1.3 + drawing.letters(trains))
+    own_of = own_languages(probes, trains)
     for panel, language in zip(axes, probes, strict=True):
         mine = table[table["probe_language"] == language]
         for train in trains:
-            line, look, own = mine[mine["train_language"] == train], style[train], train == language
+            line, look, own = mine[mine["train_language"] == train], style[train], train == own_of.get(language)
             panel.plot(
                 line["step"],
                 line["share"],
@@ -37,7 +39,7 @@ def curves(results: Results, languages: Sequence[str] | None = None) -> Figure:
             )
             panel.fill_between(line["step"], line["low"], line["high"], color=look.colour, alpha=0.15, lw=0)
             panel.axhline(line["chance"].iloc[0], color=look.colour, lw=0.8, ls=":")
-        panel.set_title(language if language in trains else f"{language} (zero-shot)", fontsize=10)
+        panel.set_title(language if language in own_of else f"{language} (zero-shot)", fontsize=10)
         panel.grid(alpha=0.25)
     axes[0].xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     figure.supxlabel("optimizer step", fontsize=10)
@@ -54,7 +56,7 @@ def curves(results: Results, languages: Sequence[str] | None = None) -> Figure:
 
 def heat_map(results: Results) -> Figure:
     """Share and lift of the whole run: probe languages are rows, train languages columns; grey if the lift is undefined."""
-    table = results.final().table
+    table = drawing.shortened(results.final().table)
     lifts = table.pivot(index="probe_language", columns="train_language", values="lift")
     values = table.pivot(index="probe_language", columns="train_language", values="share")
     style = ".0%" if results.view.measure == "share" else ".2g"
@@ -94,7 +96,8 @@ def shares(table: pd.DataFrame, languages: Sequence[str] | None = None) -> Figur
     drawing.require(table, [*columns, "chance", "low", "high", "probes"], [*split, *columns[:2]])
     probes, trains = sorted(table["probe_language"].unique()), sorted(table["train_language"].unique())
     style = {name: look for name, look in drawing.looks(trains, languages).items() if name in trains}
-    names = {name: _group(name, trains, table) for name in probes}
+    own_of = own_languages(probes, trains)
+    names = {name: _group(name, own_of, table) for name in probes}
     parts = [part for _, part in table.groupby(split, sort=False)] if split else [table]
     figure, axes = drawing.panels(
         len(parts),
@@ -103,7 +106,7 @@ def shares(table: pd.DataFrame, languages: Sequence[str] | None = None) -> Figur
         1.2 + drawing.letters(names.values()) + drawing.letters(trains),
     )
     for panel, part in zip(axes, parts, strict=True):
-        dots.grouped(panel, part, columns, names, style, lambda probe, train: probe == train)
+        dots.grouped(panel, part, columns, names, style, lambda probe, train: own_of.get(probe) == train)
         panel.set_title(
             ", ".join(_SIGNS.get(str(part[name].iloc[0]), str(part[name].iloc[0])) for name in split), fontsize=drawing.SMALL
         )
@@ -120,7 +123,7 @@ def shares(table: pd.DataFrame, languages: Sequence[str] | None = None) -> Figur
     return figure
 
 
-def _group(name: str, trains: Sequence[str], table: pd.DataFrame) -> str:
+def _group(name: str, trained: Collection[str], table: pd.DataFrame) -> str:
     """Label of a probe language: its number of probes, and whether it is zero-shot."""
     count = f"{name}\nn = {drawing.span(table.loc[table['probe_language'] == name, 'probes'])}"
-    return count if name in trains else f"{count}\nzero-shot"
+    return count if name in trained else f"{count}\nzero-shot"

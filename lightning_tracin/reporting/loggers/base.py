@@ -16,8 +16,8 @@ class Sink(Protocol):
     def point(self, point: Point) -> None:
         """Log the curves' values at one snapshot."""
 
-    def finish(self, results: Results) -> None:
-        """Log the tables, charts and final values."""
+    def finishing(self, results: Results) -> Sequence[Callable[[], None]]:
+        """What logs the tables, charts and final values: several functions, so that one that fails costs no other."""
 
 
 #: The sinks of loggers that show more than numbers, by the name of the logger's class (each Lightning package has its own).

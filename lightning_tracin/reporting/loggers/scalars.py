@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lightning_tracin.reporting.results import Point, Results
@@ -17,6 +18,9 @@ class ScalarSink:
         """Log the curves' values at one snapshot."""
         self._logger.log_metrics(point.scalars, step=point.step)
 
-    def finish(self, results: Results) -> None:  # noqa: ARG002 - the tables are in the run directory
-        """Flush the logger."""
+    def finishing(self, results: Results) -> Sequence[Callable[[], None]]:  # noqa: ARG002 - tables are in the run directory
+        """What flushes the logger."""
+        return (self._save,)
+
+    def _save(self) -> None:
         self._logger.save()

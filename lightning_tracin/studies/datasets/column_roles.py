@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from lightning_tracin.attribution.language_names import language_name, trimmed
 from lightning_tracin.errors import TracInError
+
+#: Stands for the language in paths and names of columns.
+PLACEHOLDER = "{language}"
 
 
 @dataclass(frozen=True)
 class Columns:
     """Names of the columns to read; other columns are ignored.
+
+    ``{language}`` in a name is replaced by the language: ``{language}_review`` is ``de_review`` for German.
 
     Attributes:
         text: the sentence, or the first of a pair.
@@ -36,6 +42,29 @@ class Columns:
     def named(self) -> dict[str, str]:
         """The columns in use: role -> name."""
         return {role: name for role, name in vars(self).items() if name is not None}
+
+    @property
+    def roles(self) -> dict[str, tuple[str, ...]]:
+        """What each column is used for: name -> roles."""
+        return {name: tuple(role for role, other in self.named.items() if other == name) for name in self.named.values()}
+
+    def of_language(self, language: str) -> Columns:
+        """The columns of one language.
+
+        Example:
+            >>> Columns(text="{language}_review").of_language("de").text
+            'de_review'
+        """
+        return replace(self, **{role: name.replace(PLACEHOLDER, language) for role, name in self.named.items()})
+
+    def check(self) -> None:
+        """Raise a `TracInError` if columns differ by language although one table holds several languages in its rows."""
+        differing = [name for name in self.named.values() if PLACEHOLDER in name]
+        if differing and self.language is not None:
+            raise TracInError(
+                f"The column {differing[0]!r} is one for each language, but {self.language!r} is named as the column of the "
+                "language: leave out one of them."
+            )
 
 
 def pick_columns(
@@ -66,11 +95,18 @@ def pick_columns(
         rows["language"] = language
     if columns.item is None:
         rows["item"] = [f"{item_prefix}{i}" for i in range(len(rows))]
+    if columns.language is not None:
+        rows["language"] = rows["language"].map({name: language_name(name) or "" for name in rows["language"].unique()})
+    rows["label"] = rows["label"].map({name: trimmed(name) for name in rows["label"].unique()})
+    if columns.item is not None:
+        rows["item"] = rows["item"].map(trimmed)
     for role in ("language", "item"):
-        blank = int((rows[role].str.strip() == "").sum()) if role in columns.named else 0
-        if blank:
+        blank = rows.index[rows[role] == ""]
+        if role in columns.named and len(blank):
+            first = f" (the first in line {blank[0]} of the file)" if rows.index.name == "line" else ""
             raise TracInError(
-                f"{source} has {blank:,} rows without a value in column {columns.named[role]!r}, the {role}: fill it in."
+                f"{source} has {len(blank):,} rows without a value in column {columns.named[role]!r}, the {role}: fill it "
+                f"in{first}."
             )
     return rows
 
@@ -101,7 +137,7 @@ def rows_of_monolingual_tables(
     parts = []
     for language, source, table in tables:
         prefix = item_prefix if parallel else f"{item_prefix}{language}:"
-        parts.append(pick_columns(table, columns, source=source, language=language, item_prefix=prefix))
+        parts.append(pick_columns(table, columns.of_language(language), source=source, language=language, item_prefix=prefix))
     rows: pd.DataFrame = pd.concat(parts, ignore_index=True)
     return rows
 
@@ -135,6 +171,7 @@ def rows_of_multilingual_table(
     rows = pick_columns(read(), columns, source=source, item_prefix=item_prefix)
     if languages is None:
         return rows
+    languages = [language_name(language) or language for language in languages]
     check_languages(languages, list(rows["language"].unique()), source)
     selected: pd.DataFrame = pd.concat([rows[rows["language"] == language] for language in languages], ignore_index=True)
     return selected

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, get_args
 import pandas as pd
 from datasets import ClassLabel, Dataset, Features, Value
 
+from lightning_tracin.attribution.language_names import trimmed
 from lightning_tracin.errors import TracInError
+from lightning_tracin.studies.datasets.label_spelling import check_spelling
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # typing has it from Python 3.11 on
@@ -99,8 +101,8 @@ def build_corpus(
         **cleaning: see `Cleaning`.
 
     Raises:
-        TracInError: a text is empty, an item occurs twice in a language, a label is unknown or differs between translations,
-            or nothing is left.
+        TracInError: a text is empty, an item occurs twice in a language, a label is unknown, is spelled in two ways or differs
+            between translations, or nothing is left.
 
     Example:
         >>> rows = [("Hund", "animal", "de", "1"), ("dog", "animal", "en", "1"), ("NS", "tool", "en", "2")]
@@ -123,6 +125,7 @@ def build_corpus(
         rows = _with_distinct_items(rows)
     _check_left(rows, languages, source)
     _check(rows, source)
+    check_spelling(rows, source)
     if parallel:
         rows, disputed = _settle_labels(rows, cleaning.get("differing_labels", "error"), source)
         _check_left(rows, languages, source)
@@ -162,7 +165,7 @@ def text_columns(names: Container[Any]) -> list[str]:
 def _is_placeholder(rows: pd.DataFrame, placeholders: Sequence[str]) -> pd.Series[bool]:
     found: pd.Series[bool] = pd.Series(False, index=rows.index)
     for name in text_columns(rows):
-        found |= rows[name].str.strip().isin(list(placeholders))
+        found |= rows[name].map(trimmed).isin(list(placeholders))
     return found
 
 

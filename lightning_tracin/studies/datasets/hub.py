@@ -12,6 +12,7 @@ import datasets
 import pandas as pd
 
 from lightning_tracin.errors import TracInError
+from lightning_tracin.studies.datasets.cells import cell_text
 from lightning_tracin.studies.datasets.column_roles import (
     Columns,
     check_columns,
@@ -67,7 +68,8 @@ def load_hub(
         name: ``xnli``, ``paws-x``, any name on the hub, or a folder; a local copy of ``xnli`` or ``paws-x`` is recognised.
         languages: the languages, in order.
         split: as in `datasets`: ``train``, or ``train[:20000]`` for the first 20,000 rows of every language.
-        columns: the columns to read. Without a language column, each language is a configuration of the data set.
+        columns: the columns to read. Without a language column, each language is a configuration of the data set, or has columns
+            of its own in the configuration named as `config`: ``{language}`` in a name is replaced by the language.
         config: the configuration to load; ``{language}`` in it is replaced by the language.
         parallel: whether samples with the same item are translations; then only items that every language has are kept.
         item_prefix: prefix of row numbers used as items; give unrelated splits different ones.
@@ -78,11 +80,13 @@ def load_hub(
     """
     recipe = _recipe(name)
     path, columns = recipe.path, columns or recipe.columns
+    columns.check()
     if not languages:
         raise TracInError(f"No language of {path} is named: name at least one.")
     if columns.language is None:
         configs = {language: (config or "{language}").replace("{language}", language) for language in languages}
-        tables = ((one, f"{path} ({one})", _table(path, configs[one], split, columns)) for one in languages)
+        of_each = {language: columns.of_language(language) for language in languages}
+        tables = ((one, f"{path} ({one})", _table(path, configs[one], split, of_each[one])) for one in languages)
         rows = rows_of_monolingual_tables(tables, columns, parallel, item_prefix)
     else:
         table = partial(_table, path, config, split, columns)
@@ -115,7 +119,10 @@ def _table(path: str, config: str | None, split: str, columns: Columns) -> pd.Da
     if isinstance(feature, datasets.ClassLabel):
         names = dict(enumerate(feature.names))
         values[columns.label] = [names.get(number, "") for number in values[columns.label]]
-    texts = {name: ["" if value is None else str(value) for value in column] for name, column in values.items()}
+    texts = {
+        name: [cell_text(value, columns.roles[name], f"{path}, row {i}, column {name!r},") for i, value in enumerate(column)]
+        for name, column in values.items()
+    }
     table: pd.DataFrame = pd.DataFrame(texts, dtype=str)
     return table
 

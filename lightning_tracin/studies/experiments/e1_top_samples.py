@@ -8,6 +8,7 @@ import pandas as pd
 from lightning_tracin.analysis.scores import Scores, ranked
 from lightning_tracin.config import Sign
 from lightning_tracin.reporting.results import analyse
+from lightning_tracin.storage.languages import own_languages
 from lightning_tracin.studies.registry import experiment
 from lightning_tracin.studies.section import Contents
 from lightning_tracin.studies.study_runs import StudyRuns
@@ -38,10 +39,11 @@ def _alike(study: StudyRuns, scores: Scores, name: str, sign: Sign) -> dict[str,
     """The fraction of top samples with the probe's label and with its language, and the same over all train samples."""
     top = ranked(scores, sign)[:_SHOWN]  # [ranks, probes]
     train, probes = study.train, study.probes
+    own = own_languages(probes.language, train.language)
     found: dict[str, float | str | int] = {"of": name, "probes": len(probes)}
     for what, of_train, of_probes in (
         ("same_label", train.label, probes.label),
-        ("own_language", train.language, probes.language),
+        ("own_language", train.language, [own.get(language) for language in probes.language]),
     ):
         same = np.asarray(of_train, dtype=object)[:, None] == np.asarray(of_probes, dtype=object)[None, :]
         found[what] = float(np.take_along_axis(same, top, axis=0).mean())

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import datasets
 import huggingface_hub.constants
+import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
@@ -224,3 +225,41 @@ def test_the_hubs_name_of_a_well_known_data_set_is_read_like_the_short_one(
     path = data_set(tmp_path / "long-name", en=nli(("A dog.", "A cat.", 2), ("It rains.", "It is wet.", 0)))
     monkeypatch.setitem(hub.RECIPES, "xnli", dataclasses.replace(hub.RECIPES["xnli"], path=path))  # type: ignore[arg-type]
     assert labels(load_hub(path, ["en"], split="test").dataset) == ["not-entailment", "entailment"]
+
+
+def test_typed_values_of_parquet_files(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {
+            "text": pd.Categorical(["nan", "b", "c", "d"]),
+            "label": [1.0, 2.0, float("nan"), 2.0],
+            "id": [0.0, 1.0, 2.0, 3.0],
+            "lang": pd.Categorical(["nan", "NA", "NA", "null"]),
+            "score": [float("inf")] * 4,
+        }
+    )
+    path = data_set(tmp_path / "typed", all=Dataset.from_pandas(frame))
+    columns = Columns(item="id", language="lang")
+    corpus = load_hub(path, ["nan", "NA", "null"], split="test", columns=columns, config="all", parallel=False)
+    rows = zip(corpus.dataset["language"], corpus.dataset["item"], corpus.dataset["text"], labels(corpus.dataset), strict=True)
+    assert list(rows) == [("nan", "0", "nan", "1"), ("NA", "1", "b", "2"), ("null", "3", "d", "2")]
+    assert dropped(corpus) == {("NA", "without a label"): 1}
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "reason"),
+    [
+        ("label", [1.0, float("inf")], r"row 1, column 'label', is inf, an infinite number"),
+        ("text", [True, False], r"row 0, column 'text', is true without quotes"),
+        ("text", [["a"], ["b"]], r"row 0, column 'text', is \['a'\], of type list"),
+    ],
+)
+def test_a_value_that_means_nothing_is_refused(tmp_path: Path, column: str, values: list[object], reason: str) -> None:
+    path = data_set(tmp_path / "typed", en=Dataset.from_dict({"text": ["a", "b"], "label": [1, 2], column: values}))
+    with pytest.raises(TracInError, match=reason):
+        load_hub(path, ["en"], split="test")
+
+
+def test_a_column_for_each_language_in_one_configuration(tmp_path: Path) -> None:
+    path = data_set(tmp_path / "wide", all=Dataset.from_dict({"de_review": ["a"], "en_review": ["b"], "label": [1]}))
+    dataset = load_hub(path, ["en", "de"], split="test", config="all", columns=Columns(text="{language}_review")).dataset
+    assert list(zip(dataset["language"], dataset["text"], strict=True)) == [("en", "b"), ("de", "a")]

@@ -1,6 +1,10 @@
+import csv
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.studies.datasets.table_files import read_table
@@ -80,3 +84,77 @@ def test_json_that_is_no_object_is_named(tmp_path: Path) -> None:
 def test_two_columns_of_one_name_are_named(tmp_path: Path) -> None:
     with pytest.raises(TracInError, match=r"a\.csv has more than one column 'text': give them different names in the file"):
         read_table(write(tmp_path / "a.csv", "text,text\nx,y\n"))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("after", ["", "\n", "\n\n \n"])
+def test_any_end_of_line_and_blank_lines_at_the_end(tmp_path: Path, end: str, after: str) -> None:
+    for name, comma in (("a.csv", ","), ("a.tsv", "\t")):
+        path = write(tmp_path / name, f"text{comma}label\na{comma}1\nb\u2028c{comma}2{after}".replace("\n", end))
+        assert cells(path) == [{"text": "a", "label": "1"}, {"text": "b\u2028c", "label": "2"}]
+
+
+def test_a_row_of_empty_cells_is_a_row(tmp_path: Path) -> None:
+    assert cells(write(tmp_path / "a.csv", "text,label\n,\nb,1\n")) == [{"text": "", "label": ""}, {"text": "b", "label": "1"}]
+
+
+def test_a_blank_line_between_rows_names_its_remedy(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "text,label\na,1\n\nb,1\n")
+    with pytest.raises(TracInError, match=r"\(line 3 of the file\): delete that line .*, or name the column .* as item"):
+        read_table(path)
+    assert read_table(path, skip_blank=True)["text"].tolist() == ["a", "b"]
+
+
+def test_rows_know_the_line_in_which_they_begin(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", 'text,label\n"one\ntwo",1\nb,2\n')
+    assert read_table(path).index.tolist() == [2, 4]
+    with pytest.raises(TracInError, match=r"has 1 columns in data row 2, .* \(line 4 of the file\): correct that line"):
+        read_table(write(path, 'text,label\n"one\ntwo",1\nb\n'))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
+def test_very_long_cells(tmp_path: Path, name: str) -> None:
+    text = "word " * 200_000
+    content = {"a.csv": f"text,label\n{text},1\n", "a.tsv": f"text\tlabel\n{text}\t1\n", "a.jsonl": f'{{"text": "{text}"}}'}
+    assert cells(write(tmp_path / name, content[name]))[0]["text"] == text
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
+def test_bytes_that_are_no_text_are_named_by_their_line(tmp_path: Path, name: str) -> None:
+    with pytest.raises(TracInError, match=r"has a NUL character in line 2: remove it, or save the file as UTF-8 if it is UTF-16"):
+        read_table(write(tmp_path / name, "text\na\0b\n"))
+    with pytest.raises(TracInError, match=r"line 2 has the byte 0xe4 .*; correct the file, or save it as UTF-8"):
+        read_table(write(tmp_path / name, "text\nä\n", "latin-1"))
+
+
+def test_a_quote_that_is_never_closed_is_named_by_the_row_it_begins(tmp_path: Path) -> None:
+    with pytest.raises(TracInError, match=r"in the row that begins in line 3; correct the file: a cell with a quote in it"):
+        read_table(write(tmp_path / "a.csv", 'text,label\na,1\n"b,1\nc,1\n'))
+
+
+ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
+
+
+@given(st.lists(st.tuples(ANY_TEXT, ANY_TEXT), min_size=1))
+def test_what_a_library_writes_is_read_again(rows: list[tuple[str, str]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.csv"
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerows([("text", "label"), *rows])
+        assert read_table(path).values.tolist() == [list(row) for row in rows]
+        path = write_jsonl(Path(folder) / "a.jsonl", [{"text": text, "label": label} for text, label in rows])
+        assert read_table(path).values.tolist() == [list(row) for row in rows]
+
+
+@given(st.binary())
+def test_any_bytes_are_a_table_or_an_error_in_words(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("a.csv", "a.tsv", "a.jsonl"):
+            path = Path(folder) / name
+            path.write_bytes(content)
+            try:
+                said = str(read_table(path, roles={"text": ("text",)}).index.tolist())
+            except TracInError as error:
+                said = str(error).split(str(path))[1]
+            assert said

@@ -221,3 +221,106 @@ def test_differing_labels_of_files(tmp_path: Path) -> None:
     with pytest.raises(TracInError, match=r"the first is item '1': 'x' in language 'de', 'y' in language 'en'"):
         load_files(f"{tmp_path}/{{language}}.csv")
     assert load_files(f"{tmp_path}/{{language}}.csv", differing_labels="drop").dataset["text"][:] == ["eins", "one"]
+
+
+WIDE = "id,de_review,en_review,product_review_id,label\n1,Hund,dog,7,a\n2,Katze,cat,8,b\n"
+WIDE_COLUMNS = Columns(text="{language}_review")
+
+
+@pytest.mark.parametrize("languages", [None, ["de", "en"]])
+def test_one_file_with_a_column_for_each_language(tmp_path: Path, languages: list[str] | None) -> None:
+    path = write(tmp_path / "all.csv", WIDE)
+    dataset = load_files(path, columns=WIDE_COLUMNS, languages=languages).dataset
+    rows = zip(dataset["language"], dataset["item"], dataset["text"], labels(dataset), strict=True)
+    assert list(rows) == [("de", "0", "Hund", "a"), ("de", "1", "Katze", "b"), ("en", "0", "dog", "a"), ("en", "1", "cat", "b")]
+
+
+def test_files_whose_columns_are_named_for_their_language(tmp_path: Path) -> None:
+    write(tmp_path / "de.csv", "de_review,de_stars\nHund,1\n")
+    write(tmp_path / "en.csv", "en_stars,en_review\n1,dog\n")
+    columns = Columns(text="{language}_review", label="{language}_stars")
+    assert load_files(tmp_path / "{language}.csv", columns=columns).dataset["text"][:] == ["Hund", "dog"]
+    write(tmp_path / "en.csv", "dog,1\n")
+    write(tmp_path / "de.csv", "Hund,1\n")
+    header = ["{language}_review", "{language}_stars"]
+    assert load_files(tmp_path / "{language}.csv", columns=columns, header=header).dataset["text"][:] == ["Hund", "dog"]
+
+
+def test_columns_of_json_lines_for_each_language(tmp_path: Path) -> None:
+    path = write(tmp_path / "all.jsonl", '{"de": "Hund", "en": "dog", "label": 1}\n')
+    columns = Columns(text="{language}")
+    assert load_files(path, columns=columns, languages=["en", "de"]).dataset["text"][:] == ["dog", "Hund"]
+    with pytest.raises(TracInError, match=r"Any column of .*all\.jsonl may be that of a language: name the languages"):
+        load_files(path, columns=columns)
+
+
+def test_a_language_without_a_column_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "all.csv", WIDE)
+    with pytest.raises(TracInError, match=r"all\.csv has no column 'fr_review' for the text; its columns are \['id', 'de_rev"):
+        load_files(path, columns=WIDE_COLUMNS, languages=["de", "fr"])
+    with pytest.raises(TracInError, match=r"all\.csv has no column 'text_\{language\}' for any language; its columns are"):
+        load_files(path, columns=Columns(text="text_{language}"))
+
+
+def test_a_language_column_beside_columns_for_each_language_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "all.csv", WIDE)
+    with pytest.raises(TracInError, match=r"'\{language\}_review' is one for each language, but 'id' is named as the column of"):
+        load_files(path, columns=Columns(text="{language}_review", language="id"))
+
+
+@pytest.mark.parametrize("code", ["nan", "NA", "null", "None", "no", "on", "zh-Hans", "pt_BR", "x y", "ж", "07", "[a]", "en.v2"])
+def test_any_code_of_a_language_is_a_string(tmp_path: Path, code: str) -> None:
+    write(tmp_path / f"{code}.csv", "text,label\nNA,null\nnan,None\n")
+    write(tmp_path / "._de.csv", "a file that a system keeps")
+    (tmp_path / "fr.csv").mkdir()
+    dataset = load_files(tmp_path / "{language}.csv").dataset
+    assert (set(dataset["language"]), dataset["text"][:]) == ({code}, ["NA", "nan"])
+    assert dataset.features["label"].names == ["None", "null"]
+    path = write(tmp_path / "all.csv", f"lang,text,label\n{code},NA,null\nde,x,NA\n")
+    dataset = load_files(path, columns=Columns(language="lang"), languages=[code], parallel=False).dataset
+    assert dataset["language"][:] == [code]
+
+
+def test_a_path_may_have_letters_of_a_pattern(tmp_path: Path) -> None:
+    write(tmp_path / "data[1]*?" / "de.csv", "text,label\nHund,a\n")
+    assert load_files(f"{tmp_path}/data[1]*?/{{language}}.csv").dataset["text"][:] == ["Hund"]
+
+
+def test_one_language_in_two_spellings(tmp_path: Path) -> None:
+    write(tmp_path / "e\u0301.csv", "text,label\na,x\n")
+    assert load_files(tmp_path / "{language}.csv", languages=["\u00e9"]).dataset["language"][:] == ["\u00e9"]
+    write(tmp_path / "\u00e9.csv", "text,label\na,x\n")
+    with pytest.raises(TracInError, match=r"are both of language '\u00e9': join them, or rename one"):
+        load_files(tmp_path / "{language}.csv")
+    path = write(tmp_path / "all.csv", "lang,text,label\nde,a,x\nde ,b,x \n\ufeffde\u200b,c,x\n")
+    dataset = load_files(path, columns=Columns(language="lang"), parallel=False).dataset
+    assert (set(dataset["language"]), dataset.features["label"].names) == ({"de"}, ["x"])
+
+
+@pytest.mark.parametrize("text", ["\u200b", "\ufeff", "\u00a0", " \u3000 ", "\u2060", "\u3164", "\u2800", "\u200e\u00ad"])
+@pytest.mark.parametrize("name", ["de.tsv", "de.jsonl"])
+def test_a_text_that_cannot_be_seen_is_blank(tmp_path: Path, text: str, name: str) -> None:
+    lines = {
+        "de.tsv": f"text\tlabel\na\tx\n{text}\tx\n",
+        "de.jsonl": f'{{"text": "a", "label": "x"}}\n{{"text": "{text}", "label": "x"}}',
+    }
+    write(tmp_path / name, lines[name])
+    pattern = tmp_path / name.replace("de", "{language}")
+    with pytest.raises(TracInError, match=r"has 1 rows without a text; the first is item '1' in language 'de'"):
+        load_files(pattern)
+    assert load_files(pattern, drop_texts=[""]).dataset["text"][:] == ["a"]
+
+
+@pytest.mark.parametrize("cell", ["", " ", "\u200b", "\u00a0"])
+def test_a_label_that_cannot_be_seen_is_missing(tmp_path: Path, cell: str) -> None:
+    write(tmp_path / "de.csv", f"text,label\na,{cell}\nb,x\n")
+    assert dropped(load_files(tmp_path / "{language}.csv")) == {("de", "without a label"): 1}
+
+
+def test_labels_of_two_types_in_two_files(tmp_path: Path) -> None:
+    write(tmp_path / "de.csv", "text,label\na,1.0\nb,2.0\n")
+    write(tmp_path / "en.csv", "text,label\na,1\nb,2\n")
+    with pytest.raises(TracInError, match=r"labels '1.0' \(language 'de'\) and '1' \(language 'en'\), which are one"):
+        load_files(tmp_path / "{language}.csv", parallel=False)
+    merged = load_files(tmp_path / "{language}.csv", merge_labels={"1.0": "1", "2.0": "2"})
+    assert merged.dataset.features["label"].names == ["1", "2"]

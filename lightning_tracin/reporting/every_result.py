@@ -1,0 +1,69 @@
+"""Writes all results of a run, each on its own, and says what completes those that failed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from lightning_tracin.analysis.reliance import Floats
+from lightning_tracin.config import View
+from lightning_tracin.errors import printable
+from lightning_tracin.reporting.attempts import Attempts, listed, results_command
+from lightning_tracin.reporting.findings import study_of
+from lightning_tracin.reporting.html import write_results
+from lightning_tracin.reporting.results import Results, analyse
+from lightning_tracin.run import TracInRun
+
+
+@dataclass(frozen=True)
+class WrittenResults:
+    """What came of writing a run's results.
+
+    Attributes:
+        results: the tables; None if they could not be computed.
+        remedy: names what failed, why, and the command that completes it; None if nothing failed.
+    """
+
+    results: Results | None
+    remedy: str | None
+
+
+def write_every_result(
+    run: TracInRun,
+    view: View,
+    representations: Callable[[], tuple[Floats, Floats]],
+    progress: bool = False,
+    failed: Mapping[str, str] | None = None,
+    otherwise: str = "",
+) -> WrittenResults:
+    """Compute the tables of a run and write its results.
+
+    Args:
+        run: a run whose snapshots all have influence.
+        view: what the results show.
+        representations: returns the model's representations of the train samples and of the probes.
+        progress: whether to show a progress bar.
+        failed: result -> reason, for what the caller could not write; read at the end, so `representations` may add to it.
+        otherwise: the line of Python that completes what `failed` names.
+    """
+    attempts, results, study = Attempts(), None, None
+    with attempts.at("all tables, figures and the page"):
+        results = analyse(run, view, progress)
+    if results is not None:
+        if not run.is_large and view.measure == "share":
+            with attempts.at("compared.csv", "changes.csv", "reinforcement.csv"):
+                study = study_of(run, view, representations)
+        attempts.failed.update(write_results(run.directory.results, results, study))
+    elsewhere = dict(failed or {})
+    if not attempts.failed and not elsewhere:
+        return WrittenResults(results, None)
+    command = f"`{results_command(run.path, view, run.record.options)}`"
+    if elsewhere:
+        command = f"`{otherwise}`, with the fit's module and loaders,"
+    return WrittenResults(
+        results,
+        printable(
+            f"TracIn: the influence is in {run.path}, but of its results these are not written: "
+            f"{listed({**attempts.failed, **elsewhere})}. Once the cause is gone, {command} writes them."
+        ),
+    )

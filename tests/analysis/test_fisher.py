@@ -1,0 +1,78 @@
+"""The inner product of whitened features, against its formula with plain inverses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_tracin.analysis.fisher import whitener_of
+from lightning_tracin.errors import TracInError
+
+BLOCKS = {"whole": [[0, 1, 2, 3, 4, 5]], "two": [[0, 1, 4], [2, 3, 5]]}
+
+
+def drawn(count: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    mixed = torch.randn(6, 6, generator=generator)
+    return torch.randn(count, 6, generator=generator) @ mixed
+
+
+def by_formula(train: Tensor, blocks: list[list[int]], damping: float, rates: Tensor) -> tuple[Tensor, Tensor]:
+    """M, and N: (F + c R^-1)^-1 in each block; a rate of 0 is a very small one."""
+    train, rates = train.double(), rates.double().clamp(min=1e-12)
+    moment = train.T @ train / len(train)
+    whole, alone = torch.zeros(6, 6, dtype=torch.float64), torch.zeros(6, 6, dtype=torch.float64)
+    for block in blocks:
+        mine = moment[block][:, block]
+        mean = (rates[block] * mine.diagonal()).sum() / mine.trace()
+        inverse = torch.linalg.inv(mine + damping * moment.trace() * torch.diag(mean / rates[block]))
+        alone[torch.tensor(block)[:, None], torch.tensor(block)] = inverse
+        whole[torch.tensor(block)[:, None], torch.tensor(block)] = mean * inverse
+    return whole, alone
+
+
+@pytest.mark.parametrize("blocks", BLOCKS.values(), ids=BLOCKS)
+@pytest.mark.parametrize("damping", [0.003, 0.3])
+@pytest.mark.parametrize(
+    "rates",
+    [[1.0] * 6, [0.3] * 6, [0.5, 0.5, 0.5, 0.01, 0.01, 0.01], [2.0, 0.0, 0.1, 0.1, 0.0, 3.0]],
+    ids=["uniform", "one rate", "two rates", "some do not move"],
+)
+def test_weights_enter_before_the_whitening(blocks: list[list[int]], damping: float, rates: list[float]) -> None:
+    train, probes = drawn(40, 0), drawn(9, 1)
+    whitener = whitener_of([train[:25], train[25:]], [torch.tensor(block) for block in blocks], damping, torch.tensor(rates))
+    metric, alone = by_formula(train, blocks, damping, torch.tensor(rates))
+    got, want = whitener.dual(probes).double(), probes.double() @ metric
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * float(want.abs().max()))
+    norms = torch.einsum("nd,de,ne->n", probes.double(), alone, probes.double())
+    torch.testing.assert_close(whitener.squared_norms(probes).sum(0).double(), norms, rtol=1e-4, atol=1e-6)
+
+
+def test_one_rate_is_a_factor_of_the_plain_whitening() -> None:
+    train, probes, block = drawn(40, 0), drawn(9, 1), [torch.arange(6)]
+    plain = whitener_of([train], block, 0.01, torch.ones(6))
+    slow = whitener_of([train], block, 0.01, torch.full((6,), 0.25))
+    torch.testing.assert_close(slow.dual(probes), 0.25 * plain.dual(probes), rtol=0, atol=0)
+    torch.testing.assert_close(slow.squared_norms(probes), plain.squared_norms(probes), rtol=0, atol=0)
+
+
+def test_large_ridge_leaves_the_weights_of_tracin() -> None:
+    train, probes, rates = drawn(40, 0), drawn(9, 1), torch.tensor([1.0, 0.1, 0.2, 0.3, 0.4, 0.5])
+    whitener = whitener_of([train], [torch.arange(6)], 1e5, rates)
+    ridge = 1e5 * float(train.square().sum(1).mean())
+    torch.testing.assert_close(ridge * whitener.dual(probes), probes * rates, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("rates", [[0.0] * 6, [0.0, 0.0, 0.0, 0.0, 0.0, 1.0]], ids=["no rate", "a rate without gradients"])
+def test_fit_that_does_not_move_has_no_influence(rates: list[float]) -> None:
+    train = drawn(40, 0)
+    train[:, 5] = 0
+    whitener = whitener_of([train], [torch.arange(6)], 0.01, torch.tensor(rates))
+    assert not (train @ whitener.dual(drawn(9, 1)).T).any()
+    assert bool((whitener.squared_norms(train) > 0).all())
+
+
+def test_too_many_features_are_refused_by_their_memory() -> None:
+    with pytest.raises(TracInError, match=r"Whitening 20,000 features together needs 3 GB; use blocks='layer'"):
+        whitener_of([], [torch.arange(20_000)], 0.01, torch.ones(20_000))

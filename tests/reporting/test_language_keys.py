@@ -1,0 +1,83 @@
+"""Awkward language names in the keys of real loggers, in result files and in charts."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import wandb
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lightning_tracin import TracInCallback
+from lightning_tracin.reporting.language_keys import language_keys
+from tests.reporting.test_loggers import history
+from tests.support.fits import Classifier, loaders, trainer
+
+NAMES = [
+    "mean",
+    "../x",
+    "x" * 300,
+    "a/b",
+    "a b",
+    "\U0001f642",
+    "%s",
+    '"q",',
+    "a\nb",
+    "$x$",
+    "__",
+    "EN",
+    "nan",
+    "zh-Hans",
+    "zh_Hans",
+]
+
+
+def test_ordinary_codes_are_their_own_keys() -> None:
+    assert language_keys(["en", "de", "nan", "EN"]) == {"en": "en", "de": "de", "nan": "nan", "EN": "EN"}
+    assert language_keys(["zh-Hans", "pt-BR"]) == {"zh-Hans": "zh_Hans", "pt-BR": "pt_BR"}
+
+
+def test_any_names_have_safe_keys_of_their_own() -> None:
+    names = [*NAMES, "a,b", "a-b", "a_b", "e\u0301", "\u00e9", "1", "", "\ud800", "..", *language_keys(NAMES).values()]
+    keys = language_keys(names)
+    assert len(set(keys.values())) == len(set(names))
+    assert all(re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", key) for key in keys.values())
+    assert "mean" not in keys.values()
+    assert language_keys(reversed(names)) == keys
+
+
+def test_real_loggers_and_files_take_any_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    sinks: list[Any] = [
+        WandbLogger(save_dir=tmp_path, project="test"),
+        CSVLogger(tmp_path, version="", name="csv"),
+        TensorBoardLogger(tmp_path, name="tb", version=""),
+    ]
+    train, probes = (NAMES * 2, NAMES[:12])
+    callback = TracInCallback(tmp_path / "run", top_k=5, languages=train, languages_of_probes=probes)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Glyph|A logger failed|.*are incomplete")
+        trainer(tmp_path, [callback], logger=sinks, max_epochs=1).fit(Classifier(), *loaders())
+    sinks[0].experiment.finish()
+    wandb.teardown()
+    keys = language_keys(NAMES)
+    expected = {f"tracin/{kind}/{keys[one]}/{keys[other]}" for kind in ("reliance", "lift") for one in probes for other in NAMES}
+    expected |= {f"tracin/cross_lingual/{keys[one]}" for one in probes} | {"tracin/cross_lingual/mean"}
+    assert set(pd.read_csv(tmp_path / "csv" / "metrics.csv").filter(like="tracin/")) == expected
+    events = EventAccumulator(str(tmp_path / "tb")).Reload()
+    assert {tag for tag in events.Tags()["scalars"] if tag.startswith("tracin/")} == expected
+    records = history(tmp_path)
+    rows = [record["history"]["item"] for record in records if record["type"] == "history"]
+    assert expected <= {name for row in rows for name in row}
+    assert {path.name.split("_table_")[0] for path in tmp_path.rglob("*.table.json")} >= {keys[one] for one in probes}
+    assert {file.name for file in (tmp_path / "run" / "results").iterdir()} >= {"curves.png", "heat_map.png", "report.html"}
+    read = pd.read_csv(tmp_path / "run" / "results" / "reliance.csv", keep_default_na=False)
+    assert set(read["train_language"]) == set(NAMES)
+    listed = pd.read_csv(tmp_path / "run" / "results" / "language_keys.csv", keep_default_na=False)
+    assert dict(zip(listed["language"], listed["key"], strict=True)) == keys
