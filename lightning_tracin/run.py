@@ -385,6 +385,50 @@ class TracInRun:
         named: xr.DataArray = scores.rename(names)
         return named
 
+    def per_token(
+        self,
+        module: LightningModule,
+        train_loader: Any,
+        probe_loaders: Any,
+        probes: Sequence[int],
+        train: Sequence[int] | None = None,
+        scoring: Scoring | None = None,
+        snapshots: Sequence[int] | None = None,
+        **settings: Any,
+    ) -> xr.DataArray:
+        """Influence of train samples on each token of some probes; a probe's tokens add up to its `influence`.
+
+        Args:
+            module: as in `add_probes`.
+            train_loader: the fit's train samples, in the same dataset order.
+            probe_loaders: the probes as the fit had them.
+            probes: indices of the probes to split.
+            train: indices of the train samples. None: all.
+            scoring: the score, such as `Scoring(similarity="dot")`. None: the defaults of `influence`.
+            snapshots: see `influence`.
+            settings: `tokenizer` for the tokens' texts, if neither the module nor the loader's collate function holds it;
+                `mask`, `languages`, `languages_of_probes`, `memory_budget` and `progress` as in `attribute`.
+
+        Returns:
+            Array with dimensions `train` and `token`, and for each token its `probe`, `position`, `text`, `target` (the class or
+            piece to predict) and `term` of the loss. Tokens that do not count in the loss are left out.
+
+        Raises:
+            TracInError: as for `attribute`; there is no such probe or train sample, or the loss of a token cannot be seen.
+
+        Example:
+            >>> tokens = run.per_token(module, train_loader, val_loader, probes=[3], train=[17])  # doctest: +SKIP
+            >>> dict(zip(tokens.text.values, tokens.values[0]))  # doctest: +SKIP
+        """
+        from lightning_tracin.trainer.token_scores import Pairs, token_scores
+
+        pairs = Pairs.of(probes, train, self.record.probes.count, len(self.train))
+        scoring = scoring or Scoring()
+        if self._scorer.preconditioner(scoring) == "fisher":
+            raise TracInError("Per-token scores are not whitened; take `scoring=Scoring(preconditioner='none')`.")
+        chosen = self._chosen(snapshots)
+        return token_scores(self.directory, module, train_loader, probe_loaders, pairs, scoring, chosen, **settings)
+
     def _summed(self, scoring: Scoring, chosen: Sequence[int]) -> Iterator[tuple[Indices, Scores]]:
         """Influence summed over snapshots, block by block of train samples."""
         for train, each in self._scorer.blocks(chosen, scoring):

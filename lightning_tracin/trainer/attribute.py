@@ -103,7 +103,7 @@ def attribute(
         options = record.options.but(top_k=top_k, similarity=similarity, weighting=weighting, memory_budget=memory_budget)
         require_top_k(options.top_k, record.train.count)
         given = GivenLanguages(languages, languages_of_probes)
-        _require_languages(directory, given)
+        require_languages(directory, given)
         train, chosen = read_samples(train_loader, probes, given, options, here, progress)
         require_run_samples(directory, train, chosen, here)
         warn_of_mismatch(train.table.language, chosen.table.language)
@@ -132,8 +132,12 @@ def attribute(
         return opened
 
 
-def _require_languages(directory: RunDirectory, languages: GivenLanguages) -> None:
-    """Check that languages are given again as a list if the fit was given a list."""
+def require_languages(directory: RunDirectory, languages: GivenLanguages) -> None:
+    """Check that languages are given again as a list if the fit was given a list.
+
+    Raises:
+        TracInError: they are not.
+    """
     record = directory.record()
     for given, now, name in (
         (record.languages_given, languages.train, "languages"),
