@@ -14,11 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_tracin.attribution.closeness import same
+from lightning_tracin.attribution.fresh_batch import fresh
 from lightning_tracin.attribution.no_collectives import no_collectives
 from lightning_tracin.attribution.samples import SampleSet, joined
 from lightning_tracin.attribution.step_loss import StepLoss, Summed, SummedLoss, loss_of_step
-from lightning_tracin.attribution.step_terms import Reduced, reduced
+from lightning_tracin.attribution.step_terms import reduced
 from lightning_tracin.errors import TracInError
+
+_REMEDY = (
+    "Let `training_step` end in `F.cross_entropy(logits, labels)` over all tokens, or add a method `per_token_loss(self, batch) "
+    "-> Tensor[batch, positions]` to the module, of which each row adds up to the sample's loss."
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,16 @@ def prepared_tokens(prepare: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 @dataclass(frozen=True)
+class _Term:
+    """What the positions of one term of the loss add to their samples' own losses."""
+
+    losses: Tensor  # [samples, positions]
+    counted: Tensor | None = None  # [samples, positions]
+    targets: Tensor | None = None  # [samples, positions]
+    classes: int = 0
+
+
+@dataclass(frozen=True)
 class TokenLoss:
     """The loss of samples, and for a `TokenBatch` that of its positions.
 
@@ -70,7 +87,7 @@ class TokenLoss:
         base: the samples' loss.
     """
 
-    base: StepLoss
+    base: SummedLoss
 
     @property
     def module(self) -> nn.Module:
@@ -92,7 +109,7 @@ class TokenLoss:
         if not isinstance(batch, TokenBatch):
             return self.base.summed(batch, samples)
         wanted = torch.is_grad_enabled()
-        every = torch.cat(self._positions(batch.batch, samples)[1], 1)
+        every = torch.cat([term.losses for term in self._terms(batch.batch, samples)], 1)
         losses = every.gather(1, torch.tensor(batch.columns, device=every.device)[:, None])[:, 0]
         losses = losses if wanted else losses.detach()
         return Summed(losses.sum(), True, lambda: losses)
@@ -109,55 +126,70 @@ class TokenLoss:
             batch: of this sample alone, on the module's device.
 
         Raises:
-            TracInError: the loss has one value for a sample, or it is not the sum of what is seen of its positions.
+            TracInError: the loss of a token cannot be seen, or the tokens' losses do not add up to the sample's.
         """
-        found, losses = self._positions(batch, 1)
-        if all(one.shape[1] == 1 for one in losses):
-            names = " and ".join(dict.fromkeys(found.names))
+        terms = self._terms(batch, 1)
+        if all(term.losses.shape[1] == 1 for term in terms):
             raise TracInError(
-                f"Per-token scores need a loss over tokens, but `training_step`'s ({names}) has a single value for a sample."
+                "Per-token scores need to see the loss of each token, but what is seen of the loss has a single value for a "
+                f"sample. {_REMEDY}"
+            )
+        with torch.no_grad():
+            whole, total = self.base(batch, 1), float(sum(term.losses.detach().double().sum() for term in terms))
+        if not same(total, float(whole), whole.dtype):
+            raise TracInError(
+                f"The losses of a sample's tokens add up to {total:.6g}, but its own loss is {float(whole):.6g}; return from "
+                "`per_token_loss` what each token adds to its sample's loss (for a mean: divided by the number of its tokens)."
             )
         tokens: list[Token] = []
         first = 0
-        for term, one in enumerate(losses):
-            seen, count = found.positions(term), one.shape[1]
-            live = torch.ones(count, dtype=torch.bool) if seen.counted is None else seen.counted[0].cpu()
-            targets = [-1] * count if seen.targets is None else seen.targets[0].tolist()
+        for number, term in enumerate(terms):
+            count = term.losses.shape[1]
+            live = torch.ones(count, dtype=torch.bool) if term.counted is None else term.counted[0].cpu()
+            targets = [-1] * count if term.targets is None else term.targets[0].tolist()
             for position in live.nonzero()[:, 0].tolist():
                 shown = position if count > 1 else -1
-                tokens.append(Token(first + position, term, shown, targets[position], seen.classes))
+                tokens.append(Token(first + position, number, shown, targets[position], term.classes))
             first += count
         return tuple(tokens)
 
-    def _positions(self, batch: Any, samples: int) -> tuple[Reduced, list[Tensor]]:
-        """How the loss of a batch is made, and what each position adds: for each term [samples, positions]."""
+    def _terms(self, batch: Any, samples: int) -> list[_Term]:
+        """What each position of a batch adds to its sample's own loss, part of the graph."""
+        own = getattr(self.module, "per_token_loss", None)
+        if own is not None:
+            return [_Term(_of_module(own, batch, samples))]
+        if not isinstance(self.base, StepLoss):
+            raise TracInError(
+                "Per-token scores need to see the loss of each token, but `per_sample_loss` returns one value for a sample. "
+                f"{_REMEDY}"
+            )
         with torch.enable_grad():
             found = reduced(lambda: loss_of_step(self.module, batch), samples)[1]
-            if found is None or not found.follows(self.base.terms):
+            if found is None or not self.base.terms or not found.follows(self.base.terms):
                 raise TracInError(
-                    "Per-token scores need to see the loss of each token, but the loss of a sample is not made of what the "
-                    "batches of the check showed. Let `training_step` compute it in the same way for all samples."
+                    "Per-token scores need to see the loss of each token, but `training_step` computes it in a way that is not "
+                    f"seen. {_REMEDY}"
                 )
-            return found, found.position_losses(self.base.terms, by_token=self.base.unit == "token")
+            losses = found.position_losses(self.base.terms, by_token=self.base.unit == "token")
+            seen = [found.positions(number) for number in range(len(losses))]
+        return [_Term(one, of.counted, of.targets, of.classes) for one, of in zip(losses, seen, strict=True)]
 
 
-def token_loss(base: SummedLoss) -> TokenLoss:
-    """The loss of tokens that belongs to a samples' loss.
+def _of_module(function: Callable[[Any], Any], batch: Any, samples: int) -> Tensor:
+    """What a module's `per_token_loss` returns.
 
     Raises:
-        TracInError: the loss of a token cannot be seen.
+        TracInError: it returns something else.
     """
-    if not isinstance(base, StepLoss):
+    with no_collectives():
+        losses = function(fresh(batch))
+    if not isinstance(losses, Tensor) or losses.dim() != 2 or len(losses) != samples:
+        got = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
         raise TracInError(
-            "Per-token scores need to see the loss of each token, but the module's `per_sample_loss` returns one number for a "
-            "sample; remove it, so that `training_step` is the loss."
+            f"`per_token_loss` should return a tensor of shape [{samples}, positions], what each position adds to its sample's "
+            f"loss, but returned {got}."
         )
-    if not base.terms:
-        raise TracInError(
-            "Per-token scores need to see the loss of each token, but `training_step` computes its mean in a way that is not "
-            "seen; end it in `F.cross_entropy(logits, labels)`, or in the mean or sum of a tensor with one loss for each token."
-        )
-    return TokenLoss(base)
+    return losses
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from functools import partial
 import numpy as np
 import torch
 
-from lightning_tracin.attribution.batching import Job, Target, batches_of, name_of, probe_chunks, require_finite
+from lightning_tracin.attribution.batching import Job, Target, batches_of, probe_chunks, require_finite
 from lightning_tracin.attribution.exact import block_of, collect, progress_bar
 from lightning_tracin.attribution.losses import LastSum
 from lightning_tracin.attribution.no_collectives import no_collectives
 from lightning_tracin.attribution.samples import SampleSet, joined
-from lightning_tracin.attribution.token_losses import Token, TokenLoss, prepared_tokens, token_loss, token_samples
+from lightning_tracin.attribution.token_losses import Token, TokenLoss, prepared_tokens, token_samples
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import Capture, ProbeBank, rounding, verify_gradients
 from lightning_tracin.storage.shards import FloatArray, Indices, Ingredients
@@ -49,11 +49,10 @@ def token_products(target: Target, job: Job) -> TokenProducts:
         TracInError: the tokens' losses cannot be seen, a loss or gradient is not finite, or the tokens' products do not add up to
             those of their probe.
     """
-    loss, prepare = token_loss(job.loss), prepared_tokens(job.prepare)
+    loss, prepare = TokenLoss(job.loss), prepared_tokens(job.prepare)
     tokens = tuple(loss.tokens(job.prepare(job.probes.batch([index]))) for index in range(len(job.probes)))
-    for index, each in enumerate(tokens):
-        if not each:
-            raise TracInError(f"No token of {name_of(job.probes, index, 'probe')} counts in its loss; choose another probe.")
+    if not any(tokens):
+        raise TracInError("No token of these probes counts in their loss (all labels are ignored); choose other probes.")
     split = token_samples(job.probes, tokens)
     job = replace(job, loss=loss, prepare=prepare, probes=joined([split, job.probes]))
     _verify(target, loss, split, job)
@@ -67,7 +66,7 @@ def token_products(target: Target, job: Job) -> TokenProducts:
 @no_collectives()
 def _verify(target: Target, loss: TokenLoss, split: SampleSet, job: Job) -> None:
     """Compare the gradients of some tokens of one probe with autograd's."""
-    few = [index for index in range(len(split)) if split.source(index) == 0][:_CHECKED]
+    few = [index for index in range(len(split)) if split.source(index) == split.source(0)][:_CHECKED]
     alone = [job.prepare(split.batch([index])) for index in few]
     summed = LastSum(partial(loss.summed, job.prepare(split.batch(few)), len(few)))
     verify_gradients(target.model, target.coverage, summed.total, [partial(loss, one, 1) for one in alone], summed.own)

@@ -17,6 +17,7 @@ from lightning_tracin.attribution.prepare import (
     mask_of_run,
     read_samples,
     require_frozen_alike,
+    require_languages,
     require_run_samples,
     require_top_k,
 )
@@ -130,18 +131,3 @@ def attribute(
 
         on_rank_zero(processes, written)
         return opened
-
-
-def require_languages(directory: RunDirectory, languages: GivenLanguages) -> None:
-    """Check that languages are given again as a list if the fit was given a list.
-
-    Raises:
-        TracInError: they are not.
-    """
-    record = directory.record()
-    for given, now, name in (
-        (record.languages_given, languages.train, "languages"),
-        (record.languages_of_probes_given, languages.probes, "languages_of_probes"),
-    ):
-        if given and now is None:
-            raise TracInError(f"The fit of {directory.path} was given its `{name}` as a list; give them again: `{name}=[...]`.")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from pytorch_lightning import LightningModule
 
@@ -20,15 +21,15 @@ from lightning_tracin.attribution.prepare import (
     mask_of_run,
     read_samples,
     require_frozen_alike,
+    require_languages,
     require_run_samples,
 )
 from lightning_tracin.attribution.token_losses import Token
 from lightning_tracin.attribution.token_products import token_products
 from lightning_tracin.attribution.token_texts import found_tokenizer, shift_of, texts_of
-from lightning_tracin.config import Scoring
+from lightning_tracin.config import Scoring, View
 from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.directory import RunDirectory
-from lightning_tracin.trainer.attribute import require_languages
 from lightning_tracin.trainer.environment import Environment
 from lightning_tracin.trainer.isolation import isolated_copy, untouched_process
 
@@ -113,18 +114,43 @@ def token_scores(
         require_run_samples(directory, train, chosen, here)
         require_frozen_alike(module, ledger)
         kept_mask = mask_of_run(directory, None if mask is None else Path(mask))
-        attributor = Attributor(directory, here, Setup(options, train, chosen, record.loss, kept_mask, progress))
-        few, total = chosen.take(pairs.probes), np.zeros(())
-        tokens: tuple[tuple[Token, ...], ...] = ()
-        for snapshot in (ledger[index] for index in snapshots):
-            target, job = attributor.ready(copy, snapshot)
-            products = token_products(target, replace(job, train=train.take(pairs.train), probes=few))
-            weights = group_weights(scoring.weighting, snapshot.learning_rates, snapshot.visits)[list(target.parts.groups)]
-            total, tokens = total + snapshot_scores(products.ingredients, scoring.similarity, weights), products.tokens
-        if tokenizer is None:
-            tokenizer = found_tokenizer(*chosen.collates, module, getattr(module, "model", None))
-        prepared = here.prepared(copy, dtype_of(options))
-        batches = [prepared(few.batch([index])) for index in range(len(few))]
+        setup = Setup(options, train, chosen, record.loss, kept_mask, progress)
+        return split_scores(directory, copy, setup, pairs, scoring, snapshots, tokenizer)
+
+
+def split_scores(
+    directory: RunDirectory,
+    copy: LightningModule,
+    setup: Setup,
+    pairs: Pairs,
+    scoring: Scoring,
+    snapshots: Sequence[int],
+    tokenizer: Any = None,
+) -> xr.DataArray:
+    """Compute per-token scores in this process.
+
+    Args:
+        directory: the run.
+        copy: an isolated copy of the module, whose weights change.
+        setup: the setup of the run's passes.
+        pairs: see `token_scores`.
+        scoring: see `token_scores`.
+        snapshots: see `token_scores`.
+        tokenizer: see `token_scores`.
+    """
+    here, ledger = Environment(copy), directory.ledger.snapshots()
+    attributor = Attributor(directory, here, setup)
+    few, train, total = setup.probes.take(pairs.probes), setup.train.take(pairs.train), np.zeros(())
+    tokens: tuple[tuple[Token, ...], ...] = ()
+    for snapshot in (ledger[index] for index in snapshots):
+        target, job = attributor.ready(copy, snapshot)
+        products = token_products(target, replace(job, train=train, probes=few))
+        weights = group_weights(scoring.weighting, snapshot.learning_rates, snapshot.visits)[list(target.parts.groups)]
+        total, tokens = total + snapshot_scores(products.ingredients, scoring.similarity, weights), products.tokens
+    if tokenizer is None:
+        tokenizer = found_tokenizer(*setup.probes.collates, copy, getattr(copy, "model", None))
+    prepared = here.prepared(copy, setup.dtype)
+    batches = [prepared(few.batch([index])) for index in range(len(few))]
     columns = {"probe": [probe for probe, each in zip(pairs.probes, tokens, strict=True) for _ in each]}
     columns |= _described(tokens, batches, tokenizer)
     return xr.DataArray(
@@ -132,12 +158,36 @@ def token_scores(
         dims=("train", "token"),
         coords={
             "train": list(pairs.train),
-            "train_language": ("train", list(train.take(pairs.train).table.language)),
+            "train_language": ("train", list(train.table.language)),
             **{name: ("token", values) for name, values in columns.items()},
         },
         name="influence",
         attrs={"similarity": scoring.similarity, "weighting": scoring.weighting},
     )
+
+
+def tokens_of_pairs(directory: RunDirectory, copy: LightningModule, setup: Setup, top: pd.DataFrame, view: View) -> pd.DataFrame:
+    """Split the scores of a table's pairs of probe and train sample.
+
+    Args:
+        directory: the run.
+        copy: see `split_scores`.
+        setup: see `split_scores`.
+        top: with the columns probe and train.
+        view: which score.
+
+    Returns:
+        One line for each token of each pair: probe, train, position, text, target, term, score.
+    """
+    pairs = Pairs(*(tuple(sorted({int(index) for index in top[name]})) for name in ("probe", "train")))
+    scoring = Scoring(similarity=view.similarity, weighting=view.weighting)
+    array = split_scores(directory, copy, setup, pairs, scoring, range(len(directory.ledger.snapshots())))
+    table = array.drop_vars("train_language").rename("score").to_dataframe().reset_index(level="train")
+    wanted = top[["probe", "train"]].drop_duplicates()
+    found = wanted.merge(table, on=["probe", "train"])
+    columns = ["probe", "train", "position", "text", "target", "term", "score"]
+    split: pd.DataFrame = found[columns]
+    return split
 
 
 def _described(tokens: Sequence[Sequence[Token]], batches: Sequence[Any], tokenizer: Any) -> dict[str, list[Any]]:
