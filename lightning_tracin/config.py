@@ -128,7 +128,10 @@ def _sentence(model: type[BaseModel], error: ValidationError) -> str:
 class SampleColumns(OptionGroup):
     """Which columns of a dataset hold language, item, text and label."""
 
-    language_column: str = Field(default="language", description="dataset column (or attribute) with each sample's language.")
+    language_column: str | Names = Field(
+        default="language",
+        description="dataset column (or attribute) with each sample's language; two (source, target) make pairs such as `en>de`.",
+    )
     item_column: str | None = Field(default=None, description="column with an id that all translations of one sentence share.")
     text_columns: Names | None = Field(default=None, description="columns to show as text. Default: all other string columns.")
     label_column: str | None = Field(default=None, description="column to show as label. Default: `label` or `labels`.")

@@ -322,7 +322,7 @@ class TracInRun:
         self,
         module: LightningModule,
         probes: Any,
-        language_column: str | None = None,
+        language_column: str | tuple[str, ...] | None = None,
         item_column: str | None = None,
         languages: Sequence[str] | None = None,
     ) -> TracInRun:
@@ -344,10 +344,7 @@ class TracInRun:
                 another process works in the run directory.
 
         Example:
-            Skipped: needs a run directory and the fit's module.
-
             >>> run = run.add_probes(module, DataLoader(swahili, batch_size=32))  # doctest: +SKIP
-            >>> run.top(probe=len(run.probes) - 1)  # of the last new probe  # doctest: +SKIP
         """
         # Like that in `score`, an import against the arrows, named in the contracts: reading a run does not need Lightning.
         from lightning_tracin.trainer.add_probes import add_probes

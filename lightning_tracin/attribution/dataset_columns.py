@@ -32,20 +32,16 @@ def read_table(dataset: Any, columns: SampleColumns, role: str, languages: Seque
         >>> table = read_table(rows, SampleColumns(item_column="id"), "probes", languages=None)
         >>> table.language, table.item, table.text
         (('de', 'en'), ('7', '7'), ('ja', 'yes'))
+        >>> pairs = [{"source": "en", "target": "de", "text": "yes"}, {"source": "sw", "target": "de", "text": "ndiyo"}]
+        >>> read_table(pairs, SampleColumns(language_column=("source", "target")), "probes", languages=None).language
+        ('en>de', 'sw>de')
     """
     count = len(dataset)
     if languages is None:
-        found = read_column(dataset, columns.language_column)
-        if found is None:
-            raise TracInError(
-                f"The {role} have no column or attribute {columns.language_column!r} with their languages (columns: "
-                f"{_listed_columns(dataset)}). Name the right one with `language_column=...`, or give one language per sample "
-                "(`languages=[...]` for the train samples, `languages_of_probes=[...]` for the probes)."
-            )
-        languages = _named(dataset, columns.language_column, found)
+        languages = _languages(dataset, columns.language_column, role)
     elif len(languages) != count:
         raise TracInError(f"{len(languages)} languages were given for {count} {role}; give one for each, in the dataset's order.")
-    names = [language_name(_plain(language)) for language in languages]
+    names = [_language(_plain(language)) for language in languages]
     unknown = [index for index, name in enumerate(names) if name is None]
     if unknown:
         raise TracInError(f"Sample {unknown[0]} of the {role} has no language (and {len(unknown) - 1} more); name one for each.")
@@ -65,8 +61,32 @@ def read_table(dataset: Any, columns: SampleColumns, role: str, languages: Seque
     )
 
 
+def _languages(dataset: Any, column: str | tuple[str, ...], role: str) -> list[Any]:
+    """One language per sample, or a tuple of languages where there are several columns."""
+    each = []
+    for name in (column,) if isinstance(column, str) else column:
+        found = read_column(dataset, name)
+        if found is None:
+            raise TracInError(
+                f"The {role} have no column or attribute {name!r} with their languages (columns: "
+                f"{_listed_columns(dataset)}). Name the right one with `language_column=...`, or give one language per sample "
+                "(`languages=[...]` for the train samples, `languages_of_probes=[...]` for the probes)."
+            )
+        each.append(_named(dataset, name, found))
+    return each[0] if isinstance(column, str) else list(zip(*each, strict=True))
+
+
+def _language(value: Any) -> str | None:
+    """A language's name; of a pair (source and target of a translation) both names, as in `en>de`."""
+    if not isinstance(value, tuple | list):
+        return language_name(value)
+    names = [language_name(one) for one in value]
+    return ">".join(name for name in names if name is not None) if names and None not in names else None
+
+
 def _text(dataset: Any, columns: SampleColumns) -> tuple[str, ...]:
-    used = {columns.language_column, columns.item_column, columns.label_column, "label", "labels"}
+    languages = [columns.language_column] if isinstance(columns.language_column, str) else columns.language_column
+    used = {*languages, columns.item_column, columns.label_column, "label", "labels"}
     names = columns.text_columns
     if names is None:
         names = tuple(name for name, value in _first(dataset).items() if isinstance(value, str) and name not in used)

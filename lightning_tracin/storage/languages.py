@@ -118,7 +118,7 @@ def _tag_of(name: str) -> str | None:
     name = unicodedata.normalize("NFC", name).strip()
     if _is_tag(name):
         return name
-    if len(name) > 100 or not any(letter.isalpha() for letter in name):
+    if len(name) > 100 or not name.isprintable() or not any(letter.isalpha() for letter in name):
         return None
     for trie in ("en", "und"):
         code = name_to_code("language", name, trie)

@@ -29,7 +29,7 @@ def add_probes(
     module: LightningModule,
     probes: Any,
     languages: Sequence[str] | None = None,
-    language_column: str | None = None,
+    language_column: str | tuple[str, ...] | None = None,
     item_column: str | None = None,
 ) -> None:
     """Compute what new probes add at every snapshot, and add the probes to the run.

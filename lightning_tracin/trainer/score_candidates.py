@@ -39,7 +39,7 @@ def scored_candidates(
     *,
     languages: Sequence[str] | None = None,
     languages_of_probes: Sequence[str] | None = None,
-    language_column: str | None = None,
+    language_column: str | tuple[str, ...] | None = None,
     item_column: str | None = None,
     mask: str | Path | None = None,
     memory_budget: int | None = None,

@@ -40,6 +40,7 @@ def test_one_language_by_two_names(probe: str, train: str) -> None:
         ("zh", "cmn"),
         ("sr", "sr-Latn"),
         ("no", "nb"),
+        ("nu\x00l", "null"),
         ("klingon-x", "Klingon"),
         ("klingon-x", "klingon"),
         ("lang1", "lang2"),
