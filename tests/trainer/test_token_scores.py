@@ -17,12 +17,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_tracin import TracInCallback, TracInError, TracInRun
-from lightning_tracin.config import Scoring
 from tests.support import fits
 from tests.support.models import PAD
 from tests.support.zoo import CAUSAL, SMALL, unsettled
 
-DOT = Scoring(similarity="dot")
 LATER = {"when": "never"}  # snapshots are all that per-token scores need
 Step = Callable[[torch.nn.Module, dict[str, Tensor]], Tensor]
 
@@ -129,7 +127,7 @@ def test_a_tokens_score_is_that_of_the_gradient_of_its_loss(is_causal: bool, tmp
     classes, model = (None, writer()) if is_causal else (3, tagger())
     module = Module(model)
     run = fitted(module, classes, tmp_path)
-    found = run.per_token(module, *loaders(classes), probes=[3, 0], scoring=DOT)
+    found = run.per_token(module, *loaders(classes), probes=[3, 0], similarity="dot")
     for probe in (3, 0):
         mine = found.values[:, found.probe.values == probe]
         wanted = loop(Module(tagger() if classes else writer()), run, is_causal, probe)
@@ -143,10 +141,9 @@ def test_a_tokens_score_is_that_of_the_gradient_of_its_loss(is_causal: bool, tmp
 def test_tokens_add_up_to_their_probes_influence(similarity: Any, unit: str, tmp_path: Path) -> None:
     module = Module(writer())
     run = fitted(module, None, tmp_path, loss_unit=unit)
-    weighting: Any = "learning_rate"
-    scoring = Scoring(similarity=similarity, weighting=weighting)
-    found = run.per_token(module, *loaders(None), probes=range(5), train=[6, 2], scoring=scoring, snapshots=[1])
-    whole = run.influence(similarity, weighting, snapshots=[1]).values[[6, 2]]
+    scoring: Any = {"similarity": similarity, "weighting": "learning_rate"}
+    found = run.per_token(module, *loaders(None), probes=range(5), train=[6, 2], snapshots=[1], **scoring)
+    whole = run.influence(**scoring, snapshots=[1]).values[[6, 2]]
     sums = found.groupby("probe").sum("token").transpose("train", "probe").values
     np.testing.assert_allclose(sums, whole, atol=1e-6 * np.abs(whole).max())
     assert found.train.values.tolist() == [6, 2]
@@ -188,7 +185,7 @@ def test_tokens_of_losses_by_hand_add_up(step: Step, tmp_path: Path) -> None:
 
 def assert_tokens_add_up(module: Module, classes: int | None, path: Path, **options: Any) -> None:
     run = fitted(module, classes, path, **options)
-    found = run.per_token(module, *loaders(classes), probes=[1, 4], scoring=DOT)
+    found = run.per_token(module, *loaders(classes), probes=[1, 4], similarity="dot")
     sums = found.groupby("probe").sum("token").transpose("train", "probe").values
     whole = run.influence("dot").values[:, [1, 4]]
     np.testing.assert_allclose(sums, whole, atol=1e-6 * np.abs(whole).max())
@@ -316,7 +313,7 @@ def test_runs_without_products_of_pairs_have_exact_tokens(options: dict[str, Any
     exact = fitted(Module(tagger()), 3, tmp_path / "exact")
     module = Module(tagger())
     run = fitted(module, 3, tmp_path / "other", **options)
-    found = run.per_token(module, *loaders(3), probes=[1], scoring=DOT)
+    found = run.per_token(module, *loaders(3), probes=[1], similarity="dot")
     whole = exact.influence("dot").values[:, 1]
     np.testing.assert_allclose(found.sum("token").values, whole, atol=1e-5 * np.abs(whole).max())
 
@@ -324,11 +321,9 @@ def test_runs_without_products_of_pairs_have_exact_tokens(options: dict[str, Any
 def test_whitened_scores_are_refused(tmp_path: Path) -> None:
     module = Module(tagger())
     run = fitted(module, 3, tmp_path, projection_dim=512, preconditioner="fisher", **LATER)
-    with pytest.raises(
-        TracInError, match=r"Per-token scores are not whitened; take `scoring=Scoring\(preconditioner='none'\)`\."
-    ):
+    with pytest.raises(TracInError, match=r"Per-token scores are not whitened; take `preconditioner='none'`\."):
         run.per_token(module, *loaders(3), probes=[1])
-    found = run.per_token(module, *loaders(3), probes=[1], train=[0], scoring=Scoring(preconditioner="none"))
+    found = run.per_token(module, *loaders(3), probes=[1], train=[0], preconditioner="none")
     assert found.sizes["token"] > 1
 
 
