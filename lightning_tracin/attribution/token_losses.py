@@ -38,6 +38,7 @@ class Token:
         position: in the term. -1: the term has a single loss for the whole sample.
         target: the class that the model should answer; -1 if that is not known.
         classes: among how many; 0 if that is not known.
+        count: positions of the term, also those that do not count in the loss; 0 if that is not known.
     """
 
     column: int
@@ -45,6 +46,7 @@ class Token:
     position: int
     target: int = -1
     classes: int = 0
+    count: int = 0
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ class TokenLoss:
             targets = [-1] * count if term.targets is None else term.targets[0].tolist()
             for position in live.nonzero()[:, 0].tolist():
                 shown = position if count > 1 else -1
-                tokens.append(Token(first + position, number, shown, targets[position], term.classes))
+                tokens.append(Token(first + position, number, shown, targets[position], term.classes, count))
             first += count
         return tuple(tokens)
 

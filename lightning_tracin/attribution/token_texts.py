@@ -73,10 +73,40 @@ def texts_of(tokens: Sequence[Token], batch: Any, tokenizer: Any) -> list[str]:
         if tokenizer is not None and token.position >= 0:
             if token.target >= 0 and token.classes >= len(tokenizer):
                 text = _text(tokenizer, token.target)
-            elif row is not None and token.position < len(row):
+            elif row is not None and _is_of_input(token, row):
                 text = _text(tokenizer, row[token.position])
         found.append(text)
     return found
+
+
+def _is_of_input(token: Token, row: list[int]) -> bool:
+    """Whether a position is one of the input: its term has a position for each, or says of each which class it has."""
+    return token.position < len(row) and (token.target >= 0 or token.count == len(row))
+
+
+def unscored_pieces(tokens: Sequence[Token], batch: Any, tokenizer: Any) -> list[tuple[int, str]]:
+    """The pieces of a sample's input that are no tokens of its loss, to show the others among them: position and text.
+
+    Args:
+        tokens: of one sample.
+        batch: of this sample alone.
+        tokenizer: see `texts_of`.
+
+    Returns:
+        None of them where the tokens are not those of the input, such as a translation's.
+    """
+    row = _row(batch, "input_ids")
+    if tokenizer is None or row is None:
+        return []
+    shift = shift_of(tokens, batch)
+    scored = {token.position + shift: token for token in tokens if token.position >= 0}
+    for place, token in scored.items():
+        is_next = token.classes >= len(tokenizer)
+        if not (place < len(row) and row[place] == token.target if is_next else _is_of_input(token, row)):
+            return []
+    special = set(getattr(tokenizer, "all_special_ids", ()))
+    left = [(place, number) for place, number in enumerate(row) if place not in scored and number not in special]
+    return [(place, _text(tokenizer, number)) for place, number in left]
 
 
 def _text(tokenizer: Any, number: int) -> str:

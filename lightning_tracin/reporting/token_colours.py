@@ -36,7 +36,7 @@ def coloured(tokens: pd.DataFrame) -> list[ColouredToken]:
     """The tokens of one pair.
 
     Args:
-        tokens: with the columns position, text and score.
+        tokens: with the columns position, text and score; NaN for what is not in the loss.
 
     Example:
         >>> tokens = pd.DataFrame({"position": [1, 2], "text": [" rain", ""], "score": [0.5, -0.25]})
@@ -48,6 +48,9 @@ def coloured(tokens: pd.DataFrame) -> list[ColouredToken]:
     largest = float(tokens["score"].abs().max())
     found = []
     for position, text, score in tokens[["position", "text", "score"]].itertuples(index=False):
+        if score != score:
+            found.append(ColouredToken(str(text), "", f"position {position}: not in the loss"))
+            continue
         colour, line = (_HELPED, "solid") if score >= 0 else (_HARMED, "dashed")
         opacity = _MOST * abs(score) / largest if largest > 0 else 0.0
         style = f"background: rgba({colour}, {opacity:.2f}); border-bottom: 2px {line} rgb({colour})"

@@ -12,7 +12,7 @@ import pandas as pd
 import xarray as xr
 from pytorch_lightning import LightningModule
 
-from lightning_tracin.analysis.scores import group_weights, snapshot_scores
+from lightning_tracin.analysis.scores import Scores, group_weights, snapshot_scores
 from lightning_tracin.attribution.attributor import Attributor
 from lightning_tracin.attribution.prepare import (
     GivenLanguages,
@@ -26,7 +26,7 @@ from lightning_tracin.attribution.prepare import (
 )
 from lightning_tracin.attribution.token_losses import Token
 from lightning_tracin.attribution.token_products import token_products
-from lightning_tracin.attribution.token_texts import found_tokenizer, shift_of, texts_of
+from lightning_tracin.attribution.token_texts import found_tokenizer, shift_of, texts_of, unscored_pieces
 from lightning_tracin.config import Scoring, View
 from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.directory import RunDirectory
@@ -115,7 +115,33 @@ def token_scores(
         require_frozen_alike(module, ledger)
         kept_mask = mask_of_run(directory, None if mask is None else Path(mask))
         setup = Setup(options, train, chosen, record.loss, kept_mask, progress)
-        return split_scores(directory, copy, setup, pairs, scoring, snapshots, tokenizer)
+        split = split_scores(directory, copy, setup, pairs, scoring, snapshots, tokenizer)
+    return xr.DataArray(
+        split.scores,
+        dims=("train", "token"),
+        coords={
+            "train": list(pairs.train),
+            "train_language": ("train", list(train.take(pairs.train).table.language)),
+            **{str(name): ("token", column.to_numpy()) for name, column in split.tokens.items()},
+        },
+        name="influence",
+        attrs={"similarity": scoring.similarity, "weighting": scoring.weighting},
+    )
+
+
+@dataclass(frozen=True)
+class SplitScores:
+    """Scores of train samples on the tokens of some probes.
+
+    Attributes:
+        scores: [train, tokens].
+        tokens: a line for each: probe, position, text, target, term.
+        others: pieces of the probes' inputs that do not count in the loss: probe, position, text.
+    """
+
+    scores: Scores
+    tokens: pd.DataFrame
+    others: pd.DataFrame
 
 
 def split_scores(
@@ -126,7 +152,7 @@ def split_scores(
     scoring: Scoring,
     snapshots: Sequence[int],
     tokenizer: Any = None,
-) -> xr.DataArray:
+) -> SplitScores:
     """Compute per-token scores in this process.
 
     Args:
@@ -150,20 +176,16 @@ def split_scores(
     if tokenizer is None:
         tokenizer = found_tokenizer(*setup.probes.collates, copy, getattr(copy, "model", None))
     prepared = here.prepared(copy, setup.dtype)
-    batches = [prepared(few.batch([index])) for index in range(len(few))]
-    columns = {"probe": [probe for probe, each in zip(pairs.probes, tokens, strict=True) for _ in each]}
-    columns |= _described(tokens, batches, tokenizer)
-    return xr.DataArray(
-        total,
-        dims=("train", "token"),
-        coords={
-            "train": list(pairs.train),
-            "train_language": ("train", list(train.table.language)),
-            **{name: ("token", values) for name, values in columns.items()},
-        },
-        name="influence",
-        attrs={"similarity": scoring.similarity, "weighting": scoring.weighting},
-    )
+    lines: list[tuple[Any, ...]] = []
+    others: list[tuple[Any, ...]] = []
+    for index, (probe, each) in enumerate(zip(pairs.probes, tokens, strict=True)):
+        batch = prepared(few.batch([index]))
+        shift, texts = shift_of(each, batch), texts_of(each, batch, tokenizer)
+        for one, text in zip(each, texts, strict=True):
+            lines.append((probe, one.position + shift if one.position >= 0 else -1, text, one.target, one.term))
+        others += [(probe, *piece) for piece in unscored_pieces(each, batch, tokenizer)]
+    columns = ["probe", "position", "text", "target", "term"]
+    return SplitScores(total, pd.DataFrame(lines, columns=columns), pd.DataFrame(others, columns=columns[:3]))
 
 
 def tokens_of_pairs(directory: RunDirectory, copy: LightningModule, setup: Setup, top: pd.DataFrame, view: View) -> pd.DataFrame:
@@ -177,26 +199,19 @@ def tokens_of_pairs(directory: RunDirectory, copy: LightningModule, setup: Setup
         view: which score.
 
     Returns:
-        One line for each token of each pair: probe, train, position, text, target, term, score.
+        The tokens of each pair, in order: probe, train, position, text, target, term, score. Where the tokens are those of the
+        input, its other pieces are among them, without a score.
     """
     pairs = Pairs(*(tuple(sorted({int(index) for index in top[name]})) for name in ("probe", "train")))
     scoring = Scoring(similarity=view.similarity, weighting=view.weighting)
-    array = split_scores(directory, copy, setup, pairs, scoring, range(len(directory.ledger.snapshots())))
-    table = array.drop_vars("train_language").rename("score").to_dataframe().reset_index(level="train")
-    wanted = top[["probe", "train"]].drop_duplicates()
-    found = wanted.merge(table, on=["probe", "train"])
+    split = split_scores(directory, copy, setup, pairs, scoring, range(len(directory.ledger.snapshots())))
+    rows = {train: row for row, train in enumerate(pairs.train)}
+    tables = []
+    for probe, train in top[["probe", "train"]].drop_duplicates().itertuples(index=False):
+        own = split.tokens.assign(score=split.scores[rows[train]])
+        both = pd.concat([own[own["probe"] == probe], split.others[split.others["probe"] == probe]])
+        both = both.sort_values("position", kind="stable").fillna({"target": -1, "term": 0})
+        tables.append(both.astype({"target": int, "term": int}).assign(train=train))
     columns = ["probe", "train", "position", "text", "target", "term", "score"]
-    split: pd.DataFrame = found[columns]
-    return split
-
-
-def _described(tokens: Sequence[Sequence[Token]], batches: Sequence[Any], tokenizer: Any) -> dict[str, list[Any]]:
-    """Columns with a line for each token of all probes."""
-    columns: dict[str, list[Any]] = {"position": [], "text": [], "target": [], "term": []}
-    for each, batch in zip(tokens, batches, strict=True):
-        shift = shift_of(each, batch)
-        columns["position"] += [one.position + shift if one.position >= 0 else -1 for one in each]
-        columns["text"] += texts_of(each, batch, tokenizer)
-        columns["target"] += [one.target for one in each]
-        columns["term"] += [one.term for one in each]
-    return columns
+    whole: pd.DataFrame = pd.concat(tables, ignore_index=True).reindex(columns=columns)
+    return whole

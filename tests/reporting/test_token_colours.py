@@ -35,3 +35,9 @@ def test_a_pair_without_tokens_is_left_out() -> None:
     top = pd.DataFrame({"probe": [0, 0, 1], "train": [5, 5, 5], "sign": ["positive", "negative", "positive"]})
     pairs = coloured_pairs(top, tokens(1.0).assign(probe=0, train=5))
     assert [(pair["probe"], pair["train"], len(pair["tokens"])) for pair in pairs] == [(0, 5, 1)]
+
+
+def test_what_is_not_in_the_loss_has_no_colour() -> None:
+    first, second = coloured(tokens(float("nan"), 0.5))
+    assert (first.style, first.told) == ("", "position 0: not in the loss")
+    assert "0.55" in second.style

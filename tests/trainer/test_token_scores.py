@@ -354,11 +354,15 @@ def test_the_report_shows_the_tokens_of_the_strongest_pairs(classes: int | None,
     for line in tokens.itertuples():
         piece = Pieces().convert_ids_to_tokens(int(ids[line.probe][line.position]))
         assert line.text == piece.replace("▁", " ")
+    places = [(probe, place) for probe, row in enumerate(loaders(classes)[1].dataset.rows) for place in range(len(row["labels"]))]
+    assert {(line.probe, line.position) for line in tokens.itertuples()} == set(places)
     page = (tmp_path / "results" / "report.html").read_text("utf-8")
     assert page.count("<span style=") == len(tokens)
     assert "&lt;b&gt;&amp;</span>" in page
     assert "<b>" not in page
-    assert f'title="position {tokens.position[0]}: {tokens.score[0]:+.3g}"' in page
+    scored = tokens.dropna().iloc[0]
+    assert f'title="position {scored.position}: {scored.score:+.3g}"' in page
+    assert "not in the loss" in page
 
 
 def test_a_loss_without_tokens_is_refused_before_the_fit(tmp_path: Path) -> None:
