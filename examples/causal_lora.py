@@ -45,7 +45,7 @@ def main(
     else:
         writer = hf.AutoModelForCausalLM.from_pretrained(model)
     adapted = get_peft_model(writer, LoraConfig(task_type="CAUSAL_LM", r=8, target_modules=["q_proj", "v_proj"]))
-    tracin = TracInCallback(output, item_column="item", text_columns=["text"], label_column="intent", top_k=20)
+    tracin = TracInCallback(output, item_column="item", text_columns=["text"], label_column="intent", top_k=20, per_token=True)
     trainer = pl.Trainer(max_epochs=epochs, callbacks=[tracin], logger=False, enable_checkpointing=False)
     trainer.fit(Writer(adapted), *loaders(train, probes, encode, hf.DataCollatorForLanguageModeling(tokenizer, mlm=False)))
     report(output)

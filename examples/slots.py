@@ -48,7 +48,7 @@ def main(
         tagger = hf.XLMRobertaForTokenClassification(config)
     else:
         tagger = hf.AutoModelForTokenClassification.from_pretrained(model, num_labels=len(tags))
-    tracin = TracInCallback(output, item_column="item", text_columns=["text"], label_column="intent", top_k=20)
+    tracin = TracInCallback(output, item_column="item", text_columns=["text"], label_column="intent", top_k=20, per_token=True)
     trainer = pl.Trainer(max_epochs=epochs, callbacks=[tracin], logger=False, enable_checkpointing=False)
     trainer.fit(Tagger(tagger), *loaders(train, probes, encode, hf.DataCollatorForTokenClassification(tokenizer)))
     report(output)

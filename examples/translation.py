@@ -45,7 +45,7 @@ def main(
         translator = hf.MT5ForConditionalGeneration(hf.MT5Config(vocab_size=len(tokenizer), **ids, **sizes))
     else:
         translator = hf.AutoModelForSeq2SeqLM.from_pretrained(model)
-    tracin = TracInCallback(output, item_column="item", text_columns=["text"], label_column="intent", top_k=20)
+    tracin = TracInCallback(output, item_column="item", text_columns=["text"], label_column="intent", top_k=20, per_token=True)
     trainer = pl.Trainer(max_epochs=epochs, callbacks=[tracin], logger=False, enable_checkpointing=False)
     trainer.fit(Translator(translator), *loaders(train, probes, encode, hf.DataCollatorForSeq2Seq(tokenizer)))
     report(output)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -40,6 +41,11 @@ def test_scores_are_those_of_single_samples(
     probes = torch.stack([gradient(trainer, trainer.val_dataloaders, index) for index in PROBES]).double()
     off = (train @ probes.T - torch.from_numpy(influence[list(TRAIN)][:, list(PROBES)])).abs()
     assert float((off / (train.norm(dim=1)[:, None] * probes.norm(dim=1))).max()) < 1e-5
+    if run.record.options.per_token:
+        top, tokens = (pd.read_csv(tmp_path / "out" / "results" / f"{name}.csv") for name in ("top", "tokens"))
+        sums = tokens.groupby(["probe", "train"])["score"].sum()
+        assert all(sums[line.probe, line.train] == pytest.approx(line.score, abs=1e-5) for line in top.itertuples())
+        assert tokens["text"].notna().all()
     printed = capsys.readouterr().out.split("Lift of the train languages")[1]
     rows = {line.split()[0] for line in printed.splitlines()[3:-1]}
     assert rows == set(run.probes.language)
