@@ -58,6 +58,15 @@ _TIMES = (
     {"en": "at seven", "de": "um sieben", "it": "alle sette", "nl": "om zeven", "da": "klokken syv", "id": "jam tujuh"},
     {"en": "on monday", "de": "am montag", "it": "lunedì", "nl": "op maandag", "da": "på mandag", "id": "hari senin"},
     {"en": "on sunday", "de": "am sonntag", "it": "domenica", "nl": "op zondag", "da": "på søndag", "id": "hari minggu"},
+    {
+        "en": "next week",
+        "de": "nächste woche",
+        "it": "la prossima settimana",
+        "nl": "volgende week",
+        "da": "næste uge",
+        "id": "minggu depan",
+    },
+    {"en": "on friday", "de": "am freitag", "it": "venerdì", "nl": "op vrijdag", "da": "på fredag", "id": "hari jumat"},
 )
 _PLACES = ("rome", "new york", "aarhus", "jakarta", "berlin")
 _PEOPLE = ("maria", "jan de vries", "budi", "anna rossi", "erik")
@@ -76,11 +85,16 @@ def load(folder: str | None, items: int) -> tuple[Dataset, Dataset]:
 
 def _made(language: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
+    made: set[tuple[str, ...]] = set()  # commands without a place or a person come once
     choices = [*product(_PLACES, _PEOPLE, _TIMES)]
     random.Random(0).shuffle(choices)  # noqa: S311 - an order, not a secret
     for place, name, when in choices:
         said = {"location": place, "person": name, "datetime": when[language]}
         for intent, template in _TEMPLATES.items():
+            key = (intent, when["en"], *(said[slot] for slot in ("location", "person") if f"{{{slot}}}" in template["en"]))
+            if key in made:
+                continue
+            made.add(key)
             words: list[str] = []
             slots: list[str] = []
             for word in template[language].split():
