@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.legend import Legend
@@ -154,6 +155,17 @@ def test_languages_keep_their_colour_through_figures() -> None:
         line = named(panel_of(gained, language), "share")[0]
         assert isinstance(line, Line2D)
         assert colours[0][language] == colours[1][language] == line.get_color()
+
+
+def test_a_language_has_the_look_of_what_its_name_means() -> None:
+    whole = looks(["de", "en"])
+    assert looks(["english"], ["de", "en"])["english"] == whole["en"]
+    apart = looks(["english", "en", "eng"], ["de", "en"])
+    assert apart["en"] == whole["en"]
+    assert len(set(apart.values())) == 4  # two names in one figure do not look alike
+    panel = figures.masks(masked().replace({"english": "en"}), LANGUAGES).axes[0]
+    (drawn,) = [one for one in panel.collections if one.get_label() == "en"]
+    assert to_hex(drawn.get_facecolor()[0]) == looks(LANGUAGES)["english"].colour.lower()
 
 
 def test_curves() -> None:

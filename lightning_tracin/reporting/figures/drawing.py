@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import io
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -41,14 +40,20 @@ class Look:
 def looks(names: Iterable[str], languages: Sequence[str] | None = None) -> dict[str, Look]:
     """Name -> look, by its position in `languages`, or among the names if no languages are given.
 
-    All looks differ for up to 77 names; neighbours differ in both colour and marker.
+    All looks differ for up to 77 names; neighbours differ in both colour and marker. A name that is not in `languages` has the
+    look of the language that it means (`languages.own_languages`), unless another name has this look.
 
     Example:
         >>> looks(["de", "en"])["en"] == looks(["en"], languages=["de", "en"])["en"]
         True
     """
-    order = list(dict.fromkeys([*(languages or ()), *names]))
-    return {name: Look(_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]) for i, name in enumerate(order)}
+    asked, known = list(dict.fromkeys(names)), list(dict.fromkeys(languages or ()))
+    own = own_languages([name for name in asked if name not in known], known)
+    taken = Counter([*own.values(), *(name for name in asked if name in known)])
+    same = {name: other for name, other in own.items() if taken[other] == 1}
+    order = [*known, *(name for name in asked if name not in known and name not in same)]
+    found = {name: Look(_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]) for i, name in enumerate(order)}
+    return found | {name: found[other] for name, other in same.items()}
 
 
 def canvas(width: float, height: float) -> Figure:
@@ -204,14 +209,3 @@ def shortened(table: pd.DataFrame) -> pd.DataFrame:
         short[name] = label
     drawn: pd.DataFrame = table.assign(**{column: table[column].map(short) for column in columns})
     return drawn
-
-
-def own_cells(table: pd.DataFrame) -> npt.NDArray[np.bool_]:
-    """Which cells are of a probe language (row) and its own train language (column): [rows, columns].
-
-    Example:
-        >>> own_cells(pd.DataFrame(index=["de", "english"], columns=["de", "en"])).tolist()
-        [[True, False], [False, True]]
-    """
-    own = own_languages(list(table.index), list(table.columns))
-    return np.asarray([[own.get(probe) == train for train in table.columns] for probe in table.index], dtype=bool)

@@ -10,7 +10,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lightning_tracin.reporting.figures.drawing import SMALL, letters, own_cells
+from lightning_tracin.analysis.tables import own_cells
+from lightning_tracin.reporting.figures.drawing import SMALL, letters
 
 #: Smallest and largest width of a cell, its height, and the width that a figure's title needs, in inches.
 _NARROW, _WIDE, _ROW, _TITLE = 0.75, 1.1, 0.5, 5.5

@@ -137,7 +137,7 @@ def masks(study: StudyRuns) -> Contents:
             if wanted.seed == seed and wanted.mask is not None
         }
         at_random = [found[name] for name in _random_names(study)]
-        own = {language: found[language] for language in varied_languages(None, study)}
+        own = {language: found[language] for language in varied_languages(None, study.languages, study.probes.language)}
         whole = study.reliance(study.scores(seed)[study.main])
         tables.append(mask_table(own, dict.fromkeys(own, at_random), whole))
         kept = _kept(study, seed)
