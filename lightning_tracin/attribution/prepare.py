@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from lightning_tracin.attribution.checks import check_gradients
+from lightning_tracin.attribution.language_names import language_name
 from lightning_tracin.attribution.losses import SummedLoss
 from lightning_tracin.attribution.masks import Mask, read_mask
 from lightning_tracin.attribution.probes import chosen_probes, probes_from_loaders
@@ -38,16 +39,19 @@ class GivenLanguages:
     """Languages that the user gave as lists, in dataset order. None: they are read from the datasets.
 
     Raises:
-        TracInError: one of them is a string.
+        TracInError: one of them is a string, or holds True or False, which is what YAML makes of `no` and `on`.
     """
 
-    train: Sequence[str] | None = None
-    probes: Sequence[str] | None = None
+    train: Sequence[str | bool] | None = None
+    probes: Sequence[str | bool] | None = None
 
     def __post_init__(self) -> None:
         for name, given in (("languages", self.train), ("languages_of_probes", self.probes)):
             if isinstance(given, str):
                 raise TracInError(f"{name} should be a list of strings, but is the string {given!r}.")
+            for value in () if given is None else given:
+                if isinstance(value, bool):
+                    language_name(value)  # raises the error
 
 
 @dataclass(frozen=True)
