@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,8 @@ def read_table(dataset: Any, columns: SampleColumns, role: str, languages: Seque
                 f"{_listed_columns(dataset)}). Name the right one with `language_column=...`, or give one language per sample "
                 "(`languages=[...]` for the train samples, `languages_of_probes=[...]` for the probes)."
             )
-        languages = _named(dataset, columns.language_column, found)
+        hidden = -1 if _class_names(dataset, columns.language_column) else None  # the class of a sample whose class is not told
+        languages = [None if value == hidden else value for value in _named(dataset, columns.language_column, found)]
     elif len(languages) != count:
         raise TracInError(f"{len(languages)} languages were given for {count} {role}; give one for each, in the dataset's order.")
     names = [language_name(_plain(language)) for language in languages]
@@ -175,8 +176,10 @@ def read_column(dataset: Any, name: str) -> list[Any] | None:
     if hasattr(dataset, "column_names") and hasattr(dataset, "with_format"):
         return list(dataset.with_format(None)[name]) if name in dataset.column_names else None
     for attribute in (name, f"{name}s"):
-        values = getattr(dataset, attribute, None)
-        if isinstance(values, Sequence | Tensor | np.ndarray) and not isinstance(values, str) and len(values) == len(dataset):
+        values: Any = getattr(dataset, attribute, None)
+        if isinstance(values, str | bytes | Mapping | Set) or not (hasattr(values, "__len__") and hasattr(values, "__iter__")):
+            continue
+        if len(values) == len(dataset):
             return list(values)
     if len(dataset) > 0 and isinstance(dataset[0], Mapping) and name in dataset[0]:
         return [dataset[i][name] for i in range(len(dataset))]
