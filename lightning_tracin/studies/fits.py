@@ -12,6 +12,7 @@ from datasets import Dataset, concatenate_datasets
 from pytorch_lightning.callbacks import EarlyStopping
 
 from lightning_tracin.errors import TracInError
+from lightning_tracin.reporting.language_keys import file_part
 from lightning_tracin.storage.languages import own_languages
 from lightning_tracin.studies.data import load_split
 from lightning_tracin.studies.datasets import Split
@@ -44,8 +45,8 @@ class Variant:
     def name(self) -> str:
         """Its part of a run directory's name."""
         if self.without is not None:
-            return f"-without-{self.without}"
-        return "" if self.more is None else f"-{self.more}+{self.per_cent}"
+            return f"-without-{file_part(self.without)}"
+        return "" if self.more is None else f"-{file_part(self.more)}+{self.per_cent}"
 
 
 @dataclass(frozen=True)
