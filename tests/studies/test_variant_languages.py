@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -13,9 +15,10 @@ import pytest
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.studies.fits import FitRecipe, Variant, build
+from lightning_tracin.studies.page import write_page
 from lightning_tracin.studies.runner import Outcome, run_study
 from lightning_tracin.studies.variant_languages import varied_languages
-from tests.support.small import FIT, settings, write_data
+from tests.support.small import FIT, WORDS, settings, write_data
 
 #: What the probes of the other study call the train languages.
 NAMES = {"en": "english", "de": "German", "ru": "rus"}
@@ -83,6 +86,42 @@ def test_a_fit_without_a_language_by_another_name_has_none_of_its_samples(tmp_pa
     assert dict(zip(*counts, strict=True)) == {"de": 24, "en": 24, "ru": 36}
     with pytest.raises(TracInError, match="No train sample is in 'fr'; they are in de, en, ru"):
         build(FitRecipe(options, extra=12, variant=Variant(without="fr")))
+
+
+def test_a_study_of_awkward_names_stays_in_its_folder_and_on_its_page(tmp_path: Path) -> None:
+    names = ["../x", "<img src=x onerror=alert(1)>\n# mean", "x" * 300, "random0"]
+    words = [*WORDS.values(), ("super", "schlimm", "dag")]
+    rows = [
+        {"text": f"{bad if item % 2 else good} {other} {item}", "label": item % 2, "language": name, "item": item}
+        for name, (good, bad, other) in zip(names, words, strict=True)
+        for item in range(60)
+    ]
+    (tmp_path / "data.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    fit = dataclasses.replace(
+        FIT, data="data.jsonl", data_dir=str(tmp_path), train_languages=names, language_column="language", item_column="item"
+    )
+    folder = tmp_path / "out"
+    folder.mkdir()
+    changes = {"fit": fit, "output": str(folder), "seeds": 1, "scores": ["cosine"], "baselines": ["random"]}
+    asked = settings(
+        tmp_path, **changes, experiments=["zero_shot", "imbalance", "masks"], zero_shot=names[:2], imbalance=names[2:]
+    )
+    outcome = quietly(asked)
+    assert outcome.missing == ()
+    write_page(outcome)
+    assert {path.name for path in tmp_path.iterdir()} == {"data.jsonl", "out", *(f"{language}.tsv" for language in WORDS)}
+    assert [path.name for path in folder.iterdir()] == ["small"]
+    results = folder / "small" / "results"
+    assert "<img src=x" not in (results / "report.html").read_text()
+    page = (results / "report.md").read_text()
+    assert page.count("```") == 2
+    page = re.sub(r"^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL)  # there, everything is shown as it is
+    assert "<img src=x" not in page
+    assert "\n# mean" not in page
+    shares = pd.read_csv(results / "reliance-shares.csv", keep_default_na=False)
+    assert set(shares["train_language"]) == set(names)
+    masks = pd.read_csv(results / "masks-masks.csv", keep_default_na=False)
+    assert sorted(masks["probe_language"]) == sorted(names)
 
 
 def test_languages_of_another_script_are_not_the_same() -> None:
