@@ -89,6 +89,8 @@ def import_checkpoints(
         >>> run = attribute(module, run, train_loader, val_loader)  # doctest: +SKIP
     """
     languages = GivenLanguages(settings.pop("languages", None), settings.pop("languages_of_probes", None))
+    if isinstance(changed, str):
+        raise TracInError(f"changed should be a list of names, but is the string {changed!r}.")
     options = Options(**{**settings, "when": "never"})
     if options.preconditioner == "adam":
         raise TracInError("preconditioner='adam' needs second moments at each snapshot, which are not taken from checkpoints.")
@@ -137,7 +139,7 @@ def import_checkpoints(
             ledger.append(record, weights)
             before = checkpoint
         setup = Setup(options, train, chosen, loss.name, mask)
-        record_of_run = run_record(identity, setup, coverage, languages)
+        record_of_run = run_record(identity, setup, coverage, languages).model_copy(update={"not_compared": tuple(changed)})
         unknown = unknown_rates(ordered, rates)
         if unknown is not None:
             warnings.warn(unknown, stacklevel=2)

@@ -92,7 +92,7 @@ def test_a_study_of_awkward_names_stays_in_its_folder_and_on_its_page(tmp_path: 
     names = ["../x", "<img src=x onerror=alert(1)>\n# mean", "x" * 300, "random0"]
     words = [*WORDS.values(), ("super", "schlimm", "dag")]
     rows = [
-        {"text": f"{bad if item % 2 else good} {other} {item}", "label": item % 2, "language": name, "item": item}
+        {"text": f"{bad if item % 2 else good}\\r{other} {item}", "label": item % 2, "language": name, "item": item}
         for name, (good, bad, other) in zip(names, words, strict=True)
         for item in range(60)
     ]
@@ -118,6 +118,9 @@ def test_a_study_of_awkward_names_stays_in_its_folder_and_on_its_page(tmp_path: 
     page = re.sub(r"^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL)  # there, everything is shown as it is
     assert "<img src=x" not in page
     assert "\n# mean" not in page
+    texts = pd.read_csv(results / "top-texts.csv", keep_default_na=False)
+    assert set(texts["language"]) <= set(names)
+    assert len(texts) == len(next(one for one in outcome.sections if one.name == "top").tables["texts"])
     shares = pd.read_csv(results / "reliance-shares.csv", keep_default_na=False)
     assert set(shares["train_language"]) == set(names)
     masks = pd.read_csv(results / "masks-masks.csv", keep_default_na=False)

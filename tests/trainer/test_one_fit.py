@@ -212,6 +212,22 @@ def test_what_the_fit_changed_itself_can_be_named(tmp_path: Path, callback: pl.C
         import_checkpoints(tmp_path / "run", made, Plain(), *loaders(), top_k=5)
     run = import_checkpoints(tmp_path / "run", made, Plain(), *loaders(), top_k=5, changed=[name])
     assert [(one.step, one.learning_rates) for one in run.snapshots] == [(step, (1e-2,)) for step in (5, 10, 15)]
+    assert TracInRun.open(run.path).record.cautions == (
+        f"Its checkpoints were taken for those of one fit without a look at {name}.",
+    )
+
+
+def test_what_was_changed_is_a_list(tmp_path: Path, one: Path) -> None:
+    with pytest.raises(TracInError, match="changed should be a list of names, but is the string 'weight_decay'"):
+        import_checkpoints(tmp_path / "run", one, Classifier(), *loaders(), top_k=5, changed="weight_decay")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_two_fits_are_refused_whatever_may_have_changed(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        fit(tmp_path / "c", seed)
+    with pytest.raises(TracInError, match="with other weights"):
+        import_checkpoints(tmp_path / "run", tmp_path / "c", Classifier(), *loaders(), top_k=5, changed=["exp_avg_sq", "step"])
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
