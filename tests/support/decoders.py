@@ -39,12 +39,14 @@ UNPACKED: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def _decoder(family: str, way: str, dtype: torch.dtype = torch.float64) -> Callable[[], Case]:
-    def build() -> Case:
+    def build() -> Case:  # a model with a cache does not look for packed sequences
         torch.manual_seed(0)
         name, changes = {**FAMILIES, **UNPACKED}[family]
         config = "Gemma3TextConfig" if name == "Gemma3" else f"{name}Config"
         head = "LMHeadModel" if name == "GPT2" else "ForCausalLM"
-        model = unsettled(of_transformers(f"{name}{head}")(of_transformers(config)(**{**CAUSAL, **changes})))
+        model = unsettled(
+            of_transformers(f"{name}{head}")(of_transformers(config)(**{**CAUSAL, **changes, "use_cache": way == "padded"}))
+        )
         if dtype is torch.float64 and hasattr(model, "set_experts_implementation"):  # the default multiplies in float32 only
             model.set_experts_implementation("eager")
         make, collate = {

@@ -108,7 +108,8 @@ def loss_of_one(case: Case, sample: Any) -> Tensor:
 def step_ingredients(case: Case, train: SampleSet, probes: SampleSet) -> tuple[tuple[Tensor, Tensor, Tensor], Coverage]:
     """What a pass computes: dot, train norms, probe norms."""
     loss = checked_loss(case.module, train, probes, lambda batch: batch)
-    coverage = verify(case.module, frozenset(case.trainable), loss, train, probes, lambda batch: batch, "before the fit")
+    verified = verify(case.module, frozenset(case.trainable), loss, train, probes, lambda batch: batch, "before the fit")
+    coverage = verified.coverage
     job = Job(train, probes, loss, lambda batch: batch, case.batch_size, memory_budget=10**6)
     dtype = next(case.module.parameters()).dtype
     bank = ProbeBank(len(probes), dict.fromkeys(case.trainable, 0), 1)

@@ -80,12 +80,12 @@ FAMILIES: dict[str, tuple[type, type, dict[str, Any]]] = {
 }
 
 
-def translator(config: type, model: type, settings: dict[str, Any]) -> Case:
+def translator(config: type, model: type, settings: dict[str, Any], samples: int = 14, batch_size: int = 4) -> Case:
     """A case of these classes."""
     torch.manual_seed(0)
     built = unsettled(model(config(**settings)))
     dtype = torch.float32 if "num_experts" in settings else torch.float64  # routers compute in float32
-    return Case(Step(built.to(dtype)).eval(), texts.translations(), texts.by_token)
+    return Case(Step(built.to(dtype)).eval(), texts.translations(samples), texts.by_token, batch_size=batch_size)
 
 
 def _translator(family: str) -> Callable[[], Case]:
