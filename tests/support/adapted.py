@@ -66,6 +66,9 @@ DECODERS: dict[str, Callable[[], peft.PeftConfig]] = {
 #: The share of elements that come from single samples: an LSTM that makes one prompt for all samples does not meet any of them.
 ALONE = {"P-tuning with an LSTM": 0.95}
 
+#: Methods that compute a weight from their parameters, so that the layer itself is run again.
+AGAIN = ("query", "value", "word_embeddings", "oft_R.default")
+
 
 class WithoutPenalty(Step):
     """AdaLoRA adds a penalty on its matrices in its own forward, which is no sample's loss."""
@@ -82,7 +85,7 @@ def _adapted(name: str, model: Callable[[], nn.Module], config: Callable[[], Any
         torch.manual_seed(0)
         adapted = peft.get_peft_model(model(), config())
         step = STEPS.get(name, Step)(unsettled(adapted).double())
-        return Case(step.eval(), make(), collate, ALONE.get(name, 0.0))
+        return Case(step.eval(), make(), collate, ALONE.get(name, 0.0), AGAIN)
 
     return build
 

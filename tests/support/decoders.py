@@ -54,7 +54,7 @@ def _decoder(family: str, way: str, dtype: torch.dtype = torch.float64) -> Calla
             "packed": (texts.packed_rows, texts.packed),
             "flattened": (texts.classes, texts.flattened),
         }[way]
-        return Case(Step(model.to(dtype)).eval(), make(), collate)
+        return Case(Step(model.to(dtype)).eval(), make(), collate, again=(".experts",))
 
     return build
 

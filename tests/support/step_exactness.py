@@ -54,12 +54,14 @@ class Case:
         samples: of both train samples and probes.
         collate: makes a batch of them.
         most_alone: the largest share of elements whose gradients may come from single samples.
+        again: endings of the names of modules that may be run again.
     """
 
     module: nn.Module
     samples: Sequence[Any]
     collate: Collate
     most_alone: float = 0.0
+    again: tuple[str, ...] = ()
     batch_size: int = 4
     probes: int = 4
     trainable: tuple[str, ...] = field(init=False)
@@ -96,6 +98,7 @@ def assert_step_exact(case: Case) -> Coverage:
     torch.testing.assert_close(got[2].double(), want[2], rtol=1e-5, atol=1e-7)
     assert sum(counted.elements for counted in coverage.by_rule.values()) == coverage.total
     assert share_alone(coverage) <= case.most_alone, coverage.by_rule
+    assert all(target.endswith(case.again) for target in coverage.decisions.replayed.values()), coverage.decisions.replayed
     return coverage
 
 
@@ -138,10 +141,3 @@ def share_alone(coverage: Coverage) -> float:
     """The share of elements whose gradients come from single samples, one after another."""
     names = coverage.decisions.one_by_one
     return sum(count for name, count in coverage.elements.items() if name in names) / coverage.total
-
-
-def ways(coverage: Coverage) -> str:
-    """How the gradients of a case are computed, in a line."""
-    counted = [f"{rule} {one.elements / coverage.total:.0%}" for rule, one in coverage.by_rule.items()]
-    again = sorted(set(coverage.decisions.replayed.values()))
-    return ", ".join(counted) + (f"; run again: {', '.join(again[:4])}" if again else "")
