@@ -14,7 +14,7 @@ from tests.support.models import tiny_xlmr
 from tests.support.step_exactness import Case, Step, assert_step_exact
 
 #: They take more than two seconds each on a quiet machine.
-SLOW = {"Switch", "Switch, capacity of 2"}
+SLOW = {"Switch", "Switch, capacity of 2", "NLLB-MoE of 12"}
 
 CASES = {**encoders.CASES, **decoders.CASES, **translators.CASES, **adapted.CASES, **own_losses.CASES}
 

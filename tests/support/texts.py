@@ -129,12 +129,3 @@ by_sample = padded
 by_token = padded_with({"input_ids": PAD, "labels": IGNORED})
 by_span = padded_with({"input_ids": PAD})
 packed = padded_with({"input_ids": PAD, "labels": IGNORED, "position_ids": 0}, mask=False)
-
-
-def flattened(samples: list[Sample]) -> dict[str, Tensor]:
-    """All sequences of a batch in one row, as `DataCollatorWithFlattening` puts them."""
-    return {
-        "input_ids": torch.tensor([[token for one in samples for token in one["input_ids"]]]),
-        "position_ids": torch.tensor([[at for one in samples for at in range(len(one["input_ids"]))]]),
-        "labels": torch.tensor([[token for one in samples for token in (IGNORED, *one["input_ids"][1:])]]),
-    }
