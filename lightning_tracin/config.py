@@ -279,6 +279,11 @@ class Options(SampleColumns, ProbeChoice, Shown, Stored):
         exclude=True,
         description="replace another run in `dirpath` (one without snapshots is replaced in any case).",
     )
+    per_token: bool = Field(
+        default=False,
+        description="show in the report which tokens of a probe its strongest train samples help and harm: one more pass over "
+        "these few samples at each snapshot, at the end of the fit.",
+    )
     dry_run: bool = Field(
         default=False, description="only print the estimated cost; nothing is written and the fit runs as without the callback."
     )
@@ -305,6 +310,11 @@ class Options(SampleColumns, ProbeChoice, Shown, Stored):
             raise TracInError("Give `every_n_epochs` or `every_n_train_steps`, not both.")
         if self.when == "never" and not self.keep_snapshots:
             raise TracInError("when='never' with keep_snapshots=False would keep nothing; drop one of the two.")
+        if self.per_token and (self.language_means or self.preconditioner == "fisher" or not self.keep_snapshots):
+            raise TracInError(
+                "per_token=True splits the scores of pairs at every snapshot; leave out `language_means`, "
+                "`preconditioner='fisher'` and `keep_snapshots=False`."
+            )
         if self.language_means and self.projection_dim is not None:
             raise TracInError("Give `language_means` or `projection_dim`, not both: means are exact and need no projection.")
         chosen = Stored(language_means=self.language_means, projection_dim=self.projection_dim).method_name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from inspect import signature
@@ -14,9 +13,11 @@ import pandas as pd
 import xarray as xr
 
 from lightning_tracin.analysis.reliance import COLUMNS, Floats, Interval, Tally
+from lightning_tracin.analysis.score_array import score_array
 from lightning_tracin.analysis.scorer import Scorer
 from lightning_tracin.analysis.scores import Scores, require_k
 from lightning_tracin.analysis.top_k import Strongest
+from lightning_tracin.attribution.early_products import warn_of_early_products
 from lightning_tracin.attribution.method import Method, method_of
 from lightning_tracin.config import DAMPING, Blocks, Measure, Preconditioning, Scoring, Sign, Similarity, Weighting
 from lightning_tracin.errors import TracInError
@@ -78,24 +79,8 @@ class TracInRun:
             no/such/folder/run.json is missing
         """
         run = cls(RunDirectory(place(path)))
-        if run._may_lack_products():
-            warnings.warn(
-                f"The exact scores of {run.path} may be wrong: versions before 0.2 could leave out products of short probes "
-                "after long ones, and this run has no spot check. If the snapshots' weights were kept, `lightning-tracin "
-                f"attribute` checks it (delete {run.path / 'ingredients'} first to compute everything again); if not, fit again.",
-                stacklevel=2,
-            )
+        warn_of_early_products(run.directory, run.method)
         return run
-
-    def _may_lack_products(self) -> bool:
-        """Whether the run may be from a version that computed wrong exact products for probes in several batches.
-
-        Those versions recorded no spot check.
-        """
-        if not self.method.banks_probes or self.record.probes.count <= self.record.options.batch_size:
-            return False
-        unchecked = [snapshot for snapshot in self.snapshots if snapshot.name not in self.record.spot_checks]
-        return any(self.method.store(self.directory, snapshot).folder.exists() for snapshot in unchecked)
 
     @property
     def record(self) -> RunRecord:
@@ -161,26 +146,9 @@ class TracInRun:
             similarity=similarity, weighting=weighting, preconditioner=preconditioner, damping=damping, blocks=blocks
         )
         total: Scores = np.zeros((len(self.train), len(self.queries)))
-        for train, scores in self._summed(scoring, self._chosen(snapshots)):
+        for train, scores in self._summed(scoring, self._scorer.chosen(snapshots)):
             total[train] = scores
-        return xr.DataArray(
-            total,
-            dims=("train", "probe"),
-            coords={
-                "train": np.arange(len(self.train)),
-                "probe": np.arange(len(self.queries)),
-                "train_language": ("train", list(self.train.language)),
-                "train_item": ("train", list(self.train.item)),
-                "probe_language": ("probe", list(self.queries.language)),
-                "probe_item": ("probe", list(self.queries.item)),
-            },
-            name="influence",
-            attrs={
-                "similarity": similarity,
-                "weighting": weighting,
-                "preconditioner": self._scorer.preconditioner(scoring) or "none",
-            },
-        )
+        return score_array(total, self.train, self.queries, similarity, weighting, self._scorer.preconditioner(scoring) or "none")
 
     def reliance(
         self,
@@ -237,7 +205,7 @@ class TracInRun:
         scoring = Scoring(
             similarity=similarity, weighting=weighting, preconditioner=preconditioner, damping=damping, blocks=blocks
         )
-        chosen = self._chosen(snapshots)
+        chosen = self._scorer.chosen(snapshots)
         tallies: dict[tuple[int, str], Tally] = defaultdict(lambda: Tally(self.train.language, k, sign, measure))
         for together in [range(max(chosen) + 1)] if cumulative else [[index] for index in chosen]:
             for train, each in self._scorer.blocks(together, scoring, by_layer=by == "layer"):
@@ -300,7 +268,7 @@ class TracInRun:
         """
         require_k(k, len(self.train))
         strongest = Strongest(k, sign)
-        for train, total in self._summed(scoring, self._chosen(snapshots)):
+        for train, total in self._summed(scoring, self._scorer.chosen(snapshots)):
             strongest.add(train, total[:, list(probes)])
         tables = []
         for indices, scores in zip(*(found.T for found in strongest.found()), strict=True):
@@ -374,13 +342,51 @@ class TracInRun:
         from lightning_tracin.trainer.score_candidates import scored_candidates
 
         how = {name: settings.pop(name) for name in signature(self.influence).parameters if name in settings}
-        chosen = self._chosen(how.get("snapshots"))
+        chosen = self._scorer.chosen(how.get("snapshots"))
         self._scorer.preconditioner(Scoring(**{name: one for name, one in how.items() if name != "snapshots"}))
         with scored_candidates(self.directory, module, candidates, probes, chosen, **settings) as scratch:
             scores = TracInRun(scratch).influence(**how)
         names = {f"train{suffix}": f"candidate{suffix}" for suffix in ("", "_language", "_item")}
         named: xr.DataArray = scores.rename(names)
         return named
+
+    def per_token(
+        self,
+        module: LightningModule,
+        train_loader: Any,
+        probe_loaders: Any,
+        probes: Sequence[int],
+        train: Sequence[int] | None = None,
+        **settings: Any,
+    ) -> xr.DataArray:
+        """Influence of train samples on each token of some probes; a probe's tokens add up to its `influence`.
+
+        Args:
+            module: as in `add_probes`.
+            train_loader: the fit's train samples, in the same dataset order.
+            probe_loaders: the probes as the fit had them.
+            probes: indices of the probes to split.
+            train: indices of the train samples. None: all.
+            settings: options of `influence`; `tokenizer` for the tokens' texts, if neither module nor collate function holds
+                one; `mask`, `languages`, `languages_of_probes`, `memory_budget` and `progress` as in `attribute`.
+
+        Returns:
+            Dimensions `train` and `token`; each token that counts has its `probe`, `position`, `text`, `target` and `term`.
+
+        Raises:
+            TracInError: as for `attribute`; there is no such probe or train sample, or the loss of a token cannot be seen.
+
+        Example:
+            >>> run.per_token(module, train_loader, val_loader, [3]).groupby("text").sum()  # doctest: +SKIP
+        """
+        from lightning_tracin.trainer.token_scores import Pairs, token_scores
+
+        how = {name: settings.pop(name) for name in signature(self.influence).parameters if name in settings}
+        chosen, scoring = self._scorer.chosen(how.pop("snapshots", None)), Scoring(**how)
+        if self._scorer.preconditioner(scoring) == "fisher":
+            raise TracInError("Per-token scores are not whitened; take `preconditioner='none'`.")
+        pairs = Pairs.of(probes, train, self.record.probes.count, len(self.train))
+        return token_scores(self.directory, module, train_loader, probe_loaders, pairs, scoring, chosen, **settings)
 
     def _summed(self, scoring: Scoring, chosen: Sequence[int]) -> Iterator[tuple[Indices, Scores]]:
         """Influence summed over snapshots, block by block of train samples."""
@@ -389,12 +395,3 @@ class TracInRun:
             for one in each:
                 total += one[""]
             yield train, total
-
-    def _chosen(self, snapshots: Sequence[int] | None) -> list[int]:
-        chosen = list(range(len(self.snapshots))) if snapshots is None else sorted(set(snapshots))
-        if not chosen:
-            raise TracInError(f"{self.path} has no snapshots to sum; the fit ended before the first one was taken.")
-        unknown = [index for index in chosen if not 0 <= index < len(self.snapshots)]
-        if unknown:
-            raise TracInError(f"There is no snapshot {unknown[0]}; the run has {len(self.snapshots)}, numbered from 0.")
-        return chosen

@@ -59,6 +59,21 @@ class Scorer:
         self._ingredients, self._shards = cached(kept)(self._read), cached(begun)(self._begin)
         self._derived = cached(derived)(self._derive)
 
+    def chosen(self, snapshots: Sequence[int] | None) -> list[int]:
+        """Positions of snapshots, in order, each once. None: of all.
+
+        Raises:
+            TracInError: there is no such snapshot, or none at all.
+        """
+        count = len(self._directory.ledger.snapshots())
+        found = list(range(count)) if snapshots is None else sorted(set(snapshots))
+        if not found:
+            raise TracInError(f"{self._directory.path} has no snapshots to sum; the fit ended before the first one was taken.")
+        unknown = [index for index in found if not 0 <= index < count]
+        if unknown:
+            raise TracInError(f"There is no snapshot {unknown[0]}; the run has {count}, numbered from 0.")
+        return found
+
     def ingredients(self, snapshot: int, scoring: Scoring, per_layer: bool = False) -> Ingredients:
         """Inner products and norms by optimizer group (or by part: group and layer).
 

@@ -78,15 +78,28 @@ class Attributor:
         Raises:
             TracInError: gradients cannot be computed, or a loss or gradient is not finite.
         """
+        target, job = self._ready(model, snapshot, weights, scales)
+        self._method.compute(target, job, self._directory, snapshot, self._processes)
+        self._processes.barrier("tracin_attributed")
+        on_rank_zero(self._processes, lambda: self._check(target, job, snapshot))
+
+    def ready(self, model: nn.Module, snapshot: Snapshot) -> tuple[Target, Job]:
+        """Load a snapshot's stored weights, check losses and gradients, and return what to compute.
+
+        Raises:
+            TracInError: the weights were not kept, losses are not those of the fit, or gradients cannot be computed.
+        """
+        return self._ready(model, snapshot, snapshot.state_dict(), self._stored_scales(snapshot))
+
+    def _ready(
+        self, model: nn.Module, snapshot: Snapshot, weights: Mapping[str, Tensor], scales: Mapping[str, Tensor] | None
+    ) -> tuple[Target, Job]:
         load_weights(model, weights)
         setup = self._setup
         self._set_moment(model, snapshot)
         found = witness_losses(model, setup.loss, setup.train, self._processes.prepared(model, setup.dtype))
         require_same_losses(found, snapshot.record.witnesses, setup.train, setup.dtype, snapshot.name)
-        target, job = self._verified(model, snapshot, scales)
-        self._method.compute(target, job, self._directory, snapshot, self._processes)
-        self._processes.barrier("tracin_attributed")
-        on_rank_zero(self._processes, lambda: self._check(target, job, snapshot))
+        return self._verified(model, snapshot, scales)
 
     def _set_moment(self, model: nn.Module, snapshot: Snapshot) -> None:
         self._processes.set_moment(model, snapshot.record.epoch - 1, snapshot.record.global_step)

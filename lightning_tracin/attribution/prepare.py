@@ -135,6 +135,21 @@ def read_samples(
     return train, chosen_probes(probes, options)
 
 
+def require_languages(directory: RunDirectory, languages: GivenLanguages) -> None:
+    """Check that languages are given again as a list if the fit was given a list.
+
+    Raises:
+        TracInError: they are not.
+    """
+    record = directory.record()
+    for given, now, name in (
+        (record.languages_given, languages.train, "languages"),
+        (record.languages_of_probes_given, languages.probes, "languages_of_probes"),
+    ):
+        if given and now is None:
+            raise TracInError(f"The fit of {directory.path} was given its `{name}` as a list; give them again: `{name}=[...]`.")
+
+
 def require_run_samples(directory: RunDirectory, train: SampleSet, probes: SampleSet, processes: Processes) -> None:
     """Check on rank 0 that samples are the run's.
 

@@ -57,6 +57,23 @@ _MEANS = (torch.mean, Tensor.mean)
 
 
 @dataclass(frozen=True)
+class Positions:
+    """The positions (tokens) of the samples that one reduction is over; one position where a sample has a single loss.
+
+    Attributes:
+        losses: computes each position's weighted loss, [samples, positions], part of the graph.
+        counted: whether each position counts, [samples, positions]; None where that is not known of each.
+        targets: the classes that the model should answer, [samples, positions]; None without classes.
+        classes: among how many.
+    """
+
+    losses: Callable[[], Tensor]
+    counted: Tensor | None = None
+    targets: Tensor | None = None
+    classes: int = 0
+
+
+@dataclass(frozen=True)
 class Reduction:
     """One reduction over the samples of a batch.
 
@@ -68,6 +85,7 @@ class Reduction:
         is_sum: whether it is a sum.
         by_label: whether the weights count labels (or selected rows), so that samples may weigh differently.
         is_of_samples: whether it is a loss function of torch's, and no plain sum or mean, which may be over anything.
+        positions: sees the loss position by position; None where the samples have different numbers of positions.
     """
 
     name: str
@@ -77,6 +95,7 @@ class Reduction:
     is_sum: bool = False
     by_label: bool = False
     is_of_samples: bool = False
+    positions: Callable[[], Positions | None] = lambda: None
 
 
 class Reductions(TorchFunctionMode):
@@ -137,7 +156,12 @@ class Reductions(TorchFunctionMode):
             return
         weights = self._by_sample(torch.ones_like(elements), owner)
         losses = partial(self._by_sample, elements, owner)
-        self.found.append(Reduction(func.__name__, value, weights, losses, func in _SUMS, owner is not None))
+
+        def positions() -> Positions | None:
+            return Positions(partial(self._by_position, elements)) if self._have_as_many(len(elements), owner) else None
+
+        name, is_sum = func.__name__, func in _SUMS
+        self.found.append(Reduction(name, value, weights, losses, is_sum, owner is not None, positions=positions))
 
     def _record_loss(self, func: Any, told: dict[str, Any], reduction: str, value: Tensor) -> None:
         target = told.get("target")
@@ -162,15 +186,28 @@ class Reductions(TorchFunctionMode):
         elif reduction == "batchmean":
             weights = torch.full((self.samples,), (shape[0] if shape else 1) / self.samples, device=value.device)
 
-        def losses() -> Tensor:
-            unreduced = func(**{**told, "reduction": "none"})
+        def unreduced() -> Tensor:
+            each: Tensor = func(**{**told, "reduction": "none"})
             if func is F.ctc_loss and reduction == "mean":
-                unreduced = unreduced / told["target_lengths"].to(unreduced).clamp_min(1)
-            return self._by_sample(unreduced, owner)
+                each = each / told["target_lengths"].to(each).clamp_min(1)
+            return each
 
-        self.found.append(
-            Reduction(func.__name__, value, weights, losses, reduction == "sum", by_class or owner is not None, True)
-        )
+        def losses() -> Tensor:
+            return self._by_sample(unreduced(), owner)
+
+        def positions() -> Positions | None:
+            if func not in _BY_CLASS:  # such as the classes of one sample: no tokens
+                return Positions(lambda: losses()[:, None])
+            if not self._have_as_many(shape[0] if shape else 1, owner):
+                return None
+            each = partial(self._by_position, unreduced())
+            if not by_class:
+                return Positions(each)
+            classes = told["input"].shape[1 if told["input"].dim() > 1 else 0]
+            return Positions(each, self._by_position(heavy) > 0, self._by_position(told["target"]), classes)
+
+        is_by_label = by_class or owner is not None
+        self.found.append(Reduction(func.__name__, value, weights, losses, reduction == "sum", is_by_label, True, positions))
 
     def _by_sample(self, elements: Tensor, owner: Tensor | None = None) -> Tensor:
         """The sum of each sample's elements: [samples].
@@ -183,3 +220,16 @@ class Reductions(TorchFunctionMode):
             return elements.reshape(self.samples, -1).sum(1)
         rows = elements.flatten(1).sum(1) if elements.dim() > 1 else elements
         return rows.new_zeros(self.samples).index_add(0, owner, rows)
+
+    def _have_as_many(self, rows: int, owner: Tensor | None) -> bool:
+        """Whether every sample has equally many rows."""
+        return owner is None or bool((owner.bincount(minlength=self.samples) * self.samples == rows).all())
+
+    def _by_position(self, elements: Tensor) -> Tensor:
+        """The sum of each position's elements: [samples, positions], where samples have equally many positions."""
+        if elements.dim() == 0:
+            return elements.reshape(1, 1)
+        if elements.shape[0] == self.samples and elements.dim() > 1:
+            return elements.flatten(2).sum(2) if elements.dim() > 2 else elements
+        rows = elements.flatten(1).sum(1) if elements.dim() > 1 else elements
+        return rows.reshape(self.samples, -1)

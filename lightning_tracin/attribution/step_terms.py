@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from lightning_tracin.attribution.closeness import same
-from lightning_tracin.attribution.reductions import Reduction, Reductions
+from lightning_tracin.attribution.reductions import Positions, Reduction, Reductions
+from lightning_tracin.errors import TracInError
 
 #: Operations between the reductions and the loss, at most.
 _TAIL = 100
@@ -117,6 +118,39 @@ class Reduced:
                 losses = torch.where(weights > 0, losses / weights.where(weights > 0, 1), 0)
             found.append(term.coefficient * losses)
         return torch.stack(found).sum(0)
+
+    def position_losses(self, terms: Sequence[Term], by_token: bool = False) -> list[Tensor]:
+        """What each position adds to its sample's own loss: for each term [samples, positions], part of the graph.
+
+        Args:
+            terms: what the loss is made of.
+            by_token: see `own_losses`.
+
+        Raises:
+            TracInError: the positions of a term cannot be told apart.
+        """
+        found = []
+        for position, term in enumerate(terms):
+            losses = self.positions(position).losses()
+            if not by_token or not self.counts_tokens(position, term.rule):
+                weights = self.weights(position, term.rule).to(losses)[:, None]
+                losses = torch.where(weights > 0, losses / weights.where(weights > 0, 1), 0)
+            found.append(term.coefficient * losses)
+        return found
+
+    def positions(self, position: int) -> Positions:
+        """The positions of one reduction.
+
+        Raises:
+            TracInError: they cannot be told apart.
+        """
+        reduction, _ = self.used[position]
+        found = reduction.positions()
+        if found is None:
+            raise TracInError(
+                f"The tokens of the loss ({reduction.name}) cannot be told apart: samples have different numbers of them."
+            )
+        return found
 
     def weigh_the_same(self, terms: Sequence[Term]) -> bool:
         """Whether every sample weighs the same in every reduction, and something at all."""

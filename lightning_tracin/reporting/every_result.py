@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import pandas as pd
 
 from lightning_tracin.analysis.reliance import Floats
 from lightning_tracin.config import View
@@ -35,6 +37,7 @@ def write_every_result(
     progress: bool = False,
     failed: Mapping[str, str] | None = None,
     otherwise: str = "",
+    tokens: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
 ) -> WrittenResults:
     """Compute the tables of a run and write its results.
 
@@ -45,16 +48,20 @@ def write_every_result(
         progress: whether to show a progress bar.
         failed: result -> reason, for what the caller could not write; read at the end, so `representations` may add to it.
         otherwise: the line of Python that completes what `failed` names.
+        tokens: returns the per-token scores of the pairs in a table. None: they are not shown.
     """
-    attempts, results, study = Attempts(), None, None
+    attempts, of_model, results, study = Attempts(), Attempts(), None, None
     with attempts.at("all tables, figures and the page"):
         results = analyse(run, view, progress)
     if results is not None:
         if not run.is_large and view.measure == "share":
             with attempts.at("compared.csv", "changes.csv", "reinforcement.csv"):
                 study = study_of(run, view, representations)
+        if tokens is not None:
+            with of_model.at("tokens.csv"):
+                results = replace(results, tokens=tokens(results.top))
         attempts.failed.update(write_results(run.directory.results, results, study))
-    elsewhere = dict(failed or {})
+    elsewhere = {**(failed or {}), **of_model.failed}
     if not attempts.failed and not elsewhere:
         return WrittenResults(results, None)
     command = f"`{results_command(run.path, view, run.record.options)}`"

@@ -20,6 +20,7 @@ from lightning_tracin.reporting import figures
 from lightning_tracin.reporting.attempts import Attempts
 from lightning_tracin.reporting.findings import Study
 from lightning_tracin.reporting.results import Results
+from lightning_tracin.reporting.token_colours import coloured_pairs
 from lightning_tracin.storage.files import as_utf8, write_bytes
 
 
@@ -90,6 +91,7 @@ def write_results(folder: Path, results: Results, study: Study | None = None) ->
     tables: dict[str, pd.DataFrame | None] = {"reliance": results.reliance, "top": results.top}
     if study is not None:
         tables |= {"compared": study.compared, "changes": study.changes, "reinforcement": study.reinforcement}
+    tables["tokens"] = results.tokens
     keys = results.final().keys
     if any(name != key for name, key in keys.items()):  # loggers show the keys
         tables["language_keys"] = pd.DataFrame({"key": keys.values(), "language": keys.keys()})
@@ -123,4 +125,5 @@ def _page(results: Results, study: Study | None, pictures: dict[str, bytes]) -> 
         if results.view.measure == "share"
         else [],
         top=results.top.to_dict("records"),
+        pairs=[] if results.tokens is None else coloured_pairs(results.top, results.tokens),
     )

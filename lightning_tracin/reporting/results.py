@@ -63,6 +63,7 @@ class Results:
     reliance: pd.DataFrame  # long table: sign, cumulative, snapshot, epoch, step, ...
     top: pd.DataFrame  # strongest proponents and opponents of some probes of each language, with texts
     cautions: tuple[str, ...] = ()  # what readers have to know of the run, in sentences
+    tokens: pd.DataFrame | None = None  # the scores of the pairs in `top`, token by token
 
     def points(self) -> list[Point]:
         """Reliance by proponents at each single snapshot: the curves."""

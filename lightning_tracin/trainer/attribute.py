@@ -17,6 +17,7 @@ from lightning_tracin.attribution.prepare import (
     mask_of_run,
     read_samples,
     require_frozen_alike,
+    require_languages,
     require_run_samples,
     require_top_k,
 )
@@ -103,7 +104,7 @@ def attribute(
         options = record.options.but(top_k=top_k, similarity=similarity, weighting=weighting, memory_budget=memory_budget)
         require_top_k(options.top_k, record.train.count)
         given = GivenLanguages(languages, languages_of_probes)
-        _require_languages(directory, given)
+        require_languages(directory, given)
         train, chosen = read_samples(train_loader, probes, given, options, here, progress)
         require_run_samples(directory, train, chosen, here)
         warn_of_mismatch(train.table.language, chosen.table.language)
@@ -130,14 +131,3 @@ def attribute(
 
         on_rank_zero(processes, written)
         return opened
-
-
-def _require_languages(directory: RunDirectory, languages: GivenLanguages) -> None:
-    """Check that languages are given again as a list if the fit was given a list."""
-    record = directory.record()
-    for given, now, name in (
-        (record.languages_given, languages.train, "languages"),
-        (record.languages_of_probes_given, languages.probes, "languages_of_probes"),
-    ):
-        if given and now is None:
-            raise TracInError(f"The fit of {directory.path} was given its `{name}` as a list; give them again: `{name}=[...]`.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pandas as pd
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning import LightningModule
@@ -18,6 +19,7 @@ from lightning_tracin.reporting.attempts import Attempts, attribute_line
 from lightning_tracin.reporting.every_result import WrittenResults, write_every_result
 from lightning_tracin.run import TracInRun
 from lightning_tracin.trainer.isolation import untouched_process
+from lightning_tracin.trainer.token_scores import tokens_of_pairs
 
 
 def finish(
@@ -45,6 +47,7 @@ def finish(
         setup.progress,
         attempts.failed,
         attribute_line(run.path, setup.options, run.record),
+        (lambda top: _tokens(run, view, setup, fitted, top)) if setup.options.per_token else None,
     )
     if written.remedy is None:
         rank_zero_info(f"TracIn: reliance at {len(run.snapshots)} snapshots is in {run.directory.results}.")
@@ -65,3 +68,9 @@ def _representations(
     with attempts.at(run.directory.representations.name):
         run.directory.write_representations(torch.from_numpy(train).float(), torch.from_numpy(probes).float())
     return train, probes
+
+
+def _tokens(run: TracInRun, view: View, setup: Setup, fitted: Callable[[], LightningModule], top: pd.DataFrame) -> pd.DataFrame:
+    """Split the scores of the strongest train samples over the tokens of their probes."""
+    with untouched_process(setup.train.datasets, setup.train.collates, setup.probes.datasets, setup.probes.collates):
+        return tokens_of_pairs(run.directory, fitted(), setup, top, view)

@@ -35,6 +35,7 @@ from lightning_tracin.attribution.prepare import (
     verify,
 )
 from lightning_tracin.attribution.processes import on_rank_zero
+from lightning_tracin.attribution.token_losses import TokenLoss
 from lightning_tracin.attribution.witnesses import witness_losses
 from lightning_tracin.config import Options
 from lightning_tracin.errors import TracInError
@@ -110,6 +111,8 @@ class Session:
         copy = isolated_copy(module, dtype_of(options))
         prepared = self._processes.prepared(copy, dtype_of(options))
         loss = checked_loss(copy, train, probes, prepared, unit=options.loss_unit)
+        if options.per_token:
+            TokenLoss(loss).tokens(prepared(probes.batch([0])))  # a loss without tokens is an error now
         verified = verify(copy, names, loss, train, probes, prepared, "before the fit")
         self._coverage = coverage = verified.coverage
         self._setup = Setup(options, train, probes, loss.name, mask, progress, coverage.decisions, verified.deviation)

@@ -1,0 +1,56 @@
+"""Causal language modelling with LoRA: whose text teaches the adapters each language? Try `--model Qwen/Qwen3-0.6B`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import transformers as hf
+from jsonargparse import auto_cli
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+from voice_commands import SMALL, load, loaders, report, tokenizer_of
+
+from lightning_tracin import TracInCallback
+
+
+class Writer(pl.LightningModule):
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        return self.model(**batch).loss  # type: ignore[no-any-return]
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self.log("val_loss", self.model(**batch).loss)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=1e-2)
+
+
+def main(
+    output: str = "runs/causal_lora", data: str | None = None, model: str | None = None, items: int = 100, epochs: int = 5
+) -> pl.Trainer:
+    pl.seed_everything(0)
+    train, probes = load(data, items)
+    tokenizer = tokenizer_of(model, train)
+
+    def encode(row: dict[str, Any]) -> dict[str, Any]:
+        return dict(tokenizer(row["text"], return_token_type_ids=False))
+
+    if model is None:
+        writer: Any = hf.Qwen3ForCausalLM(hf.Qwen3Config(vocab_size=len(tokenizer), num_key_value_heads=2, head_dim=16, **SMALL))
+    else:
+        writer = hf.AutoModelForCausalLM.from_pretrained(model)
+    adapted = get_peft_model(writer, LoraConfig(task_type="CAUSAL_LM", r=8, target_modules=["q_proj", "v_proj"]))
+    tracin = TracInCallback(output, item_column="item", text_columns=["text"], label_column="intent", top_k=20, per_token=True)
+    trainer = pl.Trainer(max_epochs=epochs, callbacks=[tracin], logger=False, enable_checkpointing=False)
+    trainer.fit(Writer(adapted), *loaders(train, probes, encode, hf.DataCollatorForLanguageModeling(tokenizer, mlm=False)))
+    report(output)
+    return trainer
+
+
+if __name__ == "__main__":
+    auto_cli(main)

@@ -1,0 +1,61 @@
+"""The examples of other tasks at tiny size: every score is that of a loop over single samples."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from lightning_tracin import TracInRun
+from tests.support.rows import real_data
+
+TASKS = ("slots", "intents", "causal_lora", "translation", "answers")
+TRAIN, PROBES = (0, 7, 30), (0, 3, 11)
+
+
+def gradient(trainer: pl.Trainer, loader: object, index: int) -> Tensor:
+    """The gradient of one sample's loss, over all trainable parameters, by plain autograd."""
+    module = trainer.lightning_module
+    batch = loader.collate_fn([loader.dataset[index]])
+    parameters = [one for one in module.parameters() if one.requires_grad]
+    found = torch.autograd.grad(module.training_step(batch, 0), parameters, allow_unused=True)
+    pairs = zip(parameters, found, strict=True)
+    return torch.cat([(torch.zeros_like(one) if gradient is None else gradient).flatten() for one, gradient in pairs])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_scores_are_those_of_single_samples(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = importlib.import_module(task).main(output=str(tmp_path / "out"), items=15, epochs=1)
+    run = TracInRun.open(tmp_path / "out")
+    module = trainer.lightning_module.eval()
+    assert run.record.elements == sum(one.numel() for one in module.parameters() if one.requires_grad)
+    influence = run.influence("dot").to_numpy()
+    train = torch.stack([gradient(trainer, trainer.train_dataloader, index) for index in TRAIN]).double()
+    probes = torch.stack([gradient(trainer, trainer.val_dataloaders, index) for index in PROBES]).double()
+    off = (train @ probes.T - torch.from_numpy(influence[list(TRAIN)][:, list(PROBES)])).abs()
+    assert float((off / (train.norm(dim=1)[:, None] * probes.norm(dim=1))).max()) < 1e-5
+    if run.record.options.per_token:
+        top, tokens = (pd.read_csv(tmp_path / "out" / "results" / f"{name}.csv") for name in ("top", "tokens"))
+        sums = tokens.groupby(["probe", "train"])["score"].sum()
+        assert all(sums[line.probe, line.train] == pytest.approx(line.score, abs=1e-5) for line in top.itertuples())
+        assert tokens["text"].notna().all()
+    printed = capsys.readouterr().out.split("Lift of the train languages")[1]
+    rows = {line.split()[0] for line in printed.splitlines()[3:-1]}
+    assert rows == set(run.probes.language)
+    assert set(run.probes.language) - set(run.train.language) >= {"da", "id"}
+
+
+def test_slots_of_real_commands(tmp_path: Path) -> None:
+    folder = real_data("xsid-0.7")
+    importlib.import_module("slots").main(output=str(tmp_path / "out"), data=str(folder), items=10, epochs=1)
+    run = TracInRun.open(tmp_path / "out")
+    assert len(run.train) == 8 * 4
+    assert len(run.probes) == 2 * 6
+    assert run.train.text[run.train.language.index("en")] == "how hot is it going to be today"  # the second; the first is a probe

@@ -1,0 +1,377 @@
+"""Per-token scores against a loop of `autograd.grad` over the loss of each position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+import transformers as hf
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lightning_tracin import TracInCallback, TracInError, TracInRun
+from tests.support import fits
+from tests.support.models import PAD
+from tests.support.zoo import CAUSAL, SMALL, unsettled
+
+LATER = {"when": "never"}  # snapshots are all that per-token scores need
+Step = Callable[[torch.nn.Module, dict[str, Tensor]], Tensor]
+
+
+class Module(pl.LightningModule):
+    """A plain module with the loss of a model of transformers, or one written by hand."""
+
+    def __init__(self, model: torch.nn.Module, step: Step | None = None, rate: float = 0.05) -> None:
+        super().__init__()
+        self.model, self.step, self.rate = model, step, rate
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        return self.model(**batch).loss if self.step is None else self.step(self.model, batch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=self.rate)
+
+
+class Tokens(torch.utils.data.Dataset[dict[str, Any]]):
+    """Samples of different lengths with a label for each token; some labels are ignored."""
+
+    def __init__(self, count: int, seed: int, classes: int | None) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.rows = []
+        for _ in range(count):
+            length = int(torch.randint(4, 8, (1,), generator=generator))
+            ids = torch.randint(4, 60, (length,), generator=generator)
+            labels = ids.clone() if classes is None else torch.randint(0, classes, (length,), generator=generator)
+            labels[int(torch.randint(0, length, (1,), generator=generator))] = -100
+            self.rows.append({"input_ids": ids, "labels": labels})
+        self.language = [("de", "en")[index % 2] for index in range(count)]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.rows[index]
+
+
+def collate(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def padded(name: str, value: int) -> Tensor:
+        return torch.nn.utils.rnn.pad_sequence([row[name] for row in rows], batch_first=True, padding_value=value)
+
+    ids = padded("input_ids", PAD)
+    return {"input_ids": ids, "attention_mask": (ids != PAD).long(), "labels": padded("labels", -100)}
+
+
+def loaders(classes: int | None) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    train, probes = Tokens(9, 1, classes), Tokens(5, 2, classes)
+    return DataLoader(train, batch_size=4, collate_fn=collate), DataLoader(probes, batch_size=4, collate_fn=collate)
+
+
+def tagger() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return unsettled(hf.XLMRobertaForTokenClassification(hf.XLMRobertaConfig(**SMALL)))
+
+
+def writer() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return unsettled(hf.Qwen3ForCausalLM(hf.Qwen3Config(**CAUSAL, tie_word_embeddings=True)))
+
+
+def fitted(module: Module, classes: int | None, path: Path, **options: Any) -> TracInRun:
+    torch.manual_seed(0)
+    callback = TracInCallback(path, **{"top_k": 3, "dtype": "float64", **options})
+    fits.trainer(path, [callback], max_epochs=2).fit(module, *loaders(classes))
+    return TracInRun.open(path)
+
+
+def gradient(module: Module, loss: Tensor) -> Tensor:
+    found = torch.autograd.grad(loss, list(module.parameters()), retain_graph=True, allow_unused=True)
+    pairs = zip(module.parameters(), found, strict=True)
+    return torch.cat([(torch.zeros_like(one) if each is None else each).flatten() for one, each in pairs])
+
+
+def of_positions(module: Module, row: dict[str, Tensor], is_causal: bool) -> dict[int, Tensor]:
+    """The gradient of what each position adds to the mean over a sample's tokens, by the position of the token in the sample."""
+    batch = collate([row])
+    logits, labels = module.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[0], row["labels"]
+    shift = 1 if is_causal else 0
+    live = [place for place in range(shift, len(labels)) if labels[place] != -100]
+    losses = {place: F.cross_entropy(logits[place - shift], labels[place]) / len(live) for place in live}
+    return {place: gradient(module, loss) for place, loss in losses.items()}
+
+
+def loop(module: Module, run: TracInRun, is_causal: bool, probe: int) -> dict[int, np.ndarray]:
+    """The scores of all train samples on each token of one probe, summed over snapshots."""
+    classes = None if is_causal else 3
+    train, probes = (loader.dataset for loader in loaders(classes))
+    module.double().eval()
+    total: dict[int, np.ndarray] = {}
+    for snapshot in run.snapshots:
+        module.load_state_dict(snapshot.state_dict(), strict=False)
+        each = of_positions(module, probes[probe], is_causal)
+        for index in range(len(train)):
+            whole = torch.stack(list(of_positions(module, train[index], is_causal).values())).sum(0)
+            for place, token in each.items():
+                total.setdefault(place, np.zeros(len(train)))[index] += float(whole @ token)
+    return total
+
+
+@pytest.mark.parametrize("is_causal", [False, True], ids=["token classification", "causal"])
+def test_a_tokens_score_is_that_of_the_gradient_of_its_loss(is_causal: bool, tmp_path: Path) -> None:
+    classes, model = (None, writer()) if is_causal else (3, tagger())
+    module = Module(model)
+    run = fitted(module, classes, tmp_path)
+    found = run.per_token(module, *loaders(classes), probes=[3, 0], similarity="dot")
+    for probe in (3, 0):
+        mine = found.values[:, found.probe.values == probe]
+        wanted = loop(Module(tagger() if classes else writer()), run, is_causal, probe)
+        assert found.position.values[found.probe.values == probe].tolist() == list(wanted)
+        scale = np.abs(run.influence("dot").values).max()
+        np.testing.assert_allclose(mine, np.stack(list(wanted.values()), 1), atol=1e-6 * scale, rtol=1e-5)
+
+
+@pytest.mark.parametrize("similarity", ["dot", "cosine", "relatif"])
+@pytest.mark.parametrize("unit", ["sample", "token"])
+def test_tokens_add_up_to_their_probes_influence(similarity: Any, unit: str, tmp_path: Path) -> None:
+    module = Module(writer())
+    run = fitted(module, None, tmp_path, loss_unit=unit)
+    scoring: Any = {"similarity": similarity, "weighting": "learning_rate"}
+    found = run.per_token(module, *loaders(None), probes=range(5), train=[6, 2], snapshots=[1], **scoring)
+    whole = run.influence(**scoring, snapshots=[1]).values[[6, 2]]
+    sums = found.groupby("probe").sum("token").transpose("train", "probe").values
+    np.testing.assert_allclose(sums, whole, atol=1e-6 * np.abs(whole).max())
+    assert found.train.values.tolist() == [6, 2]
+
+
+def slots_and_intent(model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    slots = F.cross_entropy(logits.transpose(1, 2), batch["labels"])
+    return slots + 0.5 * F.cross_entropy(logits[:, 0], batch["input_ids"][:, 0] % 3)
+
+
+def picked(model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    logits, live = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits, batch["labels"] != -100
+    return F.cross_entropy(logits[live], batch["labels"][live])
+
+
+def by_hand(model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    logits, labels = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits, batch["labels"]
+    losses = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
+    return losses.sum() / (labels != -100).sum()
+
+
+def weighted_and_smooth(model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    weight = torch.tensor([1.0, 3.0, 0.5], dtype=logits.dtype)
+    return F.cross_entropy(logits.reshape(-1, 3), batch["labels"].reshape(-1), weight, label_smoothing=0.1)
+
+
+def mean_of_means(model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    logits, labels = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits, batch["labels"]
+    losses = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
+    return (losses / (labels != -100).sum(1, keepdim=True)).sum(1).mean()
+
+
+@pytest.mark.parametrize("step", [slots_and_intent, picked, by_hand, weighted_and_smooth], ids=lambda one: one.__name__)
+def test_tokens_of_losses_by_hand_add_up(step: Step, tmp_path: Path) -> None:
+    assert_tokens_add_up(Module(tagger(), step), 3, tmp_path)
+
+
+def assert_tokens_add_up(module: Module, classes: int | None, path: Path, **options: Any) -> None:
+    run = fitted(module, classes, path, **options)
+    found = run.per_token(module, *loaders(classes), probes=[1, 4], similarity="dot")
+    sums = found.groupby("probe").sum("token").transpose("train", "probe").values
+    whole = run.influence("dot").values[:, [1, 4]]
+    np.testing.assert_allclose(sums, whole, atol=1e-6 * np.abs(whole).max())
+
+
+class Split(Module):
+    """Says itself what each token adds to the loss of its sample."""
+
+    times = 1.0
+
+    def per_token_loss(self, batch: dict[str, Tensor]) -> Tensor:
+        logits, labels = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits, batch["labels"]
+        losses = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
+        return self.times * losses / (labels != -100).sum(1, keepdim=True)
+
+
+class SplitSamples(Split):
+    """With one loss for each sample, so that tokens cannot be seen."""
+
+    def per_sample_loss(self, batch: dict[str, Tensor]) -> Tensor:
+        return Split.per_token_loss(self, batch).sum(1)
+
+
+@pytest.mark.parametrize("kind", [Split, SplitSamples])
+def test_a_module_may_say_what_each_token_adds(kind: type[Split], tmp_path: Path) -> None:
+    assert_tokens_add_up(kind(tagger(), mean_of_means), 3, tmp_path)
+
+
+def test_what_a_module_says_of_tokens_has_to_add_up(tmp_path: Path) -> None:
+    module = Split(tagger(), mean_of_means)
+    run = fitted(module, 3, tmp_path, **LATER)
+    module.times = 2.0
+    with pytest.raises(TracInError, match=r"The losses of a sample's tokens add up to \S+, but its own loss is \S+; return from"):
+        run.per_token(module, *loaders(3), probes=[0])
+
+
+class OneForEach(Module):
+    def per_sample_loss(self, batch: dict[str, Tensor]) -> Tensor:
+        return SplitSamples.per_sample_loss(self, batch)
+
+    times = 1.0
+
+
+def first_token(model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    return F.cross_entropy(logits[:, 0], batch["input_ids"][:, 0] % 3)
+
+
+def several_labels(model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0]
+    return F.binary_cross_entropy_with_logits(logits, (logits > 0).to(logits.dtype))
+
+
+def unseen(model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0]
+    return torch.stack([one[0].square() for one in logits]).div(len(logits)).cumsum(0)[-1]
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (lambda: Module(tagger(), first_token), "what is seen of the loss has a single value for a sample. Let `training_step`"),
+        (
+            lambda: Module(tagger(), several_labels),
+            "what is seen of the loss has a single value for a sample. Let `training_step`",
+        ),
+        (
+            lambda: Module(tagger(), mean_of_means),
+            "what is seen of the loss has a single value for a sample. Let `training_step`",
+        ),
+        (lambda: Module(tagger(), unseen), "`training_step` computes it in a way that is not seen. Let `training_step` end in"),
+        (
+            lambda: OneForEach(tagger(), mean_of_means),
+            "`per_sample_loss` returns one value for a sample. Let `training_step` end",
+        ),
+    ],
+    ids=["one token", "labels", "means of samples", "unseen", "per_sample_loss"],
+)
+def test_a_loss_whose_tokens_are_not_seen_is_refused(module: Callable[[], Module], message: str, tmp_path: Path) -> None:
+    made = module()
+    run = fitted(made, 3, tmp_path, **LATER)
+    with pytest.raises(TracInError, match="Per-token scores need to see the loss of each token") as error:
+        run.per_token(made, *loaders(3), probes=[0])
+    assert message in str(error.value)
+
+
+def test_a_probe_without_a_label_that_counts_has_no_tokens(tmp_path: Path) -> None:
+    module, (train, probes) = Module(tagger()), loaders(3)
+    probes.dataset.rows[2]["labels"][:] = -100
+    fits.trainer(tmp_path, [TracInCallback(tmp_path, top_k=3)], max_epochs=1).fit(module, train, probes)
+    run = TracInRun.open(tmp_path)
+    assert set(run.per_token(module, train, probes, probes=[2, 1]).probe.values) == {1}
+    assert not run.influence("dot").values[:, 2].any()
+    with pytest.raises(TracInError, match=r"^No token of these probes counts in their loss"):
+        run.per_token(module, train, probes, probes=[2])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"probes": [5]}, "There is no probe 5; the fit had 5, numbered from 0."),
+        ({"probes": [0], "train": [-1]}, "There is no train sample -1; the fit had 9, numbered from 0."),
+        ({"probes": []}, "Per-token scores need at least one probe; give its index."),
+    ],
+)
+def test_indices_are_checked(given: dict[str, Any], message: str, tmp_path: Path) -> None:
+    module = Module(tagger())
+    with pytest.raises(TracInError, match="^" + message.replace(".", r"\.") + "$"):
+        fitted(module, 3, tmp_path, **LATER).per_token(module, *loaders(3), **given)
+
+
+@pytest.mark.parametrize(
+    "options", [{"preconditioner": "adam"}, {"memory_budget": 1}, {"batch_size": 1}, {"parameters": ["*classifier*"]}], ids=str
+)
+def test_tokens_add_up_with_other_options(options: dict[str, Any], tmp_path: Path) -> None:
+    class Adam(Module):
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.AdamW(self.parameters(), lr=1e-3)
+
+    assert_tokens_add_up(Adam(tagger()), 3, tmp_path, **options)
+
+
+@pytest.mark.parametrize("options", [{"language_means": True}, {"projection_dim": 512}], ids=str)
+def test_runs_without_products_of_pairs_have_exact_tokens(options: dict[str, Any], tmp_path: Path) -> None:
+    exact = fitted(Module(tagger()), 3, tmp_path / "exact")
+    module = Module(tagger())
+    run = fitted(module, 3, tmp_path / "other", **options)
+    found = run.per_token(module, *loaders(3), probes=[1], similarity="dot")
+    whole = exact.influence("dot").values[:, 1]
+    np.testing.assert_allclose(found.sum("token").values, whole, atol=1e-5 * np.abs(whole).max())
+
+
+def test_whitened_scores_are_refused(tmp_path: Path) -> None:
+    module = Module(tagger())
+    run = fitted(module, 3, tmp_path, projection_dim=512, preconditioner="fisher", **LATER)
+    with pytest.raises(TracInError, match=r"Per-token scores are not whitened; take `preconditioner='none'`\."):
+        run.per_token(module, *loaders(3), probes=[1])
+    found = run.per_token(module, *loaders(3), probes=[1], train=[0], preconditioner="none")
+    assert found.sizes["token"] > 1
+
+
+class Pieces:
+    """A tokenizer of 60 pieces, some of which are hostile."""
+
+    def __len__(self) -> int:
+        return 60
+
+    def convert_ids_to_tokens(self, number: int) -> str:
+        return "▁<b>&" if number % 2 else f"_{number}"
+
+    def convert_tokens_to_string(self, pieces: list[str]) -> str:
+        return "".join(pieces)
+
+
+@pytest.mark.parametrize("classes", [3, None], ids=["token classification", "causal"])
+def test_the_report_shows_the_tokens_of_the_strongest_pairs(classes: int | None, tmp_path: Path) -> None:
+    module = Module(writer() if classes is None else tagger())
+    module.tokenizer = Pieces()
+    fitted(module, classes, tmp_path, per_token=True, similarity="relatif")
+    top, tokens = (pd.read_csv(tmp_path / "results" / f"{name}.csv") for name in ("top", "tokens"))
+    sums = tokens.groupby(["probe", "train"])["score"].sum()
+    assert set(sums.index) == set(zip(top["probe"], top["train"], strict=True))
+    for line in top.itertuples():
+        assert sums[line.probe, line.train] == pytest.approx(line.score, rel=1e-4, abs=1e-6)
+    ids = [row["input_ids"] for row in loaders(classes)[1].dataset.rows]
+    for line in tokens.itertuples():
+        piece = Pieces().convert_ids_to_tokens(int(ids[line.probe][line.position]))
+        assert line.text == piece.replace("▁", " ")
+    places = [(probe, place) for probe, row in enumerate(loaders(classes)[1].dataset.rows) for place in range(len(row["labels"]))]
+    assert {(line.probe, line.position) for line in tokens.itertuples()} == set(places)
+    page = (tmp_path / "results" / "report.html").read_text("utf-8")
+    assert page.count("<span style=") == len(tokens)
+    assert "&lt;b&gt;&amp;</span>" in page
+    assert "<b>" not in page
+    scored = tokens.dropna().iloc[0]
+    assert f'title="position {scored.position}: {scored.score:+.3g}"' in page
+    assert "not in the loss" in page
+
+
+def test_a_loss_without_tokens_is_refused_before_the_fit(tmp_path: Path) -> None:
+    module = Module(tagger(), first_token)
+    with pytest.raises(TracInError, match="Per-token scores need to see the loss of each token"):
+        fitted(module, 3, tmp_path, per_token=True)
+    assert module.global_step == 0
+
+
+def test_tokens_need_snapshots_and_pairs() -> None:
+    with pytest.raises(TracInError, match=r"^per_token=True splits the scores of pairs at every snapshot; leave"):
+        TracInCallback("runs/none", per_token=True, language_means=True)
