@@ -26,6 +26,23 @@ class MissingPackageError(TracInError):
     """An optional package is not installed; the message names it and the extra that installs it."""
 
 
+def unquoted(name: str, value: object) -> TracInError:
+    """The error about a YAML file whose words were read as something else.
+
+    Args:
+        name: of the setting.
+        value: what was read in place of a word.
+
+    Example:
+        >>> str(unquoted("zero_shot", "False")).partition(";")[0]
+        'zero_shot has False in place of a word: YAML reads `no`, `off`, `yes`, `on`, `null` and numbers so'
+    """
+    return TracInError(
+        f"{name} has {value} in place of a word: YAML reads `no`, `off`, `yes`, `on`, `null` and numbers so; quote the word, as "
+        'in "no".'
+    )
+
+
 def needs(package: str, extra: str, what: str) -> ModuleType:
     """Import an optional package.
 

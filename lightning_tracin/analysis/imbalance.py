@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from lightning_tracin.analysis.tables import own_language, table_from
+from lightning_tracin.analysis.tables import own_language, own_row_of, table_from
 from lightning_tracin.errors import TracInError
 
 COLUMNS = ("language", "added", "share", "low", "high", "chance", "over_chance", "mean_cross_lingual_others")
@@ -35,14 +35,14 @@ def imbalance_table(tables: Mapping[tuple[str, float], pd.DataFrame]) -> pd.Data
     """
     rows = []
     for (language, added), table in sorted(tables.items(), key=lambda entry: entry[0]):
-        own = own_language(table).set_index("probe_language")
-        if language not in own.index:
+        own, mine = own_language(table), own_row_of(table, language)
+        if len(mine) != 1:
+            found = "no probes or no train samples" if mine.empty else "probes by several names"
             raise TracInError(
-                f"The run with {added:g} % more {language!r} has no probes or no train samples in {language!r} "
-                f"(languages with both: {', '.join(map(str, own.index)) or 'none'})."
+                f"The run with {added:g} % more {language!r} has {found} in {language!r} "
+                f"(languages with both: {', '.join(map(str, own['probe_language'])) or 'none'})."
             )
-        row = own.loc[language]
-        rest = own.drop(index=language)["share"]
+        row, rest = mine.iloc[0], own.drop(index=mine.index)["share"]
         share, low, high, chance = (row[name] for name in ("share", "low", "high", "chance"))
         rows.append((language, added, share, low, high, chance, share - chance, 1 - rest.mean() if len(rest) else np.nan))
     return table_from(rows, COLUMNS)

@@ -15,7 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from lightning_tracin.analysis.reliance import Floats
-from lightning_tracin.analysis.tables import table_from
+from lightning_tracin.analysis.tables import own_cells, table_from
 from lightning_tracin.errors import TracInError
 
 _CENTRED = ("centred_pearson", "centred_low", "centred_high", "floor", "p")
@@ -110,7 +110,7 @@ def agreement_table(
             "their row and column means needs at least three of each."
         )
     truth = doubly_centred(change.to_numpy())
-    others = np.asarray([[own != train for train in change.columns] for own in change.index])
+    others = ~own_cells(change)
     residuals = _residuals(change.to_numpy(), others)
     generator = np.random.default_rng(seed)
     rows = []

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from lightning_tracin.analysis.tables import own_language, table_from
+from lightning_tracin.analysis.tables import own_row_of, table_from
 from lightning_tracin.errors import TracInError
 
 OVERLAP_COLUMNS = ("language", "other", "shared", "jaccard", "chance")
@@ -69,15 +69,15 @@ def mask_table(
     """Each language's reliance on itself with its own mask, with random masks, and over all parameters.
 
     Args:
-        own: probe language -> reliance table (`reliance.reliance_table`) with that language's mask.
-        at_random: probe language -> tables with random masks of the same size, one for each draw.
+        own: language -> reliance table (`reliance.reliance_table`) with that language's mask.
+        at_random: language -> tables with random masks of the same size, one for each draw.
         whole: table over all parameters.
 
     Returns:
-        Columns `COLUMNS`, one row for each probe language. `share` is the own-language share and `cross_lingual` 1 - share, with
-        the table's interval, chance and number of probes. `random_share` is the mean over the random masks, `random_min` and
-        `random_max` are the extremes, `draws` is their number. A share within this range does not distinguish the language's
-        own mask from a random one.
+        Columns `COLUMNS`, one row for each language, by its name as a probe language. `share` is the own-language share and
+        `cross_lingual` 1 - share, with the table's interval, chance and number of probes. `random_share` is the mean over the
+        random masks, `random_min` and `random_max` are the extremes, `draws` is their number. A share within this range does not
+        distinguish the language's own mask from a random one.
 
     Raises:
         TracInError: a table does not have exactly one row for the language as both probe and train language; there is no random
@@ -99,7 +99,7 @@ def mask_table(
         share, whole_share, mean = mine["share"], all_parameters["share"], shares.mean()
         rows.append(
             (
-                language,
+                mine["probe_language"],
                 *(share, mine["low"], mine["high"], mine["chance"], mine["probes"], 1 - share),
                 *(mean, shares.min(), shares.max(), 1 - mean, len(draws)),
                 *(whole_share, all_parameters["low"], all_parameters["high"], 1 - whole_share),
@@ -110,8 +110,7 @@ def mask_table(
 
 def _own_row(table: pd.DataFrame, language: str, under: str) -> pd.Series[float]:
     """The row of a language's reliance on itself."""
-    own = own_language(table)
-    rows = own[own["probe_language"] == language]
+    rows = own_row_of(table, language)
     if len(rows) != 1:
         raise TracInError(
             f"The table under {under} has {len(rows)} lines of {language!r} as probe and train language, but should have one: "

@@ -6,6 +6,8 @@ import csv
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from lightning_tracin.storage.languages import own_languages
@@ -73,3 +75,29 @@ def own_language(table: pd.DataFrame) -> pd.DataFrame:
     mine = own_languages(list(table["probe_language"].unique()), list(table["train_language"].unique()))
     own: pd.DataFrame = table[table["probe_language"].map(mine) == table["train_language"]]
     return own
+
+
+def own_row_of(table: pd.DataFrame, language: str) -> pd.DataFrame:
+    """The rows of a language as probe and train language, given by either name; several, if the table has several.
+
+    Example:
+        >>> table = pd.DataFrame({"probe_language": ["english"] * 2, "train_language": ["en", "de"], "share": [0.75, 0.25]})
+        >>> [own_row_of(table, name)["share"].tolist() for name in ("en", "english", "de")]
+        [[0.75], [0.75], []]
+    """
+    own = own_language(table)
+    trained = own_languages([language], list(own["train_language"].unique())).get(language)
+    rows: pd.DataFrame = own[own["train_language"] == trained]
+    exact: pd.DataFrame = rows[rows["probe_language"] == language]
+    return rows if exact.empty else exact
+
+
+def own_cells(grid: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Which cells are of a probe language (row) and its own train language (column): [rows, columns].
+
+    Example:
+        >>> own_cells(pd.DataFrame(index=["de", "english"], columns=["de", "en"])).tolist()
+        [[True, False], [False, True]]
+    """
+    own = own_languages(list(grid.index), list(grid.columns))
+    return np.asarray([[own.get(probe) == train for train in grid.columns] for probe in grid.index], dtype=bool)

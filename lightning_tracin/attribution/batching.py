@@ -11,12 +11,15 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from lightning_tracin.attribution.losses import LastSum, SummedLoss, require_sum
+from lightning_tracin.attribution.across_samples import AcrossSamples
+from lightning_tracin.attribution.closeness import same
+from lightning_tracin.attribution.losses import LastSum, Summed, SummedLoss, require_sum
 from lightning_tracin.attribution.no_collectives import no_collectives
 from lightning_tracin.attribution.samples import SampleSet
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import Capture, Coverage, ProbeBank
 from lightning_tracin.gradients.forms import Form
+from lightning_tracin.gradients.freezing import unfrozen
 from lightning_tracin.gradients.partition import Parts
 
 #: Train samples per shard: the most that is lost when a run is killed.
@@ -70,8 +73,8 @@ def batches_of(samples: SampleSet, batch_size: int) -> list[list[int]]:
     """Batches of samples from one source with similar lengths, shortest first."""
     order = sorted(range(len(samples)), key=lambda i: (samples.source(i), samples.sizes[i], i))
     batches = []
-    for _, same in groupby(order, key=samples.source):
-        indices = list(same)
+    for _, of_source in groupby(order, key=samples.source):
+        indices = list(of_source)
         batches += [indices[at : at + batch_size] for at in range(0, len(indices), batch_size)]
     return batches
 
@@ -171,14 +174,23 @@ def run_batch(
             batch) and the snapshot.
     """
     prepared = job.prepare(samples.batch(batch))
-    summed = LastSum(lambda: job.loss.summed(prepared, len(batch)))
+    across = AcrossSamples()
+
+    def forward() -> Summed:
+        with across:
+            return job.loss.summed(prepared, len(batch))
+
+    summed = LastSum(forward)
 
     def alone(position: int) -> Tensor:
         return job.loss(job.prepare(samples.batch([batch[position]])), 1)
 
     loss = capture.run(summed.total, len(batch), consumer, summed.own, alone)
     if torch.isfinite(loss):
-        if summed.last is not None and not summed.last.is_certain:
+        is_certain = summed.last is None or summed.last.is_certain
+        if is_certain and across.is_seen and len(batch) > 1 and summed.last is not None:
+            is_certain = _is_of_each(capture, job, samples, batch, summed)
+        if not is_certain:
             each = [job.prepare(samples.batch([index])) for index in batch]
             which = f"a batch of {kind}s ({', '.join(map(str, batch[:5]))}{', ...' if len(batch) > 5 else ''}) at snapshot {name}"
             require_sum(job.loss, float(loss), each, loss.dtype, which, prepared)
@@ -195,6 +207,27 @@ def run_batch(
         f"The loss of a batch of {kind}s ({batch[0]}, ...) is {float(loss)} at snapshot {name}, though each sample alone has a "
         "finite loss; use a smaller `batch_size` or `dtype='float64'`."
     )
+
+
+def _is_of_each(capture: Capture, job: Job, samples: SampleSet, batch: list[int], summed: LastSum) -> bool:
+    """Whether samples have the losses in this batch that they have in half of it."""
+    found = [_own(summed)]
+    middle = len(batch) // 2
+    with unfrozen(job.loss.module, capture.coverage.elements):  # what a loss is made of shows in its graph
+        for half in (batch[:middle], batch[middle:]):
+            alone = LastSum(lambda half=half: job.loss.summed(job.prepare(samples.batch(half)), len(half)))  # type: ignore[misc]
+            total = alone.total()
+            found.append([float(total.detach())] if len(half) == 1 else _own(alone))
+    together, *halves = found
+    apart = [loss for half in halves for loss in half]
+    scale, dtype = sum(map(abs, together)) / len(batch), total.dtype
+    return len(together) == len(apart) and all(same(*pair, dtype, scale) for pair in zip(together, apart, strict=True))
+
+
+@torch.no_grad()
+def _own(summed: LastSum) -> list[float]:
+    losses = summed.own()
+    return [] if losses is None else losses.tolist()
 
 
 def require_finite(values: Tensor, indices: Sequence[int], samples: SampleSet, kind: str, name: str) -> None:

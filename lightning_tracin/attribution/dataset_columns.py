@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -72,13 +72,14 @@ def _languages(dataset: Any, column: str | tuple[str, ...], role: str) -> list[A
                 f"{_listed_columns(dataset)}). Name the right one with `language_column=...`, or give one language per sample "
                 "(`languages=[...]` for the train samples, `languages_of_probes=[...]` for the probes)."
             )
-        each.append(_named(dataset, name, found))
+        hidden = -1 if _class_names(dataset, name) else None  # the class of a sample whose class is not told
+        each.append([None if value == hidden else value for value in _named(dataset, name, found)])
     return each[0] if isinstance(column, str) else list(zip(*each, strict=True))
 
 
 def _language(value: Any) -> str | None:
     """A language's name; of a pair (source and target of a translation) both names, as in `en>de`."""
-    if not isinstance(value, tuple | list):
+    if not isinstance(value, tuple):
         return language_name(value)
     names = [language_name(one) for one in value]
     return ">".join(name for name in names if name is not None) if names and None not in names else None
@@ -195,8 +196,10 @@ def read_column(dataset: Any, name: str) -> list[Any] | None:
     if hasattr(dataset, "column_names") and hasattr(dataset, "with_format"):
         return list(dataset.with_format(None)[name]) if name in dataset.column_names else None
     for attribute in (name, f"{name}s"):
-        values = getattr(dataset, attribute, None)
-        if isinstance(values, Sequence | Tensor | np.ndarray) and not isinstance(values, str) and len(values) == len(dataset):
+        values: Any = getattr(dataset, attribute, None)
+        if isinstance(values, str | bytes | Mapping | Set) or not (hasattr(values, "__len__") and hasattr(values, "__iter__")):
+            continue
+        if len(values) == len(dataset):
             return list(values)
     if len(dataset) > 0 and isinstance(dataset[0], Mapping) and name in dataset[0]:
         return [dataset[i][name] for i in range(len(dataset))]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import enum
-import math
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sized
 from difflib import get_close_matches
 from typing import Any
 
@@ -28,18 +27,25 @@ def language_name(value: Any) -> str | None:
         The name; None if it is missing. The *string* `"nan"` is a name: Min Nan Chinese.
 
     Raises:
-        TracInError: it is True or False, which is what YAML makes of `no` and `on`.
+        TracInError: it is True or False, which is what YAML makes of `no` and `on`; bytes that are no UTF-8; or a collection.
 
     Example:
-        >>> [language_name(value) for value in (" de", "nan", float("nan"), None, "", 7)]
-        ['de', 'nan', None, None, None, '7']
+        >>> [language_name(value) for value in (" de", b"de", "nan", float("nan"), None, "", 7)]
+        ['de', 'de', 'nan', None, None, None, '7']
     """
     if isinstance(value, enum.Enum):
-        value = value.value if isinstance(value.value, str) else value.name
+        value = value.value if isinstance(value.value, str | bytes) else value.name
     value = value.as_py() if hasattr(value, "as_py") else value  # of pyarrow
+    if isinstance(value, bytes | bytearray | memoryview):
+        try:
+            value = bytes(value).decode()
+        except UnicodeDecodeError as error:
+            raise TracInError(f"A language is {bytes(value)!r}, which is no UTF-8; give languages as strings.") from error
+    if isinstance(value, Sized | Iterable) and not isinstance(value, str):
+        raise TracInError(f"A language is {value!r}, but should be a word; give one language for each sample.")
     if isinstance(value, bool):
         raise TracInError(f'A language is {value}: YAML reads `no`, `on` and `yes` as true or false; quote it, as in "no".')
-    if value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in ("NAType", "NaTType"):
+    if value is None or type(value).__name__ in ("NAType", "NaTType") or value != value:  # NaN of any kind
         return None
     return trimmed(unicodedata.normalize("NFC", str(value))) or None
 

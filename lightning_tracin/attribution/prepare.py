@@ -8,7 +8,7 @@ all of these --Setup--> input of `Attributor`, and the record of the run
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from lightning_tracin.attribution.checks import check_gradients
+from lightning_tracin.attribution.language_names import language_name
 from lightning_tracin.attribution.losses import SummedLoss
 from lightning_tracin.attribution.masks import Mask, read_mask
 from lightning_tracin.attribution.probes import chosen_probes, probes_from_loaders
@@ -38,16 +39,22 @@ class GivenLanguages:
     """Languages that the user gave as lists, in dataset order. None: they are read from the datasets.
 
     Raises:
-        TracInError: one of them is a string.
+        TracInError: one of them is no list, or holds True or False, which is what YAML makes of `no` and `on`.
     """
 
-    train: Sequence[str] | None = None
-    probes: Sequence[str] | None = None
+    train: Sequence[str | bool] | None = None
+    probes: Sequence[str | bool] | None = None
 
     def __post_init__(self) -> None:
+        given: Any
         for name, given in (("languages", self.train), ("languages_of_probes", self.probes)):
             if isinstance(given, str):
                 raise TracInError(f"{name} should be a list of strings, but is the string {given!r}.")
+            if isinstance(given, Set | Mapping):
+                raise TracInError(f"{name} should be a list of strings, but is {given!r}, which has no order.")
+            for value in () if given is None else given:
+                if isinstance(value, bool):
+                    language_name(value)  # raises the error
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from lightning_tracin.storage.sample_table import SampleTable
 
 
 def probes_from_loaders(
-    loaders: Any, columns: SampleColumns, languages: Sequence[str] | None = None, environment: Processes | None = None
+    loaders: Any, columns: SampleColumns, languages: Sequence[Any] | None = None, environment: Processes | None = None
 ) -> SampleSet:
     """The samples behind one probe loader or several.
 

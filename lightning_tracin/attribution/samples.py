@@ -122,7 +122,7 @@ def measured(samples: SampleSet, environment: Processes) -> SampleSet:
 
 
 def from_loader(
-    loader: Any, columns: SampleColumns, role: str, languages: Sequence[str] | None = None, environment: Processes | None = None
+    loader: Any, columns: SampleColumns, role: str, languages: Sequence[Any] | None = None, environment: Processes | None = None
 ) -> SampleSet:
     """The samples behind a DataLoader.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import uuid
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,8 @@ class TracInCallback(CallbackBase):
         self,
         dirpath: Place | None = None,
         probes: DataLoader[Any] | list[DataLoader[Any]] | None = None,
-        languages: list[str] | None = None,
-        languages_of_probes: list[str] | None = None,
+        languages: Sequence[str | bool] | None = None,  # a LightningCLI file may say `no`, which gets an error with the remedy
+        languages_of_probes: Sequence[str | bool] | None = None,
         **options: Any,
     ) -> None:
         self.options = Options(**options)

@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from lightning_tracin.errors import TracInError, printable
+from lightning_tracin.errors import TracInError, printable, unquoted
 
 if TYPE_CHECKING:  # slow to import, and not needed for --help
     from lightning_tracin.studies.settings import StudySettings
 
 _USAGE = "lightning-tracin study CONFIG.yaml [--name VALUE ...]"
 
+#: What the parser says of a value in place of a word.
+_UNQUOTED = re.compile(
+    r"""key ["'](?P<key>[^"']+)["'].*Expected a <class 'str'>\. Got value: (?P<value>False|True|None|nan|[\d.]+)$""",
+    re.DOTALL | re.MULTILINE,
+)
+
 #: The commands on one run: functions of `cli.commands`.
 _RUN_COMMANDS = ("attribute", "results", "status", "reliance", "top", "export")
+
+
+class _StudyParser(ArgumentParser):
+    """Says of a word that YAML reads as something else that it needs quotes."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Exit with a message.
+
+        Raises:
+            TracInError: a value is no word.
+        """
+        found = _UNQUOTED.search(message)
+        if found is not None:
+            raise unquoted(found["key"], found["value"])
+        super().error(message, ex)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -50,7 +72,7 @@ def _run(arguments: list[str]) -> None:
         return
     from lightning_tracin.cli import commands as run_commands  # slow to import
 
-    parser = ArgumentParser(prog="lightning-tracin", description="Which languages' training data a multilingual model relies on.")
+    parser = _StudyParser(prog="lightning-tracin", description="Which languages' training data a multilingual model relies on.")
     commands = parser.add_subcommands(required=True)
     asked = next((argument for argument in arguments if not argument.startswith("-")), None)
     study = _study_parser() if asked in (None, "study") else ArgumentParser()  # its settings take seconds to import
@@ -71,7 +93,7 @@ def _run(arguments: list[str]) -> None:
 def _study_parser() -> ArgumentParser:
     from lightning_tracin.studies.settings import StudySettings
 
-    parser = ArgumentParser(prog="lightning-tracin study", description="Run a study. Results that already exist are reused.")
+    parser = _StudyParser(prog="lightning-tracin study", description="Run a study. Results that already exist are reused.")
     parser.add_argument("--config", action="config", help="YAML file of settings. Options after it override the file.")
     parser.add_class_arguments(StudySettings, fail_untyped=True)
     return parser

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -28,6 +28,29 @@ def frozen(model: nn.Module) -> Iterator[None]:
         for parameter, _ in before:
             parameter.requires_grad_(False)
         yield
+    finally:
+        for parameter, required in before:
+            parameter.requires_grad_(required)
+
+
+@contextmanager
+def unfrozen(model: nn.Module, names: Collection[str]) -> Iterator[None]:
+    """Let the named parameters require gradients inside the context, and compute with gradients.
+
+    Example:
+        >>> layer = nn.Linear(2, 1).requires_grad_(False)
+        >>> with unfrozen(layer, ["bias"]), torch.no_grad():
+        ...     [parameter.requires_grad for parameter in layer.parameters()]
+        [False, True]
+        >>> layer.bias.requires_grad
+        False
+    """
+    before = [(parameter, parameter.requires_grad) for name, parameter in model.named_parameters() if name in names]
+    try:
+        for parameter, _ in before:
+            parameter.requires_grad_(True)
+        with torch.enable_grad():
+            yield
     finally:
         for parameter, required in before:
             parameter.requires_grad_(required)

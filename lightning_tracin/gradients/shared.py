@@ -26,6 +26,9 @@ _ELEMENTWISE = frozenset(
 #: Operations that repeat a tensor.
 _EXPANDING = frozenset({"expand", "expand_as", "broadcast_to", "repeat"})
 
+#: Arguments of a convolution.
+_OF_CONVOLUTIONS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+
 #: Operations that use only the data type and device of their other argument.
 _TAKING_TYPES = frozenset({"to", "type_as"})
 
@@ -73,6 +76,10 @@ class SharedTensor(Tensor):
         name = func.__name__
         if name in ("linear", "embedding") and len(args) > 1 and isinstance(args[1], SharedTensor) and args[1].used is not None:
             return _used(name, func, args, dict(kwargs or {}), args[1].used)
+        if name in ("conv1d", "conv2d") and torch.is_grad_enabled():
+            given = {**dict(zip(_OF_CONVOLUTIONS, args, strict=False)), **(kwargs or {})}
+            if not isinstance(given["input"], SharedTensor) and given["input"].ndim == given["weight"].ndim:
+                return _convolved(func, given)
         with torch._C.DisableTorchFunctionSubclass():
             leaves, structure = pytree.tree_flatten((args, kwargs or {}))
 
@@ -123,12 +130,32 @@ def _used(name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: di
     return output if bias is None else output + bias
 
 
+def _convolved(func: Callable[..., Tensor], given: dict[str, Any]) -> Tensor:
+    """A convolution of samples, [samples, channels, ...]: one with a group of channels for each sample."""
+    shared = next(one for one in given.values() if isinstance(one, SharedTensor))
+    inputs, samples = given["input"], shared.lines.shape[0]
+    if inputs.shape[0] != samples:
+        raise NotPerSampleError(
+            [shared.layer], f"the input of a convolution has the shape {list(inputs.shape)} for {samples} samples"
+        )
+    with torch._C.DisableTorchFunctionSubclass():
+        for name in ("weight", "bias"):
+            one = given.get(name)
+            lines = one.lines if isinstance(one, SharedTensor) else None if one is None else one.expand(samples, *one.shape)
+            given[name] = None if lines is None else lines.flatten(0, 1)
+        groups = samples * given.get("groups", 1)
+        output = func(**{**given, "input": inputs.reshape(1, -1, *inputs.shape[2:]), "groups": groups})
+        return output.reshape(samples, -1, *output.shape[2:])
+
+
 def _operate(name: str, call: Callable[[list[Any]], Any], leaves: list[Any]) -> Any:
     shared = [leaf for leaf in leaves if isinstance(leaf, SharedTensor)]
     others = [leaf for leaf in leaves if isinstance(leaf, Tensor) and not isinstance(leaf, SharedTensor)]
     source, samples = shared[0], shared[0].lines.shape[0]
     in_place = _changes_its_first_argument(name)
     if in_place:
+        if isinstance(leaves[0], SharedTensor) and name.strip("_") in _ELEMENTWISE and not any(one.ndim for one in others):
+            return _changed(name, call, leaves, leaves[0])
         if isinstance(leaves[0], SharedTensor) or name.strip("_") not in _ELEMENTWISE:
             raise NotPerSampleError([source.layer], f"{name} changes a tensor in place")
         logical = leaves[0].detach()
@@ -146,6 +173,15 @@ def _operate(name: str, call: Callable[[list[Any]], Any], leaves: list[Any]) -> 
     if in_place or (name not in _TAKING_TYPES and may_hold_samples):
         raise NotPerSampleError([source.layer], f"{name} joins what the whole batch shares with samples in a way of its own")
     return _kept(name, call, leaves, source)
+
+
+def _changed(name: str, call: Callable[[list[Any]], Any], leaves: list[Any], target: SharedTensor) -> SharedTensor:
+    """Change the lines of the first argument, whose first line is the shared tensor's own memory."""
+    if target.lines.stride(0) == 0:  # all lines are one memory
+        raise NotPerSampleError([target.layer], f"{name} changes a parameter in place")
+    for line in range(len(target.lines)):
+        call([leaf.lines[line] if isinstance(leaf, SharedTensor) else leaf for leaf in leaves])
+    return target
 
 
 def _changes_its_first_argument(name: str) -> bool:

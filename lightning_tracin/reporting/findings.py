@@ -100,13 +100,14 @@ def influence_by_snapshot(run: TracInRun, view: View) -> dict[int, Scores]:
 
 def findings_of_reliance(table: pd.DataFrame, k: int) -> Iterator[str]:
     """State each probe language's own share, and the other languages that it relies on."""
+    own = own_language(table).index
     for language, lines in table.groupby("probe_language"):
-        for line in lines[lines["train_language"] == language].to_dict("records"):
+        for line in lines[lines.index.isin(own)].to_dict("records"):
             yield (
                 f"{language}: {_part(line['share'])} of the top {k} proponents come from its own language ({_interval(line)}; "
                 f"chance {_part(line['chance'])}, lift {line['lift']:.2f}, {line['probes']} probes)."
             )
-        others = lines[lines["train_language"] != language]
+        others = lines[~lines.index.isin(own)]
         usual = others["share"] / others["lift"]  # the mean over the probe languages
         above = others[(others["low"] > others["chance"]) & (others["low"] > usual)]
         named = [
@@ -136,7 +137,7 @@ def findings_of_changes(changes: pd.DataFrame, run: TracInRun, reliance: pd.Data
             f"{language}: the own-language share of the top {k} {verb} from {_part(line['mean_before'])} at epoch {first.epoch} "
             f"(step {first.step}) to {_part(line['mean_after'])} at epoch {last.epoch} (step {last.step}), "
             f"p = {line['p_adjusted']:.2g} corrected for {tests} tests, {line['probes']} probes; "
-            f"chance {_part(chance[language, language])}."
+            f"chance {_part(chance[language, line['train_language']])}."
         )
     yield f"For comparison, Choenni et al. (2023) report {REPORTED['changes']}."
 

@@ -39,6 +39,7 @@ def render(template: str, **values: Any) -> str:
         loader=jinja2.PackageLoader("lightning_tracin.reporting"), autoescape=jinja2.select_autoescape(), trim_blocks=True
     )
     environment.filters["cell"] = _markdown_cell if template.endswith(".md") else _cell
+    environment.filters["line"] = _markdown_line
     return str(environment.get_template(template).render(**values))
 
 
@@ -71,7 +72,12 @@ def _cell(value: Any) -> str:
 
 def _markdown_cell(value: Any) -> str:
     """Format a value for a Markdown table; escapes what would end the cell or be read as HTML."""
-    return " ".join(escape(_cell(value), quote=False).split()).replace("|", "\\|")
+    return _markdown_line(_cell(value)).replace("|", "\\|")
+
+
+def _markdown_line(text: str) -> str:
+    """A sentence on one line; escapes what would be read as HTML."""
+    return " ".join(escape(text, quote=False).split())
 
 
 def write_results(folder: Path, results: Results, study: Study | None = None) -> dict[str, str]:

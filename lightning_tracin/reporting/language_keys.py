@@ -1,4 +1,4 @@
-"""Keys of languages for loggers: letters, digits and `_`, whatever the names are."""
+"""Keys of languages for loggers, and parts of file names: safe, whatever the names are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hashlib import sha256
 
 _SAFE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SUFFIXED = re.compile(r".*_[0-9a-f]{8}")
-_LONGEST = 40
+_LONGEST, _LONGEST_FILE = 40, 80
 #: The last parts of keys that are not languages.
 _TAKEN = {"mean"}
 
@@ -18,17 +18,28 @@ _TAKEN = {"mean"}
 def language_keys(names: Collection[str]) -> dict[str, str]:
     """Language -> its part of a logger's keys, by W&B's rule (`[A-Za-z_][A-Za-z0-9_]*`); no two are equal.
 
-    A code such as `en` is its own key. Hyphens, dots and blanks become `_`. A name that loses more than that, or that is not
-    unique then, gets a suffix that depends on the name alone, so that it is the same in every snapshot and resumed fit.
+    A code such as `en` is its own key, and hyphens become `_`. Any other name gets a suffix. A key depends on the name alone, so
+    that it is the same in every snapshot and resumed fit, whatever languages are added; only of two names that differ in a hyphen
+    and a `_` (`zh-Hans` and `zh_Hans`, which mean one language), the first gets a suffix where both are there.
 
     Example:
         >>> language_keys(["en", "zh-Hans", "mean"])
         {'en': 'en', 'mean': 'mean_82523fae', 'zh-Hans': 'zh_Hans'}
     """
-    plain = {name: re.sub(r"[-. ]", "_", name) for name in sorted(set(names))}
-    plain = {name: f"_{key}" if key[:1].isdigit() else key for name, key in plain.items()}
+    plain = {name: name.replace("-", "_") for name in sorted(set(names))}
     count = Counter(plain.values())
     return {name: key if _is_kept(key) and (name == key or count[key] == 1) else _suffixed(name) for name, key in plain.items()}
+
+
+def file_part(name: str) -> str:
+    """A name as part of a file's name: itself, or, if a file system may not take it, a safe form that depends on it alone.
+
+    Example:
+        >>> file_part("zh-Hans"), file_part("../x"), len(file_part("x" * 300))
+        ('zh-Hans', 'x_d6b96a97', 49)
+    """
+    kept = re.fullmatch(r"\w[\w+. -]*", name) and not name.endswith((".", " ")) and not _SUFFIXED.fullmatch(name)
+    return name if kept and len(name.encode()) <= _LONGEST_FILE else _suffixed(name)
 
 
 def _is_kept(key: str) -> bool:

@@ -71,6 +71,7 @@ class RunRecord(_Record):
     )
     began_at: int = Field(default=0, ge=0, description="optimizer steps before the part of the fit that the snapshots cover")
     estimated_rates: str | None = Field(default=None, description="which learning rates of imported snapshots are estimates")
+    not_compared: tuple[str, ...] = Field(default=(), description="what imported checkpoints were not compared by")
     snapshots: int | None = Field(default=None, description="how many there were when the fit ended; null = it has not ended")
     spot_checks: dict[str, SpotCheck] = Field(default={}, description="snapshot -> result of the check of its products")
 
@@ -87,7 +88,10 @@ class RunRecord(_Record):
     @property
     def cautions(self) -> tuple[str, ...]:
         """What readers of the run's scores have to know, in sentences."""
-        return tuple(one for one in (self.uncovered, self.estimated_rates) if one is not None)
+        unknown = None
+        if self.not_compared:
+            unknown = f"Its checkpoints were taken for those of one fit without a look at {', '.join(self.not_compared)}."
+        return tuple(one for one in (self.uncovered, self.estimated_rates, unknown) if one is not None)
 
     @model_validator(mode="before")
     @classmethod

@@ -12,6 +12,8 @@ from datasets import Dataset, concatenate_datasets
 from pytorch_lightning.callbacks import EarlyStopping
 
 from lightning_tracin.errors import TracInError
+from lightning_tracin.reporting.language_keys import file_part
+from lightning_tracin.storage.languages import own_languages
 from lightning_tracin.studies.data import load_split
 from lightning_tracin.studies.datasets import Split
 from lightning_tracin.studies.models.classifier import Classifier, tokenizer_and_model
@@ -43,8 +45,8 @@ class Variant:
     def name(self) -> str:
         """Its part of a run directory's name."""
         if self.without is not None:
-            return f"-without-{self.without}"
-        return "" if self.more is None else f"-{self.more}+{self.per_cent}"
+            return f"-without-{file_part(self.without)}"
+        return "" if self.more is None else f"-{file_part(self.more)}+{self.per_cent}"
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ def build(recipe: FitRecipe) -> Fit:
     """Build a fit of a classifier; its first weights depend on the current random seed, not on the variant.
 
     Raises:
-        TracInError: data or model cannot be loaded, or there are too few additional samples for the variant.
+        TracInError: data or model cannot be loaded, no train sample is in the variant's language, or there are too few additional
+            samples for it.
     """
     silence_own_process()
     options = recipe.options
@@ -109,13 +112,17 @@ def build(recipe: FitRecipe) -> Fit:
 
 def _train_samples(data: TextDataModule, recipe: FitRecipe) -> Dataset:
     variant = recipe.variant
-    languages = data.train.with_format(None)["language"][:]
-    if variant.without is not None:
-        return data.train.select([i for i, language in enumerate(languages) if language != variant.without])
-    if variant.more is None:
+    named = variant.without if variant.more is None else variant.more
+    if named is None:
         return data.train
-    count = round(variant.per_cent / 100 * languages.count(variant.more))
-    here = [i for i, language in enumerate(data.extra.with_format(None)["language"]) if language == variant.more]
+    languages = data.train.with_format(None)["language"][:]
+    varied = own_languages([named], languages).get(named)
+    if varied is None:
+        raise TracInError(f"No train sample is in {named!r}; they are in {', '.join(sorted(set(languages)))}: name one of these.")
+    if variant.more is None:
+        return data.train.select([i for i, language in enumerate(languages) if language != varied])
+    count = round(variant.per_cent / 100 * languages.count(varied))
+    here = [i for i, language in enumerate(data.extra.with_format(None)["language"]) if language == varied]
     if count > len(here):
         raise TracInError(
             f"{variant.per_cent} % more {variant.more!r} are {count} samples, but only {len(here)} are set aside; add fewer."

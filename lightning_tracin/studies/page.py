@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_tracin.analysis.tables import as_csv
 from lightning_tracin.reporting import figures
 from lightning_tracin.reporting.html import columns_and_rows, embedded, render
 from lightning_tracin.storage.files import as_utf8, write_bytes
@@ -25,10 +26,10 @@ def write_page(outcome: Outcome) -> Path:
     """
     folder = outcome.folder / "results"
     pictures: dict[str, bytes] = {}
-    write_bytes(folder / "accuracy.csv", as_utf8(outcome.accuracy.to_csv(index=False)))
+    write_bytes(folder / "accuracy.csv", as_utf8(as_csv(outcome.accuracy)))
     for section in outcome.sections:
         for name, table in section.tables.items():
-            write_bytes(folder / f"{section.name}-{name}.csv", as_utf8(table.to_csv(index=False)))
+            write_bytes(folder / f"{section.name}-{name}.csv", as_utf8(as_csv(table)))
         for name, figure in section.figures.items():
             pictures[f"{section.name}-{name}.png"] = figures.png(figure)
     for file, content in pictures.items():

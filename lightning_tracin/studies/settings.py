@@ -7,7 +7,7 @@ import os
 from typing import Any, Literal, TypeVar
 
 from lightning_tracin.analysis.baselines import BASELINES
-from lightning_tracin.errors import TracInError
+from lightning_tracin.errors import TracInError, unquoted
 from lightning_tracin.studies.named_scores import SCORES
 from lightning_tracin.studies.registry import all_experiments, chosen_experiments, experiment_named, optional_names, summaries
 
@@ -107,6 +107,11 @@ class FitSettings:
     weight_decay: float = 0.01
     threads: int | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("train_languages", "probe_languages"):
+            _require_names(f"fit.{name}", getattr(self, name))
+        _require_names("fit.merge_labels", None if self.merge_labels is None else list(self.merge_labels))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,6 +222,8 @@ class StudySettings:
                 experiment.check_settings(self)
 
     def _check_names(self) -> None:
+        for name in ("zero_shot", "imbalance"):
+            _require_names(name, getattr(self, name))
         every = [*SCORES, *BASELINES]
         for field, known in (
             ("scores", SCORES),
@@ -245,6 +252,19 @@ class StudySettings:
         candidates, probes = self.candidates_per_language, self.fit.probes_per_language
         if candidates is not None and candidates < probes:
             raise TracInError(f"candidates_per_language={candidates} is less than probes_per_language={probes}.")
+
+
+def _require_names(setting: str, given: Any) -> None:
+    """Check that a setting is a list of names of languages, or None.
+
+    Raises:
+        TracInError: it is not.
+    """
+    if given is not None and not isinstance(given, list | tuple):
+        raise TracInError(f"{setting} should be a list of languages, but is {given!r}.")
+    for value in given or ():
+        if not isinstance(value, str):
+            raise unquoted(setting, value)
 
 
 class _Help:

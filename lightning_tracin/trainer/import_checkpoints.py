@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import uuid
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ def import_checkpoints(
     probes: Any,
     *,
     optimizers: Sequence[Optimizer] | None = None,
+    changed: Collection[str] = (),
     **settings: Any,
 ) -> TracInRun:
     """Create a run from existing checkpoints, ordered by step; `attribute` then computes its influence.
@@ -67,7 +69,9 @@ def import_checkpoints(
         train_loader: a DataLoader over the fit's train samples.
         probes: a DataLoader of the probes, or several.
         optimizers: the fit's, on the parameters of `module`; they tell which parameter is in which group. None: with several
-            groups, `module.configure_optimizers()` is called.
+            groups, or one that has not all parameters, `module.configure_optimizers()` is called.
+        changed: what the fit changed by itself, such as `weight_decay` or a hyperparameter, by the names in the error that a
+            change is otherwise; an optimizer's state that was reset has the names `step` and `exp_avg_sq`.
         settings: options of `TracInCallback`, such as `language_column` or `projection_dim`.
 
     Returns:
@@ -85,6 +89,8 @@ def import_checkpoints(
         >>> run = attribute(module, run, train_loader, val_loader)  # doctest: +SKIP
     """
     languages = GivenLanguages(settings.pop("languages", None), settings.pop("languages_of_probes", None))
+    if isinstance(changed, str):
+        raise TracInError(f"changed should be a list of names, but is the string {changed!r}.")
     options = Options(**{**settings, "when": "never"})
     if options.preconditioner == "adam":
         raise TracInError("preconditioner='adam' needs second moments at each snapshot, which are not taken from checkpoints.")
@@ -96,6 +102,8 @@ def import_checkpoints(
         mask = opened_mask(options.mask, module)
         names = scored_names(options, mask, module)
         ordered = _ordered(found_checkpoints(checkpoints), len(train_loader))
+        for one, other in pairwise(ordered):  # without tensors, so that the first error comes soon
+            require_one_fit(one, other, changed)
         identity = uuid.uuid4().hex
         ledger = directory.import_ledger(identity)
         kept = isolated_copy(module, next(module.parameters()).dtype)
@@ -107,7 +115,7 @@ def import_checkpoints(
         for index, (path, step) in enumerate((one.path, one.step) for one in ordered):
             checkpoint = read_checkpoint(path, len(train_loader))
             if before is not None:
-                require_one_fit(before, checkpoint)
+                require_one_fit(before, checkpoint, changed)
             _require_exact(kept, checkpoint)
             load_weights(kept, _named(kept, checkpoint))
             weights = weights_of(kept, everything)
@@ -132,7 +140,7 @@ def import_checkpoints(
             ledger.append(record, weights)
             before = checkpoint
         setup = Setup(options, train, chosen, loss.name, mask, deviation=verified.deviation)
-        record_of_run = run_record(identity, setup, coverage, languages)
+        record_of_run = run_record(identity, setup, coverage, languages).model_copy(update={"not_compared": tuple(changed)})
         unknown = unknown_rates(ordered, rates)
         if unknown is not None:
             warnings.warn(unknown, stacklevel=2)
@@ -187,7 +195,8 @@ def _groups(
     module: LightningModule, names: frozenset[str], checkpoint: Checkpoint, optimizers: Sequence[Optimizer] | None
 ) -> dict[str, int]:
     """The optimizer group of each named parameter; see `groups_of`."""
-    if checkpoint.groups is None or (len(checkpoint.groups) == 1 and optimizers is None):
+    whole = {len(list(module.parameters())), sum(one.requires_grad for one in module.parameters())}
+    if checkpoint.groups is None or (len(checkpoint.groups) == 1 and checkpoint.groups[0] in whole and optimizers is None):
         return {name: 0 for name, _ in module.named_parameters() if name in names}
     if optimizers is None:
         optimizers = _configured(module)

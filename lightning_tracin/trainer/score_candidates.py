@@ -37,7 +37,7 @@ def scored_candidates(
     probes: Any,
     snapshots: Sequence[int],
     *,
-    languages: Sequence[str] | None = None,
+    languages: Sequence[str | bool] | None = None,
     languages_of_probes: Sequence[str] | None = None,
     language_column: str | tuple[str, ...] | None = None,
     item_column: str | None = None,
@@ -88,7 +88,7 @@ def scored_candidates(
         yield scratch
 
 
-def _probes_of_run(directory: RunDirectory, options: Options, probes: Any, languages: Sequence[str] | None) -> SampleSet | None:
+def _probes_of_run(directory: RunDirectory, options: Options, probes: Any, languages: Sequence[str | bool] | None) -> SampleSet | None:
     """The run's probes, read again from their loaders. None: their features are stored, so they are not needed."""
     record = directory.record()
     if probes is None:

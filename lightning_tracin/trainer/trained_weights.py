@@ -55,20 +55,26 @@ def _refuse_averages(path: Path, saved: Mapping[str, Any], weights: Mapping[str,
         if isinstance(state, Mapping) and set(state) == {"latest_update_step"}:
             raise TracInError(f"{path} holds the weights that {key} averaged, not the trained ones; {remedy}.")
     others = {name: value for name, value in saved.items() if name not in ("state_dict", "optimizer_states", "loops")}
-    for name, found in _mappings(others, ""):
+    for name, found in _tensors(others, ""):
         if any(word in name.lower() for word in _AVERAGES) and _same(found, weights):
             raise TracInError(f"{path} holds averaged weights, the same as in its {name}, not the trained ones; {remedy}.")
 
 
-def _mappings(value: Any, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _tensors(value: Any, name: str) -> Iterator[tuple[str, Mapping[str, Any] | list[Tensor]]]:
+    """The mappings and the lists that hold tensors, with their names."""
     if isinstance(value, Mapping):
         if any(isinstance(one, Tensor) for one in value.values()):
             yield name, value
         for key, one in value.items():
-            yield from _mappings(one, f"{name}.{key}".strip("."))
+            yield from _tensors(one, f"{name}.{key}".strip("."))
+    elif isinstance(value, list | tuple) and value and all(isinstance(one, Tensor) for one in value):
+        yield name, list(value)
 
 
-def _same(found: Mapping[str, Any], weights: Mapping[str, Tensor]) -> bool:
+def _same(found: Mapping[str, Any] | list[Tensor], weights: Mapping[str, Tensor]) -> bool:
+    """Whether tensors are the weights, by their names, or in any order if they have none."""
+    if isinstance(found, list):
+        return all(any(one.shape == own.shape and torch.equal(one.to(own), own) for own in weights.values()) for one in found)
     plain = {str(name).removeprefix("module."): one for name, one in found.items() if isinstance(one, Tensor)}
     shared = [name for name in weights if name in plain]
     return len(shared) > 0 and all(

@@ -29,3 +29,17 @@ def test_a_language_without_train_samples_is_an_error() -> None:
     table = reliance_table(np.eye(4), ["en", "en", "de", "de"], ["en", "ru", "en", "en"], k=1)
     with pytest.raises(TracInError, match=r"The run with 25 % more 'ru' has no probes or no train samples"):
         imbalance_table({("ru", 25.0): table})
+
+
+def test_a_language_is_known_by_either_of_its_names() -> None:
+    languages, scores = ["en"] * 20 + ["de"] * 20, np.random.default_rng(0).standard_normal((40, 40))
+    alike = reliance_table(scores, languages, ["en"] * 20 + ["de"] * 20, k=10)
+    other = reliance_table(scores, languages, ["english"] * 20 + ["de"] * 20, k=10)
+    expected = imbalance_table({("en", 0.0): alike})
+    for name in ("en", "english"):
+        found = imbalance_table({(name, 0.0): other})
+        columns = ["share", "chance", "over_chance", "mean_cross_lingual_others"]
+        np.testing.assert_allclose(found[columns].to_numpy(), expected[columns].to_numpy())
+    twice = reliance_table(scores, languages, ["english"] * 20 + ["eng"] * 20, k=10)
+    with pytest.raises(TracInError, match="has probes by several names in 'en'"):
+        imbalance_table({("en", 25.0): twice})

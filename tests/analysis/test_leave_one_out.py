@@ -72,6 +72,16 @@ def test_agreement_by_own_language_cells_alone_is_told_apart() -> None:
     assert found.loc["own only", "others_pearson"] == pytest.approx(one @ two / np.sqrt(one @ one * (two @ two)))
 
 
+def test_a_probe_languages_own_train_language_is_known_by_another_name() -> None:
+    generator = np.random.default_rng(2)
+    names = {"de": "deu", "en": "english", "es": "es-Latn", "ko": "korean", "ru": "rus"}  # in the same order
+    change, share = (table(generator.standard_normal((5, 5)), name) for name in ("change", "share"))
+    alike = agreement_table(change, {"ours": share})
+    change, share = (one.replace({"probe_language": names}) for one in (change, share))
+    other = agreement_table(change, {"ours": share})
+    pd.testing.assert_frame_equal(alike, other)
+
+
 def test_a_table_that_does_not_vary_agrees_with_nothing() -> None:
     flat = table(np.full((5, 5), 0.2), "share")
     found = agreement_table(table(np.arange(25.0).reshape(5, 5) ** 2, "change"), {"flat": flat})

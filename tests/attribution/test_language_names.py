@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,24 @@ class Number(enum.Enum):
     nan = 2
 
 
+class Coded(bytes, enum.Enum):
+    GERMAN = b"de"
+    NAN = b"nan"
+
+
+class WithAttribute:
+    """Samples whose dataset holds their languages."""
+
+    def __init__(self, languages: Any) -> None:
+        self.languages = languages
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> dict[str, float]:
+        return {"x": float(index)}
+
+
 def languages_of(values: Any) -> tuple[str, ...]:
     count = len(values)
     return read_table([{"x": 1.0}] * count, SampleColumns(), "train samples", values).language
@@ -46,6 +65,18 @@ def languages_of(values: Any) -> tuple[str, ...]:
         pa.array(["de", "nan"]),
         [Language.GERMAN, Language.NAN],
         [Number.de, Number.nan],
+        [Coded.GERMAN, Coded.NAN],
+        np.array([b"de", b"nan"]),
+        [bytearray(b"de"), memoryview(b"nan")],
+        pa.array([b"de", b"nan"]),
+        pa.array(["de", "nan"]).dictionary_encode(),
+        pa.chunked_array([pa.array(["de"]).dictionary_encode(), pa.array(["nan"]).dictionary_encode()]),
+        pd.Categorical(["de", "nan"]),
+        pd.CategoricalIndex(["de", "nan"]),
+        pd.Series(["de", "nan"], dtype="string[pyarrow]"),
+        pd.Series(pd.array(["de", "nan"], dtype=pd.ArrowDtype(pa.dictionary(pa.int32(), pa.string())))),
+        [np.array("de"), np.str_("nan")],
+        Dataset.from_dict({"language": ["de", "nan"]})["language"],
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -59,7 +90,20 @@ def test_words_that_look_like_missing_values_are_languages(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "missing", [None, float("nan"), np.nan, np.float32("nan"), pd.NA, pd.NaT, "", "  ", "\u200b", torch.tensor(float("nan"))]
+    "missing",
+    [
+        None,
+        float("nan"),
+        np.nan,
+        np.float32("nan"),
+        pd.NA,
+        pd.NaT,
+        "",
+        "  ",
+        "\u200b",
+        torch.tensor(float("nan")),
+        Decimal("NaN"),
+    ],
 )
 def test_a_missing_language_is_named(missing: Any) -> None:
     with pytest.raises(TracInError, match=r"Sample 1 of the train samples has no language \(and 1 more\)"):
@@ -70,6 +114,54 @@ def test_a_missing_language_is_named(missing: Any) -> None:
 def test_what_yaml_makes_of_no_is_refused(value: Any) -> None:
     with pytest.raises(TracInError, match=r'A language is False: YAML reads `no`, .* quote it, as in "no"'):
         languages_of(["de", value])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pd.Series(["de", "nan"], index=[5, 9]),
+        pd.Categorical(["de", "nan"]),
+        pa.array(["de", "nan"]),
+        pa.chunked_array([["de"], ["nan"]]),
+        np.array([b"de", b"nan"]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_languages_from_any_kind_of_attribute(values: Any) -> None:
+    assert read_table(WithAttribute(values), SampleColumns(), "train samples", None).language == ("de", "nan")
+
+
+@pytest.mark.parametrize(
+    "column", [pa.array(["de", "nan"]).dictionary_encode(), pa.array([b"de", b"nan"])], ids=["coded", "bytes"]
+)
+@pytest.mark.parametrize("shown_as", [None, "numpy", "pandas", "arrow"])
+def test_languages_from_columns_of_arrow(column: Any, shown_as: str | None) -> None:
+    rows = Dataset(pa.table({"language": column, "x": [1.0, 2.0]})).with_format(shown_as)
+    assert read_table(rows, SampleColumns(), "train samples", None).language == ("de", "nan")
+
+
+@pytest.mark.parametrize("value", [["de"], ("de",), {"name": "de"}, {"de"}], ids=lambda value: type(value).__name__)
+def test_a_collection_is_no_language(value: Any) -> None:
+    with pytest.raises(TracInError, match="but should be a word; give one language for each sample"):
+        languages_of(["de", value])
+
+
+def test_bytes_of_another_encoding_are_refused() -> None:
+    with pytest.raises(TracInError, match="is no UTF-8; give languages as strings"):
+        languages_of(["de", "fran\u00e7ais".encode("latin-1")])
+
+
+@pytest.mark.parametrize("given", [{"de", "nan"}, {"de": 0, "nan": 1}], ids=lambda value: type(value).__name__)
+def test_languages_without_an_order_are_refused(given: Any) -> None:
+    with pytest.raises(TracInError, match=r"languages should be a list of strings, but is .*, which has no order"):
+        TracInCallback(languages=given)
+
+
+def test_a_hidden_class_is_a_missing_language() -> None:
+    features = Features({"language": ClassLabel(names=["de", "nan"])})
+    rows = Dataset.from_dict({"language": [0, -1]}, features=features)
+    with pytest.raises(TracInError, match=r"Sample 1 of the train samples has no language"):
+        read_table(rows, SampleColumns(), "train samples", None)
 
 
 def test_composed_and_decomposed_letters_are_one_language() -> None:

@@ -116,6 +116,21 @@ def test_lightning_cli_from_yaml_gives_the_same_scores(tmp_path: Path, reference
     np.testing.assert_array_equal(run.influence(), reference.influence())
 
 
+def test_lightning_cli_says_that_an_unquoted_no_needs_quotes(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text((_MODULE + _CLI).format(package="pytorch_lightning"))
+    root = str(Path(__file__).parents[2])
+    for word, quoted in (("no", False), ("'no'", True)):
+        given = _CONFIG.replace("dirpath: run", f"dirpath: run\n        languages: [{', '.join([word, 'de'] * 10)}]")
+        (tmp_path / "settings.yaml").write_text(given)
+        command = [sys.executable, "script.py", "fit", "--config", "settings.yaml"]
+        done = subprocess.run(
+            command, cwd=tmp_path, env={"PYTHONPATH": root, "PATH": ""}, capture_output=True, text=True, check=False
+        )
+        assert ("A language is False: YAML reads `no`, `on` and `yes` as true or false; quote it" in done.stderr) != quoted
+        assert (done.returncode == 0) == quoted, done.stderr
+    assert TracInRun.open(tmp_path / "run").train.counts() == {"no": 10, "de": 10}
+
+
 _BLOCKED = """
 import sys
 

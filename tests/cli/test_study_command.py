@@ -12,7 +12,9 @@ import pytest
 import wandb
 import yaml
 
-from lightning_tracin.cli.main import main
+from lightning_tracin.cli.main import main, settings_from
+from lightning_tracin.errors import TracInError
+from lightning_tracin.studies.settings import FitSettings
 from tests.reporting.test_loggers import history
 from tests.support.small import settings
 
@@ -65,3 +67,43 @@ def test_an_unknown_setting_is_named(config: Path, capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         main(["study", str(config), "--sedes=2"])
     assert "sedes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["study"], ["study", "--config"]], ids=" ".join)
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("fit: {train_languages: [no, de]}", "fit.train_languages has False"),
+        ("fit: {probe_languages: [de, on]}", "fit.probe_languages has True"),
+        ("fit: {probe_languages: [~]}", "fit.probe_languages has None"),
+        ("fit: {train_languages: [7]}", "fit.train_languages has 7"),
+        ("fit: {merge_labels: {no: other}}", "fit.merge_labels has False"),
+        ("zero_shot: [off]", "zero_shot has False"),
+        ("imbalance: [yes]", "imbalance has True"),
+    ],
+)
+def test_a_word_that_yaml_reads_as_something_else_needs_quotes(tmp_path: Path, command: list[str], line: str, named: str) -> None:
+    path = tmp_path / "small.yaml"
+    path.write_text(f"name: small\n{line}\n")
+    with pytest.raises(
+        SystemExit, match=rf'^Error: {named} in place of a word: YAML reads `no`, .*quote the word, as in "no"\.$'
+    ):
+        main([*command, str(path)])
+
+
+def test_quoted_words_are_languages(tmp_path: Path) -> None:
+    words = ["no", "on", "nan", "null", "true", "7", "~", "None"]
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump({"name": "small", "fit": {"train_languages": words}, "zero_shot": words}))
+    settings = settings_from(path, '--fit.probe_languages=["no", "nan"]')
+    assert (settings.fit.train_languages, settings.zero_shot, settings.fit.probe_languages) == (words, words, ["no", "nan"])
+    again = settings_from(path, "--fit.train_languages+=no")
+    assert again.fit.train_languages == [*words, "no"]
+
+
+@pytest.mark.parametrize(("field", "value"), [("train_languages", [False]), ("probe_languages", ["de", None])])
+def test_settings_made_in_python_hold_words_too(field: str, value: list[Any]) -> None:
+    with pytest.raises(TracInError, match=rf"fit\.{field} has .* in place of a word"):
+        FitSettings(**{field: value})
+    with pytest.raises(TracInError, match=rf"fit\.{field} should be a list of languages, but is 'de'"):
+        FitSettings(**{field: "de"})

@@ -82,6 +82,21 @@ class ListedPositions(Body):
         return torch.tanh(x + positions) * torch.sigmoid(positions)
 
 
+class ChangedPositions(ListedPositions):
+    """The same, changed in place before they meet the batch, where a view of them sees it, too; and a scale that is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = parameter(WIDTH)
+
+    def middle(self, x: Tensor, mask: Tensor) -> Tensor:
+        positions = self.mix(self.norm(self.positions(torch.arange(x.shape[1]))))
+        turned = positions.view(-1, 2, WIDTH // 2).transpose(0, 1)
+        turned /= 2
+        positions *= self.scale
+        return torch.tanh(x + positions) * torch.sigmoid(turned.transpose(0, 1).reshape(-1, WIDTH))
+
+
 class Behind(Body):
     """A layer's weight used without the layer being called, and a weight of its own."""
 
@@ -190,11 +205,28 @@ class Convolved(Body):
         return self.blend(x, self.norm(x.flatten(0, 1)).view_as(x))
 
 
+class CausalConvolution(Body):
+    """Convolutions as functions: causal by channel, as Mamba has them, and in groups over positions and width, with a stride."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.causal, self.flat = nn.Conv1d(WIDTH, WIDTH, 3, groups=WIDTH), parameter(WIDTH // 2, 1, 3, 2)
+        self.bias = parameter(WIDTH // 2)
+
+    def middle(self, x: Tensor, mask: Tensor) -> Tensor:
+        x = (x * mask).transpose(1, 2)
+        x = F.conv1d(x, self.causal.weight.squeeze(1).unsqueeze(1), self.causal.bias, padding=2, groups=WIDTH)[..., : x.shape[2]]
+        x = F.silu(x).transpose(1, 2) * mask
+        wide = F.conv2d(x[:, None], self.flat, bias=self.bias, padding=(1, 0), stride=(1, 2))
+        return x + wide.mean(3).transpose(1, 2).repeat(1, 1, 2)
+
+
 MODELS = [
     Scaled,
     ClassToken,
     RepeatedToken,
     ListedPositions,
+    ChangedPositions,
     Behind,
     Contained,
     Attention,
@@ -202,6 +234,7 @@ MODELS = [
     Recurrent,
     OnlyExperts,
     Convolved,
+    CausalConvolution,
 ]
 
 
@@ -226,7 +259,9 @@ def of_length(count: int, length: int) -> list[dict[str, Any]]:
     return ragged_samples(count, seed=length, shortest=length, longest=length)
 
 
-@pytest.mark.parametrize("kind", [ListedPositions, ClassToken, OnlyExperts, PositionsFirst, Behind])
+@pytest.mark.parametrize(
+    "kind", [ListedPositions, ChangedPositions, ClassToken, OnlyExperts, PositionsFirst, Behind, CausalConvolution]
+)
 @pytest.mark.parametrize("first", [3, 4, 8])
 def test_batches_with_as_many_positions_as_samples(kind: type[nn.Module], first: int) -> None:
     """Shapes that fit two readings, on the batch that is looked at first and on later ones."""
@@ -277,7 +312,7 @@ def decided(coverage: Coverage) -> dict[str, str]:
 
 def test_cheap_ways_are_taken_where_they_exist() -> None:
     """Scales, tokens and positions need no module to be computed again."""
-    for kind in (Scaled, ClassToken, ListedPositions, Behind):
+    for kind in (Scaled, ClassToken, ListedPositions, ChangedPositions, Behind, CausalConvolution):
         model = built(kind)
         samples = ragged_samples(8, seed=2)
         coverage = assert_exact(model, loss_of(model), padded, samples[:5], samples[5:], batch_size=5, verified=True)

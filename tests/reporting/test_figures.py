@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
@@ -11,6 +13,7 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.legend import Legend
@@ -21,6 +24,7 @@ from lightning_tracin import TracInError
 from lightning_tracin.analysis import reinforcement
 from lightning_tracin.analysis.reliance import reliance_table
 from lightning_tracin.reporting import figures
+from lightning_tracin.reporting.figures import lettering
 from lightning_tracin.reporting.figures.drawing import looks
 from tests.support.study_tables import (
     LANGUAGES,
@@ -131,6 +135,60 @@ def test_no_text_lies_over_another_or_beyond_the_edge(name: str) -> None:
                 assert beside or low >= other_high - 1 or other_low >= high - 1, (text, other)
 
 
+#: Names that charts must show short, as they are, and apart.
+AWKWARD = dict(
+    zip(
+        (*LANGUAGES, ZERO_SHOT),
+        ("x" * 300, "x" * 299, "$x$ $\\frac{", "a\nb", "\U0001f642", "../x", "_mean", "\u4e2d" * 40),
+        strict=True,
+    )
+)
+
+OF_LANGUAGES: dict[str, tuple[Callable[[pd.DataFrame], Figure], Callable[[], pd.DataFrame]]] = {
+    "shares": (figures.shares, reliance),
+    "reinforcement": (figures.reinforcement, reinforced),
+    "changes": (figures.changes, changed),
+    "zero_shot": (figures.zero_shot, without_language),
+    "imbalance": (figures.imbalance, imbalanced),
+    "masks": (figures.masks, masked),
+    "left_out": (lambda table: figures.left_out(table, reliance().replace(AWKWARD)), left),
+    "curves": (lambda table: figures.curves(dataclasses.replace(results(), reliance=table)), lambda: results().reliance),
+    "heat_map": (lambda table: figures.heat_map(dataclasses.replace(results(), reliance=table)), lambda: results().reliance),
+}
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.parametrize("name", OF_LANGUAGES)
+def test_awkward_names_are_short_as_they_are_and_apart(name: str) -> None:
+    draw, table = OF_LANGUAGES[name]
+    figure = draw(table().replace(AWKWARD))
+    texts = [text for text in figure.findobj(Text) if text.get_text()]
+    assert not any(text.get_parse_math() for text in texts)
+    lines = [line for text in texts for line in text.get_text().split("\n")]
+    assert all(lettering.width(line) <= 45 for line in lines if "x" * 10 in line or "\u4e2d" in line)
+    short = lettering.labels(AWKWARD.values())
+    assert len(set(short.values())) == len(short)
+    drawn = [short[one] for one in AWKWARD.values() if one in table().replace(AWKWARD).to_numpy()]
+    assert all(any(label in line for line in lines) for label in drawn)
+    with pytest.warns(UserWarning, match="has no glyph for"):
+        assert imread(io.BytesIO(figures.png(figure))).size
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        figure.canvas.draw()
+        for group in shown(figure):
+            for text, (start, low, end, high) in group:
+                assert min(start, low) >= -1, text
+                assert end <= figure.bbox.width + 1, text
+                assert high <= figure.bbox.height + 1, text
+
+
+def test_a_long_name_keeps_its_meaning() -> None:
+    probes, trains = ["Standard Moroccan Tamazight", "de"], ["zgh", "de"]
+    panel = figures.heat_map(results(trains=trains, probes=probes)).axes[0]
+    assert len(panel.patches) == 2
+    assert ticks(panel)[0] == "Standard Moroccan Tamaz…"
+
+
 def test_no_two_languages_look_alike() -> None:
     found = looks(map(str, range(70)))
     assert len({(look.colour, look.marker) for look in found.values()}) == 70
@@ -154,6 +212,17 @@ def test_languages_keep_their_colour_through_figures() -> None:
         line = named(panel_of(gained, language), "share")[0]
         assert isinstance(line, Line2D)
         assert colours[0][language] == colours[1][language] == line.get_color()
+
+
+def test_a_language_has_the_look_of_what_its_name_means() -> None:
+    whole = looks(["de", "en"])
+    assert looks(["english"], ["de", "en"])["english"] == whole["en"]
+    apart = looks(["english", "en", "eng"], ["de", "en"])
+    assert apart["en"] == whole["en"]
+    assert len(set(apart.values())) == 4  # two names in one figure do not look alike
+    panel = figures.masks(masked().replace({"english": "en"}), LANGUAGES).axes[0]
+    (drawn,) = [one for one in panel.collections if one.get_label() == "en"]
+    assert to_hex(drawn.get_facecolor()[0]) == looks(LANGUAGES)["english"].colour.lower()
 
 
 def test_curves() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -61,6 +62,17 @@ def test_findings_of_a_constructed_run() -> None:
     assert set(study.compared["score"]) == {"influence", "random", "BM25", "same label", "BM25 x same label"}
     assert (study.compared.groupby(["score", "probe_language"])["share"].sum().round(9) == 1).all()
     assert study.reinforcement is not None
+
+
+def test_findings_are_the_same_whatever_the_probes_call_their_language() -> None:
+    alike, other = ConstructedRun(), ConstructedRun()
+    names = {"en": "english", "de": "deu"}
+    other.probes = dataclasses.replace(other.probes, language=tuple(names[one] for one in other.probes.language))
+    expected, found = (study_of(run, View(top_k=10)).findings for run in (alike, other))  # type: ignore[arg-type]
+    assert sum("of the top 10 proponents come from its own language" in one for one in found) == 2
+    back = [one.replace("english:", "en:").replace("deu:", "de:") for one in found]
+    plain = [one.split("interval")[0].split(", p = ")[0] for one in back]  # without what bootstraps draw in the names' order
+    assert sorted(plain) == sorted(one.split("interval")[0].split(", p = ")[0] for one in expected)
 
 
 def test_a_language_is_drawn_on_only_where_the_whole_interval_says_so() -> None:

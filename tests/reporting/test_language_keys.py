@@ -14,7 +14,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_tracin import TracInCallback
-from lightning_tracin.reporting.language_keys import language_keys
+from lightning_tracin.reporting.language_keys import file_part, language_keys
 from tests.reporting.test_loggers import history
 from tests.support.fits import Classifier, loaders, trainer
 
@@ -49,6 +49,26 @@ def test_any_names_have_safe_keys_of_their_own() -> None:
     assert all(re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", key) for key in keys.values())
     assert "mean" not in keys.values()
     assert language_keys(reversed(names)) == keys
+
+
+def test_keys_do_not_depend_on_the_names_beside_them() -> None:
+    names = [name for name in [*NAMES, "Min Nan", "1", "..", "a.b"] if name != "zh_Hans"]
+    whole = language_keys(names)
+    for name in names:
+        assert language_keys([name]) == {name: whole[name]}
+    added = language_keys([*names, "a_b", "a.b", "_1", "__ ", *(key for key in whole.values() if key != "zh_Hans")])
+    assert {name: added[name] for name in names} == whole
+    assert len(set(added.values())) == len(added)
+
+
+def test_parts_of_file_names_stay_in_their_folder(tmp_path: Path) -> None:
+    names = [*NAMES, "..", ".", "", "a\\b", "CON/..", "x_d6b96a97", "\u4e2d\u6587", "\ud800", "e" * 81, "a."]
+    parts = {name: file_part(name) for name in names}
+    assert len(set(parts.values())) == len(names)
+    for part in parts.values():
+        (tmp_path / f"seed0-without-{part}-exact.done").touch()
+    assert len(list(tmp_path.iterdir())) == len(names)
+    assert {parts[name] == name for name in ("en", "zh-Hans", "Min Nan", "\u4e2d\u6587") if name in parts} == {True}
 
 
 def test_real_loggers_and_files_take_any_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

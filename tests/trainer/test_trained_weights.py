@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -55,3 +56,48 @@ def test_converted_weights_are_refused(tmp_path: Path) -> None:
     torch.save(saved, tmp_path / "half.ckpt")
     with pytest.raises(TracInError, match=r"holds weights in torch\.bfloat16, but its optimizer trained them in torch\.float32"):
         read_checkpoint(tmp_path / "half.ckpt", 5)
+
+
+class OwnAverage(pl.Callback):
+    """A moving average as third parties write it: kept in the checkpoint, and, with `swaps`, in place of the trained weights."""
+
+    def __init__(self, layout: str, swaps: bool) -> None:
+        self.layout, self.swaps = layout, swaps
+        self.average: dict[str, torch.Tensor] = {}
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: object) -> None:
+        for name, tensor in module.state_dict().items():
+            kept = self.average.setdefault(name, tensor.clone())
+            if tensor.is_floating_point():
+                kept.lerp_(tensor, 0.5)
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        average = {name: tensor.clone() for name, tensor in self.average.items()}
+        if self.layout == "list":  # as torch_ema
+            parameters = [average[name] for name, _ in module.named_parameters()]
+            checkpoint["ema"] = {"decay": 0.5, "num_updates": 1, "shadow_params": parameters}
+        elif self.layout == "prefix":  # as torch's AveragedModel
+            checkpoint["averaged_model"] = {f"module.{name}": tensor for name, tensor in average.items()}
+        else:
+            checkpoint["state"] = {"callback": {"ema_state_dict": average}}
+        if self.swaps:
+            checkpoint["state_dict"] = average
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("layout", ["list", "prefix", "nested"])
+@pytest.mark.parametrize("swaps", [False, True])
+def test_averages_of_third_parties_are_refused_only_in_place_of_the_trained_weights(
+    tmp_path: Path, layout: str, swaps: bool
+) -> None:
+    keeper, saver = Keeper(), ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1)
+    fit = trainer(tmp_path, [OwnAverage(layout, swaps), keeper, saver], enable_checkpointing=True, max_epochs=2)
+    fit.fit(Plain(), *loaders())
+    if swaps:
+        with pytest.raises(
+            TracInError, match=r"step=10\.ckpt holds averaged weights, the same as in its .*, not the trained ones"
+        ):
+            read_checkpoint(tmp_path / "step=10.ckpt", 5)
+        return
+    read = read_checkpoint(tmp_path / "step=10.ckpt", 5).weights
+    assert all(torch.equal(read[name], keeper.weights[name]) for name in read)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import io
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -16,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lightning_tracin.errors import TracInError
-from lightning_tracin.reporting.figures.lettering import one_warning_for_letters
+from lightning_tracin.reporting.figures.lettering import one_warning_for_letters, width
 from lightning_tracin.storage.languages import own_languages
 
 #: Okabe and Ito's palette for colour-blind readers, without the yellow and black that are hard to see next to white or black.
@@ -27,7 +26,6 @@ INTERVAL = "95 % interval"
 CHANCE = "dotted: chance"
 GREY = "0.45"
 SMALL = 9
-_LONGEST_NAME = 24
 
 
 @dataclass(frozen=True)
@@ -41,14 +39,20 @@ class Look:
 def looks(names: Iterable[str], languages: Sequence[str] | None = None) -> dict[str, Look]:
     """Name -> look, by its position in `languages`, or among the names if no languages are given.
 
-    All looks differ for up to 77 names; neighbours differ in both colour and marker.
+    All looks differ for up to 77 names; neighbours differ in both colour and marker. A name that is not in `languages` has the
+    look of the language that it means (`languages.own_languages`), unless another name has this look.
 
     Example:
         >>> looks(["de", "en"])["en"] == looks(["en"], languages=["de", "en"])["en"]
         True
     """
-    order = list(dict.fromkeys([*(languages or ()), *names]))
-    return {name: Look(_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]) for i, name in enumerate(order)}
+    asked, known = list(dict.fromkeys(names)), list(dict.fromkeys(languages or ()))
+    own = own_languages([name for name in asked if name not in known], known)
+    taken = Counter([*own.values(), *(name for name in asked if name in known)])
+    same = {name: other for name, other in own.items() if taken[other] == 1}
+    order = [*known, *(name for name in asked if name not in known and name not in same)]
+    found = {name: Look(_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]) for i, name in enumerate(order)}
+    return found | {name: found[other] for name, other in same.items()}
 
 
 def canvas(width: float, height: float) -> Figure:
@@ -85,15 +89,15 @@ def letters(names: Iterable[str], size: float = SMALL) -> float:
         >>> round(letters(["de", "en"]), 2)
         0.15
     """
-    return max((max(map(len, name.split("\n"))) for name in names), default=0) * size * 0.6 / 72
+    return max((max(map(width, name.split("\n"))) for name in names), default=0) * size * 0.6 / 72
 
 
 def title(figure: Figure, heading: str, *notes: str) -> None:
     """Set the title and notes below it, wrapped to the width left of the legend."""
     legends = sum(one.get_window_extent().width for one in figure.legends) / figure.dpi
     room = figure.get_figwidth() - legends
-    width = int(room * 72 / (SMALL * 0.58))
-    lines = [*textwrap.wrap(heading, width), *textwrap.wrap("; ".join(note for note in notes if note), width)]
+    longest = int(room * 72 / (SMALL * 0.58))
+    lines = [*textwrap.wrap(heading, longest), *textwrap.wrap("; ".join(note for note in notes if note), longest)]
     figure.suptitle("\n".join(lines), x=room / figure.get_figwidth() / 2, fontsize=SMALL)
 
 
@@ -183,35 +187,3 @@ def png(figure: Figure) -> bytes:
     with one_warning_for_letters():
         figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()
-
-
-def shortened(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with long language names cut for a chart, each with an ellipsis and still unlike the others; one line each.
-
-    Example:
-        >>> shortened(pd.DataFrame({"train_language": ["de", "x" * 300, "x" * 299]}))["train_language"].str.len().tolist()
-        [2, 26, 24]
-    """
-    columns = [name for name in ("probe_language", "train_language") if name in table]
-    names = {str(name) for column in columns for name in table[column]}
-    lines = {name: " ".join(name.split()) for name in names}
-    cuts = {name: line if len(line) <= _LONGEST_NAME else f"{line[: _LONGEST_NAME - 1]}…" for name, line in lines.items()}
-    short: dict[str, str] = {}
-    for name in sorted(names, key=lambda one: (cuts[one] != one, one)):  # those that stay as they are come first
-        count, label = 1, cuts[name]
-        while label in short.values():
-            count, label = count + 1, f"{cuts[name]} {count + 1}"
-        short[name] = label
-    drawn: pd.DataFrame = table.assign(**{column: table[column].map(short) for column in columns})
-    return drawn
-
-
-def own_cells(table: pd.DataFrame) -> npt.NDArray[np.bool_]:
-    """Which cells are of a probe language (row) and its own train language (column): [rows, columns].
-
-    Example:
-        >>> own_cells(pd.DataFrame(index=["de", "english"], columns=["de", "en"])).tolist()
-        [[True, False], [False, True]]
-    """
-    own = own_languages(list(table.index), list(table.columns))
-    return np.asarray([[own.get(probe) == train for train in table.columns] for probe in table.index], dtype=bool)

@@ -13,6 +13,7 @@ from scipy import stats
 
 from lightning_tracin.analysis.leave_one_out import doubly_centred
 from lightning_tracin.analysis.reliance import Floats
+from lightning_tracin.analysis.tables import own_cells
 from lightning_tracin.errors import TracInError
 from lightning_tracin.reporting.figures import dots, drawing, grids
 
@@ -179,7 +180,9 @@ def left_out(changes: pd.DataFrame, table: pd.DataFrame) -> Figure:
     if known.empty:
         raise TracInError("The table has shares for none of the measured languages; give one with the same languages.")
     said, was = doubly_centred(known), doubly_centred(change.loc[known.index, known.columns])
-    spread, own = error.loc[known.index, known.columns].to_numpy(), drawing.own_cells(known)
+    spread = error.loc[known.index, known.columns].to_numpy()
+    whole = pd.DataFrame(own_cells(change), change.index, change.columns)  # other names may tell which script a name means
+    own = whole.loc[known.index, known.columns].to_numpy()
     wide, tall = grids.size(change)
     figure = drawing.canvas(wide + 4.4, max(tall, 4.2))
     scatter, grid = figure.subplots(1, 2, width_ratios=[4.4, wide])

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from lightning_tracin.analysis.changes import SIGNIFICANT
 from lightning_tracin.analysis.reinforcement import ALL
 from lightning_tracin.reporting.figures import dots, drawing, grids
+from lightning_tracin.reporting.figures.lettering import labels
 
 _MEASURES = {
     "translations": "translations of its samples\nin the top {k} without it",
@@ -34,20 +35,24 @@ def reinforcement(table: pd.DataFrame, languages: Sequence[str] | None = None) -
     found = drawing.looks(trains, languages)
     style = {ALL: drawing.Look("black", "D"), **{train: found[train] for train in trains}}
     whole = table[table["train_language"] == ALL].set_index("probe_language")
-    names = {}
-    for name in sorted(table["probe_language"].unique()):
+    probes, names = sorted(table["probe_language"].unique()), {}
+    shown = labels([*probes, *style])
+    for name in probes:
         line = whole.loc[name]
-        names[name] = f"{name}\n{line['probes']:,} probes, {line['samples']:,} samples"
+        names[name] = f"{shown[name]}\n{line['probes']:,} probes, {line['samples']:,} samples"
         if line["chance"] == 0:
             names[name] += "\nnone possible (zero-shot)"
     figure, (panel,) = drawing.panels(
-        1, 1, (4.2, dots.height(len(names), max(3, len(style)))), 1.6 + drawing.letters(names.values()) + drawing.letters(style)
+        1,
+        1,
+        (4.2, dots.height(len(names), max(3, len(style)))),
+        1.6 + drawing.letters(names.values()) + drawing.letters(shown[name] for name in style),
     )
     dots.grouped(panel, table, columns, names, style, lambda _, train: train == ALL)
     panel.set_xlim(-0.03, 1.03)
     panel.set_xlabel(f"reinforcing part of the {drawing.top(table)} samples from other languages\n(the rest are complementary)")
     panel.set_ylabel("probe language")
-    drawing.legend(figure, "train language", {name: drawing.key(look, name == ALL) for name, look in style.items()})
+    drawing.legend(figure, "train language", {shown[name]: drawing.key(look, name == ALL) for name, look in style.items()})
     drawing.title(
         figure,
         "Do other languages reinforce or complement?",
@@ -100,7 +105,8 @@ def zero_shot(table: pd.DataFrame, languages: Sequence[str] | None = None) -> Fi
     names = sorted(table["language"].unique())
     found = drawing.looks(names, languages)
     measures = [name for name in _MEASURES if name in set(table["measure"])]
-    figure, axes = drawing.panels(len(measures), 2, (3.2, dots.height(len(names), 1) + 0.9), 1.2 + drawing.letters(names))
+    shown = list(labels(names).values())
+    figure, axes = drawing.panels(len(measures), 2, (3.2, dots.height(len(names), 1) + 0.9), 1.2 + drawing.letters(shown))
     for panel, measure in zip(axes, measures, strict=True):
         mine = table[table["measure"] == measure].set_index("language").reindex(names)
         for row, (name, line) in enumerate(mine.iterrows()):
@@ -120,7 +126,7 @@ def zero_shot(table: pd.DataFrame, languages: Sequence[str] | None = None) -> Fi
                 color=drawing.GREY,
             )
         panel.set_title(_MEASURES[measure].format(k=drawing.span(table["k"]) if "k" in table else "k"), fontsize=drawing.SMALL)
-        dots.rows(panel, names)
+        dots.rows(panel, shown)
         panel.set_xlim(-0.03, 1.22)  # space for the number of probes
         panel.set_xticks(np.linspace(0, 1, 5))
     figure.supxlabel("share", fontsize=10)
@@ -147,13 +153,14 @@ def imbalance(table: pd.DataFrame, languages: Sequence[str] | None = None) -> Fi
     drawing.require(table, ["language", "added", "share", "low", "high", "chance"], ["language", "added"])
     names = sorted(table["language"].unique())
     found = drawing.looks(names, languages)
+    shown = labels(names)
     figure, axes = drawing.panels(len(names), 4, (2.5, 2.3))
     for panel, name in zip(axes, names, strict=True):
         mine, look = table[table["language"] == name].sort_values("added"), found[name]
         panel.plot(mine["added"], mine["chance"], color="black", ls=":", marker="_", lw=1.2, label="chance")
         panel.vlines(mine["added"], mine["low"], mine["high"], colors=look.colour, lw=1.4, label="interval")
         panel.plot(mine["added"], mine["share"], color=look.colour, marker=look.marker, ms=5, label="share")
-        panel.set_title(name, fontsize=10)
+        panel.set_title(shown[name], fontsize=10)
         panel.grid(alpha=0.3)
     axes[0].set_xticks(sorted(table["added"].unique()))
     figure.supxlabel("more data of the language, per cent", fontsize=10)
@@ -182,8 +189,9 @@ def masks(table: pd.DataFrame, languages: Sequence[str] | None = None) -> Figure
     drawing.require(table, ["probe_language", "share", "low", "high", "chance", *at_random, "whole_share"], ["probe_language"])
     lines = table.sort_values("probe_language").reset_index(drop=True)
     found, grey = drawing.looks(lines["probe_language"], languages), drawing.Look(drawing.GREY, "o")
+    shown = labels(lines["probe_language"])
     names = [
-        f"{name} (n = {drawing.span(lines.loc[[row], 'probes'])})" if "probes" in lines else str(name)
+        f"{shown[name]} (n = {drawing.span(lines.loc[[row], 'probes'])})" if "probes" in lines else shown[name]
         for row, name in enumerate(lines["probe_language"])
     ]
     figure, (panel,) = drawing.panels(

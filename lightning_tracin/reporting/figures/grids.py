@@ -10,7 +10,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lightning_tracin.reporting.figures.drawing import SMALL, letters, own_cells
+from lightning_tracin.analysis.tables import own_cells
+from lightning_tracin.reporting.figures.drawing import SMALL, letters
+from lightning_tracin.reporting.figures.lettering import labels
 
 #: Smallest and largest width of a cell, its height, and the width that a figure's title needs, in inches.
 _NARROW, _WIDE, _ROW, _TITLE = 0.75, 1.1, 0.5, 5.5
@@ -30,13 +32,20 @@ def written(value: float, style: str) -> str:
 
 def size(grid: pd.DataFrame) -> tuple[float, float]:
     """Width and height of a grid with its labels, in inches."""
-    below = letters(grid.columns) * 0.75 if _slanted(grid) else 0.2
-    cell = min(max(_NARROW, letters(grid.columns) + 0.1), _WIDE)
-    return max(_TITLE, cell * grid.shape[1] + letters(grid.index) + 1.6), _ROW * grid.shape[0] + below + 1.2
+    rows, columns = _names(grid)
+    below = letters(columns) * 0.75 if _slanted(columns) else 0.2
+    cell = min(max(_NARROW, letters(columns) + 0.1), _WIDE)
+    return max(_TITLE, cell * grid.shape[1] + letters(rows) + 1.6), _ROW * grid.shape[0] + below + 1.2
 
 
-def _slanted(grid: pd.DataFrame) -> bool:
-    return letters(grid.columns) + 0.1 > _WIDE
+def _names(grid: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """How rows and columns are shown; the same language in the same way."""
+    shown = labels([*grid.index, *grid.columns])
+    return [shown[name] for name in grid.index], [shown[name] for name in grid.columns]
+
+
+def _slanted(columns: list[str]) -> bool:
+    return letters(columns) + 0.1 > _WIDE
 
 
 def coloured(figure: Figure, panel: Axes, grid: pd.DataFrame, texts: pd.DataFrame, norm: Normalize, label: str) -> None:
@@ -54,11 +63,12 @@ def coloured(figure: Figure, panel: Axes, grid: pd.DataFrame, texts: pd.DataFram
     panel.set_facecolor("lightgrey")
     values = grid.to_numpy(dtype=np.float64)
     image = panel.imshow(values, cmap=colours, norm=norm, aspect="auto")
-    panel.set_xticks(range(grid.shape[1]), list(grid.columns), fontsize=SMALL)
-    if _slanted(grid):
+    rows, columns = _names(grid)
+    panel.set_xticks(range(grid.shape[1]), columns, fontsize=SMALL)
+    if _slanted(columns):
         for name in panel.get_xticklabels():
             name.set(rotation=40, ha="right", rotation_mode="anchor")
-    panel.set_yticks(range(grid.shape[0]), list(grid.index), fontsize=SMALL)
+    panel.set_yticks(range(grid.shape[0]), rows, fontsize=SMALL)
     own = own_cells(grid)
     for row in range(len(grid.index)):
         for column in range(len(grid.columns)):

@@ -1,10 +1,11 @@
-"""Names from data sets as text in figures: never taken for formulas, and one warning for all letters that the font lacks."""
+"""Names from data sets as text in figures: short, no formulas, and one warning for all letters that the font lacks."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from typing import ParamSpec
@@ -13,10 +14,51 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from lightning_tracin.errors import one_line
+
 _Arguments = ParamSpec("_Arguments")
+
+#: Width of the longest label, in letters; a Chinese one is as wide as two.
+_WIDEST = 24
 
 #: What matplotlib says of each letter that its font lacks.
 _LACKING = re.compile(r"Glyph (\d+) .*missing from")
+
+
+def labels(names: Iterable[str]) -> dict[str, str]:
+    r"""Name -> how charts show it: on one line, without control characters, cut if it is long, and unlike all the others.
+
+    Example:
+        >>> shown = labels(["de", "a\nb", "x" * 300, "x" * 299])
+        >>> shown["de"], shown["a\nb"], shown["x" * 299][-3:], shown["x" * 300][-3:]
+        ('de', 'a b', 'xx…', '… 2')
+    """
+    known = dict.fromkeys(map(str, names))
+    cuts = {name: _cut(" ".join(one_line(name).split()) or ascii(name)) for name in known}
+    shown: dict[str, str] = {}
+    for name in sorted(known, key=lambda one: (cuts[one] != one, one)):  # those that stay as they are come first
+        count, label = 1, cuts[name]
+        while label in shown.values():
+            count, label = count + 1, f"{cuts[name]} {count + 1}"
+        shown[name] = label
+    return {name: shown[name] for name in known}
+
+
+def width(text: str) -> int:
+    """Approximate width of a line in letters.
+
+    Example:
+        >>> width("de"), width("中文")
+        (2, 4)
+    """
+    return sum(0 if unicodedata.combining(one) else 2 if unicodedata.east_asian_width(one) in "WF" else 1 for one in text)
+
+
+def _cut(line: str) -> str:
+    if width(line) <= _WIDEST:
+        return line
+    kept = next(end for end in range(len(line), -1, -1) if width(line[:end]) < _WIDEST)
+    return f"{line[:kept]}…"
 
 
 def lettered(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, Figure]:

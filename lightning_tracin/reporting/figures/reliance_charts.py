@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lightning_tracin.reporting.figures import dots, drawing, grids
+from lightning_tracin.reporting.figures.lettering import labels
 from lightning_tracin.reporting.results import Results
 from lightning_tracin.storage.languages import own_languages
 
@@ -19,10 +20,11 @@ _SIGNS = {"positive": "proponents", "negative": "opponents"}
 
 def curves(results: Results, languages: Sequence[str] | None = None) -> Figure:
     """Reliance curves: one panel per probe language, one line per train language, chance dotted, intervals shaded."""
-    table = drawing.shortened(pd.concat([point.table for point in results.points()]))
+    table = pd.concat([point.table for point in results.points()])
     probes, trains = sorted(table["probe_language"].unique()), sorted(table["train_language"].unique())
     style = drawing.looks(trains, languages)
-    figure, axes = drawing.panels(len(probes), 4, (3.1, 2.5), 1.3 + drawing.letters(trains))
+    shown = labels([*probes, *trains])
+    figure, axes = drawing.panels(len(probes), 4, (3.1, 2.5), 1.3 + drawing.letters(shown[train] for train in trains))
     own_of = own_languages(probes, trains)
     for panel, language in zip(axes, probes, strict=True):
         mine = table[table["probe_language"] == language]
@@ -39,12 +41,12 @@ def curves(results: Results, languages: Sequence[str] | None = None) -> Figure:
             )
             panel.fill_between(line["step"], line["low"], line["high"], color=look.colour, alpha=0.15, lw=0)
             panel.axhline(line["chance"].iloc[0], color=look.colour, lw=0.8, ls=":")
-        panel.set_title(language if language in own_of else f"{language} (zero-shot)", fontsize=10)
+        panel.set_title(shown[language] if language in own_of else f"{shown[language]} (zero-shot)", fontsize=10)
         panel.grid(alpha=0.25)
     axes[0].xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     figure.supxlabel("optimizer step", fontsize=10)
     figure.supylabel(results.view.described, fontsize=10)
-    drawing.legend(figure, "train language", {train: drawing.key(style[train], line="-") for train in trains})
+    drawing.legend(figure, "train language", {shown[train]: drawing.key(style[train], line="-") for train in trains})
     drawing.title(
         figure,
         "Reliance by probe language",
@@ -56,7 +58,7 @@ def curves(results: Results, languages: Sequence[str] | None = None) -> Figure:
 
 def heat_map(results: Results) -> Figure:
     """Share and lift of the whole run: probe languages are rows, train languages columns; grey if the lift is undefined."""
-    table = drawing.shortened(results.final().table)
+    table = results.final().table
     lifts = table.pivot(index="probe_language", columns="train_language", values="lift")
     values = table.pivot(index="probe_language", columns="train_language", values="share")
     style = ".0%" if results.view.measure == "share" else ".2g"
@@ -97,13 +99,14 @@ def shares(table: pd.DataFrame, languages: Sequence[str] | None = None) -> Figur
     probes, trains = sorted(table["probe_language"].unique()), sorted(table["train_language"].unique())
     style = {name: look for name, look in drawing.looks(trains, languages).items() if name in trains}
     own_of = own_languages(probes, trains)
-    names = {name: _group(name, own_of, table) for name in probes}
+    shown = labels([*probes, *trains])
+    names = {name: _group(name, shown[name], own_of, table) for name in probes}
     parts = [part for _, part in table.groupby(split, sort=False)] if split else [table]
     figure, axes = drawing.panels(
         len(parts),
         5 if "sign" not in table else 4,
         (2.4, dots.height(len(probes), len(trains)) + 0.35),
-        1.2 + drawing.letters(names.values()) + drawing.letters(trains),
+        1.2 + drawing.letters(names.values()) + drawing.letters(shown[train] for train in trains),
     )
     for panel, part in zip(axes, parts, strict=True):
         dots.grouped(panel, part, columns, names, style, lambda probe, train: own_of.get(probe) == train)
@@ -113,7 +116,7 @@ def shares(table: pd.DataFrame, languages: Sequence[str] | None = None) -> Figur
     sides = {_SIGNS.get(sign, sign) for sign in table["sign"]} if "sign" in table else {"proponents"}
     figure.supxlabel(f"share of the {drawing.top(table)}{f' {sides.pop()}' if len(sides) == 1 else ''}", fontsize=10)
     figure.supylabel("probe language", fontsize=10)
-    drawing.legend(figure, "train language", {name: drawing.key(look) for name, look in style.items()})
+    drawing.legend(figure, "train language", {shown[name]: drawing.key(look) for name, look in style.items()})
     drawing.title(
         figure,
         "Reliance by probe language and train language",
@@ -123,7 +126,7 @@ def shares(table: pd.DataFrame, languages: Sequence[str] | None = None) -> Figur
     return figure
 
 
-def _group(name: str, trained: Collection[str], table: pd.DataFrame) -> str:
+def _group(name: str, label: str, trained: Collection[str], table: pd.DataFrame) -> str:
     """Label of a probe language: its number of probes, and whether it is zero-shot."""
-    count = f"{name}\nn = {drawing.span(table.loc[table['probe_language'] == name, 'probes'])}"
+    count = f"{label}\nn = {drawing.span(table.loc[table['probe_language'] == name, 'probes'])}"
     return count if name in trained else f"{count}\nzero-shot"

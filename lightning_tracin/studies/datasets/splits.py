@@ -10,6 +10,7 @@ import numpy as np
 from datasets import Dataset
 
 from lightning_tracin.errors import TracInError
+from lightning_tracin.storage.languages import own_languages
 from lightning_tracin.studies.datasets.corpus import text_columns
 
 #: Language -> item -> row of its sample.
@@ -95,7 +96,11 @@ def split_by_item(dataset: Dataset, plan: SplitPlan) -> Split:
     for language in plan.probe_languages:
         taken = _union(probes.values()) if plan.share_items else frozenset()
         probes[language] = _take(rows, language, order, plan.probes_per_language, "probes", exclude=taken)
-    hidden = probes if plan.share_items else dict.fromkeys(plan.train_languages, _union(probes.values()))
+    if plan.share_items:
+        own = own_languages(plan.probe_languages, plan.train_languages)
+        hidden = {one: _union(probes[name] for name in probes if own.get(name) == one) for one in plan.train_languages}
+    else:
+        hidden = dict.fromkeys(plan.train_languages, _union(probes.values()))
     train, extra = _train_and_extra(rows, order, plan, hidden)
     used = _union([*probes.values(), *train.values(), *extra.values()])
     test = _rest(rows, plan.probe_languages, order, used, plan.test_per_language)

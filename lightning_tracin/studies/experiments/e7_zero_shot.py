@@ -30,8 +30,9 @@ def check_data(settings: StudySettings, split: Split) -> None:
         TracInError: a language is not both trained on and probed, or fewer than `top_k` train samples are left without it.
     """
     require_trained_and_probed("zero_shot", settings, split)
-    counts = Counter(split.train.with_format(None)["language"])
-    language = max(settings.zero_shot or counts, key=lambda name: counts[name])
+    counts, probed = (Counter(part.with_format(None)["language"]) for part in (split.train, split.probes))
+    chosen = varied_languages(settings.zero_shot, counts, probed) if settings.zero_shot else list(counts)
+    language = max(chosen, key=lambda name: counts[name])
     left = sum(counts.values()) - counts[language]
     if settings.top_k > left:
         raise TracInError(
@@ -42,7 +43,7 @@ def check_data(settings: StudySettings, split: Split) -> None:
 
 def runs(study: StudyRuns) -> list[Wanted]:
     """One run for each seed and language."""
-    languages = varied_languages(study.settings.zero_shot, study)
+    languages = varied_languages(study.settings.zero_shot, study.languages, study.probes.language)
     seeds = range(study.settings.variant_seeds)
     return [study.of_main(seed, Variant(without=language)) for seed in seeds for language in languages]
 

@@ -42,7 +42,7 @@ def runs(study: StudyRuns) -> list[Wanted]:
     return [
         study.of_main(seed, Variant(more=language, per_cent=amount))
         for seed in range(study.settings.variant_seeds)
-        for language in varied_languages(study.settings.imbalance, study)
+        for language in varied_languages(study.settings.imbalance, study.languages, study.probes.language)
         for amount in study.settings.amounts
     ]
 
@@ -62,7 +62,10 @@ def imbalance(study: StudyRuns) -> Contents:
     tables = []
     for seed in range(study.settings.variant_seeds):
         balanced = study.reliance(study.scores(seed)[study.main])
-        found = {(language, 0.0): balanced for language in varied_languages(study.settings.imbalance, study)}
+        found = {
+            (language, 0.0): balanced
+            for language in varied_languages(study.settings.imbalance, study.languages, study.probes.language)
+        }
         for wanted in runs(study):
             if wanted.seed == seed:
                 table = study.reliance(study.main_scores(wanted), study.run(wanted).train)

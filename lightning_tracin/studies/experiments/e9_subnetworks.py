@@ -20,6 +20,7 @@ from lightning_tracin.attribution.samples import from_loader
 from lightning_tracin.config import SampleColumns
 from lightning_tracin.errors import TracInError
 from lightning_tracin.reporting import figures
+from lightning_tracin.reporting.language_keys import file_part
 from lightning_tracin.storage.files import write_bytes
 from lightning_tracin.storage.snapshots import load_weights
 from lightning_tracin.studies.fits import Variant, build
@@ -59,11 +60,12 @@ def runs(study: StudyRuns) -> list[Wanted]:
 
 
 def _random_names(study: StudyRuns) -> list[str]:
-    return [f"random{draw}" for draw in range(study.settings.random_masks)]
+    names = (name for name in map("random{}".format, itertools.count()) if name not in study.languages)
+    return list(itertools.islice(names, study.settings.random_masks))
 
 
 def _path(study: StudyRuns, seed: int, name: str) -> Path:
-    return study.folder / "masks" / f"seed{seed}" / f"mask-{name}.safetensors"
+    return study.folder / "masks" / f"seed{seed}" / f"mask-{file_part(name)}.safetensors"
 
 
 def _heads(study: StudyRuns, seed: int) -> Path:
@@ -131,13 +133,14 @@ def masks(study: StudyRuns) -> Contents:
     k = study.settings.top_k
     tables, overlaps = [], []
     for seed in range(study.settings.variant_seeds):
+        names = {_path(study, seed, name): name for name in (*study.languages, *_random_names(study))}
         found = {
-            wanted.mask.stem.removeprefix("mask-"): study.reliance(study.main_scores(wanted))
+            names[wanted.mask]: study.reliance(study.main_scores(wanted))
             for wanted in runs(study)
             if wanted.seed == seed and wanted.mask is not None
         }
         at_random = [found[name] for name in _random_names(study)]
-        own = {language: found[language] for language in varied_languages(None, study)}
+        own = {language: found[language] for language in varied_languages(None, study.languages, study.probes.language)}
         whole = study.reliance(study.scores(seed)[study.main])
         tables.append(mask_table(own, dict.fromkeys(own, at_random), whole))
         kept = _kept(study, seed)

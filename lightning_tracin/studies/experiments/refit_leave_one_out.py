@@ -87,9 +87,10 @@ def _mean_table(scores: list[Scores], study: StudyRuns, measure: Measure) -> pd.
 
 
 def _findings(measured: pd.DataFrame, agreement: pd.DataFrame, main: str) -> Iterator[str]:
-    others = measured[measured["probe_language"] != measured["train_language"]]
+    own = own_language(measured)
+    others = measured.drop(index=own.index)
     yield (
-        f"Leaving out a probe language's own samples changes its loss by {own_language(measured)['change'].mean():+.3f} on "
+        f"Leaving out a probe language's own samples changes its loss by {own['change'].mean():+.3f} on "
         f"average; leaving out another language changes it by {others['change'].mean():+.3f}."
     )
     shares = agreement[(agreement["measure"] == "share") & agreement["centred_pearson"].notna()]

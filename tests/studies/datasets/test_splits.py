@@ -240,3 +240,11 @@ def test_probes_with_the_text_of_a_train_sample_are_counted_by_language() -> Non
         ("de", "1", "one", "a"),  # a translation that is written the same
     )
     assert repeated_texts(Split(train, probes, probes)) == {"en": 1, "de": 1}
+
+
+def test_a_probe_is_not_trained_on_under_another_name_of_its_language() -> None:
+    data = parallel(20, ("en", "de", "english"))
+    split = split_by_item(data, plan(probe_languages=["english", "de"], share_items=True))
+    assert items(split.probes, "english")
+    assert set(items(split.probes, "english")).isdisjoint(items(split.train, "en"))
+    assert set(items(split.probes, "de")).isdisjoint(items(split.train, "de"))
