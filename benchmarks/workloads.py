@@ -18,7 +18,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, XLMRobertaConfig, XL
 
 Batch: TypeAlias = dict[str, Tensor]
 #: Returns the sum of the losses of a batch's samples.
-Loss: TypeAlias = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
+Loss: TypeAlias = Callable[..., Tensor]
 
 _CLASSES = 3
 _XLM_R_PAD = 1
@@ -96,16 +96,21 @@ class Workload:
         return self.smaller(max(2, int(len(self.train) * scale)), max(2, int(len(self.probes) * scale)))
 
 
-def classification_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Cross entropy of each sample's label, summed."""
+def classification_loss(model: nn.Module, batch: Mapping[str, Tensor], reduction: str = "sum") -> Tensor:
+    """Cross entropy of each sample's label; `reduction="none"` gives [samples]."""
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-    return F.cross_entropy(logits, batch["labels"], reduction="sum")
+    return F.cross_entropy(logits, batch["labels"], reduction=reduction)
 
 
-def next_token_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Cross entropy of each next token, summed; causal attention needs no mask for padding at the end."""
+def next_token_loss(model: nn.Module, batch: Mapping[str, Tensor], reduction: str = "sum") -> Tensor:
+    """Cross entropy of a sample's next tokens, summed; `reduction="none"` gives [samples].
+
+    Causal attention needs no mask for padding at the end.
+    """
     logits = model(input_ids=batch["input_ids"]).logits[:, :-1]
-    return F.cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=-100, reduction="sum")
+    labels = batch["labels"][:, 1:]
+    losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction=reduction)
+    return losses.view(len(labels), -1).sum(1) if reduction == "none" else losses
 
 
 def reference(train: int = 256, probes: int = 64) -> Workload:

@@ -35,6 +35,7 @@ class Attributor:
         self._directory, self._processes, self._setup = directory, processes, setup
         self._method = method_of(setup.options)
         self._checked = False
+        self._decisions = setup.decisions  # how each layer's samples are told apart, kept from snapshot to snapshot
 
     def cost(self, model: nn.Module, coverage: Coverage, groups: Mapping[str, int], loss: SummedLoss) -> Cost:
         """Estimate the cost of one pass from a few batches, with the model's current weights."""
@@ -112,8 +113,8 @@ class Attributor:
         moment = f"at snapshot {snapshot.name}"
         prepared = self._processes.prepared(model, setup.dtype)
         loss = checked_loss(model, setup.train, setup.probes, prepared, setup.loss, setup.options.loss_unit)
-        coverage = verify(model, frozenset(groups), loss, train, None, prepared, moment, setup.decisions).coverage
-        self._checked = True
+        coverage = verify(model, frozenset(groups), loss, train, None, prepared, moment, self._decisions).coverage
+        self._checked, self._decisions = True, coverage.decisions
         return self._target(snapshot.name, model, coverage, groups, scales), self._job(model, loss)
 
     def _check(self, target: Target, job: Job, snapshot: Snapshot) -> None:

@@ -107,7 +107,7 @@ def owners_of(gradient: Tensor, marked: Tensor, weights: Tensor) -> Tensor | Non
     ratio = (gradient * marked).sum(1) / sizes.square().clamp_min(torch.finfo(torch.float64).tiny)
     owners = (ratio[:, None] - weights).abs().argmin(1)
     off = (marked - weights[owners, None] * gradient).norm(dim=1)
-    if len(sizes) and bool((off > _OWN * sizes + _LARGEST * sizes.max()).any()):
+    if len(sizes) and not bool((off <= _OWN * sizes + _LARGEST * sizes.max()).all()):  # not finite counts as mixed
         return None
     found: Tensor = owners.masked_fill(sizes == 0, -1)
     return found

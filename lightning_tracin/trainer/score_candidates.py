@@ -88,7 +88,9 @@ def scored_candidates(
         yield scratch
 
 
-def _probes_of_run(directory: RunDirectory, options: Options, probes: Any, languages: Sequence[str | bool] | None) -> SampleSet | None:
+def _probes_of_run(
+    directory: RunDirectory, options: Options, probes: Any, languages: Sequence[str | bool] | None
+) -> SampleSet | None:
     """The run's probes, read again from their loaders. None: their features are stored, so they are not needed."""
     record = directory.record()
     if probes is None:

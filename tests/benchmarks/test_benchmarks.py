@@ -25,7 +25,7 @@ from benchmarks.report import Comparison, Report, Result
 from benchmarks.scopes import everything, inner_linear_weights, linear_layers
 from benchmarks.timing import Pairs, Spread, interleaved, spread
 from benchmarks.workloads import Sentences, Workload, causal_lm, reference, xlm_r
-from lightning_tracin.attribution import losses
+from lightning_tracin.attribution import step_loss
 from lightning_tracin.attribution.checks import checked_loss
 from tests.support.oracles import gradient_loop
 
@@ -64,10 +64,10 @@ def test_the_pass_without_checks_is_the_same_pass_and_has_none(small, tmp_path):
     plain, step = ours.job_of(small), TrainingStep(small).eval()
     job = replace(plain, loss=checked_loss(step, plain.train, plain.probes, plain.prepare))
     checked = ours.attributed(small.model, job, everything, tmp_path / "0000-step0")
-    with no_checks(), patch.object(losses, "reduced", side_effect=AssertionError("the step is watched")):
+    with no_checks(), patch.object(step_loss, "reduced", side_effect=AssertionError("the step is watched")):
         unchecked = ours.attributed(small.model, job, everything, tmp_path / "0001-step1")
     assert largest_difference(torch.from_numpy(checked), torch.from_numpy(unchecked)) < 1e-6
-    with patch.object(losses, "reduced", side_effect=AssertionError("the step is watched")), pytest.raises(AssertionError):
+    with patch.object(step_loss, "reduced", side_effect=AssertionError("the step is watched")), pytest.raises(AssertionError):
         ours.attributed(small.model, job, everything, tmp_path / "0002-step2")
 
 

@@ -142,32 +142,6 @@ def test_training_step_without_a_loss(tmp_path: Path) -> None:
     refused(tmp_path, r"`training_step` should return a scalar loss .* but returned NoneType", module=Silent())
 
 
-def test_model_that_reorders_its_batch_is_found(tmp_path: Path) -> None:
-    class Sorting(Classifier):
-        def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-            order = batch["attention_mask"].sum(1).argsort(descending=True)
-            return super().training_step({name: value[order] for name, value in batch.items()}, batch_idx)
-
-    refused(tmp_path, r"differ from those of the sample alone", module=Sorting())
-
-
-def test_weight_behind_a_head_of_zeros_is_found_at_the_first_snapshot(tmp_path: Path) -> None:
-    class Hidden(Classifier):
-        def __init__(self) -> None:
-            super().__init__()
-            self.mixing, self.head = nn.Linear(3, 3), nn.Linear(3, 3)
-            nn.init.zeros_(self.head.weight)
-
-        def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-            logits = self.model(batch["input_ids"], batch["attention_mask"]).logits
-            mixed = nn.functional.linear(logits, self.mixing.weight) + self.mixing(logits)
-            return nn.functional.cross_entropy(self.head(mixed), batch["labels"])
-
-    fit = trainer(tmp_path, [TracInCallback(tmp_path / "run", top_k=5)], max_epochs=1)
-    with pytest.raises(TracInError, match=r"differ from those of the sample alone: .*mixing.weight"):
-        fit.fit(Hidden(), *loaders())
-
-
 def test_loader_that_draws_from_a_part_of_its_dataset(tmp_path: Path) -> None:
     part = loader(Samples(30, 1), sampler=SubsetRandomSampler(range(10)))
     refused(tmp_path, r"draws from a part of its dataset only .*Subset", data=(part, loaders()[1]))
