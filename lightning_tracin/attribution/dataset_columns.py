@@ -79,7 +79,7 @@ def _languages(dataset: Any, column: str | tuple[str, ...], role: str) -> list[A
 
 def _language(value: Any) -> str | None:
     """A language's name; of a pair (source and target of a translation) both names, as in `en>de`."""
-    if not isinstance(value, tuple):
+    if not isinstance(value, tuple) or len(value) < 2:
         return language_name(value)
     names = [language_name(one) for one in value]
     return ">".join(name for name in names if name is not None) if names and None not in names else None
