@@ -18,7 +18,7 @@ from lightning_tracin.attribution.batching import Job, Target, free_share
 from lightning_tracin.attribution.exact import attribute_snapshot
 from lightning_tracin.attribution.losses import Summed
 from lightning_tracin.attribution.samples import SampleSet
-from lightning_tracin.gradients import plan_coverage
+from lightning_tracin.gradients import Capture, plan_coverage
 from lightning_tracin.gradients.partition import parts_of
 from lightning_tracin.storage.ingredients import IngredientStore
 from lightning_tracin.storage.sample_table import SampleTable
@@ -88,7 +88,13 @@ def job_of(workload: Workload, batch_size: int = BATCH_SIZE, memory_budget: int 
 def attributed(model: nn.Module, job: Job, scope: Scope, folder: Path) -> Any:
     """Attribute one snapshot into a folder; returns the inner products over all groups: [train, probes]."""
     store = IngredientStore(folder, len(job.train), len(job.probes))
-    attribute_snapshot(target_of(model, scope), job, store)
+    target = target_of(model, scope)
+    few = range(min(2, len(job.train)))
+    batch = job.prepare(job.train.batch(few))
+    with Capture(model, target.coverage) as capture:  # as a fit's check does; here, the tests compare scores with a loop
+        capture.run(lambda: job.loss(batch, len(few)), len(few), lambda *_: None)
+    target.coverage.decisions.verified.update(layer.name for layer in target.coverage.layers)
+    attribute_snapshot(target, job, store)
     return store.read().dot.sum(0)
 
 
@@ -96,10 +102,7 @@ def target_of(model: nn.Module, scope: Scope = everything) -> Target:
     """The model as it is, with products kept by layer, as in the callback."""
     names = scope(model)
     ordered = {name: 0 for name, _ in model.named_parameters() if name in names}
-    coverage = plan_coverage(model, names)
-    for layer in coverage.layers:  # as the check before a fit leaves it; here, scores are compared with a loop in the tests
-        coverage.decisions.verified.add(layer.name)
-    return Target("0000-step0", model, coverage, parts_of(ordered, per_layer=True))
+    return Target("0000-step0", model, plan_coverage(model, names), parts_of(ordered, per_layer=True))
 
 
 def sample_set(samples: Sentences) -> SampleSet:
