@@ -24,6 +24,8 @@ _ALONG: dict[str, tuple[int, int]] = {
 #: Functions of all elements.
 _OF_ALL = {"nonzero", "argwhere", "bincount", "histc", "unique", "unique_consecutive", "masked_select"}
 
+_LOOKED_AT = frozenset({*_ALONG, *_OF_ALL, "__getitem__", "where"})
+
 
 class AcrossSamples(TorchFunctionMode):
     """Sees operations that count, sort or select along the first dimension.
@@ -47,14 +49,15 @@ class AcrossSamples(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         """Call the function, and look at its arguments."""
         kwargs = kwargs or {}
-        if not self.is_seen and args and isinstance(args[0], Tensor):
-            self.is_seen = _is_across(getattr(func, "__name__", ""), args, kwargs)
+        name = getattr(func, "__name__", "")
+        if name in _LOOKED_AT and not self.is_seen and args:  # the name first: this runs for every function
+            self.is_seen = _is_across(name, args, kwargs)
         return func(*args, **kwargs)
 
 
 def _is_across(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     first = args[0]
-    if first.dim() == 0 or len(first) < 2:
+    if not isinstance(first, Tensor) or first.dim() == 0 or len(first) < 2:
         return False
     if name in _ALONG:
         position, default = _ALONG[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
 
 import torch
 
@@ -41,6 +42,8 @@ class Arrivals:
         due: parameter -> number of gradients still to arrive.
         unresolved: parameter -> why its gradients cannot come from this batch.
         seen: layers that the loss has reached.
+        graph: closed by `release`; what refers to the graph. The graph's hooks refer to this object, and neither would ever leave
+            the memory: Python's garbage collector does not see hooks.
 
     Example:
         >>> from lightning_tracin.gradients.forms import Dense
@@ -59,10 +62,16 @@ class Arrivals:
         self.unresolved: dict[str, str] = {}
         self.seen: set[str] = set()
         self.is_strict = is_strict
+        self.graph = ExitStack()
+        self.graph.callback(self.owners.forget)
         self._consumer = consumer
         self._decisions = decisions
         self._awaited: Counter[str] = Counter()  # module -> its calls without gradients, which checkpointing may repeat
         self._arrived: dict[str, list[Form]] = {}
+
+    def release(self) -> None:
+        """Let go of the graph."""
+        self.graph.close()
 
     def counts(self, name: str, parameters: Collection[str]) -> bool | None:
         """Whether this call of a module supplies the gradients of these parameters; None means ignore the call altogether."""

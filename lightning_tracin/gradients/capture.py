@@ -165,6 +165,8 @@ class Capture:
         insert(self._stand_ins)
 
     def _end(self) -> None:
+        if self._batch is not None:
+            self._batch.release()
         self._batch = None
         remove(self._stand_ins)
         self._stand_ins = []
@@ -363,7 +365,8 @@ class Capture:
             outputs = tuple(leaves[i] for i in places)
             call = Call.of(target, module, (args, kwargs), outputs, layouts)
             self._current.due.update(parameters)
-            torch.autograd.graph.register_multi_grad_hook(outputs, partial(self._on_gradients, call, layers))
+            hook = torch.autograd.graph.register_multi_grad_hook(outputs, partial(self._on_gradients, call, layers))
+            self._current.graph.callback(hook.remove)
         return pytree.tree_unflatten(leaves, structure)
 
     def _on_gradients(self, call: Call, layers: Sequence[Layer], gradients: Sequence[Tensor | None]) -> None:

@@ -61,6 +61,10 @@ class LineOwners:
         if self._outputs and weighted.requires_grad:
             self._marked = torch.autograd.grad(weighted, self._outputs, retain_graph=True, allow_unused=True)
 
+    def forget(self) -> None:
+        """Let go of the graph."""
+        self._outputs, self._marked = [], ()
+
     def of(self, position: int, gradient: Tensor) -> Tensor | None:
         """The owners of an output's lines, see `owners_of`; None if there are none, or nothing has been marked.
 

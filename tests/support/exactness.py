@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -25,26 +27,39 @@ def ingredients(
     most_bytes: int = 20_000,
     coverage: Coverage | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What the package computes: dot, train norms, probe norms."""
+    """What the package computes: dot, train norms, probe norms. Batches leave nothing in memory."""
     count = max(groups.values()) + 1
+    left: list[weakref.ref[Received]] = []
     bank = ProbeBank(len(probes), groups, count)
     dot = torch.zeros(count, len(train), len(probes))
     squared = torch.zeros(count, len(train))
     with Capture(model, coverage or plan_coverage(model, frozenset(groups))) as capture:
         for at in range(0, len(probes), probe_batch_size):
             chunk = list(probes[at : at + probe_batch_size])
-            run(capture, loss, collate, chunk, lambda name, forms: bank.collect(name, forms, at))
+            left.append(run(capture, loss, collate, chunk, lambda name, forms: bank.collect(name, forms, at)))
         bank.seal()
         held, start = HeldBlock(most_bytes), 0
         for at in range(0, len(train), batch_size):
             chunk = list(train[at : at + batch_size])
-            run(capture, loss, collate, chunk, held.add)
+            left.append(run(capture, loss, collate, chunk, held.add))
             held.end_batch(len(chunk))
             if held.is_complete or at + batch_size >= len(train):
                 stop = at + len(chunk)
                 held.contract(bank, dot[:, start:stop], squared[:, start:stop])
                 start = stop
+    gc.collect()
+    assert not any(received() for received in left), "a batch's graph is still in memory"
     return dot, squared.sqrt(), bank.squared_norms.sqrt()
+
+
+class Received:
+    """A consumer that lives as long as the graph of its batch, whose hooks refer to it."""
+
+    def __init__(self, consumer: Callable[[str, Any], None]) -> None:
+        self.consumer = consumer
+
+    def __call__(self, name: str, forms: Any) -> None:
+        self.consumer(name, forms)
 
 
 def run(
@@ -53,9 +68,9 @@ def run(
     collate: Callable[[list[Any]], Any],
     samples: list[Any],
     consumer: Callable[[str, Any], None],
-) -> None:
+) -> weakref.ref[Received]:
     """One batch, as a pass runs it: with the losses of its samples where they are known, and with each sample alone."""
-    found = []
+    found, received = [], Received(consumer)
 
     def total() -> Tensor:
         found.append(loss(collate(samples)))
@@ -66,7 +81,8 @@ def run(
 
     decisions = capture.coverage.decisions
     is_verified = bool(decisions.verified or decisions.one_by_one)
-    capture.run(total, len(samples), consumer, lambda: own_of(found), alone if is_verified else None)
+    capture.run(total, len(samples), received, lambda: own_of(found), alone if is_verified else None)
+    return weakref.ref(received)
 
 
 def own_of(found: list[Tensor]) -> Tensor | None:
