@@ -5,29 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 import transformers as hf
 from jsonargparse import auto_cli
 from peft import LoraConfig, get_peft_model
-from torch import Tensor
+from plain_module import PlainModule
 from voice_commands import SMALL, load, loaders, report, tokenizer_of
 
 from lightning_tracin import TracInCallback
-
-
-class Writer(pl.LightningModule):
-    def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        return self.model(**batch).loss  # type: ignore[no-any-return]
-
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self.log("val_loss", self.model(**batch).loss)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters(), lr=1e-2)
 
 
 def main(
@@ -47,7 +31,10 @@ def main(
     adapted = get_peft_model(writer, LoraConfig(task_type="CAUSAL_LM", r=8, target_modules=["q_proj", "v_proj"]))
     tracin = TracInCallback(output, item_column="item", text_columns=["text"], label_column="intent", top_k=20, per_token=True)
     trainer = pl.Trainer(max_epochs=epochs, callbacks=[tracin], logger=False, enable_checkpointing=False)
-    trainer.fit(Writer(adapted), *loaders(train, probes, encode, hf.DataCollatorForLanguageModeling(tokenizer, mlm=False)))
+    trainer.fit(
+        PlainModule(adapted, learning_rate=1e-2),
+        *loaders(train, probes, encode, hf.DataCollatorForLanguageModeling(tokenizer, mlm=False)),
+    )
     report(output)
     return trainer
 

@@ -5,28 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 import transformers as hf
 from jsonargparse import auto_cli
-from torch import Tensor
+from plain_module import PlainModule
 from voice_commands import SMALL, load, loaders, names_in, report, tokenizer_of
 
 from lightning_tracin import TracInCallback
-
-
-class IntentClassifier(pl.LightningModule):
-    def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        return self.model(**batch).loss  # type: ignore[no-any-return]
-
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self.log("val_loss", self.model(**batch).loss)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters(), lr=1e-3)
 
 
 def main(
@@ -46,7 +30,7 @@ def main(
         classifier = hf.AutoModelForSequenceClassification.from_pretrained(model, num_labels=len(intents))
     tracin = TracInCallback(output, item_column="item", text_columns=["text"], label_column="intent", top_k=20)
     trainer = pl.Trainer(max_epochs=epochs, callbacks=[tracin], logger=False, enable_checkpointing=False)
-    trainer.fit(IntentClassifier(classifier), *loaders(train, probes, encode, hf.DataCollatorWithPadding(tokenizer)))
+    trainer.fit(PlainModule(classifier), *loaders(train, probes, encode, hf.DataCollatorWithPadding(tokenizer)))
     report(output)
     return trainer
 
