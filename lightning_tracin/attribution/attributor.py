@@ -48,7 +48,8 @@ class Attributor:
         Raises:
             TracInError: the weights were not kept, or `attribute` raises it.
         """
-        self.attribute(model, snapshot, snapshot.state_dict(), self._stored_scales(snapshot))
+        load_weights(model, snapshot.state_dict())
+        self.attribute(model, snapshot, self._stored_scales(snapshot))
 
     def _stored_scales(self, snapshot: Snapshot) -> dict[str, Tensor] | None:
         return snapshot.scales() if self._setup.options.preconditioner == "adam" else None
@@ -65,21 +66,18 @@ class Attributor:
         check = self._method.compute_candidates(target, job, self._directory, snapshot, self._processes)
         self._directory.note_check(snapshot.name, check)
 
-    def attribute(
-        self, model: nn.Module, snapshot: Snapshot, weights: Mapping[str, Tensor], scales: Mapping[str, Tensor] | None
-    ) -> None:
+    def attribute(self, model: nn.Module, snapshot: Snapshot, scales: Mapping[str, Tensor] | None) -> None:
         """Complete one snapshot. Returns when all ranks are done.
 
         Args:
-            model: a copy of the module, in evaluation mode; the snapshot's weights are loaded into it.
+            model: a copy of the module with the snapshot's weights, in evaluation mode.
             snapshot: a snapshot in the ledger.
-            weights: its weights.
             scales: its Adam scales, with `preconditioner="adam"`.
 
         Raises:
             TracInError: gradients cannot be computed, or a loss or gradient is not finite.
         """
-        target, job = self._ready(model, snapshot, weights, scales)
+        target, job = self._ready(model, snapshot, scales)
         self._method.compute(target, job, self._directory, snapshot, self._processes)
         self._processes.barrier("tracin_attributed")
         on_rank_zero(self._processes, lambda: self._check(target, job, snapshot))
@@ -90,12 +88,10 @@ class Attributor:
         Raises:
             TracInError: the weights were not kept, losses are not those of the fit, or gradients cannot be computed.
         """
-        return self._ready(model, snapshot, snapshot.state_dict(), self._stored_scales(snapshot))
+        load_weights(model, snapshot.state_dict())
+        return self._ready(model, snapshot, self._stored_scales(snapshot))
 
-    def _ready(
-        self, model: nn.Module, snapshot: Snapshot, weights: Mapping[str, Tensor], scales: Mapping[str, Tensor] | None
-    ) -> tuple[Target, Job]:
-        load_weights(model, weights)
+    def _ready(self, model: nn.Module, snapshot: Snapshot, scales: Mapping[str, Tensor] | None) -> tuple[Target, Job]:
         setup = self._setup
         self._set_moment(model, snapshot)
         found = witness_losses(model, setup.loss, setup.train, self._processes.prepared(model, setup.dtype))

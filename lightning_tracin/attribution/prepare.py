@@ -27,6 +27,7 @@ from lightning_tracin.attribution.samples import SampleSet, from_loader, measure
 from lightning_tracin.config import Options
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import Coverage, plan_coverage
+from lightning_tracin.gradients.coverage import Counted
 from lightning_tracin.gradients.layouts import Decisions
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.records import RunRecord, known_samples, package_versions
@@ -306,13 +307,26 @@ def verify(
     return Verified(coverage, float(f"{largest:.1e}"))  # machines round sums differently in the last place
 
 
-def run_record(run: str, setup: Setup, coverage: Coverage, languages: GivenLanguages, averaging: str | None = None) -> RunRecord:
+@dataclass(frozen=True)
+class Scored:
+    """What is scored, without the model: number of elements by parameter, and how many each rule covers."""
+
+    elements: Mapping[str, int]
+    by_rule: Mapping[str, Counted]
+
+    @classmethod
+    def of(cls, coverage: Coverage) -> Scored:
+        """What a coverage scores."""
+        return cls(coverage.elements, coverage.by_rule)
+
+
+def run_record(run: str, setup: Setup, scored: Scored, languages: GivenLanguages, averaging: str | None = None) -> RunRecord:
     """Create the record of a new run.
 
     Args:
         run: id of the fit.
         setup: the setup of its passes.
-        coverage: the coverage of the scored parameters.
+        scored: the scored parameters.
         languages: given by the user instead of a column.
         averaging: name of a callback that averages weights.
     """
@@ -325,10 +339,10 @@ def run_record(run: str, setup: Setup, coverage: Coverage, languages: GivenLangu
         loss=setup.loss,
         train=known_samples(setup.train.table),
         probes=known_samples(setup.probes.table),
-        parameters=len(coverage.elements),
-        elements=coverage.total,
-        kept_elements=None if setup.mask is None else setup.mask.elements(frozenset(coverage.elements)),
-        coverage=dict(coverage.by_rule),
+        parameters=len(scored.elements),
+        elements=sum(scored.elements.values()),
+        kept_elements=None if setup.mask is None else setup.mask.elements(frozenset(scored.elements)),
+        coverage=dict(scored.by_rule),
         versions=package_versions(),
         averaging=averaging,
         deviation=setup.deviation,

@@ -143,27 +143,29 @@ class Reductions(TorchFunctionMode):
                 self._record_loss(func, told, reduction, value)
 
     def _record_plain(self, func: Any, elements: Tensor, value: Tensor) -> None:
+        samples = self.samples  # what is recorded refers to the batch's graph, so it must not refer back to `self`
         owner = self._selected.owner(elements)
-        if elements.dim() == 0 or (owner is None and (not elements.numel() or elements.shape[0] % self.samples)):
+        if elements.dim() == 0 or (owner is None and (not elements.numel() or elements.shape[0] % samples)):
             return
         if not value.requires_grad:
             if func in _SUMS:
-                part = self._by_sample(elements, owner).double()
+                part = _by_sample(samples, elements, owner).double()
                 self.totals.append((value, part))
                 if owner is None and not elements.is_floating_point():  # a mask of what is left out
-                    size = elements.numel() / self.samples
+                    size = elements.numel() / samples
                     self.totals.append((elements.numel() - value, size - part))
             return
-        weights = self._by_sample(torch.ones_like(elements), owner)
-        losses = partial(self._by_sample, elements, owner)
+        weights = _by_sample(samples, torch.ones_like(elements), owner)
+        losses = partial(_by_sample, samples, elements, owner)
 
         def positions() -> Positions | None:
-            return Positions(partial(self._by_position, elements)) if self._have_as_many(len(elements), owner) else None
+            return Positions(partial(_by_position, samples, elements)) if _have_as_many(samples, len(elements), owner) else None
 
         name, is_sum = func.__name__, func in _SUMS
         self.found.append(Reduction(name, value, weights, losses, is_sum, owner is not None, positions=positions))
 
     def _record_loss(self, func: Any, told: dict[str, Any], reduction: str, value: Tensor) -> None:
+        samples = self.samples
         target = told.get("target")
         by_class = func in _BY_CLASS and not told["target"].is_floating_point()
         if by_class:
@@ -175,16 +177,16 @@ class Reductions(TorchFunctionMode):
                 shape = func(**{**told, "reduction": "none"}).shape
         owner = self._selected.owner(told.get("input")) if (of_target := self._selected.owner(target)) is None else of_target
         rows = math.prod(shape)
-        if owner is None and (not rows or (shape[0] if shape else 1) % self.samples):
+        if owner is None and (not rows or (shape[0] if shape else 1) % samples):
             return
-        weights = self._by_sample(torch.ones(shape, device=value.device), owner)
+        weights = _by_sample(samples, torch.ones(shape, device=value.device), owner)
         if by_class:
             live = told["target"] != told["ignore_index"]
             weight = told["weight"]
             heavy = live.double() if weight is None else weight.double()[told["target"].where(live, 0)] * live
-            weights = self._by_sample(heavy, owner)
+            weights = _by_sample(samples, heavy, owner)
         elif reduction == "batchmean":
-            weights = torch.full((self.samples,), (shape[0] if shape else 1) / self.samples, device=value.device)
+            weights = torch.full((samples,), (shape[0] if shape else 1) / samples, device=value.device)
 
         def unreduced() -> Tensor:
             each: Tensor = func(**{**told, "reduction": "none"})
@@ -193,43 +195,47 @@ class Reductions(TorchFunctionMode):
             return each
 
         def losses() -> Tensor:
-            return self._by_sample(unreduced(), owner)
+            return _by_sample(samples, unreduced(), owner)
 
         def positions() -> Positions | None:
             if func not in _BY_CLASS:  # such as the classes of one sample: no tokens
                 return Positions(lambda: losses()[:, None])
-            if not self._have_as_many(shape[0] if shape else 1, owner):
+            if not _have_as_many(samples, shape[0] if shape else 1, owner):
                 return None
-            each = partial(self._by_position, unreduced())
+            each = partial(_by_position, samples, unreduced())
             if not by_class:
                 return Positions(each)
             classes = told["input"].shape[1 if told["input"].dim() > 1 else 0]
-            return Positions(each, self._by_position(heavy) > 0, self._by_position(told["target"]), classes)
+            return Positions(each, _by_position(samples, heavy) > 0, _by_position(samples, told["target"]), classes)
 
         is_by_label = by_class or owner is not None
         self.found.append(Reduction(func.__name__, value, weights, losses, reduction == "sum", is_by_label, True, positions))
 
-    def _by_sample(self, elements: Tensor, owner: Tensor | None = None) -> Tensor:
-        """The sum of each sample's elements: [samples].
 
-        Args:
-            elements: [rows, ...], sample by sample.
-            owner: the sample of each row, if rows were selected. None: each sample has as many.
-        """
-        if owner is None:
-            return elements.reshape(self.samples, -1).sum(1)
-        rows = elements.flatten(1).sum(1) if elements.dim() > 1 else elements
-        return rows.new_zeros(self.samples).index_add(0, owner, rows)
+def _by_sample(samples: int, elements: Tensor, owner: Tensor | None = None) -> Tensor:
+    """The sum of each sample's elements: [samples].
 
-    def _have_as_many(self, rows: int, owner: Tensor | None) -> bool:
-        """Whether every sample has equally many rows."""
-        return owner is None or bool((owner.bincount(minlength=self.samples) * self.samples == rows).all())
+    Args:
+        samples: number of samples.
+        elements: [rows, ...], sample by sample.
+        owner: the sample of each row, if rows were selected. None: each sample has as many.
+    """
+    if owner is None:
+        return elements.reshape(samples, -1).sum(1)
+    rows = elements.flatten(1).sum(1) if elements.dim() > 1 else elements
+    return rows.new_zeros(samples).index_add(0, owner, rows)
 
-    def _by_position(self, elements: Tensor) -> Tensor:
-        """The sum of each position's elements: [samples, positions], where samples have equally many positions."""
-        if elements.dim() == 0:
-            return elements.reshape(1, 1)
-        if elements.shape[0] == self.samples and elements.dim() > 1:
-            return elements.flatten(2).sum(2) if elements.dim() > 2 else elements
-        rows = elements.flatten(1).sum(1) if elements.dim() > 1 else elements
-        return rows.reshape(self.samples, -1)
+
+def _have_as_many(samples: int, rows: int, owner: Tensor | None) -> bool:
+    """Whether every sample has equally many rows."""
+    return owner is None or bool((owner.bincount(minlength=samples) * samples == rows).all())
+
+
+def _by_position(samples: int, elements: Tensor) -> Tensor:
+    """The sum of each position's elements: [samples, positions], where samples have equally many positions."""
+    if elements.dim() == 0:
+        return elements.reshape(1, 1)
+    if elements.shape[0] == samples and elements.dim() > 1:
+        return elements.flatten(2).sum(2) if elements.dim() > 2 else elements
+    rows = elements.flatten(1).sum(1) if elements.dim() > 1 else elements
+    return rows.reshape(samples, -1)

@@ -20,8 +20,9 @@ from lightning_tracin.attribution.batching import Job, Target, batches_of, name_
 from lightning_tracin.attribution.no_collectives import no_collectives
 from lightning_tracin.attribution.samples import SampleSet
 from lightning_tracin.errors import TracInError
-from lightning_tracin.gradients import Capture, Dense, Form, Rows, Sketch, can_double, in_double, plain_gradient, rounding
+from lightning_tracin.gradients import Capture, Dense, Rows, Sketch, can_double, in_double, plain_gradient, rounding
 from lightning_tracin.gradients.partition import Parts
+from lightning_tracin.gradients.sparse import elements, elements_of_both, plus, scaled
 from lightning_tracin.gradients.verify import CLOSE
 from lightning_tracin.storage.features import FeatureStore, Side
 from lightning_tracin.storage.ingredients import IngredientStore
@@ -53,12 +54,12 @@ class _Alone:
 
     @no_collectives()
     def gradient(self, samples: SampleSet, indices: Sequence[int]) -> dict[str, Tensor]:
-        """The gradient of the sum of some samples' losses: parameter -> [elements]."""
+        """The gradient of the sum of some samples' losses; sparse for tables, see `plain_gradient`."""
         target, job = self.target, self.job
         batch = job.prepare(samples.batch(list(indices)))
         found = plain_gradient(target.model, target.coverage.elements, lambda: job.loss(batch, len(indices)))
         scales = target.scales
-        return {name: (one if scales is None else one * scales[name]).flatten() for name, one in found.items()}
+        return found if scales is None else {name: scaled(one, scales[name]) for name, one in found.items()}
 
     @no_collectives()
     def rounding(self, samples: SampleSet, index: int) -> float:
@@ -88,7 +89,7 @@ class _Alone:
                 except (RuntimeError, NotImplementedError):
                     return math.inf
                 norms.append(_norm(double))
-                apart.append(_norm({name: double[name] - values.double() for name, values in single.items()}))
+                apart.append(_norm({name: plus(double[name], -values.double()) for name, values in single.items()}))
         largest = float((torch.tensor(apart) / _floored(torch.tensor(norms))).max())
         return max(CLOSE[next(model.parameters()).dtype], _TIMES * largest)
 
@@ -116,6 +117,7 @@ def check_products(target: Target, job: Job, store: IngredientStore) -> SpotChec
         gradient = alone.gradient(job.probes, [probe])
         found.append((_norms(gradient, target.parts) - probe_norm[:, j]).abs().max() / sizes[j])
         _add(total, gradient, float(weights[j]))
+        del gradient  # before the next one is computed
     wanted = (dot * weights).sum(2) / len(probes) ** 0.5
     found += _of_train(alone, train, train_norm, [(total, 1 / len(probes) ** 0.5, wanted)])
     pairs = len(train) * len(probes)
@@ -205,6 +207,7 @@ def _of_train(
         found.append((_norms(gradient, alone.target.parts) - norms[:, i]).abs().max() / sizes[i])
         for query, factor, wanted in queries:
             found.append((_inner(gradient, query, alone.target.parts) * factor - wanted[:, i]).abs().max() / sizes[i])
+        del gradient  # before the next one is computed
     return found
 
 
@@ -275,7 +278,8 @@ def _inner(one: Mapping[str, Tensor], other: Mapping[str, Tensor], parts: Parts)
     """Inner product of two gradients in each part: [parts]."""
     out = torch.zeros(len(parts), dtype=torch.float64)
     for name, values in one.items():
-        pairs = zip(torch.split(values, _BLOCK), torch.split(other[name], _BLOCK), strict=True)
+        both = elements_of_both(values, other[name])
+        pairs = zip(*(torch.split(each, _BLOCK) for each in both), strict=True)
         out[parts.of[name]] += sum(float((a.double() * b.double()).sum()) for a, b in pairs)
     return out
 
@@ -286,28 +290,32 @@ def _norms(gradient: Mapping[str, Tensor], parts: Parts) -> Tensor:
 
 
 def _norm(gradient: Mapping[str, Tensor]) -> float:
-    return math.sqrt(sum(float(values.double().square().sum()) for values in gradient.values()))
+    return math.sqrt(sum(float(elements(values).double().square().sum()) for values in gradient.values()))
 
 
 def _add(total: dict[str, Tensor], gradient: Mapping[str, Tensor], weight: float) -> None:
     for name, values in gradient.items():
-        if name in total:
+        if name in total and not (total[name].is_sparse or values.is_sparse):
             total[name].add_(values, alpha=weight)
         else:
-            total[name] = values * weight
+            total[name] = plus(total[name], values * weight) if name in total else values * weight
 
 
 def _features(sketch: Sketch, gradient: Mapping[str, Tensor]) -> Tensor:
     """The features of one gradient: [features]."""
     found = []
     for name, part in sketch.parts.items():
-        form: Form = Dense(gradient[name][None])
-        if part.left is None and part.right is None:  # as rows, to avoid an index over all elements of a table
-            table = gradient[name].view(part.rows, part.columns)
-            row = table.any(1).nonzero()[:, 0]
-            form = Rows(torch.zeros_like(row), row, table[row], 1, part.rows)
+        is_table = part.left is None and part.right is None  # as rows, to avoid an index over all its elements
+        full = gradient[name] if gradient[name].is_sparse else gradient[name].view(part.rows, part.columns)
+        form = _rows_of(full) if is_table else Dense(full.to_dense().view(1, -1))
         found.append(sketch.features(name, (form,))[0])
     return torch.cat(found)
+
+
+def _rows_of(gradient: Tensor) -> Rows:
+    gradient = gradient if gradient.is_sparse else gradient.to_sparse(1)
+    row = gradient.indices()[0]
+    return Rows(torch.zeros_like(row), row, gradient.values(), 1, len(gradient))
 
 
 def _worst_pair(alone: _Alone, train: Sequence[int], probes: Sequence[int], dot: Tensor) -> str:

@@ -23,9 +23,10 @@ from lightning_tracin.storage.filesystem import Place, place
 from lightning_tracin.storage.lock import RunLock
 from lightning_tracin.trainer.compat import CallbackBase, overrides
 from lightning_tracin.trainer.environment import Environment, refuse_sharded
+from lightning_tracin.trainer.fit_facts import averaging_callback, users_objects
 from lightning_tracin.trainer.isolation import untouched_process
 from lightning_tracin.trainer.learning_rates import Recorder, StepWatch, unwrapped
-from lightning_tracin.trainer.session import Session, averaging_callback, users_objects
+from lightning_tracin.trainer.session import Session
 
 
 class TracInCallback(CallbackBase):

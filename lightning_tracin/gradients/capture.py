@@ -225,10 +225,9 @@ class Capture:
 
     def _mark(self, batch: Arrivals, own: Callable[[], Tensor | None]) -> None:
         """Find out whose the watched lines are."""
-        losses = own() if batch.owners.is_watching else None
         self._is_marking = True
         try:
-            if losses is not None:
+            if batch.owners.is_watching and (losses := own()) is not None:
                 batch.owners.mark(losses)
         except RuntimeError:  # reentrant checkpointing does not support it
             return

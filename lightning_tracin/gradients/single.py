@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_tracin.gradients.freezing import uncompiled
+from lightning_tracin.gradients.sparse import sparse_tables
 
 #: Largest relative difference that may be rounding, by the least precise data type in use. Models in float64 may still compute
 #: some steps in float32 (transformers' norms do).
@@ -34,7 +35,8 @@ def plain_gradient(model: nn.Module, names: Collection[str], loss: Callable[[], 
     """The gradient of one loss with respect to the named parameters; zero for parameters that the loss does not depend on.
 
     It runs a whole `backward`, because reentrant checkpointing does not support `torch.autograd.grad`. The parameters'
-    `requires_grad` and `grad` are restored afterwards.
+    `requires_grad` and `grad` are restored afterwards. The gradient of a table that is only looked up is a sparse tensor: of
+    250,000 rows, few are not zero.
 
     Args:
         model: the model.
@@ -46,7 +48,12 @@ def plain_gradient(model: nn.Module, names: Collection[str], loss: Callable[[], 
         >>> plain_gradient(model, ["weight"], lambda: model(torch.tensor([3.0, 4.0])).sum())
         {'weight': tensor([[3., 4.]])}
     """
-    return value_and_gradient(model, names, loss)[1]
+    try:
+        with sparse_tables(model):
+            found = value_and_gradient(model, names, loss)[1]
+    except RuntimeError:  # a table that is changed before it is looked up, such as a transposed one: torch has no sparse way back
+        found = value_and_gradient(model, names, loss)[1]
+    return {name: gradient.coalesce() if gradient.is_sparse else gradient for name, gradient in found.items()}
 
 
 def value_and_gradient(model: nn.Module, names: Collection[str], loss: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

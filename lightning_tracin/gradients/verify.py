@@ -18,9 +18,10 @@ from lightning_tracin.gradients.arrivals import UnresolvedError
 from lightning_tracin.gradients.capture import Capture
 from lightning_tracin.gradients.coverage import Coverage
 from lightning_tracin.gradients.fallbacks import try_others
-from lightning_tracin.gradients.forms import Dense, Form, Outer, some_rows
+from lightning_tracin.gradients.forms import Dense, Form, Outer, Rows, some_rows
 from lightning_tracin.gradients.in_double import can_double, in_double
 from lightning_tracin.gradients.single import plain_gradient, rounding
+from lightning_tracin.gradients.sparse import elements, plus
 
 #: Largest difference, relative to a gradient's norm, between a sample's gradient in a batch and alone. A larger one in float32
 #: is looked at in float64: there, rounding vanishes.
@@ -91,10 +92,10 @@ def _apart_from_sum(
     sizes = dict.fromkeys(names, 0.0)
     for loss in losses_alone:
         for name, gradient in plain_gradient(model, names, loss).items():
-            off[name] -= gradient
-            sizes[name] += float(gradient.norm())
+            off[name] = plus(off[name], -gradient)
+            sizes[name] += float(elements(gradient).norm())
     largest = max(sizes.values())
-    apart = {name: float(gradient.norm()) for name, gradient in off.items()}
+    apart = {name: float(elements(gradient).norm()) for name, gradient in off.items()}
     dtype = max((gradient.dtype for gradient in off.values()), key=lambda one: torch.finfo(one).eps)
     return {name: value and value / largest for name, value in apart.items()}, dtype
 
@@ -174,7 +175,7 @@ def _differences(
     largest, dtype = 0.0, capture.coarsest
     for position, loss in enumerate(losses_alone):
         truth = plain_gradient(model, coverage.elements, loss)
-        norms = torch.stack([gradient.norm() for gradient in truth.values()])
+        norms = torch.stack([elements(gradient).norm() for gradient in truth.values()])
         if not bool(torch.isfinite(norms).all()):
             continue  # the pass reports it with the sample's name
         largest = max(largest, float(norms.norm()))
@@ -183,8 +184,9 @@ def _differences(
             if name not in differences:
                 continue
             for form in captured.get(name, ()):
-                _subtract(gradient, form, position)
-            differences[name] = max(differences[name], float(gradient.norm()))
+                gradient = _without(gradient, form, position)
+            differences[name] = max(differences[name], float(elements(gradient).norm()))
+        truth.clear()  # before the next sample's are computed
     if largest == 0:
         raise TracInError(
             "The loss does not depend on the scored parameters: their gradient is zero on every sample of a real batch. Check "
@@ -196,8 +198,14 @@ def _differences(
     return found, dtype
 
 
-def _subtract(gradient: Tensor, form: Form, position: int) -> None:
-    """Subtract the form of the sample at this position from that sample's dense gradient, in place."""
+def _without(gradient: Tensor, form: Form, position: int) -> Tensor:
+    """A sample's gradient without the form of the sample at this position; the gradient may be changed in place."""
+    if isinstance(form, Rows) and gradient.is_sparse:
+        rows = some_rows(form, position, position + 1)
+        return plus(
+            gradient, -torch.sparse_coo_tensor(rows.row[None], rows.values, gradient.shape, check_invariants=False).coalesce()
+        )
+    gradient = gradient.to_dense()
     if isinstance(form, Dense):
         gradient.view(-1).sub_(form.values[position].to(gradient.dtype))
     elif isinstance(form, Outer):
@@ -205,3 +213,4 @@ def _subtract(gradient: Tensor, form: Form, position: int) -> None:
     else:
         rows = some_rows(form, position, position + 1)
         gradient.index_add_(0, rows.row, rows.values, alpha=-1)
+    return gradient

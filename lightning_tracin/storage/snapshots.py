@@ -203,7 +203,7 @@ def trainable_names(model: nn.Module) -> frozenset[str]:
 
 
 def weights_of(model: nn.Module, trainable: Collection[str]) -> dict[str, Tensor]:
-    """Copies on the CPU of the named parameters and of all buffers; tied parameters are copied once.
+    """The named parameters and all buffers, detached and not copied; tied parameters appear once.
 
     Example:
         >>> list(weights_of(nn.BatchNorm1d(2), ["weight"]))
@@ -211,7 +211,20 @@ def weights_of(model: nn.Module, trainable: Collection[str]) -> dict[str, Tensor
     """
     tensors: dict[str, Tensor] = {name: parameter for name, parameter in model.named_parameters() if name in trainable}
     tensors.update(model.named_buffers())
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    return {name: tensor.detach() for name, tensor in tensors.items()}
+
+
+def copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of weights on the CPU.
+
+    Example:
+        >>> weight = torch.zeros(1)
+        >>> kept = copied({"weight": weight})
+        >>> _ = weight.add_(1)
+        >>> kept
+        {'weight': tensor([0.])}
+    """
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
 
 
 def frozen_digest(model: nn.Module, kept: Collection[str]) -> str:
@@ -334,8 +347,7 @@ class Ledger:
 
     def append_unfrozen(self, step: int, parameters: Mapping[str, Tensor]) -> None:
         """Store the values of parameters that are unfrozen after this step, which the snapshots so far do not have."""
-        weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in parameters.items()}
-        write_tensors(self._folder / _unfrozen_name(step), weights, _owner(self._run))
+        write_tensors(self._folder / _unfrozen_name(step), parameters, _owner(self._run))
 
     def cut_back(self, step: int) -> tuple[Snapshot, ...]:
         """Drop the snapshots after this step, which a resumed fit takes again, and return them."""

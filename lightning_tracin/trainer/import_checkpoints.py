@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from lightning_tracin.attribution.checks import checked_loss
 from lightning_tracin.attribution.prepare import (
     GivenLanguages,
+    Scored,
     Setup,
     dtype_of,
     opened_mask,
@@ -140,7 +141,9 @@ def import_checkpoints(
             ledger.append(record, weights)
             before = checkpoint
         setup = Setup(options, train, chosen, loss.name, mask, deviation=verified.deviation)
-        record_of_run = run_record(identity, setup, coverage, languages).model_copy(update={"not_compared": tuple(changed)})
+        record_of_run = run_record(identity, setup, Scored.of(coverage), languages).model_copy(
+            update={"not_compared": tuple(changed)}
+        )
         unknown = unknown_rates(ordered, rates)
         if unknown is not None:
             warnings.warn(unknown, stacklevel=2)

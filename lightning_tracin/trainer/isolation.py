@@ -114,6 +114,23 @@ def isolated_copy(module: LightningModule, dtype: torch.dtype) -> LightningModul
     return duplicate.eval().to(dtype)
 
 
+def discard(copy: LightningModule) -> None:
+    """Free the memory of a copy's weights at once.
+
+    A module and its trainer refer to each other, so it would wait for Python's garbage collector, which counts
+    objects and not bytes.
+
+    Example:
+        >>> from pytorch_lightning.demos.boring_classes import BoringModel
+        >>> copy = isolated_copy(BoringModel(), torch.float32)
+        >>> discard(copy)
+        >>> copy.layer.weight.numel()
+        0
+    """
+    for tensor in (*copy.parameters(), *copy.buffers()):
+        tensor.data = tensor.new_empty(0)
+
+
 def set_moment(copy: LightningModule, epoch: int, step: int | None) -> None:
     """Make an isolated copy see an epoch and a step, as `self.current_epoch` and `self.global_step`.
 

@@ -5,7 +5,7 @@ The callback decides when. A session lasts from `on_train_start` to `on_train_en
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ from lightning_tracin.attribution.losses import SummedLoss
 from lightning_tracin.attribution.method import method_of
 from lightning_tracin.attribution.prepare import (
     GivenLanguages,
+    Scored,
     Setup,
     dtype_of,
     opened_mask,
@@ -39,6 +40,7 @@ from lightning_tracin.attribution.token_losses import TokenLoss
 from lightning_tracin.attribution.witnesses import witness_losses
 from lightning_tracin.config import Options
 from lightning_tracin.errors import TracInError
+from lightning_tracin.gradients import Coverage
 from lightning_tracin.gradients.partition import parts_of
 from lightning_tracin.reporting.loggers import sinks_for
 from lightning_tracin.reporting.results import point
@@ -49,6 +51,7 @@ from lightning_tracin.storage.records import SCHEDULE
 from lightning_tracin.storage.snapshots import (
     Snapshot,
     SnapshotRecord,
+    copied,
     folder_name,
     frozen_digest,
     load_weights,
@@ -57,7 +60,8 @@ from lightning_tracin.storage.snapshots import (
 )
 from lightning_tracin.trainer.environment import Environment
 from lightning_tracin.trainer.finish import finish
-from lightning_tracin.trainer.isolation import isolated_copy, set_moment, untouched_process
+from lightning_tracin.trainer.fit_facts import averaging_callback, expected_snapshots, users_objects, validation_loaders
+from lightning_tracin.trainer.isolation import discard, isolated_copy, set_moment, untouched_process
 from lightning_tracin.trainer.language_warnings import warn_of_mismatch
 from lightning_tracin.trainer.learning_rates import Recorder, groups_of, rates_by_group
 from lightning_tracin.trainer.tolerance import appended, end_recorded, logged, stored
@@ -94,7 +98,7 @@ class Session:
         self._processes = Environment(module, trainer.strategy)
         progress = trainer.is_global_zero and trainer.progress_bar_callback is not None
         self._languages = languages
-        loaders = _validation_loaders(trainer) if probes is None else probes
+        loaders = validation_loaders(trainer) if probes is None else probes
         train, probes = read_samples(trainer.train_dataloader, loaders, languages, options, self._processes, progress)
         loader: Any = trainer.train_dataloader
         self._digest = digest_of(loader.dataset)
@@ -114,12 +118,14 @@ class Session:
         if options.per_token:
             TokenLoss(loss).tokens(prepared(probes.batch([0])))  # a loss without tokens is an error now
         verified = verify(copy, names, loss, train, probes, prepared, "before the fit")
-        self._coverage = coverage = verified.coverage
+        coverage = verified.coverage
         self._setup = Setup(options, train, probes, loss.name, mask, progress, coverage.decisions, verified.deviation)
+        self._scored = Scored.of(coverage)  # without the copy's layers, which need the memory of another model
         self._attributor = Attributor(directory, self._processes, self._setup)
         self._method = method_of(options)
         self._view = options.view(self._method.measure)
-        plan = self._planned(copy, loss)
+        plan = self._planned(copy, coverage, loss)
+        discard(copy)
         rank_zero_info(plan.described(directory.path))
         self._warn(plan.require_disk(directory.path))
         self._bytes = plan.weights_bytes, plan.ingredients_bytes
@@ -131,9 +137,9 @@ class Session:
         self._run: TracInRun | None = None
         self._held: tuple[int, dict[str, Tensor]] = (-1, {})  # a step, and the weights right after it
 
-    def _planned(self, copy: LightningModule, loss: SummedLoss) -> Plan:
-        """Estimate the cost of the run from a few batches on a copy of the module."""
-        options, setup, coverage = self._options, self._setup, self._coverage
+    def _planned(self, copy: LightningModule, coverage: Coverage, loss: SummedLoss) -> Plan:
+        """Estimate the cost of the run from a few batches on a copy of the module, which is not kept."""
+        options, setup = self._options, self._setup
         groups = groups_of(self._module, frozenset(coverage.elements), self._trainer.optimizers)
         writes = options.when != "never"
         parts = len(parts_of(groups, options.per_layer))
@@ -150,10 +156,10 @@ class Session:
             weights_bytes=weights if options.writes_weights else 0,
             ingredients_bytes=self._method.stored_bytes(parts, len(setup.train), setup.probes.table) if writes else 0,
             cost=self._attributor.cost(copy, coverage, groups, loss) if writes or options.dry_run else None,
-            snapshots=_expected_snapshots(options, self._trainer),
+            snapshots=expected_snapshots(options, self._trainer),
         )
 
-    def _scored(self) -> dict[str, nn.Parameter]:
+    def _scored_now(self) -> dict[str, nn.Parameter]:
         """The parameters that are scored now."""
         names = scored_names(self._options, self._setup.mask, self._module)
         return {name: parameter for name, parameter in self._module.named_parameters() if name in names}
@@ -169,7 +175,7 @@ class Session:
         self._processes.barrier("tracin_checked")
         if self._trainer.is_global_zero:
             averaging = averaging_callback(getattr(self._trainer, "callbacks", ()))
-            record = run_record(run, self._setup, self._coverage, self._languages, averaging)
+            record = run_record(run, self._setup, self._scored, self._languages, averaging)
             if resumed:
                 self._say_schedule(self.directory.record().options)
                 self.directory.resume(record, recorder.step)
@@ -242,14 +248,12 @@ class Session:
             return False
         step, held = self._held
         weights = held if step == recorder.step else weights_of(self._module, self._kept_names())
+        self._held = (-1, {})
         adam = self._options.preconditioner == "adam"
-        scales = adam_scales(self._trainer.optimizers, self._scored()) if adam else None
+        scales = adam_scales(self._trainer.optimizers, self._scored_now()) if adam else None
         with untouched_process(*users_objects(self._trainer)):
             self.require_same_data()
-            copy = self._copy()
-            load_weights(copy, weights)
-            set_moment(copy, epoch - 1, self._trainer.global_step)
-            losses = witness_losses(copy, self._setup.loss, self._setup.train, self._processes.prepared(copy, self._setup.dtype))
+            losses = self._losses_of_witnesses(weights, epoch)
         record = self._record(recorder, epoch, frozenset(weights), losses)
         self._processes.barrier("tracin_ledger_read")
 
@@ -267,9 +271,18 @@ class Session:
         if self._options.when == "snapshot":
             with untouched_process(*users_objects(self._trainer)):
                 added = self.directory.ledger.snapshots()[record.index]
-                if self._stored(partial(self._attributor.attribute, copy, added, weights, scales), added):
+                copy = self._loaded(weights)
+                if self._stored(partial(self._attributor.attribute, copy, added, scales), added):
                     self._attributed(added)
+                discard(copy)
         return True
+
+    def _losses_of_witnesses(self, weights: Mapping[str, Tensor], epoch: int) -> tuple[float, ...]:
+        copy, setup = self._loaded(weights), self._setup
+        set_moment(copy, epoch - 1, self._trainer.global_step)
+        losses = witness_losses(copy, setup.loss, setup.train, self._processes.prepared(copy, setup.dtype))
+        discard(copy)
+        return losses
 
     def _kept_names(self) -> frozenset[str]:
         """Names of the parameters that a snapshot stores: the trainable ones, or all if others have changed in the fit."""
@@ -280,7 +293,7 @@ class Session:
 
     def hold_weights(self, step: int) -> None:
         """Keep the weights as they are after a step, for a snapshot of it that is taken when others may have replaced them."""
-        self._held = step, weights_of(self._module, self._kept_names())
+        self._held = step, copied(weights_of(self._module, self._kept_names()))
 
     def keep_unfrozen(self, step: int) -> None:
         """Save parameters that have just been unfrozen, before their first step: earlier snapshots do not contain them."""
@@ -294,7 +307,7 @@ class Session:
 
     def _record(self, recorder: Recorder, epoch: int, stored: frozenset[str], losses: tuple[float, ...]) -> SnapshotRecord:
         interval = recorder.interval(self._trainer.optimizers)
-        scored = self._scored()
+        scored = self._scored_now()
         groups = groups_of(self._module, frozenset(scored), self._trainer.optimizers)
         return SnapshotRecord(
             index=len(self.directory.ledger.snapshots()),
@@ -322,20 +335,26 @@ class Session:
         shown = due if self._options.when == "snapshot" else snapshots
         if self.directory.record().options.keep_snapshots:
             due = shown  # also notices weights that were deleted
-        if shown:
-            with untouched_process(*users_objects(self._trainer)):
-                copy = self._copy()
-                for snapshot in shown:
-                    compute = partial(self._attributor.attribute_stored, copy, snapshot)
-                    if snapshot in due and not self._stored(compute, snapshot):
-                        return
-                    self._attributed(snapshot)
+        if shown and not self._completed(shown, due):
+            return
         if self._run is not None:
             written = finish(self._run, self._view, self._setup, self._processes, self._copy)
             self._warn(written.remedy)
             for sink in self._sinks:
                 for part in sink.finishing(written.results) if written.results is not None else ():
                     self._warn(logged(part, self.directory))
+
+    def _completed(self, shown: Sequence[Snapshot], due: Sequence[Snapshot]) -> bool:
+        """Compute what is due, and log what is shown; False if the system refuses to store it."""
+        with untouched_process(*users_objects(self._trainer)):
+            copy = self._copy()
+            for snapshot in shown:
+                compute = partial(self._attributor.attribute_stored, copy, snapshot)
+                if snapshot in due and not self._stored(compute, snapshot):
+                    return False
+                self._attributed(snapshot)
+            discard(copy)
+        return True
 
     def _stored(self, compute: Callable[[], None], snapshot: Snapshot) -> bool:
         """Compute and store the influence at a snapshot; False, with a warning, if the system refuses to store it."""
@@ -345,6 +364,12 @@ class Session:
 
     def _copy(self) -> LightningModule:
         return isolated_copy(self._module, self._setup.dtype)
+
+    def _loaded(self, weights: Mapping[str, Tensor]) -> LightningModule:
+        """A copy with these weights."""
+        copy = self._copy()
+        load_weights(copy, weights)
+        return copy
 
     def _attributed(self, snapshot: Snapshot) -> None:
         """Log a snapshot's results, and delete its weights with `keep_snapshots=False`."""
@@ -356,39 +381,3 @@ class Session:
                 self._warn(logged(partial(sink.point, reliance), self.directory))
         if not self._options.keep_snapshots:
             snapshot.discard_weights()
-
-
-def users_objects(trainer: Trainer) -> tuple[Any, ...]:
-    """What a fit's data and steps come from, and draw from."""
-    return trainer.lightning_module, getattr(trainer, "datamodule", None), trainer.train_dataloader, trainer.val_dataloaders
-
-
-def _validation_loaders(trainer: Trainer) -> Any:
-    """The fit's validation loaders, even before the Trainer has built them; None if there are none."""
-    if trainer.val_dataloaders is not None:
-        return trainer.val_dataloaders
-    source = trainer.fit_loop.epoch_loop.val_loop._data_source
-    return source.dataloader() if source.is_defined() else None
-
-
-def averaging_callback(callbacks: Sequence[Any]) -> str | None:
-    """Class name of the first callback that averages weights: one of Lightning's, or a subclass. None if there is none.
-
-    Example:
-        >>> from pytorch_lightning.callbacks import StochasticWeightAveraging, Timer
-        >>> averaging_callback([Timer(), StochasticWeightAveraging(0.01)])
-        'StochasticWeightAveraging'
-    """
-    kinds = {"StochasticWeightAveraging", "WeightAveraging"}  # by name: both Lightning packages have these classes
-    found = (one for one in callbacks if kinds & {parent.__name__ for parent in type(one).__mro__})
-    return next((type(one).__name__ for one in found), None)
-
-
-def _expected_snapshots(options: Options, trainer: Trainer) -> int | None:
-    """The number of snapshots that the fit will take; None if its length is unknown."""
-    if options.every_n_train_steps is not None:
-        steps = trainer.estimated_stepping_batches
-        return None if steps == float("inf") else -(-int(steps) // options.every_n_train_steps)
-    if trainer.max_epochs is None or trainer.max_epochs < 0 or options.every_n_epochs is None:
-        return None
-    return -(-trainer.max_epochs // options.every_n_epochs)

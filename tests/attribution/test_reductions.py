@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -131,6 +133,36 @@ def test_every_kind_of_reduction_is_the_sum_of_what_single_samples_have(name: st
     assert summed.is_certain
     torch.testing.assert_close(summed.total.detach(), value, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(torch.autograd.grad(summed.total, module.layer.weight)[0], gradient, rtol=1e-9, atol=1e-12)
+
+
+class Hook:
+    """Does nothing with a gradient."""
+
+    def __call__(self, gradient: Tensor) -> None:
+        pass
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_batch_leaves_nothing_in_memory(name: str) -> None:
+    """At once, and not when the garbage collector comes: it counts objects, and these are few and large."""
+    module = Module(STEPS[name])
+    loss = find_loss(module, checks)
+    batch = batch_of(7, seed=3)
+    gc.collect()
+    gc.disable()
+    try:
+        hooks = [Hook()]  # the graph owns its hooks
+        graph = weakref.ref(hooks[0])
+        handle = module.layer.register_forward_hook(lambda _module, _args, output: output.register_hook(hooks[0]) and None)
+        summed = loss.summed(batch, 7)
+        own = summed.own()
+        handle.remove()
+        hooks.clear()
+        assert graph() is not None
+        del summed, own
+        assert graph() is None
+    finally:
+        gc.enable()
 
 
 def own_way(module: Module, batch: dict[str, Tensor]) -> Tensor:

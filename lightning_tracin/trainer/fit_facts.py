@@ -1,0 +1,46 @@
+"""What a Trainer says about its fit: its data, its length, and whether it averages weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pytorch_lightning import Trainer
+
+from lightning_tracin.config import Options
+
+
+def users_objects(trainer: Trainer) -> tuple[Any, ...]:
+    """What a fit's data and steps come from, and draw from."""
+    return trainer.lightning_module, getattr(trainer, "datamodule", None), trainer.train_dataloader, trainer.val_dataloaders
+
+
+def validation_loaders(trainer: Trainer) -> Any:
+    """The fit's validation loaders, even before the Trainer has built them; None if there are none."""
+    if trainer.val_dataloaders is not None:
+        return trainer.val_dataloaders
+    source = trainer.fit_loop.epoch_loop.val_loop._data_source
+    return source.dataloader() if source.is_defined() else None
+
+
+def averaging_callback(callbacks: Sequence[Any]) -> str | None:
+    """Class name of the first callback that averages weights: one of Lightning's, or a subclass. None if there is none.
+
+    Example:
+        >>> from pytorch_lightning.callbacks import StochasticWeightAveraging, Timer
+        >>> averaging_callback([Timer(), StochasticWeightAveraging(0.01)])
+        'StochasticWeightAveraging'
+    """
+    kinds = {"StochasticWeightAveraging", "WeightAveraging"}  # by name: both Lightning packages have these classes
+    found = (one for one in callbacks if kinds & {parent.__name__ for parent in type(one).__mro__})
+    return next((type(one).__name__ for one in found), None)
+
+
+def expected_snapshots(options: Options, trainer: Trainer) -> int | None:
+    """The number of snapshots that the fit will take; None if its length is unknown."""
+    if options.every_n_train_steps is not None:
+        steps = trainer.estimated_stepping_batches
+        return None if steps == float("inf") else -(-int(steps) // options.every_n_train_steps)
+    if trainer.max_epochs is None or trainer.max_epochs < 0 or options.every_n_epochs is None:
+        return None
+    return -(-trainer.max_epochs // options.every_n_epochs)
