@@ -368,16 +368,19 @@ class TracInRun:
             probes: indices of the probes to split.
             train: indices of the train samples. None: all.
             settings: options of `influence`; `tokenizer` for the tokens' texts, if neither module nor collate function holds
-                one; `mask`, `languages`, `languages_of_probes`, `memory_budget` and `progress` as in `attribute`.
+                one; `token_language_column`, a column of the probes with a list of languages, one for each token id; `mask`,
+                `languages`, `languages_of_probes`, `memory_budget` and `progress` as in `attribute`.
 
         Returns:
-            Dimensions `train` and `token`; each token that counts has its `probe`, `position`, `text`, `target` and `term`.
+            Dimensions `train` and `token`; each token that counts has its `probe`, `position`, `text`, `target` and `term`, and
+            its `token_language` if a column was named.
 
         Raises:
             TracInError: as for `attribute`; there is no such probe or train sample, or the loss of a token cannot be seen.
 
         Example:
-            >>> run.per_token(module, train_loader, val_loader, [3]).groupby("text").sum()  # doctest: +SKIP
+            >>> mixed = run.per_token(module, *loaders, [3], token_language_column="languages")  # doctest: +SKIP
+            >>> mixed.groupby("token_language").sum().groupby("train_language").mean()  # doctest: +SKIP
         """
         from lightning_tracin.trainer.token_scores import Pairs, token_scores
 

@@ -50,7 +50,7 @@ def read_table(dataset: Any, columns: SampleColumns, role: str, languages: Seque
         items = read_column(dataset, columns.item_column)
         if items is None:
             raise TracInError(
-                f"The {role} have no column {columns.item_column!r} (columns: {_listed_columns(dataset)}); name the one whose "
+                f"The {role} have no column {columns.item_column!r} (columns: {listed_columns(dataset)}); name the one whose "
                 "value translations share with `item_column=...`, or leave it out."
             )
     return SampleTable(
@@ -69,7 +69,7 @@ def _languages(dataset: Any, column: str | tuple[str, ...], role: str) -> list[A
         if found is None:
             raise TracInError(
                 f"The {role} have no column or attribute {name!r} with their languages (columns: "
-                f"{_listed_columns(dataset)}). Name the right one with `language_column=...`, or give one language per sample "
+                f"{listed_columns(dataset)}). Name the right one with `language_column=...`, or give one language per sample "
                 "(`languages=[...]` for the train samples, `languages_of_probes=[...]` for the probes)."
             )
         hidden = -1 if _class_names(dataset, name) else None  # the class of a sample whose class is not told
@@ -96,7 +96,7 @@ def _text(dataset: Any, columns: SampleColumns) -> tuple[str, ...]:
         column = read_column(dataset, name)
         if column is None:
             raise TracInError(
-                f"There is no text column {name!r} (columns: {_listed_columns(dataset)}); name others with `text_columns=[...]`."
+                f"There is no text column {name!r} (columns: {listed_columns(dataset)}); name others with `text_columns=[...]`."
             )
         texts.append([str(value) for value in column])
     if not texts:
@@ -121,7 +121,7 @@ def _label(dataset: Any, columns: SampleColumns, role: str) -> tuple[str | None,
         return (None,) * len(dataset)
     column = read_column(dataset, name)
     if column is None:
-        raise TracInError(f"The {role} have no label column {name!r} (columns: {_listed_columns(dataset)}).")
+        raise TracInError(f"The {role} have no label column {name!r} (columns: {listed_columns(dataset)}).")
     return in_words(dataset, name, column)
 
 
@@ -160,7 +160,8 @@ def _parts(dataset: Any) -> Sequence[Any]:
     return dataset.datasets if isinstance(dataset, ConcatDataset) else [dataset.dataset] if isinstance(dataset, Subset) else []
 
 
-def _listed_columns(dataset: Any) -> str:
+def listed_columns(dataset: Any) -> str:
+    """The columns of a dataset in words, for messages."""
     return ", ".join(map(repr, column_names(dataset))) or "none"
 
 

@@ -24,6 +24,7 @@ from lightning_tracin.attribution.prepare import (
     require_languages,
     require_run_samples,
 )
+from lightning_tracin.attribution.token_languages import language_at, languages_of_tokens
 from lightning_tracin.attribution.token_losses import Token
 from lightning_tracin.attribution.token_products import token_products
 from lightning_tracin.attribution.token_texts import found_tokenizer, shift_of, texts_of, unscored_pieces
@@ -77,6 +78,7 @@ def token_scores(
     snapshots: Sequence[int],
     *,
     tokenizer: Any = None,
+    token_language_column: str | None = None,
     mask: str | Path | None = None,
     languages: Sequence[str] | None = None,
     languages_of_probes: Sequence[str] | None = None,
@@ -94,6 +96,7 @@ def token_scores(
         scoring: the score; its preconditioner is the run's or "none".
         snapshots: indices of the snapshots to sum.
         tokenizer: for the tokens' texts. None: that of the probes' collate function or of the module, if there is one.
+        token_language_column: column of the probes with a list of languages, one for each token id.
         mask: the mask file, if the run has a mask.
         languages: each train sample's language, if the fit was given a list.
         languages_of_probes: each probe's language, if the fit was given a list.
@@ -115,14 +118,20 @@ def token_scores(
         require_frozen_alike(module, ledger)
         kept_mask = mask_of_run(directory, None if mask is None else Path(mask))
         setup = Setup(options, train, chosen, record.loss, kept_mask, progress)
+        column = token_language_column
+        named = None if column is None else languages_of_tokens(chosen, column, pairs.probes)
         split = split_scores(directory, copy, setup, pairs, scoring, snapshots, tokenizer)
+    tokens = split.tokens
+    if named is not None:
+        places = zip(tokens["probe"], tokens["position"], strict=True)
+        tokens["token_language"] = [language_at(named[probe], position, probe, str(column)) for probe, position in places]
     return xr.DataArray(
         split.scores,
         dims=("train", "token"),
         coords={
             "train": list(pairs.train),
             "train_language": ("train", list(train.take(pairs.train).table.language)),
-            **{str(name): ("token", column.to_numpy()) for name, column in split.tokens.items()},
+            **{str(name): ("token", column.to_numpy()) for name, column in tokens.items()},
         },
         name="influence",
         attrs={"similarity": scoring.similarity, "weighting": scoring.weighting},

@@ -375,3 +375,46 @@ def test_a_loss_without_tokens_is_refused_before_the_fit(tmp_path: Path) -> None
 def test_tokens_need_snapshots_and_pairs() -> None:
     with pytest.raises(TracInError, match=r"^per_token=True splits the scores of pairs at every snapshot; leave"):
         TracInCallback("runs/none", per_token=True, language_means=True)
+
+
+class Mixed(Tokens):
+    """Tokens with an even id are Hindi, the others English, and the first is special."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.rows[index]
+        return {**row, "languages": [None, *(("hi", "en")[number % 2] for number in row["input_ids"][1:].tolist())]}
+
+
+def test_a_probes_tokens_by_language(tmp_path: Path) -> None:
+    module = Module(writer())
+    run = fitted(module, None, tmp_path)
+    train, _ = loaders(None)
+    mixed = DataLoader(Mixed(5, 2, None), batch_size=4, collate_fn=collate)
+    found = run.per_token(module, train, mixed, probes=[3, 0], token_language_column="languages", similarity="dot")
+    rows = {probe: Mixed(5, 2, None)[probe] for probe in (3, 0)}
+    wanted = [
+        rows[probe]["languages"][place] or "" for probe, place in zip(found.probe.values, found.position.values, strict=True)
+    ]
+    assert set(wanted) >= {"hi", "en"}
+    assert found.token_language.values.tolist() == wanted
+    by_language = found.groupby("token_language").sum("token").transpose("train", "token_language")
+    np.testing.assert_allclose(by_language.sum("token_language"), found.sum("token"))
+
+
+@pytest.mark.parametrize(
+    ("languages", "message"),
+    [
+        (None, r"The probes have no column 'languages' with the languages of their tokens \(columns: .*input_ids"),
+        (7, r"The column 'languages' of probe 3 is 7; it should be a list with a language for each of its token ids\."),
+        (["hi"], r"Probe 3 has 1 languages in 'languages', but a token at position \d \(from 0\): give one for each of its"),
+    ],
+)
+def test_languages_of_tokens_that_do_not_fit(languages: Any, message: str, tmp_path: Path) -> None:
+    module = Module(writer())
+    run = fitted(module, None, tmp_path)
+    train, probes = loaders(None)
+    if languages is not None:
+        for row in probes.dataset.rows:
+            row["languages"] = languages
+    with pytest.raises(TracInError, match=message):
+        run.per_token(module, train, probes, probes=[3], token_language_column="languages")
