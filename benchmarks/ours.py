@@ -36,6 +36,7 @@ class ModelLoss:
     loss: Loss
     name: str = "benchmark"
     deviation: float = 0.0
+    is_of_one: bool = False
 
     @property
     def module(self) -> nn.Module:

@@ -144,7 +144,7 @@ class Attributor:
             probes=setup.probes,
             loss=loss,
             prepare=self._processes.prepared(model, setup.dtype),
-            batch_size=setup.options.batch_size,
+            batch_size=1 if loss.is_of_one else setup.options.batch_size,
             memory_budget=budget,
             rank=self._processes.rank,
             ranks=self._processes.ranks,

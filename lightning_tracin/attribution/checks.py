@@ -86,10 +86,10 @@ def check_gradients(
         for index, value in zip(batch, values, strict=True):
             if not math.isfinite(value):
                 raise TracInError(f"The loss of {name_of(samples, index, kind)} is {value} {moment}; look at that sample.")
-        if batch:
-            check = _probed(samples, batch, prepare, f"{kind}s")
+        for some in [[index] for index in batch] if loss.is_of_one else [batch] if batch else []:
+            check = _probed(samples, some, prepare, f"{kind}s")
             losses = [partial(loss, one, 1) for one in check.alone]
-            summed = LastSum(partial(loss.summed, check.batch, len(batch)))
+            summed = LastSum(partial(loss.summed, check.batch, len(some)))
             try:
                 found = verify_gradients(model, coverage, summed.total, losses, summed.own)
             except TracInError as error:

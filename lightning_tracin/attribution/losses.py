@@ -106,9 +106,12 @@ def _in_unit(loss: PerSampleLoss | StepLoss, unit: LossUnit, checks: Sequence[Pr
             "loss_unit='token' is for a `training_step`, but the module has `per_sample_loss`, which says itself what a sample's "
             "loss is: return the sum over its tokens there, and leave out `loss_unit`."
         )
-    for check in checks:
+    batches = [(check.batch, len(check.alone)) for check in checks]
+    if loss.is_of_one:
+        batches = [(one, 1) for check in checks for one in check.alone]
+    for batch, samples in batches:
         with torch.enable_grad():
-            found = reduced(partial(loss_of_step, loss.module, check.batch), len(check.alone))[1]
+            found = reduced(partial(loss_of_step, loss.module, batch), samples)[1]
         if found is None or not loss.terms:
             raise TracInError(
                 "loss_unit='token' needs to see what a token weighs in `training_step`'s loss, but its mean is computed in a way "
@@ -177,8 +180,38 @@ def _found(module: nn.Module, checks: Sequence[Probed], known: str | None, most:
         kinds = {"sum" if term.rule == "sum" else "mean" for term in terms}
         if len(kinds) == 1:
             return StepLoss(module, "sum" if kinds == {"sum"} else "mean", terms, apart), False
-    reduction, apart = _reduction(seen, known, most)
+    try:
+        reduction, apart = _reduction(seen, known, most)
+    except LossDiffersError:
+        joined = _joined(module, checks, seen, most)
+        if joined is None:
+            raise
+        return joined, False
     return StepLoss(module, reduction, deviation=apart), bool(terms)
+
+
+def _joined(module: nn.Module, checks: Sequence[Probed], seen: Sequence[_Seen], most: float) -> StepLoss | None:
+    """The loss of samples that are joined in one row (packed without padding); None if batches are no means over their tokens.
+
+    A joined batch does not show which rows are a sample's, but each sample alone shows how many it has. If the batch's loss is
+    the mean with these weights, samples do not see each other, and their losses can be computed one at a time.
+    """
+    ones: list[Reduced] = []
+    found = [0.0]
+    for check, batch in zip(checks, seen, strict=True):
+        with torch.enable_grad():
+            alone = [reduced(partial(loss_of_step, module, one), 1)[1] for one in check.alone]
+        known = [one for one in alone if one is not None and len(one.used) == 1 and not one.used[0][0].is_sum]
+        if len(known) < len(alone):
+            return None
+        weights = torch.tensor([float(one.used[0][0].weights.sum()) for one in known], dtype=torch.float64)
+        mean = float((weights * batch.alone).sum() / weights.sum())
+        found.append(deviation(float(batch.together), mean, float(batch.alone.abs().mean())))
+        if not found[-1] <= most:
+            return None
+        ones += known
+    terms = _terms(ones)
+    return StepLoss(module, "mean", terms, max(found), is_of_one=True) if terms else None
 
 
 def loss_named(module: nn.Module, name: str) -> SummedLoss:
@@ -187,7 +220,12 @@ def loss_named(module: nn.Module, name: str) -> SummedLoss:
     Raises:
         TracInError: there is no such loss.
     """
-    known: tuple[SummedLoss, ...] = (PerSampleLoss(module), StepLoss(module, "mean"), StepLoss(module, "sum"))
+    known: tuple[SummedLoss, ...] = (
+        PerSampleLoss(module),
+        StepLoss(module, "mean"),
+        StepLoss(module, "sum"),
+        StepLoss(module, "mean", is_of_one=True),
+    )
     named = {loss.name: loss for loss in known}
     if name not in named:
         raise TracInError(f"There is no loss {name!r}; the losses are {', '.join(named)}.")

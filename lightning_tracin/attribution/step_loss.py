@@ -74,6 +74,10 @@ class SummedLoss(Protocol):
     def name(self) -> str:
         """Name of the loss, for `loss_named`."""
 
+    @property
+    def is_of_one(self) -> bool:
+        """Whether a batch may only have one sample, because a larger one does not show what is whose."""
+
     def summed(self, batch: Any, samples: int) -> Summed:
         """Forward pass of a batch with this number of samples."""
 
@@ -88,6 +92,7 @@ class PerSampleLoss:
     module: nn.Module
     name: str = "per_sample_loss"
     deviation: float = field(default=0.0, compare=False)
+    is_of_one: bool = False
 
     def summed(self, batch: Any, samples: int) -> Summed:
         """Forward pass of a batch with this number of samples."""
@@ -116,6 +121,7 @@ class StepLoss:
         terms: what the loss is made of; empty where that could not be seen, so that no batch is certain.
         deviation: how far the checked batches were from their samples one at a time, relative to the losses.
         unit: what the loss of one sample is; see `Stored.loss_unit`.
+        is_of_one: whether samples are evaluated one at a time, because the collate function joins them in one row.
     """
 
     module: nn.Module
@@ -123,11 +129,12 @@ class StepLoss:
     terms: tuple[Term, ...] = ()
     deviation: float = field(default=0.0, compare=False)
     unit: LossUnit = "sample"
+    is_of_one: bool = False
 
     @property
     def name(self) -> str:
         """Name of the loss."""
-        return f"training_step ({self.reduction})"
+        return f"training_step ({self.reduction}{', one sample at a time' if self.is_of_one else ''})"
 
     def summed(self, batch: Any, samples: int) -> Summed:
         """Forward pass of a batch with this number of samples.

@@ -106,6 +106,11 @@ class TokenLoss:
         """Name of the samples' loss."""
         return self.base.name
 
+    @property
+    def is_of_one(self) -> bool:
+        """As of the samples' loss."""
+        return self.base.is_of_one
+
     def summed(self, batch: Any, samples: int) -> Summed:
         """Forward pass of a batch with this number of samples, or positions."""
         if not isinstance(batch, TokenBatch):

@@ -75,7 +75,8 @@ def add_probes(
             load_weights(copy, snapshot.state_dict())
             loss = checked_loss(copy, None, added, prepared, record.loss, options.loss_unit)
             coverage = verify(copy, frozenset(groups), loss, None, added, prepared, f"at snapshot {snapshot.name}").coverage
-            job = Job(added, added, loss, prepared, options.batch_size, memory_budget=0, progress=added.progress)
+            size = 1 if loss.is_of_one else options.batch_size
+            job = Job(added, added, loss, prepared, size, memory_budget=0, progress=added.progress)
             target = Target(snapshot.name, copy, coverage, parts_of(groups, options.per_layer))
             checks[snapshot.name] = method.add(target, job, directory, snapshot, first)
         directory.add(added.table)

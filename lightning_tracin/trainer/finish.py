@@ -62,7 +62,7 @@ def _representations(
         copy = fitted()
         loss, prepared = loss_named(copy, setup.loss), processes.prepared(copy, setup.dtype)
         train, probes = (
-            sentence_representations(copy, samples, loss, prepared, setup.options.batch_size)
+            sentence_representations(copy, samples, loss, prepared, 1 if loss.is_of_one else setup.options.batch_size)
             for samples in (setup.train, setup.probes)
         )
     with attempts.at(run.directory.representations.name):
