@@ -48,6 +48,10 @@ class LossDiffersError(TracInError):
     """The loss of a batch is not made of its samples' own losses."""
 
 
+class UndecidedLossError(LossDiffersError):
+    """The data do not show how the loss of a batch is made of its samples' own."""
+
+
 @no_collectives()
 def find_loss(
     module: nn.Module, checks: Callable[[], Sequence[Probed]], known: str | None = None, unit: LossUnit = "sample"
@@ -182,6 +186,8 @@ def _found(module: nn.Module, checks: Sequence[Probed], known: str | None, most:
             return StepLoss(module, "sum" if kinds == {"sum"} else "mean", terms, apart), False
     try:
         reduction, apart = _reduction(seen, known, most)
+    except UndecidedLossError:
+        raise
     except LossDiffersError:
         joined = _joined(module, checks, seen, most)
         if joined is None:
@@ -331,7 +337,7 @@ def _reduction(batches: Sequence[_Seen], known: str | None, most: float) -> tupl
     for each in possible:
         if len(possible) == 1 or known == f"training_step ({each})":
             return each, max(found)
-    raise LossDiffersError(
+    raise UndecidedLossError(
         "The data do not show whether `training_step`'s loss is a mean or a sum over samples (all losses are zero, not "
         "finite, or there is a single sample)."
     )
