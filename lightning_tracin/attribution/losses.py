@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import compress
 from typing import Any, Literal
 
 import torch
@@ -178,7 +179,11 @@ def _found(module: nn.Module, checks: Sequence[Probed], known: str | None, most:
     seen = [_seen(module, check) for check in checks]
     terms = _terms([one.reduced for one in seen if len(one.alone) > 1 and bool(torch.isfinite(one.together))])
     seen = [one.with_empty(terms) for one in seen]
-    seen = [one for one in seen if bool(torch.isfinite(one.alone).all())]  # others are reported where the pass meets them
+    finite = [bool(torch.isfinite(one.alone).all()) for one in seen]  # others are reported where the pass meets them
+    checks, seen = list(compress(checks, finite)), list(compress(seen, finite))
+    joined = _joined(module, checks, seen, most) if known == StepLoss(module, "mean", is_of_one=True).name else None
+    if joined is not None:
+        return joined, False
     apart = max((_apart(one, terms) for one in seen), default=math.inf) if terms else math.inf
     if apart <= most:
         kinds = {"sum" if term.rule == "sum" else "mean" for term in terms}
@@ -197,12 +202,12 @@ def _found(module: nn.Module, checks: Sequence[Probed], known: str | None, most:
 
 
 def _joined(module: nn.Module, checks: Sequence[Probed], seen: Sequence[_Seen], most: float) -> StepLoss | None:
-    """The loss of samples that are joined in one row (packed without padding); None if batches are no means over their tokens.
+    """The loss of samples whose batches do not show which rows are whose; None if batches are no means over their tokens.
 
-    A joined batch does not show which rows are a sample's, but each sample alone shows how many it has. If the batch's loss is
-    the mean with these weights, samples do not see each other, and their losses can be computed one at a time.
+    Such as samples that are packed in one row without padding. Each sample alone shows how many rows it has. If the batch's loss
+    is the mean with these weights, samples do not see each other, and their losses can be computed one at a time.
     """
-    ones: list[Reduced] = []
+    terms: tuple[Term, ...] = ()
     found = [0.0]
     for check, batch in zip(checks, seen, strict=True):
         with torch.enable_grad():
@@ -215,8 +220,9 @@ def _joined(module: nn.Module, checks: Sequence[Probed], seen: Sequence[_Seen], 
         found.append(deviation(float(batch.together), mean, float(batch.alone.abs().mean())))
         if not found[-1] <= most:
             return None
-        ones += known
-    terms = _terms(ones)
+        terms = terms or _terms(known)
+        if not terms or not all(one.follows(terms) for one in known):
+            return None
     return StepLoss(module, "mean", terms, max(found), is_of_one=True) if terms else None
 
 

@@ -121,7 +121,7 @@ class StepLoss:
         terms: what the loss is made of; empty where that could not be seen, so that no batch is certain.
         deviation: how far the checked batches were from their samples one at a time, relative to the losses.
         unit: what the loss of one sample is; see `Stored.loss_unit`.
-        is_of_one: whether samples are evaluated one at a time, because the collate function joins them in one row.
+        is_of_one: whether samples are evaluated one at a time, because a batch does not show which rows are whose.
     """
 
     module: nn.Module

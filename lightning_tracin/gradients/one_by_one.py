@@ -51,6 +51,9 @@ def gradients_one_by_one(
 
 def _few_rows(gradient: Tensor) -> _Lines:
     """The rows of a table that are not zero, if these are few."""
+    if gradient.is_sparse:  # of an embedding with `sparse=True`
+        gradient = gradient.coalesce()
+        return gradient.indices()[0], gradient.values()
     if gradient.ndim != 2:
         return None, gradient
     rows = gradient.ne(0).any(1).nonzero()[:, 0]

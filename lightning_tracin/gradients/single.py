@@ -51,7 +51,9 @@ def plain_gradient(model: nn.Module, names: Collection[str], loss: Callable[[], 
     try:
         with sparse_tables(model):
             found = value_and_gradient(model, names, loss)[1]
-    except RuntimeError:  # a table that is changed before it is looked up, such as a transposed one: torch has no sparse way back
+    except RuntimeError as error:  # a table that is changed before it is looked up, such as a transposed one
+        if "sparse" not in str(error).lower():
+            raise
         found = value_and_gradient(model, names, loss)[1]
     return {name: gradient.coalesce() if gradient.is_sparse else gradient for name, gradient in found.items()}
 

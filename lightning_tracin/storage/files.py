@@ -152,7 +152,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], owner: str = "") ->
         ...     read_tensors(Path(folder) / "weights.safetensors")
         {'bias': tensor([1., 2.])}
     """
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    plain: dict[str, Tensor] = {}
+    written: set[int] = set()
+    for name, tensor in tensors.items():
+        one = tensor.detach().cpu().contiguous()
+        place = one.untyped_storage().data_ptr()
+        plain[name] = one.clone() if place in written else one  # safetensors refuses tensors that share memory
+        written.add(place)
     kind = next(iter(_CHECKSUMS))
     about = {kind: _digest(plain, kind), "belongs_to": _named(path, owner)}
     write_bytes(

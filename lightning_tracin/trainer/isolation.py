@@ -114,21 +114,24 @@ def isolated_copy(module: LightningModule, dtype: torch.dtype) -> LightningModul
     return duplicate.eval().to(dtype)
 
 
-def discard(copy: LightningModule) -> None:
-    """Free the memory of a copy's weights at once.
+def discard(copy: LightningModule, original: LightningModule) -> None:
+    """Free the memory of a copy's weights at once, but for what the copy shares with the original.
 
     A module and its trainer refer to each other, so it would wait for Python's garbage collector, which counts
     objects and not bytes.
 
     Example:
         >>> from pytorch_lightning.demos.boring_classes import BoringModel
-        >>> copy = isolated_copy(BoringModel(), torch.float32)
-        >>> discard(copy)
-        >>> copy.layer.weight.numel()
-        0
+        >>> module = BoringModel()
+        >>> copy = isolated_copy(module, torch.float32)
+        >>> discard(copy, module)
+        >>> copy.layer.weight.numel(), module.layer.weight.numel()
+        (0, 64)
     """
+    shared = {id(tensor) for tensor in (*original.parameters(), *original.buffers())}  # a part may be its own copy
     for tensor in (*copy.parameters(), *copy.buffers()):
-        tensor.data = tensor.new_empty(0)
+        if id(tensor) not in shared:
+            tensor.data = tensor.new_empty(0)
 
 
 def set_moment(copy: LightningModule, epoch: int, step: int | None) -> None:
@@ -175,7 +178,7 @@ def _kept_out(module: LightningModule) -> dict[int, Any]:
                 if isinstance(leaf, Dataset | DataLoader):
                     memo[id(leaf)] = leaf
                 elif isinstance(leaf, Tensor) and not leaf.is_leaf:
-                    memo[id(leaf)] = leaf.detach()
+                    memo[id(leaf)] = leaf.detach().clone()
     return memo
 
 

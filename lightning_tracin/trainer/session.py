@@ -125,7 +125,7 @@ class Session:
         self._method = method_of(options)
         self._view = options.view(self._method.measure)
         plan = self._planned(copy, coverage, loss)
-        discard(copy)
+        discard(copy, module)
         rank_zero_info(plan.described(directory.path))
         self._warn(plan.require_disk(directory.path))
         self._bytes = plan.weights_bytes, plan.ingredients_bytes
@@ -253,7 +253,12 @@ class Session:
         scales = adam_scales(self._trainer.optimizers, self._scored_now()) if adam else None
         with untouched_process(*users_objects(self._trainer)):
             self.require_same_data()
-            losses = self._losses_of_witnesses(weights, epoch)
+            copy = self._loaded(weights)
+            set_moment(copy, epoch - 1, self._trainer.global_step)
+            prepared = self._processes.prepared(copy, self._setup.dtype)
+            losses = witness_losses(copy, self._setup.loss, self._setup.train, prepared)
+            if self._options.when != "snapshot":
+                discard(copy, self._module)
         record = self._record(recorder, epoch, frozenset(weights), losses)
         self._processes.barrier("tracin_ledger_read")
 
@@ -271,18 +276,10 @@ class Session:
         if self._options.when == "snapshot":
             with untouched_process(*users_objects(self._trainer)):
                 added = self.directory.ledger.snapshots()[record.index]
-                copy = self._loaded(weights)
                 if self._stored(partial(self._attributor.attribute, copy, added, scales), added):
                     self._attributed(added)
-                discard(copy)
+                discard(copy, self._module)
         return True
-
-    def _losses_of_witnesses(self, weights: Mapping[str, Tensor], epoch: int) -> tuple[float, ...]:
-        copy, setup = self._loaded(weights), self._setup
-        set_moment(copy, epoch - 1, self._trainer.global_step)
-        losses = witness_losses(copy, setup.loss, setup.train, self._processes.prepared(copy, setup.dtype))
-        discard(copy)
-        return losses
 
     def _kept_names(self) -> frozenset[str]:
         """Names of the parameters that a snapshot stores: the trainable ones, or all if others have changed in the fit."""
@@ -348,12 +345,14 @@ class Session:
         """Compute what is due, and log what is shown; False if the system refuses to store it."""
         with untouched_process(*users_objects(self._trainer)):
             copy = self._copy()
-            for snapshot in shown:
-                compute = partial(self._attributor.attribute_stored, copy, snapshot)
-                if snapshot in due and not self._stored(compute, snapshot):
-                    return False
-                self._attributed(snapshot)
-            discard(copy)
+            try:
+                for snapshot in shown:
+                    compute = partial(self._attributor.attribute_stored, copy, snapshot)
+                    if snapshot in due and not self._stored(compute, snapshot):
+                        return False
+                    self._attributed(snapshot)
+            finally:
+                discard(copy, self._module)
         return True
 
     def _stored(self, compute: Callable[[], None], snapshot: Snapshot) -> bool:

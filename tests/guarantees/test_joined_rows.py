@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_tracin import TracInCallback, TracInError, TracInRun
+from lightning_tracin.attribution.losses import Probed, find_loss
 from tests.support import fits
 from tests.support.zoo import CAUSAL, unsettled
 from tests.trainer.test_token_scores import Module, gradient
@@ -96,3 +97,39 @@ def test_candidates_in_a_row_have_the_scores_of_train_samples(tmp_path: Path) ->
     scores = run.score(model, *loaders(), similarity="dot")
     wanted = run.influence("dot").values
     np.testing.assert_allclose(scores.values, wanted, atol=1e-6 * np.abs(wanted).max())
+
+
+class Rows(torch.nn.Module):
+    """A mean over the tokens of all samples in one row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.head = torch.nn.Embedding(30, 4), torch.nn.Linear(4, 30)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        return torch.nn.functional.cross_entropy(self.head(self.table(batch[0].clamp(min=0))), batch[1])
+
+
+def probed(*lengths: int, ignored: int | None = None) -> Probed:
+    """A batch of samples in one row; all labels of one may be ignored."""
+    generator = torch.Generator().manual_seed(sum(lengths))
+    samples = [torch.randint(0, 30, (2, length), generator=generator) for length in lengths]
+    if ignored is not None:
+        samples[ignored][1] = -100
+    return Probed(torch.cat(samples, 1), samples, "samples")
+
+
+ONE_BY_ONE = "training_step (mean, one sample at a time)"
+
+
+@pytest.mark.parametrize(
+    ("batches", "known"),
+    [
+        ([probed(3, 7, 4), probed(3, 7, 4, ignored=1)], None),  # nothing in the loss of a sample: 0 / 0
+        ([probed(4, 4, 4)], ONE_BY_ONE),  # here, a mean over samples is one over tokens
+        ([probed(5)], ONE_BY_ONE),
+    ],
+)
+def test_what_is_known_about_the_loss_holds_where_batches_do_not_tell(batches: list[Probed], known: str | None) -> None:
+    assert find_loss(Rows().eval(), lambda: batches, known).name == ONE_BY_ONE
