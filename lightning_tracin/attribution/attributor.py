@@ -108,8 +108,9 @@ class Attributor:
         train = None if self._checked else setup.train
         moment = f"at snapshot {snapshot.name}"
         prepared = self._processes.prepared(model, setup.dtype)
-        loss = checked_loss(model, setup.train, setup.probes, prepared, setup.loss, setup.options.loss_unit)
-        coverage = verify(model, frozenset(groups), loss, train, None, prepared, moment, self._decisions).coverage
+        unit, kind = setup.options.loss_unit, setup.train_kind
+        loss = checked_loss(model, setup.train, setup.probes, prepared, setup.loss, unit, kind)
+        coverage = verify(model, frozenset(groups), loss, train, None, prepared, moment, self._decisions, kind).coverage
         self._checked, self._decisions = True, coverage.decisions
         return self._target(snapshot.name, model, coverage, groups, scales), self._job(model, loss)
 
@@ -149,6 +150,7 @@ class Attributor:
             rank=self._processes.rank,
             ranks=self._processes.ranks,
             progress=setup.progress,
+            train_kind=setup.train_kind,
         )
 
     def _target(

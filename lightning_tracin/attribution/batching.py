@@ -22,6 +22,9 @@ from lightning_tracin.gradients.forms import Form
 from lightning_tracin.gradients.freezing import unfrozen
 from lightning_tracin.gradients.partition import Parts
 
+#: What messages call a train sample.
+TRAIN_SAMPLE = "train sample"
+
 #: Train samples per shard: the most that is lost when a run is killed.
 SHARD_SAMPLES = 1024
 
@@ -45,6 +48,7 @@ class Job:
     rank: int = 0
     ranks: int = 1
     progress: bool = False
+    train_kind: str = TRAIN_SAMPLE  # what messages call the train samples
 
     @property
     def held_bytes(self) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_tracin.attribution.batching import name_of
+from lightning_tracin.attribution.batching import TRAIN_SAMPLE, name_of
 from lightning_tracin.attribution.diagnosis import diagnosed
 from lightning_tracin.attribution.losses import LastSum, Probed, SummedLoss, evaluated, find_loss
 from lightning_tracin.attribution.no_collectives import no_collectives
@@ -32,6 +32,7 @@ def checked_loss(
     prepare: Callable[[Any], Any],
     known: str | None = None,
     unit: LossUnit = "sample",
+    train_kind: str = TRAIN_SAMPLE,
 ) -> SummedLoss:
     """The module's per-sample loss, verified on train samples and on probes.
 
@@ -42,6 +43,7 @@ def checked_loss(
         prepare: moves a batch to the module's device.
         known: name of the loss that was found before; then one batch of each is enough.
         unit: what the loss of one sample is; see `Stored.loss_unit`.
+        train_kind: what messages call a train sample.
 
     Raises:
         TracInError: `find_loss` raises it.
@@ -50,7 +52,7 @@ def checked_loss(
     def checks() -> list[Probed]:
         return [
             _probed(samples, batch, prepare, kind)
-            for samples, kind in ((train, "train samples"), (probes, "probes"))
+            for samples, kind in ((train, f"{train_kind}s"), (probes, "probes"))
             if samples is not None
             for source in range(len(samples.datasets))
             for batch in islice(_picked(samples, source), None if known is None else 1)

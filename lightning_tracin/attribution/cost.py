@@ -170,7 +170,7 @@ def measured_pace(target: Target, job: Job) -> Pace:
         for _ in range(2):  # the first one warms up
             held = HeldBlock(job.held_bytes)
             start, alone = time.perf_counter(), capture.seconds_alone
-            run_batch(capture, job, job.train, some_train, held.add, "train sample", target.name)
+            run_batch(capture, job, job.train, some_train, held.add, job.train_kind, target.name)
             captured = (time.perf_counter() - start) / len(some_train)
             alone = (capture.seconds_alone - alone) / len(some_train)
         start = time.perf_counter()

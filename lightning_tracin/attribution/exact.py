@@ -140,12 +140,12 @@ def block_of(
     squared = bank.squared_norms.new_zeros(len(target.parts), len(rows))
     held, start, at = HeldBlock(job.held_bytes), 0, 0
     for batch in shard:
-        run_batch(capture, job, job.train, batch, held.add, "train sample", target.name)
+        run_batch(capture, job, job.train, batch, held.add, job.train_kind, target.name)
         held.end_batch(len(batch))
         at += len(batch)
         if held.is_complete or at == len(rows):
             held.contract(bank, dot[:, start:at], squared[:, start:at])
             start = at
         bar.update(len(batch))
-    require_finite(squared, rows, job.train, "train sample", target.name)
+    require_finite(squared, rows, job.train, job.train_kind, target.name)
     return Block(rows, columns, dot, squared.sqrt(), bank.squared_norms.sqrt())

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lightning_tracin.attribution.batching import TRAIN_SAMPLE
 from lightning_tracin.attribution.checks import check_gradients
 from lightning_tracin.attribution.language_names import language_name
 from lightning_tracin.attribution.losses import SummedLoss
@@ -80,6 +81,7 @@ class Setup:
         decisions: results of an earlier check of the module's layers.
         deviation: largest difference between a batch and its samples one at a time that the check before the fit found, in losses
             and gradients, relative to them. None: unknown.
+        train_kind: what messages call the train samples.
     """
 
     options: Options
@@ -90,6 +92,7 @@ class Setup:
     progress: bool = False
     decisions: Decisions | None = None
     deviation: float | None = None
+    train_kind: str = TRAIN_SAMPLE
 
     @property
     def dtype(self) -> torch.dtype:
@@ -283,6 +286,7 @@ def verify(
     prepared: Callable[[Any], Any],
     moment: str,
     decisions: Decisions | None = None,
+    train_kind: str = TRAIN_SAMPLE,
 ) -> Verified:
     """Find which rules cover a module's parameters, and compare the gradients with plain autograd's.
 
@@ -295,13 +299,14 @@ def verify(
         prepared: turns a collated batch into what a step gets.
         moment: when this is, for messages, such as "before the fit".
         decisions: what an earlier check found out about the module's layers.
+        train_kind: what messages call the train samples.
 
     Raises:
         TracInError: a loss is not finite, or a gradient differs.
     """
     coverage = plan_coverage(model, names, decisions)
     largest = loss.deviation
-    for samples, kind in ((train, "train sample"), (probes, "probe")):
+    for samples, kind in ((train, train_kind), (probes, "probe")):
         if samples is not None:
             largest = max(largest, check_gradients(model, coverage, loss, samples, prepared, kind, moment))
     return Verified(coverage, float(f"{largest:.1e}"))  # machines round sums differently in the last place

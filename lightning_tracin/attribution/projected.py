@@ -111,7 +111,7 @@ def prepare_sketch(target: Target, job: Job, store: FeatureStore, dim: int, seed
             def keep(name: str, forms: tuple[Form, ...], here: dict[str, Tensor] = here) -> None:
                 here[name] = squared_norms(forms)
 
-            run_batch(capture, job, job.train, batch, keep, "train sample", target.name)
+            run_batch(capture, job, job.train, batch, keep, job.train_kind, target.name)
             for name, found in squared.items():
                 found.append(here.get(name, torch.zeros(len(batch))).cpu().float())
     shares = energy_shares({name: torch.cat(found) for name, found in squared.items()})
@@ -182,7 +182,7 @@ def features_of(
     bar: tqdm[Any] | None = None,
 ) -> tuple[list[int], Tensor]:
     """Compute the features of some batches: the samples' indices, and [samples, features]."""
-    kind = "train sample" if side == "train" else "probe"
+    kind = job.train_kind if side == "train" else "probe"
     index = [one for batch in batches for one in batch]
     layout, done = sketch.layout, 0
     features = torch.zeros(len(index), sketch.dim, device=next(target.model.parameters()).device)

@@ -184,7 +184,7 @@ def check_features(
         for i, index in enumerate(indices):
             features = _features(sketch, alone.gradient(samples, [index])).cpu().double()
             found.append((stored[i] - features).norm() / sizes[i])
-            names.append(name_of(samples, index, "train sample" if side == "train" else "probe"))
+            names.append(name_of(samples, index, job.train_kind if side == "train" else "probe"))
     pairs = len(train) * len(some) if only is None else len(sides[0][2])
     worst = names[int(torch.stack(found).argmax())]  # a NaN counts as the largest
     return _judged(alone, sides[0][2][0], pairs, found, store.folder, lambda: f"the features of {worst}", sides[0][1], _HALF)
@@ -329,6 +329,6 @@ def _worst_pair(alone: _Alone, train: Sequence[int], probes: Sequence[int], dot:
             true, held = float(_inner(z, q, target.parts).sum()), float(dot[:, i, j].sum())
             off = abs(true - held) / max(_norm(z) * _norm(q), 1e-30)
             if off > worst:
-                one, other = name_of(job.train, sample, "train sample"), name_of(job.probes, probe, "probe")
+                one, other = name_of(job.train, sample, job.train_kind), name_of(job.probes, probe, "probe")
                 worst, text = off, f"the inner product of {one} with {other}, which is {true:.6g} and was stored as {held:.6g}"
     return text

@@ -132,3 +132,17 @@ def test_what_cannot_be_scored_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TracInError, match="weights of snapshot 0000-step5 were not kept"):
         TracInRun.open(run.path).score(Classifier(), of(Part()), probes, progress=False)
     assert {path for path in before if path.exists() and path.read_bytes() != before[path]} == set()
+
+
+class Spoilt(Classifier):
+    """Has no finite loss for texts that begin with one word."""
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+        loss = super().training_step(batch, batch_idx)
+        return loss * torch.nan if bool((batch["input_ids"][:, 0] == Samples(30, 1)[29]["input_ids"][0]).any()) else loss
+
+
+def test_messages_call_a_candidate_what_it_is(tmp_path: Path) -> None:
+    run = fitted(tmp_path)
+    with pytest.raises(TracInError, match=r"The loss of candidate \d+ \(language '\w+'\) is nan"):
+        run.score(Spoilt(), of(Part()), loaders()[1], progress=False)
