@@ -1,0 +1,136 @@
+"""What happened to the gradients between the backward pass and the step: averaging, unscaling, clipping.
+
+Each parameter's gradient, as the optimizer sees it, is compared with the sum of the parts it was split into. Usually one factor for
+all parameters relates them (clipping by norm, a loss scale); else one for each parameter, or one for each element (clipping by
+value). The parts get that factor. What still does not add up belongs to no group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+from lightning_tracin.gradients.group_split import UNDIVIDED, GroupSplit
+from lightning_tracin.gradients.group_vectors import PENDING, GroupVectors
+
+#: Largest difference, relative to a gradient, that rounding may cause, by the least precise data type in the backward pass.
+_CLOSE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+#: An element's factor is not read from parts whose sum is this much smaller than they are.
+_CANCELLED = 1e-5
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """A parameter's gradient and the sum of its parts, on the rows that the parts have."""
+
+    gradient: Tensor
+    total: Tensor
+    rows: Tensor | None
+    beyond: float  # squared norm of the gradient elsewhere
+    product: float
+    square: float  # of the sum
+    norm: float  # squared norm of the gradient
+
+    def gap(self, factor: float) -> float:
+        """How far the gradient is from the factor times the sum, relative to the gradient."""
+        if not self.norm:
+            return float(factor * self.square != 0)
+        squared = self.norm - 2 * factor * self.product + factor * factor * self.square
+        if squared < 1e-6 * self.norm:  # cancelled: computed from the difference
+            squared = float((self.gradient - factor * self.total).double().square().sum()) + self.beyond
+        return float((max(squared, 0.0) / self.norm) ** 0.5)
+
+
+@dataclass(frozen=True)
+class GradientFactors:
+    """The factors of the parameters of one optimizer.
+
+    Args:
+        parameters: those with a gradient, by name.
+        split: holds the parts since the last step.
+        scale: what the optimizer itself multiplies gradients with.
+    """
+
+    parameters: Mapping[str, nn.Parameter]
+    split: GroupSplit
+    scale: float = 1.0
+
+    def apply(self) -> list[str]:
+        """Multiply the parts by their factors; the names of parameters whose parts do not add up to the gradient.
+
+        What is left of such a gradient becomes a part of `UNDIVIDED`.
+        """
+        compared = {name: _compared(parameter, self.split.vectors[name]) for name, parameter in self.parameters.items()}
+        found = {name: one for name, one in compared.items() if one is not None}
+        close = _CLOSE[self.split.coarsest]
+        each = [one.product / one.square for one in found.values() if one.square > 0]
+        common = [1.0, *([median(each)] if each else [])]
+        factor = max(common, key=lambda one: sum(other.gap(one) <= close for other in found.values()))
+        wrong = []
+        for name, one in found.items():
+            own = one.product / one.square if one.square > 0 else 1.0
+            chosen = next((known for known in (factor, own) if one.gap(known) <= close), None)
+            if chosen is not None:
+                self._multiply(name, chosen)
+            elif not self._element_by_element(name, one, factor, close):
+                wrong.append(name)
+        return wrong
+
+    def _multiply(self, name: str, factor: float) -> None:
+        if factor * self.scale == 1.0 or abs(factor * self.scale - 1.0) < 1e-12:
+            return
+        for vectors in self.split.vectors[name].values():
+            if PENDING in vectors:
+                vectors[PENDING].mul_(factor * self.scale)
+
+    def _element_by_element(self, name: str, one: _Compared, otherwise: float, close: float) -> bool:
+        """Multiply each element by its own factor; False if something of the gradient is left."""
+        parts = [vectors for vectors in self.split.vectors[name].values() if PENDING in vectors]
+        size = torch.zeros(self.parameters[name].shape, dtype=one.total.dtype, device=one.total.device)
+        for vectors in parts:
+            size[... if vectors.rows is None else vectors.rows] += vectors[PENDING].abs()
+        whole = torch.zeros_like(size)
+        whole[... if one.rows is None else one.rows] = one.total
+        gradient = _dense(self.parameters[name].grad).to(size)
+        is_clear = whole.abs() > _CANCELLED * size
+        factor = torch.where(is_clear, gradient / torch.where(is_clear, whole, 1), otherwise)
+        plausible = is_clear & (factor >= 0) & (factor <= 1.0 + close) & (otherwise > 0)
+        factor = torch.where(plausible | ~is_clear, factor, otherwise)
+        for vectors in parts:
+            vectors[PENDING].mul_(vectors.pick(factor)).mul_(self.scale)
+        rest = (gradient - factor * whole) * self.scale
+        if float(rest.norm()) <= 10 * close * float(gradient.norm()) * self.scale:
+            return True
+        self.split.of(name, UNDIVIDED).add(PENDING, rest)
+        return False
+
+
+def _compared(parameter: nn.Parameter, vectors: Mapping[int, GroupVectors]) -> _Compared | None:
+    """A parameter's gradient beside the sum of its parts; None if there are no parts."""
+    parts = [one for one in vectors.values() if PENDING in one]
+    if not parts:
+        return None
+    total = GroupVectors(parameter.shape, parts[0][PENDING].dtype, parts[0][PENDING].device, all(p.rows is not None for p in parts))
+    for one in parts:
+        total.add(PENDING, one[PENDING], one.rows)
+    gradient = _dense(parameter.grad).to(total[PENDING])
+    norm = _dot(gradient, gradient)
+    own = total.pick(gradient)
+    kept = norm if total.rows is None else _dot(own, own)
+    return _Compared(
+        own, total[PENDING], total.rows, max(norm - kept, 0.0), _dot(own, total[PENDING]), _dot(total[PENDING], total[PENDING]), norm
+    )
+
+
+def _dot(one: Tensor, other: Tensor) -> float:
+    return float(torch.dot(one.reshape(-1), other.reshape(-1)))
+
+
+def _dense(gradient: Tensor | None) -> Tensor:
+    assert gradient is not None
+    return gradient.to_dense() if gradient.is_sparse else gradient.detach()

@@ -1,0 +1,167 @@
+"""Vectors of one parameter's shape for one group of samples: of a table, only the rows that were touched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_tracin.gradients.forms import Dense, Form, Outer, Rows, coalesced
+
+#: Names of a group's vectors: the gradient since the last step, the first moment, and the sum of the updates of the window.
+PENDING, MOMENT, TOTAL = "pending", "moment", "total"
+
+
+class GroupVectors:
+    """The vectors of one parameter and one group, all zero at first.
+
+    Args:
+        shape: of the parameter.
+        dtype: of the vectors.
+        device: of the vectors.
+        is_table: whether to keep only rows that were touched; any dense gradient makes it dense.
+
+    Attributes:
+        rows: [touched] the rows that are kept; None if all are.
+
+    Example:
+        >>> vectors = GroupVectors((4, 2), torch.float32, torch.device("cpu"), is_table=True)
+        >>> vectors.add(PENDING, torch.tensor([[1.0, 2.0]]), torch.tensor([3]))
+        >>> vectors.rows.tolist(), vectors[PENDING].tolist()
+        ([3], [[1.0, 2.0]])
+        >>> vectors.add(PENDING, torch.ones(4, 2))
+        >>> vectors.rows, vectors[PENDING][3].tolist()
+        (None, [2.0, 3.0])
+    """
+
+    def __init__(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device, is_table: bool) -> None:
+        self._shape, self._dtype, self._device = tuple(shape), dtype, device
+        self.rows: Tensor | None = torch.zeros(0, dtype=torch.int64, device=device) if is_table else None
+        self._slots: Tensor | None = None  # [table] row -> place in `rows`, -1 if it is not kept
+        self._values: dict[str, Tensor] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
+    def __getitem__(self, name: str) -> Tensor:
+        """A vector, in the parameter's shape or [touched, width]."""
+        if name not in self._values:
+            shape = self._shape if self.rows is None else (len(self.rows), *self._shape[1:])
+            self._values[name] = torch.zeros(shape, dtype=self._dtype, device=self._device)
+        return self._values[name]
+
+    def drop(self, name: str) -> None:
+        """Make a vector zero, and free its memory."""
+        self._values.pop(name, None)
+
+    def add(self, name: str, values: Tensor, rows: Tensor | None = None) -> None:
+        """Add to a vector.
+
+        Args:
+            name: of the vector.
+            values: in the parameter's shape, or [rows, width].
+            rows: [rows] different rows of the table.
+        """
+        values = values.to(self._device, self._dtype)
+        if rows is None:
+            self._make_dense()
+            if name in self._values:
+                self._values[name].add_(values)
+            else:
+                self._values[name] = values.clone() if values.numel() else values
+            return
+        rows = rows.to(self._device)
+        if self.rows is not None:
+            rows = self._kept(rows)
+        self[name].index_add_(0, rows, values)
+
+    def pick(self, whole: Tensor) -> Tensor:
+        """What belongs to this group's rows, of a tensor of the parameter's shape."""
+        return whole if self.rows is None else whole.to(self._device)[self.rows]
+
+    def dense(self, name: str) -> Tensor:
+        """A vector in the parameter's shape."""
+        if self.rows is None:
+            return self[name]
+        whole = torch.zeros(self._shape, dtype=self._dtype, device=self._device)
+        whole[self.rows] = self[name]
+        return whole
+
+    def dot(self, name: str, gradient: Tensor) -> Tensor:
+        """Inner product with a gradient of the parameter's shape, in float64."""
+        if name not in self._values:
+            return torch.zeros((), dtype=torch.float64)
+        return torch.dot(self.pick(gradient).reshape(-1).double(), self._values[name].reshape(-1).double())
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the vectors."""
+        return sum(value.nbytes for value in self._values.values())
+
+    def state(self) -> dict[str, Tensor]:
+        """The vectors and rows, for a checkpoint."""
+        return {**self._values, **({} if self.rows is None else {"rows": self.rows})}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state` returned."""
+        values = {name: value.to(self._device, copy=True) for name, value in state.items()}
+        self.rows, self._slots = values.pop("rows", None), None
+        self._values = values
+
+    def _kept(self, rows: Tensor) -> Tensor:
+        """The places of some rows, which are kept from now on."""
+        assert self.rows is not None
+        if self._slots is None:
+            self._slots = torch.full(self._shape[:1], -1, dtype=torch.int64, device=self._device)
+            self._slots[self.rows] = torch.arange(len(self.rows), device=self._device)
+        new = rows[self._slots[rows] < 0]
+        if len(new):
+            self._slots[new] = torch.arange(len(self.rows), len(self.rows) + len(new), device=self._device)
+            self.rows = torch.cat([self.rows, new])
+            for name, value in self._values.items():
+                self._values[name] = torch.cat([value, value.new_zeros(len(new), *value.shape[1:])])
+        return self._slots[rows]
+
+    def _make_dense(self) -> None:
+        if self.rows is not None:
+            self._values = {name: self.dense(name) for name in self._values}
+            self.rows = self._slots = None
+
+
+def summed_by_group(forms: Sequence[Form], groups: Tensor, present: Sequence[int]) -> dict[int, list[tuple[Tensor, Tensor | None]]]:
+    """The sums of per-sample gradients over the samples of each group.
+
+    Args:
+        forms: the gradients, whose sum counts.
+        groups: [samples] number of each sample's group.
+        present: the different numbers in `groups`.
+
+    Returns:
+        Group -> pieces to add up: values, and their rows (None: all elements, flat).
+
+    Example:
+        >>> forms = [Dense(torch.tensor([[1.0], [2.0], [4.0]]))]
+        >>> {group: pieces[0][0].tolist() for group, pieces in summed_by_group(forms, torch.tensor([0, 1, 0]), [0, 1]).items()}
+        {0: [5.0], 1: [2.0]}
+    """
+    found: dict[int, list[tuple[Tensor, Tensor | None]]] = {group: [] for group in present}
+    members = {group: (groups == group).nonzero()[:, 0] for group in present}
+    for form in forms:
+        if isinstance(form, Rows):
+            each = coalesced(groups[form.sample], form.row, form.values, int(groups.max()) + 1, form.table)
+            for group in present:
+                chosen = each.sample == group
+                found[group].append((each.values[chosen], each.row[chosen]))
+            continue
+        for group, samples in members.items():
+            found[group].append((_sum_over(form, samples), None))
+    return found
+
+
+def _sum_over(form: Dense | Outer, samples: Tensor) -> Tensor:
+    if isinstance(form, Dense):
+        return form.values[samples].sum(0)
+    whole = len(samples) == len(form.left)
+    left, right = (form.left, form.right) if whole else (form.left[samples], form.right[samples])
+    return left.flatten(0, 1).T @ right.flatten(0, 1)
