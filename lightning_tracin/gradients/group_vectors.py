@@ -80,6 +80,21 @@ class GroupVectors:
         """What belongs to this group's rows, of a tensor of the parameter's shape."""
         return whole if self.rows is None else whole.to(self._device)[self.rows]
 
+    def at_rows(self, name: str, rows: Tensor) -> Tensor:
+        """Some rows of a vector, with zeros where nothing was touched.
+
+        Args:
+            name: of the vector.
+            rows: [rows] of the table.
+        """
+        rows = rows.to(self._device)
+        if self.rows is None:
+            return self[name][rows]
+        if not len(self.rows):
+            return torch.zeros(len(rows), *self._shape[1:], dtype=self._dtype, device=self._device)
+        places = self._places()[rows]
+        return self[name][places.clamp(min=0)] * (places >= 0)[:, None]
+
     def dense(self, name: str) -> Tensor:
         """A vector in the parameter's shape."""
         if self.rows is None:
@@ -88,11 +103,15 @@ class GroupVectors:
         whole[self.rows] = self[name]
         return whole
 
-    def dot(self, name: str, gradient: Tensor) -> Tensor:
-        """Inner product with a gradient of the parameter's shape, in float64."""
-        if name not in self._values:
-            return torch.zeros((), dtype=torch.float64)
-        return torch.dot(self.pick(gradient).reshape(-1).double(), self._values[name].reshape(-1).double())
+    def dot(self, name: str, other: GroupVectors, its: str) -> float:
+        """Inner product of a vector with one of another group."""
+        if name not in self or its not in other:
+            return 0.0
+        if self.rows is None:
+            one, two = self[name] if other.rows is None else self[name][other.rows], other[its]
+        else:
+            one, two = self[name], other.at_rows(its, self.rows)
+        return float((one * two.to(one)).sum(dtype=torch.float64))
 
     @property
     def nbytes(self) -> int:
@@ -112,16 +131,22 @@ class GroupVectors:
     def _kept(self, rows: Tensor) -> Tensor:
         """The places of some rows, which are kept from now on."""
         assert self.rows is not None
-        if self._slots is None:
-            self._slots = torch.full(self._shape[:1], -1, dtype=torch.int64, device=self._device)
-            self._slots[self.rows] = torch.arange(len(self.rows), device=self._device)
-        new = rows[self._slots[rows] < 0]
+        slots = self._places()
+        new = rows[slots[rows] < 0]
         if len(new):
-            self._slots[new] = torch.arange(len(self.rows), len(self.rows) + len(new), device=self._device)
+            slots[new] = torch.arange(len(self.rows), len(self.rows) + len(new), device=self._device)
             self.rows = torch.cat([self.rows, new])
             for name, value in self._values.items():
                 self._values[name] = torch.cat([value, value.new_zeros(len(new), *value.shape[1:])])
-        return self._slots[rows]
+        return slots[rows]
+
+    def _places(self) -> Tensor:
+        """Row of the table -> its place in `rows`, -1 if it is not kept: [table]."""
+        assert self.rows is not None
+        if self._slots is None:
+            self._slots = torch.full(self._shape[:1], -1, dtype=torch.int64, device=self._device)
+            self._slots[self.rows] = torch.arange(len(self.rows), device=self._device)
+        return self._slots
 
     def _make_dense(self) -> None:
         if self.rows is not None:
