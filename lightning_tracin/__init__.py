@@ -6,16 +6,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lightning_tracin.callbacks.contribution import ContributionCallback
     from lightning_tracin.callbacks.tracin import TracInCallback
     from lightning_tracin.errors import TracInError
     from lightning_tracin.run import TracInRun
     from lightning_tracin.trainer.attribute import attribute
     from lightning_tracin.trainer.import_checkpoints import import_checkpoints
 
-__all__ = ["TracInCallback", "TracInError", "TracInRun", "attribute", "import_checkpoints"]
+__all__ = ["ContributionCallback", "TracInCallback", "TracInError", "TracInRun", "attribute", "import_checkpoints"]
 
 #: Name -> module that defines it. Modules are imported on first use: reading a run loads neither Lightning nor transformers.
 _HOMES = {
+    "ContributionCallback": "callbacks.contribution",
     "TracInCallback": "callbacks.tracin",
     "TracInError": "errors",
     "TracInRun": "run",

@@ -189,7 +189,24 @@ class Scoring(OptionGroup):
     blocks: Blocks = "whole"
 
 
-class Stored(OptionGroup):
+class Evaluation(OptionGroup):
+    """How samples are evaluated outside the fit."""
+
+    dtype: Precision = Field(default="float32", description="precision of influence, independent of the fit's precision.")
+    batch_size: Positive = Field(default=32, description="samples per forward pass when influence is computed.")
+
+
+class Replacing(OptionGroup):
+    """Whether something may be deleted."""
+
+    overwrite: bool = Field(
+        default=False,
+        exclude=True,
+        description="replace another run in `dirpath` (one without snapshots is replaced in any case).",
+    )
+
+
+class Stored(Evaluation):
     """Options that stored results depend on. A fit can only be resumed with the same values."""
 
     every_n_epochs: Positive | None = Field(
@@ -199,13 +216,11 @@ class Stored(OptionGroup):
     parameters: Names | None = Field(
         default=None, description="glob patterns of the parameter names to score. Default: all trainable parameters."
     )
-    dtype: Precision = Field(default="float32", description="precision of influence, independent of the fit's precision.")
     loss_unit: LossUnit = Field(
         default="sample",
         description='the loss of one sample: the mean over its own tokens, as it has it alone (`"sample"`), or the sum over its '
         'tokens of what each weighs in training (`"token"`), so that class weights, sample weights and lengths count.',
     )
-    batch_size: Positive = Field(default=32, description="samples per forward pass when influence is computed.")
     language_means: bool = Field(
         default=False,
         description="compute only each train sample's mean influence on each probe language. The cost does not grow with the "
@@ -244,7 +259,7 @@ class Stored(OptionGroup):
         return "means" if self.language_means else "projected" if self.projection_dim is not None else "exact"
 
 
-class Options(SampleColumns, ProbeChoice, Shown, Stored):
+class Options(SampleColumns, ProbeChoice, Shown, Stored, Replacing):
     """All options of `TracInCallback`, except its directory and data.
 
     Raises:
@@ -273,11 +288,6 @@ class Options(SampleColumns, ProbeChoice, Shown, Stored):
     )
     memory_budget: Positive | None = Field(
         default=None, description="bytes of memory for gradients of probes and train samples. Default: 40% of the free memory."
-    )
-    overwrite: bool = Field(
-        default=False,
-        exclude=True,
-        description="replace another run in `dirpath` (one without snapshots is replaced in any case).",
     )
     per_token: bool = Field(
         default=False,
@@ -343,3 +353,49 @@ class Options(SampleColumns, ProbeChoice, Shown, Stored):
     def view(self, measure: Measure) -> View:
         """What results show, with the measure that the run's method supports."""
         return View(**{name: getattr(self, name) for name in Shown.model_fields}, measure=measure)
+
+
+class ContributionOptions(SampleColumns, ProbeChoice, Evaluation, Replacing):
+    """All options of `ContributionCallback`, except its directory and data.
+
+    Raises:
+        TracInError: a value is invalid, or an option does not exist.
+
+    Example:
+        >>> ContributionOptions(group_column="domain").by
+        'domain'
+    """
+
+    group_column: str | None = Field(
+        default=None, description="column with the groups to account for, such as a domain or a script. Default: languages."
+    )
+    probes_per_language: Positive | None = Field(
+        default=None,
+        description="split the loss of at most this many probes of each language (or group) by train languages, and only measure "
+        "that of the others. Default: split all.",
+    )
+    window: Positive | None = Field(
+        default=None,
+        description="optimizer steps between two looks at the probes. Default: as many looks as take a quarter of the fit's "
+        "time, at most 20 an epoch.",
+    )
+    every_n_steps: Positive = Field(
+        default=1,
+        description="account for one of every n optimizer steps, chosen at random, and scale up: cheaper, less certain.",
+    )
+    samples: bool = Field(default=False, description="also keep what each train sample contributed (needs a map-style dataset).")
+    device: str | None = Field(
+        default=None, description='where the accounts are kept, such as `"cpu"`. Default: where the parameters are.'
+    )
+
+    @property
+    def by(self) -> str:
+        """What the groups are."""
+        return "language" if self.group_column is None else self.group_column
+
+    @property
+    def group_columns(self) -> tuple[str, ...]:
+        """The columns that hold a sample's group."""
+        if self.group_column is not None:
+            return (self.group_column,)
+        return (self.language_column,) if isinstance(self.language_column, str) else self.language_column

@@ -4,8 +4,8 @@ The gradients of the fit's own backward passes are split by group (`gradients.gr
 (`update_rules`) turns each group's gradients into its part of the update. What no group did is a source, too: weight decay; the
 momentum that was there before the account began; gradients that cannot be split.
 
-For an optimizer without a rule, the change that a step has made is split in proportion to the step's own gradients, one factor for
-each parameter, and the rest of it is "momentum": that is approximate.
+For an optimizer without a rule, the change that a step has made is split in proportion to the step's own gradients, with one
+factor for each parameter, and the rest of it is "momentum": that is approximate.
 
 Where only every n-th step is split, its gradients count n times: the sums are then right on average.
 """
@@ -42,7 +42,7 @@ _ELEMENTS = 16
 
 @dataclass
 class _Skipped:
-    """What steps that were not split do to the moments that are known, until it is applied: moment * `kept`, and a sum of scales."""
+    """What steps that were not split do to the moments, until it is applied: a factor, and a sum of scales."""
 
     kept: float = 1.0
     scale: Tensor | float = 0.0
@@ -167,7 +167,9 @@ class Account:
         if self.join is not None and self.is_split_now():
             self.join({(name, s): v for name in names for s, v in self.split.vectors[name].items() if PENDING in v})
         scale = getattr(optimizer, "grad_scale", None)
-        factors = GradientFactors({name: parameter for name, _, parameter in mine}, self.split, 1.0 if scale is None else 1 / float(scale))
+        factors = GradientFactors(
+            {name: parameter for name, _, parameter in mine}, self.split, 1.0 if scale is None else 1 / float(scale)
+        )
         for name in factors.apply():
             self.remainders[name] += 1
         is_compared = self._is_compared(number)
@@ -203,17 +205,20 @@ class Account:
                     self._split_change(name, parameter, before)
                     continue
                 was = None if before.elements is None else self._some_of_totals(name)
-                self._update(name, parameter, rule.after(group, optimizer.state[parameter], parameter, before.rule), before)
+                self._update(name, rule.after(group, optimizer.state[parameter], parameter, before.rule), before)
                 if was is not None and before.elements is not None:
                     change = _some(parameter) - before.elements
                     gap += float((self._some_of_totals(name) - was - change).square().sum())
-                    moved += float(change.square().sum()) + float(before.elements.square().sum()) * torch.finfo(parameter.dtype).eps ** 2
+                    moved += (
+                        float(change.square().sum())
+                        + float(before.elements.square().sum()) * torch.finfo(parameter.dtype).eps ** 2
+                    )
         dtype = next(iter(self.model.parameters())).dtype
         if gap > _CLOSE.get(dtype, 0.1) ** 2 * moved:
             self._rules[number] = None
             self._say_approximate(optimizer, "does not step as its rule says")
 
-    def _update(self, name: str, parameter: Tensor, step: LinearStep, before: _Before) -> None:
+    def _update(self, name: str, step: LinearStep, before: _Before) -> None:
         """Add a step to the totals of all sources."""
         count = self.every * step.sign
         skipped = self._skipped.setdefault(name, _Skipped())
@@ -247,7 +252,8 @@ class Account:
 
     def _split_change(self, name: str, parameter: Tensor, before: _Before) -> None:
         """Split the change of a parameter in proportion to the step's own gradients."""
-        assert before.weights is not None and parameter.grad is not None
+        assert before.weights is not None
+        assert parameter.grad is not None
         gradient = parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
         change = parameter.detach() - before.weights
         along = float((change * gradient).sum()) / max(float(gradient.square().sum()), 1e-300)
@@ -302,7 +308,7 @@ class Account:
 
 def _step(vectors: GroupVectors, step: LinearStep, count: float) -> None:
     """Add one source's part of a step to its total; the gradient since the last step is used up."""
-    gradient = vectors[PENDING] if PENDING in vectors else None
+    gradient = vectors.get(PENDING)
     if step.of_moment:
         if MOMENT in vectors:
             vectors[MOMENT].mul_(step.keep)

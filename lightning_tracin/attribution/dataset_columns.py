@@ -41,7 +41,7 @@ def read_table(dataset: Any, columns: SampleColumns, role: str, languages: Seque
         languages = _languages(dataset, columns.language_column, role)
     elif len(languages) != count:
         raise TracInError(f"{len(languages)} languages were given for {count} {role}; give one for each, in the dataset's order.")
-    names = [_language(_plain(language)) for language in languages]
+    names = [language_of(_plain(language)) for language in languages]
     unknown = [index for index, name in enumerate(names) if name is None]
     if unknown:
         raise TracInError(f"Sample {unknown[0]} of the {role} has no language (and {len(unknown) - 1} more); name one for each.")
@@ -73,12 +73,17 @@ def _languages(dataset: Any, column: str | tuple[str, ...], role: str) -> list[A
                 "(`languages=[...]` for the train samples, `languages_of_probes=[...]` for the probes)."
             )
         hidden = -1 if _class_names(dataset, name) else None  # the class of a sample whose class is not told
-        each.append([None if value == hidden else value for value in _named(dataset, name, found)])
+        each.append([None if value == hidden else value for value in named_values(dataset, name, found)])
     return each[0] if isinstance(column, str) else list(zip(*each, strict=True))
 
 
-def _language(value: Any) -> str | None:
-    """A language's name; of a pair (source and target of a translation) both names, as in `en>de`."""
+def language_of(value: Any) -> str | None:
+    """A language's name; of a pair (source and target of a translation) both names.
+
+    Example:
+        >>> language_of(" de"), language_of(("en", "de")), language_of(None)
+        ('de', 'en>de', None)
+    """
     if not isinstance(value, tuple) or len(value) < 2:
         return language_name(value)
     names = [language_name(one) for one in value]
@@ -132,11 +137,16 @@ def in_words(dataset: Any, name: str, values: Sequence[Any]) -> tuple[str | None
         >>> in_words([{"label": 1}, {"label": None}], "label", [1, None])
         ('1', None)
     """
-    return tuple(None if value is None or value != value else str(value) for value in _named(dataset, name, values))
+    return tuple(None if value is None or value != value else str(value) for value in named_values(dataset, name, values))
 
 
-def _named(dataset: Any, name: str, values: Sequence[Any]) -> list[Any]:
-    """A column's values as Python has them, and class names instead of class numbers."""
+def named_values(dataset: Any, name: str, values: Sequence[Any]) -> list[Any]:
+    """A column's values as Python has them, and class names instead of class numbers.
+
+    Example:
+        >>> named_values([], "label", [torch.tensor(3), "x"])
+        [3, 'x']
+    """
     names = _class_names(dataset, name)
     return [names[value] if isinstance(value, int) and 0 <= value < len(names) else value for value in map(_plain, values)]
 
@@ -181,18 +191,34 @@ def column_names(dataset: Any) -> list[str]:
 def read_column(dataset: Any, name: str) -> list[Any] | None:
     """One value per sample, in dataset order; None if the dataset has no such column or attribute.
 
-    Looks inside `Subset` and `ConcatDataset`, and reads columns of Hugging Face datasets even if `set_format` hides them. For
-    other datasets it takes an attribute of that name (or its plural), or else the entry of that name in each sample.
+    See `stored_column`; of a dataset without such a column, the entry of that name in each sample is taken.
 
     Example:
         >>> read_column(Subset([{"language": one} for one in ("de", "en", "sw")], [2, 0]), "language")
         ['sw', 'de']
     """
+    return _column(dataset, name, from_samples=True)
+
+
+def stored_column(dataset: Any, name: str) -> list[Any] | None:
+    """One value per sample as the dataset itself has them, in its order; None if it has no such column or attribute.
+
+    Looks inside `Subset` and `ConcatDataset`, and reads columns of Hugging Face datasets even if `set_format` hides them. Of
+    other datasets it takes an attribute of that name (or its plural). No sample is fetched.
+
+    Example:
+        >>> stored_column([{"language": "de"}], "language") is None
+        True
+    """
+    return _column(dataset, name, from_samples=False)
+
+
+def _column(dataset: Any, name: str, from_samples: bool) -> list[Any] | None:
     if isinstance(dataset, Subset):
-        whole = read_column(dataset.dataset, name)
+        whole = _column(dataset.dataset, name, from_samples)
         return None if whole is None else [whole[i] for i in dataset.indices]
     if isinstance(dataset, ConcatDataset):
-        parts = [read_column(part, name) for part in dataset.datasets]
+        parts = [_column(part, name, from_samples) for part in dataset.datasets]
         return None if any(part is None for part in parts) else [value for part in parts for value in part or ()]
     if hasattr(dataset, "column_names") and hasattr(dataset, "with_format"):
         return list(dataset.with_format(None)[name]) if name in dataset.column_names else None
@@ -202,6 +228,6 @@ def read_column(dataset: Any, name: str) -> list[Any] | None:
             continue
         if len(values) == len(dataset):
             return list(values)
-    if len(dataset) > 0 and isinstance(dataset[0], Mapping) and name in dataset[0]:
+    if from_samples and len(dataset) > 0 and isinstance(dataset[0], Mapping) and name in dataset[0]:
         return [dataset[i][name] for i in range(len(dataset))]
     return None

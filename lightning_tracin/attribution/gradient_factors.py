@@ -1,14 +1,14 @@
 """What happened to the gradients between the backward pass and the step: averaging, unscaling, clipping.
 
-Each parameter's gradient, as the optimizer sees it, is compared with the sum of the parts it was split into. Usually one factor for
-all parameters relates them (clipping by norm, a loss scale); else one for each parameter, or one for each element (clipping by
-value). The parts get that factor. What still does not add up belongs to no group.
+Each parameter's gradient, as the optimizer sees it, is compared with the sum of the parts it was split into. Usually one factor
+for all parameters relates them (clipping by norm, a loss scale); else one for each parameter, or one for each element (clipping
+by value). The parts get that factor. What still does not add up belongs to no group.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lightning_tracin.gradients.group_split import UNDIVIDED, GroupSplit
 from lightning_tracin.gradients.group_vectors import PENDING, GroupVectors
+from lightning_tracin.gradients.settled_ways import NOTHING
 
 #: Largest difference, relative to a gradient, that rounding may cause, by the least precise data type in the backward pass.
 _CLOSE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -35,15 +36,17 @@ class _Compared:
     product: float
     square: float  # of the sum
     norm: float  # squared norm of the gradient
+    least: float = 0.0  # squared norm of what is taken for rounding
 
     def gap(self, factor: float) -> float:
         """How far the gradient is from the factor times the sum, relative to the gradient."""
-        if not self.norm:
+        scale = max(self.norm, self.least)
+        if not scale:
             return float(factor * self.square != 0)
         squared = self.norm - 2 * factor * self.product + factor * factor * self.square
-        if squared < 1e-6 * self.norm:  # cancelled: computed from the difference
+        if squared < 1e-6 * scale:  # cancelled: computed from the difference
             squared = float((self.gradient - factor * self.total).double().square().sum()) + self.beyond
-        return float((max(squared, 0.0) / self.norm) ** 0.5)
+        return float((max(squared, 0.0) / scale) ** 0.5)
 
 
 @dataclass(frozen=True)
@@ -66,15 +69,17 @@ class GradientFactors:
         What is left of such a gradient becomes a part of `UNDIVIDED`.
         """
         compared = {name: _compared(parameter, self.split.vectors[name]) for name, parameter in self.parameters.items()}
-        found = {name: one for name, one in compared.items() if one is not None}
+        known = {name: one for name, one in compared.items() if one is not None}
+        least = NOTHING**2 * sum(one.norm for one in known.values())
+        found = {name: replace(one, least=least) for name, one in known.items()}
         close = _CLOSE[self.split.coarsest]
-        each = [one.product / one.square for one in found.values() if one.square > 0]
-        common = [1.0, *([median(each)] if each else [])]
+        ratios = [one.product / one.square for one in found.values() if one.square > 0]
+        common = [1.0, *([median(ratios)] if ratios else [])]
         factor = max(common, key=lambda one: sum(other.gap(one) <= close for other in found.values()))
         wrong = []
         for name, one in found.items():
             own = one.product / one.square if one.square > 0 else 1.0
-            chosen = next((known for known in (factor, own) if one.gap(known) <= close), None)
+            chosen = next((each for each in (factor, own) if one.gap(each) <= close), None)
             if chosen is not None:
                 self._multiply(name, chosen)
             elif not self._element_by_element(name, one, factor, close):
@@ -115,7 +120,9 @@ def _compared(parameter: nn.Parameter, vectors: Mapping[int, GroupVectors]) -> _
     parts = [one for one in vectors.values() if PENDING in one]
     if not parts:
         return None
-    total = GroupVectors(parameter.shape, parts[0][PENDING].dtype, parts[0][PENDING].device, all(p.rows is not None for p in parts))
+    total = GroupVectors(
+        parameter.shape, parts[0][PENDING].dtype, parts[0][PENDING].device, all(p.rows is not None for p in parts)
+    )
     for one in parts:
         total.add(PENDING, one[PENDING], one.rows)
     gradient = _dense(parameter.grad).to(total[PENDING])
@@ -123,7 +130,13 @@ def _compared(parameter: nn.Parameter, vectors: Mapping[int, GroupVectors]) -> _
     own = total.pick(gradient)
     kept = norm if total.rows is None else _dot(own, own)
     return _Compared(
-        own, total[PENDING], total.rows, max(norm - kept, 0.0), _dot(own, total[PENDING]), _dot(total[PENDING], total[PENDING]), norm
+        own,
+        total[PENDING],
+        total.rows,
+        max(norm - kept, 0.0),
+        _dot(own, total[PENDING]),
+        _dot(total[PENDING], total[PENDING]),
+        norm,
     )
 
 

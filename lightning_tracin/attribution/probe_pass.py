@@ -59,7 +59,9 @@ def slopes(
             here = torch.tensor([groups[index] for index in batch])
             present = sorted(set(here.tolist()))
 
-            def consume(name: str, forms: tuple[Form, ...], batch: list[int] = batch, here: Tensor = here) -> None:
+            def consume(
+                name: str, forms: tuple[Form, ...], batch: list[int] = batch, here: Tensor = here, present: list[int] = present
+            ) -> None:
                 mine = updates.get(name, {})
                 products[batch] += vector_products(forms, [mine.get(source) for source in sources], TOTAL)
                 own, shape = gradients.setdefault(name, {}), parameters[name].shape
@@ -114,8 +116,8 @@ def contributions(
 ) -> Tensor:
     """By how much each source lowered the loss of each probe in a window: [probes, sources], float64.
 
-    For the mean over a group this is minus the inner product of the updates with the mean of the group's gradients at both ends of
-    the window (the trapezoidal rule). How single probes differ from that mean is seen at the window's end.
+    For the mean over a group this is minus the inner product of the updates with the mean of the group's gradients at both ends
+    of the window (the trapezoidal rule). How single probes differ from that mean is seen at the window's end.
 
     Args:
         left: the sums of the groups' gradients where the window begins; see `Slopes.gradients`.

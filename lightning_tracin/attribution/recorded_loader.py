@@ -42,7 +42,7 @@ class _Beside:
 
     def pin_memory(self) -> _Beside:
         """What the loader's thread for pinned memory calls."""
-        return _Beside(pin_memory(self.batch), self.columns)
+        return _Beside(pin_memory(self.batch), self.columns)  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
@@ -150,15 +150,17 @@ def recorded(loader: Any, columns: Sequence[str]) -> Any:
     """
     if not isinstance(loader, DataLoader):
         raise TracInError(
-            f"ContributionCallback needs to know the samples of each batch, but the train batches come from {type(loader).__name__}; "
-            "use a torch DataLoader."
+            f"ContributionCallback needs to know the samples of each batch, but the train batches come from "
+            f"{type(loader).__name__}; use a torch DataLoader."
         )
     if getattr(loader, "in_order", True) is False:
         raise TracInError(
             "The train DataLoader has in_order=False, so nothing tells which samples a batch holds; leave it out for this fit."
         )
     kind = type(loader)
-    twin = object.__new__(type(kind.__name__, (RecordedLoader, kind), {"__module__": kind.__module__}))
+    twin: Any = object.__new__(type(kind.__name__, (RecordedLoader, kind), {"__module__": kind.__module__}))
     vars(twin).update(vars(loader))
-    vars(twin).update(_iterator=None, _columns=tuple(columns), delivered=deque())  # the iterator of persistent workers is not ours
+    vars(twin).update(
+        _iterator=None, _columns=tuple(columns), delivered=deque()
+    )  # the iterator of persistent workers is not ours
     return twin

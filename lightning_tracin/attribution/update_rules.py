@@ -5,9 +5,9 @@ Given the optimizer's second moments, an update is linear in the gradients of th
     moment <- keep * moment + gain * gradient
     update = - scale * (of_moment * moment + of_gradient * gradient)
 
-so each group of samples has its own moment and its own part of the update (Kingma and Ba 2015 for Adam, Loshchilov and Hutter 2019
-for AdamW, Shazeer and Stern 2018 for Adafactor; the others as torch's documentation states them). Weight decay is a source of its
-own: *coupled* decay adds to the gradient, *decoupled* decay to the update.
+so each group of samples has its own moment and its own part of the update (Kingma and Ba 2015 for Adam, Loshchilov and Hutter
+2019 for AdamW, Shazeer and Stern 2018 for Adafactor; the others as torch's documentation states them). Weight decay is a source
+of its own: *coupled* decay adds to the gradient, *decoupled* decay to the update.
 """
 
 from __future__ import annotations
@@ -96,13 +96,15 @@ def rule_of(optimizer: Optimizer) -> UpdateRule | None:
         ('AdamRule', None)
     """
     for known, rule in _RULES:
-        kinds = [kind for kind in type(optimizer).__mro__ if kind is known or f"{kind.__module__}:{kind.__name__}" == known]
+        kinds: list[Any] = [
+            kind for kind in type(optimizer).__mro__ if kind is known or f"{kind.__module__}:{kind.__name__}" == known
+        ]
         if any(unwrap(type(optimizer).step) is unwrap(kind.step) for kind in kinds):
             return rule
     return None
 
 
-def _decay(group: Mapping[str, Any], decoupled: bool) -> dict[str, float]:
+def _decay(group: Mapping[str, Any], decoupled: bool) -> dict[str, Any]:
     """Weight decay as `LinearStep` has it."""
     decay = float(group["weight_decay"])
     return {"decoupled": float(group["lr"]) * decay} if decoupled else {"coupled": decay}
@@ -133,7 +135,8 @@ class SGDRule:
 
     def after(self, group: Mapping[str, Any], state: Mapping[str, Any], parameter: Tensor, before: bool) -> LinearStep:
         """See `UpdateRule.after`."""
-        momentum, shared = float(group["momentum"]), {"sign": _sign(group), **_decay(group, decoupled=False)}
+        shared: dict[str, Any] = {"sign": _sign(group), **_decay(group, decoupled=False)}
+        momentum = float(group["momentum"])
         rate = float(group["lr"])
         if momentum == 0:
             return LinearStep(rate, of_moment=0.0, of_gradient=1.0, **shared)
@@ -233,7 +236,7 @@ class RMSpropRule(_Stateless):
         if group["centered"]:
             second = second.addcmul(state["grad_avg"], state["grad_avg"], value=-1)
         scale = second.sqrt().add_(group["eps"]).reciprocal_()
-        shared = {"sign": _sign(group), **_decay(group, decoupled=False)}
+        shared: dict[str, Any] = {"sign": _sign(group), **_decay(group, decoupled=False)}
         if momentum > 0:
             return LinearStep(rate, keep=momentum, gain=scale, **shared)
         return LinearStep(scale.mul_(rate), of_moment=0.0, of_gradient=1.0, **shared)
@@ -247,9 +250,7 @@ class AdagradRule(_Stateless):
         """See `UpdateRule.after`."""
         rate = float(group["lr"]) / (1 + (float(state["step"]) - 1) * float(group["lr_decay"]))
         scale = state["sum"].sqrt().add_(group["eps"]).reciprocal_().mul_(rate)
-        return LinearStep(
-            scale, of_moment=0.0, of_gradient=1.0, sign=_sign(group), **_decay(group, decoupled=False)
-        )
+        return LinearStep(scale, of_moment=0.0, of_gradient=1.0, sign=_sign(group), **_decay(group, decoupled=False))
 
 
 @update_rule(torch.optim.Adadelta)
@@ -266,9 +267,7 @@ class AdadeltaRule:
     def after(self, group: Mapping[str, Any], state: Mapping[str, Any], parameter: Tensor, before: Tensor) -> LinearStep:
         """See `UpdateRule.after`."""
         scale = before.add(group["eps"]).sqrt_().div_(state["square_avg"].add(group["eps"]).sqrt_()).mul_(float(group["lr"]))
-        return LinearStep(
-            scale, of_moment=0.0, of_gradient=1.0, sign=_sign(group), **_decay(group, decoupled=False)
-        )
+        return LinearStep(scale, of_moment=0.0, of_gradient=1.0, sign=_sign(group), **_decay(group, decoupled=False))
 
 
 @update_rule("torch.optim:Adafactor", "torch.optim._adafactor:Adafactor")

@@ -6,7 +6,6 @@ import itertools
 import uuid
 import weakref
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
@@ -15,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from lightning_tracin.attribution.prepare import GivenLanguages
 from lightning_tracin.attribution.processes import acquired, on_rank_zero
+from lightning_tracin.callbacks.directories import default_directory, skipped
 from lightning_tracin.callbacks.resuming import chosen_state, recorder_at, refuse_other_fit, require_unbroken, states_in
 from lightning_tracin.config import Options
 from lightning_tracin.errors import TracInError
@@ -132,7 +132,7 @@ class TracInCallback(CallbackBase):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the run directory, and raise an error for unsupported fits before any data is loaded."""
         self._began = False
-        if stage != "fit" or _skipped(trainer):
+        if stage != "fit" or skipped(trainer):
             return
         if self._trainer is None or self._trainer() is not trainer:  # the callback may have been used in another fit before
             self._forget()
@@ -144,7 +144,7 @@ class TracInCallback(CallbackBase):
         fitting.callbacks = [self, *(other for other in fitting.callbacks if other is not self)]
         taken = {other.dirpath for other in fitting.callbacks[1:] if isinstance(other, TracInCallback)}
         if self.dirpath is None:
-            candidates = (_default_directory(trainer, number) for number in itertools.count(1))
+            candidates = (default_directory(trainer, number) for number in itertools.count(1))
             free = next(path for path in candidates if path not in taken)
             self.dirpath = place(trainer.strategy.broadcast(str(free)))
         elif self.dirpath in taken:
@@ -153,7 +153,7 @@ class TracInCallback(CallbackBase):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the samples, verify loss and gradients on real batches, and start the run directory."""
         self._session, self._began = None, True
-        if _skipped(trainer):
+        if skipped(trainer):
             rank_zero_info("TracInCallback does nothing in a `fast_dev_run` or `barebones` fit.")
             return
         assert self.dirpath is not None
@@ -282,17 +282,3 @@ def _may_swap_weights(trainer: Trainer, module: LightningModule, watcher: TracIn
     others = [other for other in getattr(trainer, "callbacks", []) if other is not watcher]
     own = any(not type(other).__module__.startswith(("pytorch_lightning.", "lightning.")) for other in others)
     return own or overrides(module, "on_train_epoch_end") or averaging_callback(others) is not None
-
-
-def _skipped(trainer: Trainer) -> bool:
-    return bool(getattr(trainer, "fast_dev_run", False)) or trainer.barebones
-
-
-def _default_directory(trainer: Trainer, number: int) -> Path:
-    """The folder `tracin` (`tracin-2`, ... for further callbacks) next to the first logger's files, or in `default_root_dir`."""
-    name = "tracin" if number == 1 else f"tracin-{number}"
-    if not trainer.loggers:
-        return place(trainer.default_root_dir) / name
-    logger = trainer.loggers[0]
-    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
-    return place(logger.save_dir or trainer.default_root_dir) / str(logger.name) / version / name

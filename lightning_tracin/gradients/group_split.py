@@ -12,7 +12,7 @@ there, once for each group, with the gradients of all other groups' samples set 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -70,6 +70,7 @@ class GroupSplit:
         vectors: parameter -> group -> its vectors; what has been added since the last step is under `PENDING`.
         layers: layer -> its facts.
         parameters: the model's, by name.
+        tables: the parameters that are tables of embeddings and nothing else.
         coarsest: the least precise data type of all gradients so far.
 
     Example:
@@ -88,7 +89,7 @@ class GroupSplit:
         self.parameters = dict(model.named_parameters())
         tables = [{*layer.names.values()} for layer in self.layers.values() if isinstance(layer.module, nn.Embedding)]
         others = [{*layer.names.values()} for layer in self.layers.values() if not isinstance(layer.module, nn.Embedding)]
-        self._tables = frozenset().union(*tables) - frozenset().union(*others)
+        self.tables = frozenset().union(*tables) - frozenset().union(*others)
         self.vectors: dict[str, dict[int, GroupVectors]] = defaultdict(dict)
         self._batch: _Batch | None = None
         self._is_repeating = False
@@ -107,7 +108,7 @@ class GroupSplit:
                 self._watch(name, parameter)
 
     def _hook(self, module: nn.Module, function: Any) -> None:
-        self._hooks.callback(module.register_forward_hook(torch.compiler.disable(function), with_kwargs=True).remove)
+        self._hooks.callback(module.register_forward_hook(_eager(function), with_kwargs=True).remove)
 
     def _watch(self, name: str, parameter: nn.Parameter) -> None:
         if parameter.requires_grad:
@@ -141,7 +142,7 @@ class GroupSplit:
         wanted = {own: name for own, name in layer.names.items() if name not in self._ways.around and self._is_split(name)}
         if wanted:
             function = partial(self._on_gradient, batch, layer, wanted, inputs.detach())
-            output.register_hook(torch.compiler.disable(function))  # type: ignore[no-untyped-call]
+            output.register_hook(_eager(function))  # type: ignore[no-untyped-call]
 
     def _on_gradient(self, batch: _Batch, layer: Layer, wanted: Mapping[str, str], inputs: Tensor, gradient: Tensor) -> None:
         if self._is_repeating:
@@ -188,11 +189,9 @@ class GroupSplit:
             is_known = batch.only is not None or Place(target, "output", number) in self._ways.lines
             if tensor.requires_grad and tensor.grad_fn is not None and is_known:
                 function = partial(self._on_output, batch, target, number, chosen, tensor)
-                tensor.register_hook(torch.compiler.disable(function))  # type: ignore[no-untyped-call]
+                tensor.register_hook(_eager(function))  # type: ignore[no-untyped-call]
 
-    def _on_output(
-        self, batch: _Batch, target: str, number: int, names: Sequence[str], output: Tensor, gradient: Tensor
-    ) -> None:
+    def _on_output(self, batch: _Batch, target: str, number: int, names: Sequence[str], output: Tensor, gradient: Tensor) -> None:
         if self._is_repeating:
             return
         self._note(gradient)
@@ -240,7 +239,7 @@ class GroupSplit:
         if group not in found:
             parameter = self.parameters[name]
             dtype = torch.promote_types(parameter.dtype, torch.float32)
-            found[group] = GroupVectors(parameter.shape, dtype, self._device or parameter.device, name in self._tables)
+            found[group] = GroupVectors(parameter.shape, dtype, self._device or parameter.device, name in self.tables)
         return found[group]
 
     def _begin(self, name: str) -> None:
@@ -268,6 +267,11 @@ class GroupSplit:
             return None
         batch.awaited[name] -= 1
         return batch
+
+
+def _eager(function: Callable[..., None]) -> Any:
+    """A function that `torch.compile` does not look into."""
+    return torch.compiler.disable(function)  # type: ignore[no-untyped-call]
 
 
 def layers_of(model: nn.Module) -> dict[str, Layer]:
@@ -298,5 +302,3 @@ def enclosing(name: str) -> Iterable[str]:
     """
     parts = name.split(".") if name else []
     return (".".join(parts[:end]) for end in range(len(parts), 0, -1))
-
-

@@ -23,6 +23,7 @@ class GroupVectors:
         is_table: whether to keep only rows that were touched; any dense gradient makes it dense.
 
     Attributes:
+        shape: of the parameter.
         rows: [touched] the rows that are kept; None if all are.
 
     Example:
@@ -36,7 +37,7 @@ class GroupVectors:
     """
 
     def __init__(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device, is_table: bool) -> None:
-        self._shape, self._dtype, self._device = tuple(shape), dtype, device
+        self.shape, self._dtype, self._device = tuple(shape), dtype, device
         self.rows: Tensor | None = torch.zeros(0, dtype=torch.int64, device=device) if is_table else None
         self._slots: Tensor | None = None  # [table] row -> place in `rows`, -1 if it is not kept
         self._values: dict[str, Tensor] = {}
@@ -47,9 +48,13 @@ class GroupVectors:
     def __getitem__(self, name: str) -> Tensor:
         """A vector, in the parameter's shape or [touched, width]."""
         if name not in self._values:
-            shape = self._shape if self.rows is None else (len(self.rows), *self._shape[1:])
+            shape = self.shape if self.rows is None else (len(self.rows), *self.shape[1:])
             self._values[name] = torch.zeros(shape, dtype=self._dtype, device=self._device)
         return self._values[name]
+
+    def get(self, name: str) -> Tensor | None:
+        """A vector; None if it is zero."""
+        return self._values.get(name)
 
     def drop(self, name: str) -> None:
         """Make a vector zero, and free its memory."""
@@ -91,7 +96,7 @@ class GroupVectors:
         if self.rows is None:
             return self[name][rows]
         if not len(self.rows):
-            return torch.zeros(len(rows), *self._shape[1:], dtype=self._dtype, device=self._device)
+            return torch.zeros(len(rows), *self.shape[1:], dtype=self._dtype, device=self._device)
         places = self._places()[rows]
         return self[name][places.clamp(min=0)] * (places >= 0)[:, None]
 
@@ -99,7 +104,7 @@ class GroupVectors:
         """A vector in the parameter's shape."""
         if self.rows is None:
             return self[name]
-        whole = torch.zeros(self._shape, dtype=self._dtype, device=self._device)
+        whole = torch.zeros(self.shape, dtype=self._dtype, device=self._device)
         whole[self.rows] = self[name]
         return whole
 
@@ -112,6 +117,14 @@ class GroupVectors:
         else:
             one, two = self[name], other.at_rows(its, self.rows)
         return float((one * two.to(one)).sum(dtype=torch.float64))
+
+    @classmethod
+    def of_state(cls, shape: Sequence[int], state: Mapping[str, Tensor]) -> GroupVectors:
+        """Vectors of a shape with a state, where its tensors are."""
+        one = next(value for name, value in state.items() if name != "rows")
+        found = cls(shape, one.dtype, one.device, is_table="rows" in state)
+        found.load(state)
+        return found
 
     @property
     def nbytes(self) -> int:
@@ -144,7 +157,7 @@ class GroupVectors:
         """Row of the table -> its place in `rows`, -1 if it is not kept: [table]."""
         assert self.rows is not None
         if self._slots is None:
-            self._slots = torch.full(self._shape[:1], -1, dtype=torch.int64, device=self._device)
+            self._slots = torch.full(self.shape[:1], -1, dtype=torch.int64, device=self._device)
             self._slots[self.rows] = torch.arange(len(self.rows), device=self._device)
         return self._slots
 
@@ -154,7 +167,9 @@ class GroupVectors:
             self.rows = self._slots = None
 
 
-def summed_by_group(forms: Sequence[Form], groups: Tensor, present: Sequence[int]) -> dict[int, list[tuple[Tensor, Tensor | None]]]:
+def summed_by_group(
+    forms: Sequence[Form], groups: Tensor, present: Sequence[int]
+) -> dict[int, list[tuple[Tensor, Tensor | None]]]:
     """The sums of per-sample gradients over the samples of each group.
 
     Args:

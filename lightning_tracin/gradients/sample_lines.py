@@ -1,8 +1,8 @@
 """Where the samples are in the tensors that a model's modules take and return, found by running it on changed batches.
 
-A shape alone may fit more than one reading: eight positions look like eight samples. So the model is run on one batch, on the same
-batch without its last sample, and on the same batch in another order. The dimension whose size follows the number of samples holds
-them; where that dimension holds positions, too, the order tells which of them are consecutive.
+A shape alone may fit more than one reading: eight positions look like eight samples. So the model is run on one batch, on the
+same batch without its last sample, and on the same batch in another order. The dimension whose size follows the number of samples
+holds them; where that dimension holds positions, too, the order tells which of them are consecutive.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def found_lines(
     Args:
         model: in evaluation mode.
         modules: names of the modules.
-        run: runs the model on a batch of these samples, given by their positions in one batch; the longest sample is at position 0.
+        run: runs the model on a batch of these samples, given by their positions in one batch, of which the first is longest.
         samples: number of samples in that batch, at least 2.
 
     Returns:

@@ -12,14 +12,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_tracin.gradients.freezing import uncompiled
 from lightning_tracin.gradients.coverage import Layer
+from lightning_tracin.gradients.freezing import uncompiled
 from lightning_tracin.gradients.group_split import GroupSplit, Ways, enclosing, layers_of
 from lightning_tracin.gradients.group_vectors import PENDING
 from lightning_tracin.gradients.sample_lines import found_lines
 
 #: Largest difference, relative to a parameter's gradient, that rounding may cause.
 CLOSE = {torch.float64: 1e-7, torch.float32: 1e-4}
+
+#: A gradient whose norm is this small, relative to that of all parameters, is taken for rounding.
+NOTHING = 1e-4
 
 
 class _Parts(NamedTuple):
@@ -79,9 +82,10 @@ def _wrong(model: nn.Module, ways: Ways, loss: Callable[[Sequence[int]], Tensor]
     straight = _parts(model, ways, loss, list(range(samples)), 0)
     turned = _parts(model, ways, loss, list(reversed(range(samples))), samples - 1)
     wrong = set()
+    whole = sum(parts.norm**2 for parts in straight.values()) ** 0.5
     for name, parts in straight.items():
         close = CLOSE.get(dict(model.named_parameters())[name].dtype, 3e-2)
-        least = close * max(parts.norm, 1e-30)
+        least = close * max(parts.norm, NOTHING * whole)
         far = [float((one - other).abs().max()) for one, other in zip(parts.prints, turned[name].prints, strict=True)]
         if not max(parts.gap, turned[name].gap) <= least or not max(far) <= 20 * least:
             wrong.add(name)

@@ -47,7 +47,9 @@ def vector_products(forms: Sequence[Form], vectors: Sequence[GroupVectors | None
             continue
         for place, one in zip(known, chosen, strict=True):
             each = (form.values * one.at_rows(name, form.row).to(form.values)).sum(1).double()
-            found[:, place] += torch.zeros(samples, dtype=torch.float64, device=each.device).index_add_(0, form.sample, each).cpu()
+            found[:, place] += (
+                torch.zeros(samples, dtype=torch.float64, device=each.device).index_add_(0, form.sample, each).cpu()
+            )
     return found
 
 
@@ -59,9 +61,7 @@ def _written_products(form: Dense | Outer, vectors: Tensor) -> Tensor:
     columns = form.right.shape[2]
     if positions * len(vectors) < rows * columns // max(1, rows + columns):  # few positions: products of factors are shorter
         left = form.left.flatten(0, 1)
-        found = [
-            ((left @ one.view(rows, columns)).view(samples, positions, columns) * form.right).sum((1, 2)) for one in vectors
-        ]
+        found = [((left @ one.view(rows, columns)).view(samples, positions, columns) * form.right).sum((1, 2)) for one in vectors]
         return torch.stack(found, 1)
     at_once = max(1, _WRITTEN // (rows * columns))
     pieces = [

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from transformers.optimization import Adafactor as FairseqAdafactor
 
-from lightning_tracin.attribution.accounts import DECAY, MOMENTUM, Account
-from lightning_tracin.gradients.group_split import UNDIVIDED, GroupSplit, Ways
+from lightning_tracin.attribution.accounts import DECAY, Account
+from lightning_tracin.gradients.group_split import GroupSplit, Ways
 from lightning_tracin.gradients.group_vectors import TOTAL
 from tests.support import plain_optimizers as plain
 

@@ -1,7 +1,7 @@
 """Optimizers written out from their papers, step by step, for gradients that are split by source: the oracle of accounts.
 
-Each keeps the second moments of the sum of all gradients, and a first moment for each source. `step` returns each source's part of
-the update, with "decay" for weight decay.
+Each keeps the second moments of the sum of all gradients, and a first moment for each source. `step` returns each source's part
+of the update, with "decay" for weight decay.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ class _Moments(dict[object, Tensor]):
         return self
 
 
-def sgd(lr: float, momentum: float = 0.0, dampening: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0, maximize=False):
+def sgd(
+    lr: float, momentum: float = 0.0, dampening: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0, maximize=False
+):
     moments: _Moments = _Moments()
     begun = []
 
@@ -46,7 +48,13 @@ def sgd(lr: float, momentum: float = 0.0, dampening: float = 0.0, nesterov: bool
 
 
 def adam(
-    lr: float, betas=(0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0, decoupled: bool = False, amsgrad=False, maximize=False
+    lr: float,
+    betas=(0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decoupled: bool = False,
+    amsgrad=False,
+    maximize=False,
 ):
     moments, second, largest, count = _Moments(), torch.zeros(()), torch.zeros(()), 0
 

@@ -1,0 +1,182 @@
+"""`ContributionCallback`: accounts, during the fit, for whose data lowered each language's loss."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from pytorch_lightning import LightningModule, Trainer
+from torch.utils.data import DataLoader
+
+from lightning_tracin.attribution.batch_groups import BatchGroups
+from lightning_tracin.attribution.prepare import GivenLanguages
+from lightning_tracin.attribution.processes import acquired
+from lightning_tracin.callbacks.directories import default_directory, skipped
+from lightning_tracin.config import ContributionOptions
+from lightning_tracin.errors import TracInError
+from lightning_tracin.storage.account import AccountStore
+from lightning_tracin.storage.filesystem import Place, place
+from lightning_tracin.storage.lock import RunLock
+from lightning_tracin.trainer.accounting import Accounting
+from lightning_tracin.trainer.compat import CallbackBase
+from lightning_tracin.trainer.environment import Environment, refuse_sharded
+from lightning_tracin.trainer.fit_facts import users_objects
+from lightning_tracin.trainer.isolation import untouched_process
+from lightning_tracin.trainer.loader_watch import LoaderWatch
+
+
+class ContributionCallback(CallbackBase):
+    """Accounts for the loss of each probe language, step by step: by how many nats each train language lowered it.
+
+    It needs no snapshots and no second pass over the train samples, so it works with streams and with data that change. The fit
+    is the same as without it, bit for bit. It works alone or beside a `TracInCallback`, also in one directory.
+
+    Args:
+        dirpath: the run directory; the account is in its folder `contributions`. Default: next to the first logger's files, or
+            `tracin` in the Trainer's `default_root_dir`.
+        probes: a DataLoader (or several) with the samples whose loss is accounted for. Default: the fit's validation loaders.
+        languages: each train sample's language (or group), in dataset order. Default: read from the column.
+        languages_of_probes: each probe's language (or group), in the order of the probe datasets. Default: read from the column.
+        options: any field of `config.ContributionOptions`, by name.
+
+    Raises:
+        TracInError: an option is invalid or does not exist.
+
+    Example:
+        >>> account = ContributionCallback("runs/xnli", language_column="lang", window=10)
+        >>> account.options.window, account.options.every_n_steps
+        (10, 1)
+
+        Add it to a Trainer; skipped here, because it takes a fit.
+
+        >>> Trainer(max_epochs=3, callbacks=[account]).fit(module, train_loader, val_loader)  # doctest: +SKIP
+        >>> TracInRun.open("runs/xnli").contributions()  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        dirpath: Place | None = None,
+        probes: DataLoader[Any] | list[DataLoader[Any]] | None = None,
+        languages: Sequence[str | bool] | None = None,
+        languages_of_probes: Sequence[str | bool] | None = None,
+        **options: Any,
+    ) -> None:
+        self.options = ContributionOptions(**options)
+        self.probes = probes
+        self.languages = GivenLanguages(languages, languages_of_probes)
+        self.dirpath = None if dirpath is None else place(dirpath)
+        self._named = self.dirpath
+        self._account = ""
+        self._state: dict[str, Any] | None = None
+        self._watch: LoaderWatch | None = None
+        self._accounting: Accounting | None = None
+        self._lock: RunLock | None = None
+
+    @property
+    def state_key(self) -> str:
+        """The key of this callback's state in a checkpoint."""
+        return f"ContributionCallback{{'by': {self.options.by!r}, 'dirpath': {str(self._named)!r}}}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """The account in the middle of its window, as plain types and tensors."""
+        if self._accounting is None:
+            return {}
+        return {"account": self._account, **self._accounting.state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with an account from a checkpoint."""
+        self._state = state_dict or None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Choose the directory, and stand where the Trainer sets up its train loader."""
+        if stage != "fit" or skipped(trainer):
+            return
+        self._end()
+        refuse_sharded(trainer.strategy, "ContributionCallback", "use `strategy='ddp'` or a single device")
+        fitting: Any = trainer  # `callbacks` is not declared
+        fitting.callbacks = [self, *(other for other in fitting.callbacks if other is not self)]
+        if self.dirpath is None:
+            beside = (getattr(other, "dirpath", None) for other in fitting.callbacks if type(other).__name__ == "TracInCallback")
+            self.dirpath = place(trainer.strategy.broadcast(str(next(filter(None, beside), default_directory(trainer, 1)))))
+
+        def columns(dataset: Any) -> Sequence[str]:
+            return BatchGroups(dataset, self.options, self.languages.train).beside
+
+        self._watch = LoaderWatch(trainer, columns)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read the probes, look at them, and start the account."""
+        if skipped(trainer):
+            rank_zero_info("ContributionCallback does nothing in a `fast_dev_run` or `barebones` fit.")
+            return
+        assert self.dirpath is not None
+        assert self._watch is not None
+        store, environment = AccountStore(self.dirpath), Environment(pl_module, trainer.strategy)
+        self._lock = acquired(store.folder, environment)
+        state = self._state if trainer.global_step > 0 else None
+        self._state = None
+        self._make_room(trainer, store, state)
+        with untouched_process(*users_objects(trainer)):
+            accounting = Accounting(self.options, self.probes, self.languages, store, trainer, pl_module, self._watch)
+        self._account = str(trainer.strategy.broadcast(uuid.uuid4().hex)) if state is None else str(state["account"])
+        self._accounting = accounting
+        accounting.start(self._account, state, trainer.global_step // max(1, len(trainer.optimizers)))
+
+    def _make_room(self, trainer: Trainer, store: AccountStore, state: dict[str, Any] | None) -> None:
+        """Clear the folder of an account that may be replaced; refuse any other account than the one that goes on."""
+        if trainer.is_global_zero and state is None and store.is_there:
+            if not self.options.overwrite and store.windows():
+                raise TracInError(
+                    f"{store.folder} holds another account ({len(store.windows())} windows). Choose another `dirpath`, replace "
+                    "it with `overwrite=True`, or resume its fit with `ckpt_path`."
+                )
+            store.clear()
+        if state is not None and (not store.is_there or store.record().account != state["account"]):
+            raise TracInError(
+                f"{store.folder} does not hold the account that the checkpoint belongs to; restore it, or choose another "
+                "`dirpath` for an account that begins here."
+            )
+        trainer.strategy.barrier("tracin_account")
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Split the gradients of this batch."""
+        if self._accounting is not None:
+            self._accounting.batch_starts(trainer.current_epoch + 1)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Count the steps, and end a window that is long enough."""
+        if self._accounting is not None:
+            self._accounting.batch_ends()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End the account, write its results and log them."""
+        if self._accounting is None:
+            return
+        if self._accounting.step == 0:
+            rank_zero_warn(
+                "ContributionCallback noticed no optimizer step, so there is nothing to account for. Under manual optimization, "
+                "step the optimizers from `self.optimizers()`."
+            )
+        self._accounting.finish()
+        self._end()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Release the directory: the fit ends without `on_train_end`."""
+        self._end()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Release the directory, however the fit ended."""
+        self._end()
+
+    def _end(self) -> None:
+        if self._accounting is not None:
+            self._accounting.close()
+            self._accounting = None
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None

@@ -1,0 +1,278 @@
+"""What ContributionCallback does during one fit: splits steps by train group, and looks at the probes where windows meet.
+
+The callback decides when. An accounting lasts from `on_train_start` to `on_train_end`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from humanize import naturalsize
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from pytorch_lightning import LightningModule, Trainer
+
+from lightning_tracin.attribution.accounts import DECAY, MOMENTUM, Account
+from lightning_tracin.attribution.batch_groups import BatchGroups, GroupNames
+from lightning_tracin.attribution.prepare import GivenLanguages
+from lightning_tracin.attribution.window_length import is_accounted, window_length
+from lightning_tracin.config import ContributionOptions
+from lightning_tracin.gradients.group_split import UNDIVIDED, GroupSplit
+from lightning_tracin.gradients.group_vectors import GroupVectors
+from lightning_tracin.storage.account import OTHER_SOURCES, AccountRecord, AccountStore, WindowRecord
+from lightning_tracin.storage.records import package_versions
+from lightning_tracin.trainer.account_probes import AccountProbes, Look
+from lightning_tracin.trainer.joined_gradients import JoinedGradients
+from lightning_tracin.trainer.learning_rates import unwrapped
+from lightning_tracin.trainer.loader_watch import LoaderWatch
+
+#: The sources that are no group of train samples, by their names in tables.
+_OTHERS = dict(zip(OTHER_SOURCES, (DECAY, MOMENTUM, UNDIVIDED), strict=True))
+
+
+@dataclass
+class _Window:
+    """The window that the fit is in.
+
+    Attributes:
+        begin: the look at the probes where it began.
+        first: its first step.
+        length: in steps; None until the first batch shows how many samples a step has.
+        number: from 1.
+        accounted: steps of it that were split.
+        samples: of each group in these.
+    """
+
+    begin: Look
+    first: int
+    length: int | None
+    number: int = 1
+    accounted: int = 0
+    samples: Counter[str] = field(default_factory=Counter)
+
+
+class Accounting:
+    """The account of one fit.
+
+    Args:
+        options: the callback's.
+        probes: loaders of the probes. None: the Trainer's validation loaders.
+        languages: given to the callback.
+        store: the account's files.
+        trainer: the fit's Trainer.
+        module: the module being fitted.
+        watch: knows the samples of each batch.
+
+    Raises:
+        TracInError: the train samples' groups are not known, or the probes cannot be evaluated.
+    """
+
+    def __init__(
+        self,
+        options: ContributionOptions,
+        probes: Any,
+        languages: GivenLanguages,
+        store: AccountStore,
+        trainer: Trainer,
+        module: LightningModule,
+        watch: LoaderWatch,
+    ) -> None:
+        self._options, self._store, self._trainer, self._watch = options, store, trainer, watch
+        self._groups = BatchGroups(watch.loader.dataset, options, languages.train)
+        self._names = GroupNames(self._groups.names)
+        self._probes = AccountProbes(options, probes, languages.probes, trainer, module, watch.loader)
+        device = None if options.device is None else torch.device(options.device)
+        split = GroupSplit(module, self._probes.ways, device)
+        optimizers = [unwrapped(optimizer) for optimizer in trainer.optimizers]
+        join = JoinedGradients(split, self._names) if trainer.world_size > 1 else None
+        self._is_split = False
+        self._account = Account(module, split, optimizers, join, options.every_n_steps, is_split_now=lambda: self._is_split)
+        self._seconds = 0.0
+        self._began = time.perf_counter()
+        self._epoch = 1
+        self._waiting: Counter[str] = Counter()  # samples of the batches since the last step
+        self._counted = 0  # steps whose samples have been counted
+        self._window: _Window | None = None
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps that the fit has made; with several optimizers, of the one with the most."""
+        return max(self._account.steps.values(), default=0)
+
+    # -- the life of an account
+
+    def start(self, account: str, state: Mapping[str, Any] | None, step: int) -> None:
+        """Begin the account, or go on with it.
+
+        Args:
+            account: its identity.
+            state: what `state` returned. None begins a new account.
+            step: optimizer steps that the fit has made before.
+        """
+        if state is None:
+            self._account.steps = dict.fromkeys(range(len(self._account.optimizers)), step)
+            if self._trainer.is_global_zero:
+                self._store.write(self._record(account, step))
+                if self._options.samples:
+                    self._store.write_train(self._probes.train_table)
+            self._window = _Window(self._look({}, ()), step + 1, self._options.window)
+        else:
+            self._names = GroupNames(state["names"])
+            self._account.load(state["account"])
+            if self._account.join is not None:
+                self._account.join = JoinedGradients(self._account.split, self._names)
+            kept = dict(state["window"])
+            self._window = _Window(Look.of_state(kept.pop("begin")), **{**kept, "samples": Counter(kept["samples"])})
+            if self._trainer.is_global_zero:
+                self._store.cut_back(self._window.number - 1)
+        self._counted = self.step
+        rank_zero_info(self._announced())
+        self._warn(self._account.approximate)
+
+    def _record(self, account: str, step: int) -> AccountRecord:
+        elements = {name: parameter.numel() for name, parameter in self._account.split.parameters.items()}
+        return AccountRecord(
+            account=account,
+            by=self._options.by,
+            groups=self._probes.measured.table.language,
+            items=self._probes.measured.table.item,
+            queries=tuple(self._probes.queries),
+            every_n_steps=self._options.every_n_steps,
+            loss=self._probes.loss.name,
+            approximate=self._account.approximate,
+            undivided={name: elements[name] for name in sorted(self._probes.ways.undivided)},
+            began_at=step,
+            versions=package_versions(),
+        )
+
+    def _announced(self) -> str:
+        """The line before the fit: memory, and what is split in which way."""
+        split, ways = self._account.split, self._probes.ways
+        trainable = {name: one for name, one in split.parameters.items() if one.requires_grad}
+        dense = sum(one.nbytes for name, one in trainable.items() if name not in split.tables)
+        tables = sum(one.nbytes for name, one in trainable.items() if name in split.tables)
+        groups, probe_groups = len(self._names.known), len(set(self._probes.measured.table.language))
+        many = "each train group" if not groups else f"each of {groups} train groups"
+        total = f" ({naturalsize(dense * (3 * groups + probe_groups))} in all)" if groups else ""
+        rows = f", and {naturalsize(tables)} of embeddings as far as their rows are touched" if tables else ""
+        line = (
+            f"TracIn: the account in {self._store.folder} keeps 3 vectors of {naturalsize(dense)} for {many} and one for each of "
+            f"{probe_groups} probe groups{total}{rows}."
+        )
+        repeated = [name for name in ways.around if name in trainable]
+        if repeated:
+            elements = sum(trainable[name].numel() for name in repeated)
+            line += (
+                f" {len(repeated)} parameters ({elements:,} elements, such as {repeated[0]}) have no rule: the backward pass of "
+                "the module around each is repeated for each group of a batch."
+            )
+        undivided = [name for name in ways.undivided if name in trainable]
+        if undivided:
+            elements = sum(trainable[name].numel() for name in undivided)
+            line += (
+                f" {len(undivided)} parameters ({elements:,} elements, such as {undivided[0]}) cannot be split by group; their "
+                'part of the change is the row "undivided".'
+            )
+        return line
+
+    def _warn(self, message: str | None) -> None:
+        if message is not None:
+            rank_zero_warn(f"TracIn: {message}")
+
+    # -- batches and steps
+
+    def batch_starts(self, epoch: int) -> None:
+        """Split the gradients of the batch that the fit has taken, if its step is accounted."""
+        self._epoch = epoch
+        delivered = self._watch.loader.delivered
+        names = self._groups.of(delivered.popleft(), self.step + 1)
+        window = self._current
+        if window.length is None:
+            a_step = len(names) * self._trainer.world_size * self._trainer.accumulate_grad_batches
+            window.length = window_length(
+                self._probes.cost, a_step, self._trainer.num_training_batches, self._trainer.accumulate_grad_batches
+            )
+        self._is_split = is_accounted(self.step + 1, self._options.every_n_steps)
+        if self._is_split:
+            self._waiting.update(names)
+            self._account.split.begin(torch.tensor([self._names.number(name) for name in names]))
+        else:
+            self._account.split.pause()
+
+    def batch_ends(self) -> None:
+        """Count the steps that were made, and end the window if it is long enough."""
+        self._account.split.pause()
+        window = self._current
+        if self.step == self._counted:
+            return
+        self._counted = self.step
+        if self._is_split:
+            window.accounted += 1
+            window.samples.update(self._waiting)
+        self._waiting.clear()
+        if window.length is not None and self.step - window.first + 1 >= window.length:
+            self._end_window()
+
+    @property
+    def _current(self) -> _Window:
+        assert self._window is not None
+        return self._window
+
+    def _end_window(self) -> None:
+        window, started = self._current, time.perf_counter()
+        totals = self._account.totals()
+        names = self._names.known
+        others = {name: number for name, number in _OTHERS.items() if any(number in mine for mine in totals.values())}
+        sources = [*range(len(names)), *others.values()]
+        look = self._look(totals, sources)
+        record = WindowRecord(
+            number=window.number,
+            first_step=window.first,
+            last_step=self.step,
+            accounted=window.accounted,
+            epoch=self._epoch,
+            sources=(*names, *others),
+            is_group=(*(True for _ in names), *(False for _ in others)),
+            samples=(*(window.samples[name] for name in names), *(0 for _ in others)),
+        )
+        if self._trainer.is_global_zero:
+            nats = self._probes.contributions(window.begin, look, totals, sources)
+            self._store.append(record, {"nats": nats, "before": window.begin.losses, "after": look.losses})
+        self._account.start_window()
+        self._window = _Window(look, self.step + 1, window.length, window.number + 1)
+        self._seconds += time.perf_counter() - started
+
+    def _look(self, totals: Mapping[str, Mapping[int, GroupVectors]], sources: Sequence[int]) -> Look:
+        return self._probes.look(totals, sources, self._epoch, self.step)
+
+    def finish(self) -> None:
+        """End the last window and the account."""
+        if self.step >= self._current.first:
+            self._end_window()
+        self._warn(self._account.approximate)
+        if self._account.remainders:
+            name, steps = max(self._account.remainders.items(), key=lambda item: item[1])
+            self._warn(
+                f"the gradients of {len(self._account.remainders)} parameters (such as {name}, in {steps} steps) were not the "
+                'sum of their parts by group; the rest is in the row "undivided".'
+            )
+        if self._trainer.is_global_zero:
+            record = self._store.record()
+            self._store.write(record.model_copy(update={"ended": True, "approximate": self._account.approximate}))
+        part = self._seconds / max(time.perf_counter() - self._began, 1e-9)
+        rank_zero_info(
+            f"TracIn: the probes' loss is accounted for in {self._store.folder}; looking at them took {part:.0%} of the fit."
+        )
+
+    def close(self) -> None:
+        """Remove all hooks."""
+        self._account.close()
+
+    def state(self) -> dict[str, Any]:
+        """What a fit needs to go on with the account in the middle of a window, as plain types and tensors."""
+        window = {**vars(self._current), "begin": self._current.begin.state(), "samples": dict(self._current.samples)}
+        return {"names": self._names.known, "account": self._account.state(), "window": window}
