@@ -29,9 +29,11 @@ class Module(pl.LightningModule):
         self.model, self.loss = copy.deepcopy(workload.model), workload.loss
 
     def training_step(self, batch: dict[str, Tensor]) -> Tensor:
+        """The mean loss."""
         return self.loss(self.model, batch) / len(batch["labels"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW."""
         return torch.optim.AdamW(self.parameters(), lr=2e-5)
 
 

@@ -164,7 +164,7 @@ def _beside(parameter: nn.Parameter, parts: Sequence[GroupVectors]) -> tuple[Ten
 
 
 def _rows(parts: Sequence[GroupVectors]) -> Tensor:
-    rows: Tensor = torch.unique(torch.cat([one.rows for one in parts if one.rows is not None]))  # type: ignore[no-untyped-call]
+    rows: Tensor = torch.unique(torch.cat([one.rows for one in parts if one.rows is not None]))
     return rows
 
 

@@ -155,24 +155,6 @@ class GroupVectors:
         whole[self.rows] = self[name]
         return whole
 
-    def dot(self, name: str, other: GroupVectors, its: str) -> float:
-        """Inner product of a vector with one of another group."""
-        if name not in self or its not in other:
-            return 0.0
-        if self.rows is None:
-            one, two = self[name] if other.rows is None else self[name][other.rows], other[its]
-        else:
-            one, two = self[name], other.at_rows(its, self.rows)
-        return float((one * two.to(one)).sum(dtype=torch.float64))
-
-    @classmethod
-    def of_state(cls, shape: Sequence[int], state: Mapping[str, Tensor]) -> GroupVectors:
-        """Vectors of a shape with a state, where its tensors are."""
-        one = next(value for name, value in state.items() if name != "rows")
-        found = cls(shape, one.dtype, one.device, is_table="rows" in state)
-        found.load(state)
-        return found
-
     @property
     def nbytes(self) -> int:
         """Memory of the vectors."""
