@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,11 +11,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from lightning_tracin.analysis.reliance import COLUMNS, Floats, Interval, Tally
+from lightning_tracin.analysis.reliance import Floats, Interval, Tally
+from lightning_tracin.analysis.reliance_by_snapshot import reliance_by_snapshot
 from lightning_tracin.analysis.score_array import score_array
 from lightning_tracin.analysis.scorer import Scorer
 from lightning_tracin.analysis.scores import Scores, require_k
-from lightning_tracin.analysis.top_k import Strongest
+from lightning_tracin.analysis.top_k import Strongest, tables_of
 from lightning_tracin.attribution.early_products import warn_of_early_products
 from lightning_tracin.attribution.method import Method, method_of
 from lightning_tracin.config import DAMPING, Blocks, Measure, Preconditioning, Scoring, Sign, Similarity, Weighting
@@ -25,13 +25,11 @@ from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.filesystem import Place, place
 from lightning_tracin.storage.records import RunRecord
 from lightning_tracin.storage.sample_table import SampleTable
-from lightning_tracin.storage.shards import Indices, Ingredients
+from lightning_tracin.storage.shards import Ingredients
 from lightning_tracin.storage.snapshots import Snapshot
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule
-
-RELIANCE_COLUMNS = ("snapshot", "epoch", "step", *COLUMNS)
 
 
 class TracInRun:
@@ -146,7 +144,7 @@ class TracInRun:
             similarity=similarity, weighting=weighting, preconditioner=preconditioner, damping=damping, blocks=blocks
         )
         total: Scores = np.zeros((len(self.train), len(self.queries)))
-        for train, scores in self._summed(scoring, self._scorer.chosen(snapshots)):
+        for train, scores in self._scorer.summed(self._scorer.chosen(snapshots), scoring):
             total[train] = scores
         return score_array(total, self.train, self.queries, similarity, weighting, self._scorer.preconditioner(scoring) or "none")
 
@@ -182,7 +180,7 @@ class TracInRun:
             blocks: see `influence`.
 
         Returns:
-            One row for each snapshot, probe language and train language (and layer). The columns are `RELIANCE_COLUMNS`, with
+            One row for each snapshot, probe language and train language (and layer). The columns are `reliance_by_snapshot.RELIANCE_COLUMNS`, with
             `layer` after `step` for `by="layer"`.
 
         Raises:
@@ -205,22 +203,17 @@ class TracInRun:
         scoring = Scoring(
             similarity=similarity, weighting=weighting, preconditioner=preconditioner, damping=damping, blocks=blocks
         )
-        chosen = self._scorer.chosen(snapshots)
-        tallies: dict[tuple[int, str], Tally] = defaultdict(lambda: Tally(self.train.language, k, sign, measure))
-        for together in [range(max(chosen) + 1)] if cumulative else [[index] for index in chosen]:
-            for train, each in self._scorer.blocks(together, scoring, by_layer=by == "layer"):
-                total: dict[str, Scores] = {}
-                for index, scores in zip(together, each, strict=True):
-                    total = {layer: one + total[layer] if layer in total else one for layer, one in scores.items()}
-                    for layer, one in total.items() if index in chosen else ():
-                        tallies[index, layer].add(train, one)
-        tables = []
-        for (index, layer), tally in tallies.items():
-            about = self.snapshots[index].record
-            table = tally.table(self.queries.language, interval)
-            tables.append(table.assign(snapshot=about.index, epoch=about.epoch, step=about.step, layer=layer))
-        columns = [*RELIANCE_COLUMNS[:3], *([] if by is None else ["layer"]), *RELIANCE_COLUMNS[3:]]
-        whole: pd.DataFrame = pd.concat(tables, ignore_index=True)[columns]
+        whole = reliance_by_snapshot(
+            self._scorer,
+            scoring,
+            self.snapshots,
+            self._scorer.chosen(snapshots),
+            lambda: Tally(self.train.language, k, sign, measure),
+            self.queries.language,
+            cumulative,
+            by == "layer",
+            interval,
+        )
         if self.method.measure == "mean":
             whole["probes"] = whole["probe_language"].map(self.probes.counts())
         return whole
@@ -268,14 +261,9 @@ class TracInRun:
         """
         require_k(k, len(self.train))
         strongest = Strongest(k, sign)
-        for train, total in self._summed(scoring, self._scorer.chosen(snapshots)):
+        for train, total in self._scorer.summed(self._scorer.chosen(snapshots), scoring):
             strongest.add(train, total[:, list(probes)])
-        tables = []
-        for indices, scores in zip(*(found.T for found in strongest.found()), strict=True):
-            chosen = self.train.take(indices.tolist())
-            columns = {"train": indices, "item": chosen.item, "language": chosen.language, "label": chosen.label}
-            tables.append(pd.DataFrame({**columns, "score": scores, "text": chosen.text}))
-        return tables
+        return tables_of(strongest, self.train)
 
     def representations(self) -> tuple[Floats, Floats]:
         """The fitted model's sentence representations of the train samples and of the probes: [samples, width] each.
@@ -390,11 +378,3 @@ class TracInRun:
             raise TracInError("Per-token scores are not whitened; take `preconditioner='none'`.")
         pairs = Pairs.of(probes, train, self.record.probes.count, len(self.train))
         return token_scores(self.directory, module, train_loader, probe_loaders, pairs, scoring, chosen, **settings)
-
-    def _summed(self, scoring: Scoring, chosen: Sequence[int]) -> Iterator[tuple[Indices, Scores]]:
-        """Influence summed over snapshots, block by block of train samples."""
-        for train, each in self._scorer.blocks(chosen, scoring):
-            total = next(each)[""].copy()  # the scorer caches its arrays
-            for one in each:
-                total += one[""]
-            yield train, total
