@@ -281,7 +281,7 @@ def _assembled(
         given = [np.broadcast_to(group.numbers[name], (shape[0], shape[2])) for group in groups]
         return np.stack(given, axis=1).ravel()
 
-    return pd.DataFrame(
+    table: pd.DataFrame = pd.DataFrame(
         {
             "window": of_window("number"),
             "first_step": of_window("first_step"),
@@ -296,3 +296,4 @@ def _assembled(
             "is_group": of_source([is_group for _, is_group in names], np.bool_),
         }
     )
+    return table
