@@ -31,11 +31,20 @@ _BEGIN, _END = "<!-- contributions -->", "<!-- end of contributions -->"
 _SHOWN = ("nats", "low", "high", "fall", "probes", "samples")
 
 
+def every_window(run: TracInRun) -> pd.DataFrame:
+    """All contributions of a run: each window alone, and summed up to each, told apart by the first column, `cumulative`.
+
+    Raises:
+        TracInError: see `TracInRun.contributions`.
+    """
+    return stacked({cumulative: run.contributions(cumulative=cumulative) for cumulative in (False, True)}, "cumulative")
+
+
 def write_contributions(run: TracInRun) -> Mapping[str, str]:
     """Write `contributions.csv`, `contributions.png` and the page's section of a run with an account, each on its own.
 
-    The table has the windows alone and summed up to each, told apart by the column `cumulative`. If matplotlib or jinja2 is
-    missing, figure or page are skipped, and one warning says what to install. Without any window, nothing is written.
+    The table is `every_window`. If matplotlib or jinja2 is missing, figure or page are skipped, and one warning says what to
+    install. Without any window, nothing is written.
 
     Args:
         run: the run.
@@ -50,19 +59,20 @@ def write_contributions(run: TracInRun) -> Mapping[str, str]:
         {}
     """
     attempts, folder = Attempts(), run.directory.results
-    tables: dict[bool, pd.DataFrame] = {}
+    table: pd.DataFrame | None = None
     with attempts.at("contributions.csv", "contributions.png", "the page's contributions"):
-        tables = {cumulative: run.contributions(cumulative=cumulative) for cumulative in (False, True)}
-    if not tables or tables[True].empty:
+        table = every_window(run)
+    if table is None or table.empty:
         return attempts.failed
+    summed = table[table["cumulative"]].drop(columns="cumulative")
     picture: bytes | None = None
     with attempts.at("contributions.csv"):
-        write_bytes(folder / "contributions.csv", as_utf8(as_csv(stacked(tables, "cumulative"))))
+        write_bytes(folder / "contributions.csv", as_utf8(as_csv(table)))
     with attempts.at("contributions.png"):
-        picture = figures.png(figures.contributions(tables[True]))
+        picture = figures.png(figures.contributions(summed))
         write_bytes(folder / "contributions.png", picture)
     with attempts.at("report.html"):
-        _write_section(folder / "report.html", _section(run.account.record(), whole_fit(tables[True]), picture))
+        _write_section(folder / "report.html", _section(run.account.record(), whole_fit(summed), picture))
     if attempts.missing:
         said = " ".join(attempts.missing)
         warnings.warn(f"TracIn: the contributions in {folder} are incomplete, except the table. {said}", stacklevel=2)
