@@ -86,7 +86,7 @@ class ContributionCallback(CallbackBase):
         """The account in the middle of its window, as plain types and tensors."""
         if self._accounting is None:
             return self._ended
-        return {"account": self._account, **self._accounting.state()}
+        return {"identity": self._account, **self._accounting.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with an account from a checkpoint."""
@@ -128,9 +128,13 @@ class ContributionCallback(CallbackBase):
         on_rank_zero(environment, lambda: self._make_room(store, state))
         with untouched_process(*users_objects(trainer)):
             accounting = Accounting(self.options, self.probes, self.languages, store, trainer, pl_module, self._watch)
-        self._account = str(trainer.strategy.broadcast(uuid.uuid4().hex)) if state is None else str(state["account"])
+        self._account = str(trainer.strategy.broadcast(uuid.uuid4().hex)) if state is None else str(state["identity"])
+        try:
+            accounting.start(self._account, state, trainer.global_step // max(1, len(trainer.optimizers)))
+        except BaseException:
+            accounting.close()
+            raise
         self._accounting = accounting
-        accounting.start(self._account, state, trainer.global_step // max(1, len(trainer.optimizers)))
 
     def _make_room(self, store: AccountStore, state: dict[str, Any] | None) -> None:
         """Clear the folder of an account that may be replaced; refuse any other account than the one that goes on."""
@@ -141,7 +145,7 @@ class ContributionCallback(CallbackBase):
                     "it with `overwrite=True`, or resume its fit with `ckpt_path`."
                 )
             store.clear()
-        elif not store.is_there or store.record().account != state["account"]:
+        elif not store.is_there or store.record().account != state["identity"]:
             raise TracInError(
                 f"{store.folder} does not hold the account that the checkpoint belongs to; restore it, or choose another "
                 "`dirpath` for an account that begins here."

@@ -13,11 +13,9 @@ import torch
 from datasets import ClassLabel, Features, Value, interleave_datasets
 from datasets import Dataset as Stored
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from torch import Tensor
-from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, WeightedRandomSampler
+from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, IterableDataset, Subset, WeightedRandomSampler
 
-from lightning_tracin import TracInError
 from tests.support.accounts import LANGUAGES, Module, Tokens, fit, numbers
 from tests.support.fits import trainer
 

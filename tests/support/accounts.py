@@ -60,7 +60,7 @@ class Module(pl.LightningModule):
     def __init__(self, optimizer: str = "sgd", dropout: float = 0.0) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.model, self.optimizer = Model(dropout), optimizer
+        self.model, self.optimizer = Model(dropout).double(), optimizer  # before a checkpoint is loaded
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         return nn.functional.cross_entropy(self.model(batch["tokens"]), batch["labels"])
