@@ -154,7 +154,7 @@ class ContributionCallback(CallbackBase):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Split the gradients of this batch."""
         if self._accounting is not None:
-            self._accounting.batch_starts(trainer.current_epoch + 1)
+            self._accounting.batch_starts(trainer.current_epoch + 1, batch_idx)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the steps, and end a window that is long enough."""

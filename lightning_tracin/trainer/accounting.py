@@ -196,9 +196,12 @@ class Accounting:
 
     # -- batches and steps
 
-    def batch_starts(self, epoch: int) -> None:
+    def batch_starts(self, epoch: int, batch_idx: int) -> None:
         """Split the gradients of the batch that the fit has taken, if its step is accounted."""
         self._epoch = epoch
+        trainer = self._trainer
+        if trainer.lightning_module.automatic_optimization and batch_idx % trainer.accumulate_grad_batches == 0:
+            self._waiting.clear()  # of an epoch that was broken off: the fit sets their gradients to zero
         facts, loader = self._watch.taken(), self._watch.loader
         if self._read_at != (loader, loader.passes):  # samples may change by epoch, and the whole dataset, too
             self._read_at = (loader, loader.passes)

@@ -65,8 +65,10 @@ class LoaderWatch:
         """The recorded train loader of the fit.
 
         Raises:
-            TracInError: the fit has several train loaders, or its loader was set up before.
+            TracInError: the fit has several train loaders, or takes no batches from one that was recorded.
         """
+        if type(self._trainer.fit_loop._data_fetcher).__name__ == "_DataLoaderIterDataFetcher":
+            raise _unseen()
         loaders = self._loaders()
         if len(loaders) > 1:
             raise TracInError(
@@ -87,10 +89,7 @@ class LoaderWatch:
         """
         facts, self._facts = self._facts, None
         if facts is None:
-            raise TracInError(
-                "The fit trains on a batch that ContributionCallback did not see coming from the train DataLoader; let the "
-                "module take batches as `training_step(self, batch, batch_idx)`, not a `dataloader_iter`."
-            )
+            raise _unseen()
         return facts
 
     def close(self) -> None:
@@ -111,3 +110,10 @@ def _inside(batch: Any) -> Iterator[Any]:
         yield from batch.values()
     elif isinstance(batch, list | tuple):
         yield from batch
+
+
+def _unseen() -> TracInError:
+    return TracInError(
+        "The fit trains on batches that ContributionCallback does not see coming from the train DataLoader; let the module take "
+        "them as `training_step(self, batch, batch_idx)`, not as a `dataloader_iter`."
+    )
