@@ -352,7 +352,14 @@ class Account:
         vectors = {
             name: {source: one.state() for source, one in mine.items()} for name, mine in self.split.vectors.items() if mine
         }
-        return {"vectors": vectors, "known": sorted(self._known), "steps": dict(self.steps), "remainders": dict(self.remainders)}
+        return {
+            "vectors": vectors,
+            "known": sorted(self._known),
+            "steps": dict(self.steps),
+            "remainders": dict(self.remainders),
+            "approximate": self.approximate,
+            "without_rule": [number for number, rule in self._rules.items() if rule is None],
+        }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Restore what `state` returned."""
@@ -362,6 +369,8 @@ class Account:
         self._known = set(state["known"])
         self.steps = dict(state["steps"])
         self.remainders.update(state["remainders"])
+        self.approximate = state["approximate"]
+        self._rules |= dict.fromkeys(state["without_rule"])
 
 
 def _step(vectors: GroupVectors, step: LinearStep, count: float, is_compact: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
-from lightning_tracin.attribution.dataset_columns import language_of, named_values, stored_column
+from lightning_tracin.attribution.dataset_columns import known_values, language_of, stored_column
 from lightning_tracin.attribution.recorded_loader import BatchFacts
 from lightning_tracin.config import ContributionOptions
 from lightning_tracin.errors import TracInError
@@ -38,7 +38,8 @@ class GroupNames:
 class BatchGroups:
     """Reads the groups of batches.
 
-    They are read from the dataset's own column where it has one, else from the raw samples of each batch.
+    They are read from the dataset's own column where it has one and a batch's positions are known, else from the raw samples of
+    each batch.
 
     Args:
         dataset: of the train samples.
@@ -60,6 +61,7 @@ class BatchGroups:
         if given is not None and (is_stream or len(given) != len(dataset)):
             what = "a stream, whose samples have no position" if is_stream else f"{len(dataset)} train samples"
             raise TracInError(f"{len(given)} languages were given for {what}; give one for each, in the dataset's order.")
+        self._is_given = given is not None
         columns = [given] if given is not None else [None if is_stream else stored_column(dataset, one) for one in self._columns]
         self._stored: list[str | None] | None = None
         if all(column is not None for column in columns):
@@ -73,13 +75,11 @@ class BatchGroups:
     @property
     def beside(self) -> tuple[str, ...]:
         """The columns that have to travel beside a batch."""
-        return () if self._stored is not None else self._columns
+        return () if self._is_given else self._columns
 
     def _named(self, columns: Sequence[Sequence[Any]]) -> list[str | None]:
-        values = [named_values(self._dataset, name, column) for name, column in zip(self._columns, columns, strict=False)]
+        values = [known_values(self._dataset, name, column) for name, column in zip(self._columns, columns, strict=False)]
         rows = values[0] if len(values) == 1 else list(zip(*values, strict=True))
-        if self._by != "language":
-            return [None if row is None or row != row else str(row) for row in rows]
         return [language_of(row) for row in rows]
 
     def of(self, facts: BatchFacts, step: int) -> list[str]:
@@ -92,19 +92,34 @@ class BatchGroups:
         Raises:
             TracInError: a sample has no group, or nothing tells it.
         """
-        if self._stored is not None and facts.indices is not None:
-            found = [self._stored[index] for index in facts.indices]
-        else:
-            columns = [facts.columns.get(name) for name in self._columns]
-            missing = [name for name, column in zip(self._columns, columns, strict=True) if column is None]
-            if missing:
-                raise TracInError(
-                    f"The train samples have no column {missing[0]!r} with their {self._by}, neither in the dataset nor in the "
-                    "raw samples that the collate function gets. Name the right one with "
-                    f"`{'language_column' if self._by == 'language' else 'group_column'}=...`, or give `languages=[...]`."
-                )
-            found = self._named([column for column in columns if column is not None])
+        stored = self._at(facts.indices)
+        found = self._beside(facts) if stored is None else stored
         unknown = [place for place, name in enumerate(found) if name is None]
         if unknown:
             raise TracInError(f"Sample {unknown[0]} of the batch of step {step} has no {self._by}; name one for each sample.")
         return [name for name in found if name is not None]
+
+    def _at(self, indices: Sequence[Any] | None) -> list[str | None] | None:
+        """The stored groups at positions; None if there are none, or the sampler draws something else than positions."""
+        if self._stored is None or indices is None:
+            return None
+        try:
+            return [self._stored[index] for index in indices]
+        except (TypeError, IndexError):
+            return None
+
+    def _beside(self, facts: BatchFacts) -> list[str | None]:
+        columns = [facts.columns.get(name) for name in self._columns]
+        missing = [name for name, column in zip(self._columns, columns, strict=True) if column is None]
+        if not missing:
+            return self._named([column for column in columns if column is not None])
+        if self._stored is not None:
+            raise TracInError(
+                f"The sampler of the train DataLoader does not draw positions in the dataset, so no {self._by} can be looked up "
+                f"there; let each raw sample have its own, as {missing[0]!r}."
+            )
+        raise TracInError(
+            f"The train samples have no column {missing[0]!r} with their {self._by}, neither in the dataset nor in the "
+            "raw samples that the collate function gets. Name the right one with "
+            f"`{'language_column' if self._by == 'language' else 'group_column'}=...`, or give `languages=[...]`."
+        )

@@ -72,8 +72,7 @@ def _languages(dataset: Any, column: str | tuple[str, ...], role: str) -> list[A
                 f"{listed_columns(dataset)}). Name the right one with `language_column=...`, or give one language per sample "
                 "(`languages=[...]` for the train samples, `languages_of_probes=[...]` for the probes)."
             )
-        hidden = -1 if _class_names(dataset, name) else None  # the class of a sample whose class is not told
-        each.append([None if value == hidden else value for value in named_values(dataset, name, found)])
+        each.append(known_values(dataset, name, found))
     return each[0] if isinstance(column, str) else list(zip(*each, strict=True))
 
 
@@ -144,11 +143,17 @@ def named_values(dataset: Any, name: str, values: Sequence[Any]) -> list[Any]:
     """A column's values as Python has them, and class names instead of class numbers.
 
     Example:
-        >>> named_values([], "label", [torch.tensor(3), "x"])
+        >>> named_values([], "label", [np.int64(3), "x"])
         [3, 'x']
     """
     names = _class_names(dataset, name)
     return [names[value] if isinstance(value, int) and 0 <= value < len(names) else value for value in map(_plain, values)]
+
+
+def known_values(dataset: Any, name: str, values: Sequence[Any]) -> list[Any]:
+    """As `named_values`, with None for the class of a sample whose class is not told (-1)."""
+    hidden = -1 if _class_names(dataset, name) else None
+    return [None if value == hidden else value for value in named_values(dataset, name, values)]
 
 
 def _plain(value: Any) -> Any:

@@ -1,8 +1,7 @@
 """A DataLoader that remembers which samples each batch holds, while the batch itself stays what it was.
 
-Of a dataset with positions, the indices of the batch sampler are recorded; workers may fetch batches ahead of time. Of a stream,
-some columns of each raw sample travel beside the batch, from the worker that collates it; the collate function gets what it
-always got.
+Of a dataset with positions, the indices of the batch sampler are recorded; workers may fetch batches ahead of time. Some columns
+of each raw sample travel beside the batch, from the worker that collates it; the collate function gets what it always got.
 
 The user's loader is not changed: the fit goes over a copy, of a class of its own, whose iterator does this.
 """
@@ -10,7 +9,7 @@ The user's loader is not changed: the fit goes over a copy, of a class of its ow
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -19,17 +18,20 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from lightning_tracin.errors import TracInError
 
+#: Batches of a pass that are remembered: the last one, and those that a fit may have fetched before it.
+_REMEMBERED = 4
+
 
 @dataclass(frozen=True)
 class BatchFacts:
     """What is known of the samples of a batch, in its order.
 
     Attributes:
-        indices: their positions in the dataset; None for a stream.
+        indices: their positions in the dataset; None if it has none, as a stream.
         columns: the values of each column that was asked for; None if the raw samples have no such column.
     """
 
-    indices: list[int] | None
+    indices: list[Any] | None
     columns: Mapping[str, list[Any] | None]
 
 
@@ -39,10 +41,11 @@ class _Beside:
 
     batch: Any
     columns: dict[str, list[Any] | None]
+    count: int | None  # raw samples
 
     def pin_memory(self) -> _Beside:
         """What the loader's thread for pinned memory calls."""
-        return _Beside(pin_memory(self.batch), self.columns)  # type: ignore[no-untyped-call]
+        return _Beside(pin_memory(self.batch), self.columns, self.count)  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
@@ -54,86 +57,136 @@ class _Collate:
     is_batched: bool  # False: the dataset yields whole batches
 
     def __call__(self, samples: Any) -> _Beside:
-        found = {name: _values(samples, name, self.is_batched) for name in self.columns}
-        return _Beside(self.collate(samples), found)
+        found = {name: _values(samples, name) for name in self.columns}
+        count = len(samples) if self.is_batched and isinstance(samples, list | tuple) else None
+        return _Beside(self.collate(samples), found, count)
 
 
-def _values(samples: Any, name: str, is_batched: bool) -> list[Any] | None:
-    if not is_batched:
-        values = samples.get(name) if isinstance(samples, Mapping) else None
-        return list(values) if isinstance(values, Sequence) and not isinstance(values, str) else None
-    if not all(isinstance(sample, Mapping) and name in sample for sample in samples):
+def _values(samples: Any, name: str) -> list[Any] | None:
+    """The values of a column in samples, or in a batch that the dataset made."""
+    if isinstance(samples, Mapping):
+        values = samples.get(name)
+        return [values] if isinstance(values, str) else _listed(values)
+    if not isinstance(samples, Sequence) or not all(isinstance(sample, Mapping) and name in sample for sample in samples):
         return None
-    return [sample[name] for sample in samples]
+    return [_plain(sample[name]) for sample in samples]
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _listed(values: Any) -> list[Any] | None:
+    values = _plain(values)
+    return [_plain(value) for value in values] if isinstance(values, Sequence) and not isinstance(values, str | bytes) else None
 
 
 class _Indices:
-    """A sampler whose indices are remembered, those of each of its iterators apart."""
+    """A sampler whose indices are remembered, those of its last iterator."""
 
     def __init__(self, sampler: Any) -> None:
         self._sampler = sampler
-        self.drawn: deque[list[int]] = deque()
+        self.drawn: deque[Any] = deque()
 
     def __iter__(self) -> Iterator[Any]:
         self.drawn = deque()
-        return self._remembered(iter(self._sampler), self.drawn)
+        return _Drawing(iter(self._sampler), self.drawn)
 
     def __len__(self) -> int:
         return len(self._sampler)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._sampler, name)
+        return getattr(self.__dict__["_sampler"], name)
 
-    @staticmethod
-    def _remembered(indices: Iterator[Any], drawn: deque[list[int]]) -> Iterator[Any]:
-        for some in indices:
-            drawn.append(list(some) if isinstance(some, Sequence) else [some])
-            yield some
+
+class _Drawing:
+    """An iterator of a sampler, in all but that its indices are remembered."""
+
+    def __init__(self, indices: Iterator[Any], drawn: deque[Any]) -> None:
+        self._indices, self._drawn = indices, drawn
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        some = next(self._indices)
+        if isinstance(some, Iterator):
+            some = list(some)
+        self._drawn.append(some)
+        return some
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_indices"], name)
 
 
 class RecordedLoader:
     """What is added to the class of a loader; see `recorded`.
 
     Attributes:
-        delivered: facts of the batches that the current iterator has returned, oldest first; whoever uses a batch takes one.
+        passes: how often it has been iterated over.
     """
 
-    delivered: deque[BatchFacts]
+    passes: int
     _columns: tuple[str, ...]
+    _delivered: dict[int, tuple[Any, BatchFacts]]  # of the last batches, by identity
     _sampler: _Indices | None = None
+
+    def facts_of(self, batch: Any) -> BatchFacts | None:
+        """What is known of one of the last batches, which has to be the very object; None if it is not known."""
+        return self._delivered.get(id(batch), (None, None))[1]
+
+    def remember(self, columns: Sequence[str]) -> None:
+        """Remember more columns, from the next pass on."""
+        self._columns = tuple(dict.fromkeys((*self._columns, *columns)))
 
     def __iter__(self) -> Iterator[Any]:
         """The batches, as the loader itself returns them."""
         loader = cast("DataLoader[Any]", self)
-        self.delivered = deque()
+        self.passes += 1
         own, is_batched = vars(loader), loader.batch_sampler is not None
-        has_positions = not isinstance(loader.dataset, IterableDataset)
         replaced = {"collate_fn": _Collate(loader.collate_fn, self._columns, is_batched)}
         sampler = self._sampler  # persistent workers go on with the first one
-        if sampler is None and is_batched and has_positions:
-            own["_sampler"] = sampler = _Indices(loader.batch_sampler)
+        place = "batch_sampler" if is_batched else "sampler"
+        if sampler is None and not isinstance(loader.dataset, IterableDataset):
+            own["_sampler"] = sampler = _Indices(own[place])
         if sampler is not None:
-            replaced["batch_sampler"] = cast("Any", sampler)
+            replaced[place] = cast("Any", sampler)
         kept = {name: own[name] for name in replaced}
         own.update(replaced)
         try:
             iterator = super().__iter__()  # type: ignore[misc]
         finally:
             own.update(kept)
-        return self._noted(iterator, sampler, self.delivered)
+        return self._noted(iterator, None if sampler is None else sampler.drawn)
 
-    @staticmethod
-    def _noted(iterator: Iterator[_Beside], sampler: _Indices | None, delivered: deque[BatchFacts]) -> Iterator[Any]:
-        drawn = None if sampler is None else sampler.drawn
-        for beside in iterator:
-            indices = None if drawn is None else drawn.popleft()
-            if beside.batch is not None:  # the fit skips such a batch
-                delivered.append(BatchFacts(indices, beside.columns))
+    def _noted(self, iterator: Iterator[_Beside], drawn: deque[Any] | None) -> Iterator[Any]:
+        mine: deque[int] = deque()
+        for given, beside in enumerate(iterator):
+            indices = None if drawn is None else _positions(drawn, getattr(iterator, "_send_idx", given + 1) - given)
+            if indices is not None and beside.count not in (None, len(indices)):
+                raise TracInError(
+                    f"The train DataLoader drew {len(indices)} samples for a batch of {beside.count}, so nothing tells which "
+                    "samples it holds; use a sampler of whole batches, or give each raw sample its language."
+                )
+            mine.append(id(beside.batch))
+            self._delivered[mine[-1]] = beside.batch, BatchFacts(indices, beside.columns)
+            while len(mine) > _REMEMBERED:
+                forgotten = mine.popleft()
+                if forgotten not in mine:
+                    self._delivered.pop(forgotten, None)
             yield beside.batch
 
 
+def _positions(drawn: deque[Any], outstanding: int) -> list[Any] | None:
+    """The indices of the batch that has arrived, the first of so many that were asked for; those before it were skipped."""
+    while len(drawn) > outstanding:
+        drawn.popleft()
+    some = _plain(drawn.popleft())
+    return list(some) if isinstance(some, Iterable) and not isinstance(some, str | bytes | Mapping) else None
+
+
 def recorded(loader: Any, columns: Sequence[str]) -> Any:
-    """A copy of a loader that remembers the samples of its batches.
+    """A copy of a loader that remembers the samples of its batches; a copy itself remembers these columns, too.
 
     Args:
         loader: a DataLoader.
@@ -144,10 +197,15 @@ def recorded(loader: Any, columns: Sequence[str]) -> Any:
 
     Example:
         >>> rows = [{"language": one, "x": 1.0} for one in ("de", "en", "sw")]
-        >>> loader = recorded(DataLoader(rows, batch_size=2, collate_fn=len), ["language"])
-        >>> list(loader), loader.delivered[1]
-        ([2, 1], BatchFacts(indices=[2], columns={'language': ['sw']}))
+        >>> loader = recorded(DataLoader(rows, batch_size=2, collate_fn=tuple), ["language"])
+        >>> for batch in loader:
+        ...     print(len(batch), loader.facts_of(batch))
+        2 BatchFacts(indices=[0, 1], columns={'language': ['de', 'en']})
+        1 BatchFacts(indices=[2], columns={'language': ['sw']})
     """
+    if isinstance(loader, RecordedLoader):
+        loader.remember(columns)
+        return loader
     if not isinstance(loader, DataLoader):
         raise TracInError(
             f"ContributionCallback needs to know the samples of each batch, but the train batches come from "
@@ -160,7 +218,6 @@ def recorded(loader: Any, columns: Sequence[str]) -> Any:
     kind = type(loader)
     twin: Any = object.__new__(type(kind.__name__, (RecordedLoader, kind), {"__module__": kind.__module__}))
     vars(twin).update(vars(loader))
-    vars(twin).update(
-        _iterator=None, _columns=tuple(columns), delivered=deque()
-    )  # the iterator of persistent workers is not ours
+    # The iterator of persistent workers is not ours.
+    vars(twin).update(_iterator=None, _columns=tuple(columns), _delivered={}, passes=0)
     return twin

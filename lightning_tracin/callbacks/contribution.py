@@ -6,13 +6,15 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
+from lightning_utilities.core.apply_func import apply_to_collection
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_tracin.attribution.batch_groups import BatchGroups
 from lightning_tracin.attribution.prepare import GivenLanguages
-from lightning_tracin.attribution.processes import acquired
+from lightning_tracin.attribution.processes import acquired, on_rank_zero
 from lightning_tracin.callbacks.directories import default_directory, skipped
 from lightning_tracin.config import ContributionOptions
 from lightning_tracin.errors import TracInError
@@ -67,8 +69,9 @@ class ContributionCallback(CallbackBase):
         self.probes = probes
         self.languages = GivenLanguages(languages, languages_of_probes)
         self.dirpath = None if dirpath is None else place(dirpath)
-        self._named = self.dirpath
+        self._named = None if self.dirpath is None else self.dirpath.name
         self._account = ""
+        self._ended: dict[str, Any] = {}  # the state of an account that has ended, for checkpoints that are saved later
         self._state: dict[str, Any] | None = None
         self._watch: LoaderWatch | None = None
         self._accounting: Accounting | None = None
@@ -76,14 +79,14 @@ class ContributionCallback(CallbackBase):
 
     @property
     def state_key(self) -> str:
-        """The key of this callback's state in a checkpoint."""
-        return f"ContributionCallback{{'by': {self.options.by!r}, 'dirpath': {str(self._named)!r}}}"
+        """The key of this callback's state in a checkpoint: what it accounts for, and its directory's name (a run may move)."""
+        return self._generate_state_key(by=self.options.by, dirpath=self._named)
 
     def state_dict(self) -> dict[str, Any]:
         """The account in the middle of its window, as plain types and tensors."""
         if self._accounting is None:
-            return {}
-        return {"account": self._account, **self._accounting.state()}
+            return self._ended
+        return {"identity": self._account, **self._accounting.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with an account from a checkpoint."""
@@ -94,12 +97,17 @@ class ContributionCallback(CallbackBase):
         if stage != "fit" or skipped(trainer):
             return
         self._end()
+        self._ended = {}
         refuse_sharded(trainer.strategy, "ContributionCallback", "use `strategy='ddp'` or a single device")
         fitting: Any = trainer  # `callbacks` is not declared
         fitting.callbacks = [self, *(other for other in fitting.callbacks if other is not self)]
         if self.dirpath is None:
             beside = (getattr(other, "dirpath", None) for other in fitting.callbacks if type(other).__name__ == "TracInCallback")
             self.dirpath = place(trainer.strategy.broadcast(str(next(filter(None, beside), default_directory(trainer, 1)))))
+        if any(isinstance(other, ContributionCallback) and other.dirpath == self.dirpath for other in fitting.callbacks[1:]):
+            raise TracInError(
+                f"Two ContributionCallbacks of this Trainer write to {self.dirpath}; give each a `dirpath` of its own."
+            )
 
         def columns(dataset: Any) -> Sequence[str]:
             return BatchGroups(dataset, self.options, self.languages.train).beside
@@ -117,33 +125,36 @@ class ContributionCallback(CallbackBase):
         self._lock = acquired(store.folder, environment)
         state = self._state if trainer.global_step > 0 else None
         self._state = None
-        self._make_room(trainer, store, state)
+        on_rank_zero(environment, lambda: self._make_room(store, state))
         with untouched_process(*users_objects(trainer)):
             accounting = Accounting(self.options, self.probes, self.languages, store, trainer, pl_module, self._watch)
-        self._account = str(trainer.strategy.broadcast(uuid.uuid4().hex)) if state is None else str(state["account"])
+        self._account = str(trainer.strategy.broadcast(uuid.uuid4().hex)) if state is None else str(state["identity"])
+        try:
+            accounting.start(self._account, state, trainer.global_step // max(1, len(trainer.optimizers)))
+        except BaseException:
+            accounting.close()
+            raise
         self._accounting = accounting
-        accounting.start(self._account, state, trainer.global_step // max(1, len(trainer.optimizers)))
 
-    def _make_room(self, trainer: Trainer, store: AccountStore, state: dict[str, Any] | None) -> None:
+    def _make_room(self, store: AccountStore, state: dict[str, Any] | None) -> None:
         """Clear the folder of an account that may be replaced; refuse any other account than the one that goes on."""
-        if trainer.is_global_zero and state is None and store.is_there:
-            if not self.options.overwrite and store.windows():
+        if state is None:
+            if store.is_there and not self.options.overwrite and store.windows():
                 raise TracInError(
                     f"{store.folder} holds another account ({len(store.windows())} windows). Choose another `dirpath`, replace "
                     "it with `overwrite=True`, or resume its fit with `ckpt_path`."
                 )
             store.clear()
-        if state is not None and (not store.is_there or store.record().account != state["account"]):
+        elif not store.is_there or store.record().account != state["identity"]:
             raise TracInError(
                 f"{store.folder} does not hold the account that the checkpoint belongs to; restore it, or choose another "
                 "`dirpath` for an account that begins here."
             )
-        trainer.strategy.barrier("tracin_account")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Split the gradients of this batch."""
         if self._accounting is not None:
-            self._accounting.batch_starts(trainer.current_epoch + 1)
+            self._accounting.batch_starts(trainer.current_epoch + 1, batch_idx)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the steps, and end a window that is long enough."""
@@ -159,16 +170,23 @@ class ContributionCallback(CallbackBase):
                 "ContributionCallback noticed no optimizer step, so there is nothing to account for. Under manual optimization, "
                 "step the optimizers from `self.optimizers()`."
             )
+        self._keep()
         self._accounting.finish()
         self._end()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Release the directory: the fit ends without `on_train_end`."""
+        if self._accounting is not None:
+            self._keep()
         self._end()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Release the directory, however the fit ended."""
         self._end()
+
+    def _keep(self) -> None:
+        """Keep the state that the account has before it ends, off the accelerator."""
+        self._ended = apply_to_collection(self.state_dict(), Tensor, lambda one: one.cpu())
 
     def _end(self) -> None:
         if self._accounting is not None:

@@ -96,7 +96,7 @@ class Window:
         """The numbers, all float64.
 
         - `nats` [queries, sources]: by how much each source lowered the loss of each query.
-        - `before`, `after` [probes]: the losses at both ends.
+        - `before`, `after` [probes]: the losses at both ends; NaN for those that were not measured there.
 
         Raises:
             TracInError: the file is missing or damaged.
@@ -160,11 +160,48 @@ class AccountStore:
         write_tensors(path, numbers, self.record().account)
         write_record(path.with_suffix(".json"), record)
 
+    def measured_after(self, losses: Tensor) -> None:
+        """Replace the losses at the end of the last window, if there is one: all probes are measured when the fit ends."""
+        for window in self.windows()[-1:]:
+            self.append(window.record, {**window.numbers, "after": losses})
+
     def cut_back(self, windows: int) -> None:
-        """Delete all windows after the first `windows`, the last one first."""
-        for window in reversed(self.windows()[windows:]):
+        """Delete all windows after the first `windows`, the last one first.
+
+        Raises:
+            TracInError: there are fewer.
+        """
+        held = self.windows()
+        if len(held) < windows:
+            raise TracInError(
+                f"{self._windows} holds {len(held)} windows, but the checkpoint belongs to an account of {windows}; restore the "
+                "others from a copy."
+            )
+        for window in reversed(held[windows:]):
             window.path.with_suffix(".json").unlink(missing_ok=True)
             window.path.unlink(missing_ok=True)
+
+    def refuse_other(self, record: AccountRecord) -> None:
+        """Check that an account goes on with the same probes and groups.
+
+        Raises:
+            TracInError: it does not; the message names the difference.
+        """
+        held = self.record()
+        words = {
+            "by": "groups by another column",
+            "groups": "other probes, or other groups of them",
+            "items": "probes with other items",
+            "queries": "other probes whose loss is split",
+            "every_n_steps": "another every_n_steps",
+            "loss": "another loss",
+        }
+        for name, difference in words.items():
+            if getattr(held, name) != getattr(record, name):
+                raise TracInError(
+                    f"The account in {self.folder} was begun with {difference} than this fit has; resume it with the same probes "
+                    "and options, or choose another `dirpath` for an account that begins here."
+                )
 
     def write_train(self, table: SampleTable) -> None:
         """Write the train samples."""

@@ -20,13 +20,15 @@ from torch import Tensor
 from lightning_tracin.attribution.accounts import DECAY, MOMENTUM, Account
 from lightning_tracin.attribution.batch_groups import BatchGroups, GroupNames
 from lightning_tracin.attribution.prepare import GivenLanguages
+from lightning_tracin.attribution.processes import on_rank_zero
 from lightning_tracin.attribution.window_length import is_accounted, window_length
 from lightning_tracin.config import ContributionOptions
 from lightning_tracin.gradients.group_split import UNDIVIDED, GroupSplit
 from lightning_tracin.storage.account import OTHER_SOURCES, AccountRecord, AccountStore, WindowRecord
 from lightning_tracin.storage.records import package_versions
 from lightning_tracin.trainer.account_probes import AccountProbes
-from lightning_tracin.trainer.joined_gradients import JoinedGradients
+from lightning_tracin.trainer.environment import Environment
+from lightning_tracin.trainer.joined_gradients import JoinedGradients, joined_counts
 from lightning_tracin.trainer.learning_rates import unwrapped
 from lightning_tracin.trainer.loader_watch import LoaderWatch
 
@@ -84,6 +86,8 @@ class Accounting:
         watch: LoaderWatch,
     ) -> None:
         self._options, self._store, self._trainer, self._watch = options, store, trainer, watch
+        self._given = languages.train
+        self._read_at = (watch.loader, watch.loader.passes)
         self._groups = BatchGroups(watch.loader.dataset, options, languages.train)
         self._names = GroupNames(self._groups.names)
         self._probes = AccountProbes(options, probes, languages.probes, trainer, module, watch.loader)
@@ -96,6 +100,7 @@ class Accounting:
         self._seconds = 0.0
         self._began = time.perf_counter()
         self._epoch = 1
+        self._of_batch: list[str] = []  # group of each sample of the batch
         self._waiting: Counter[str] = Counter()  # samples of the batches since the last step
         self._counted = 0  # steps whose samples have been counted
         self._window: _Window | None = None
@@ -124,17 +129,23 @@ class Accounting:
             losses = self._probes.losses(self._epoch, of_all=True)
             self._window = _Window(self._weights(), losses, step + 1, self._options.window)
         else:
+            environment = Environment(self._trainer.lightning_module, self._trainer.strategy)
+            on_rank_zero(environment, lambda: self._store.refuse_other(self._record(account, step)))
             self._names = GroupNames(state["names"])
             self._account.load(state["account"])
             if self._account.join is not None:
                 self._account.join = JoinedGradients(self._account.split, self._names)
             kept = state["window"]
-            self._window = _Window(**{**kept, "samples": Counter(kept["samples"])})
-            if self._trainer.is_global_zero:
-                self._store.cut_back(self._window.number - 1)
+            length = self._options.window or kept["length"]
+            self._window = window = _Window(**{**kept, "length": length, "samples": Counter(kept["samples"])})
+            on_rank_zero(environment, lambda: self._go_on(window.number - 1))
         self._counted = self.step
         rank_zero_info(self._announced())
         self._warn(self._account.approximate)
+
+    def _go_on(self, windows: int) -> None:
+        self._store.cut_back(windows)
+        self._store.write(self._store.record().model_copy(update={"ended": False}))
 
     def _record(self, account: str, step: int) -> AccountRecord:
         elements = {name: parameter.numel() for name, parameter in self._account.split.parameters.items()}
@@ -189,11 +200,17 @@ class Accounting:
 
     # -- batches and steps
 
-    def batch_starts(self, epoch: int) -> None:
+    def batch_starts(self, epoch: int, batch_idx: int) -> None:
         """Split the gradients of the batch that the fit has taken, if its step is accounted."""
         self._epoch = epoch
-        delivered = self._watch.loader.delivered
-        names = self._groups.of(delivered.popleft(), self.step + 1)
+        trainer = self._trainer
+        if trainer.lightning_module.automatic_optimization and batch_idx % trainer.accumulate_grad_batches == 0:
+            self._waiting.clear()  # of an epoch that was broken off: the fit sets their gradients to zero
+        facts, loader = self._watch.taken(), self._watch.loader
+        if self._read_at != (loader, loader.passes):  # samples may change by epoch, and the whole dataset, too
+            self._read_at = (loader, loader.passes)
+            self._groups = BatchGroups(loader.dataset, self._options, self._given)
+        self._of_batch = names = self._groups.of(facts, self.step + 1)
         window = self._current
         if window.length is None:
             accumulated, batches = self._trainer.accumulate_grad_batches, self._trainer.num_training_batches
@@ -204,7 +221,6 @@ class Accounting:
                 window.begin[name] = one.detach().clone()
         self._is_split = is_accounted(self.step + 1, self._options.every_n_steps)
         if self._is_split:
-            self._waiting.update(names)
             self._account.split.begin(torch.tensor([self._names.number(name) for name in names]))
         else:
             self._account.split.pause()
@@ -213,12 +229,14 @@ class Accounting:
         """Count the steps that were made, and end the window if it is long enough."""
         self._account.split.pause()
         window = self._current
+        if self._is_split:
+            self._waiting.update(self._of_batch)
         if self.step == self._counted:
             return
         self._counted = self.step
         if self._is_split:
             window.accounted += 1
-            window.samples.update(self._waiting)
+            window.samples.update(joined_counts(self._waiting) if self._account.join is not None else self._waiting)
         self._waiting.clear()
         if window.length is not None and self.step - window.first + 1 >= window.length:
             self._end_window()
@@ -261,6 +279,10 @@ class Accounting:
         """End the last window and the account."""
         if self.step >= self._current.first:
             self._end_window(is_last=True)
+        else:  # the last step was the last one of its window
+            losses = self._probes.losses(self._epoch, of_all=True)
+            if self._trainer.is_global_zero:
+                self._store.measured_after(losses)
         self._warn(self._account.approximate)
         if self._account.remainders:
             name, steps = max(self._account.remainders.items(), key=lambda item: item[1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -41,7 +43,8 @@ class JoinedGradients:
         for key in keys:
             vectors = self._of(key)
             if key not in rows:
-                summed = vectors.dense(PENDING).contiguous()
+                device = self._split.parameters[key[0]].device  # where the processes can add up, wherever the account is kept
+                summed = vectors.dense(PENDING).to(device).contiguous()
                 torch.distributed.all_reduce(summed)
                 vectors.drop(PENDING)
                 vectors.add(PENDING, summed)
@@ -50,6 +53,14 @@ class JoinedGradients:
     def _of(self, key: tuple[str, str | int]) -> GroupVectors:
         name, label = key
         return self._split.of(name, label if isinstance(label, int) else self._names.number(label))
+
+
+def joined_counts(counts: Mapping[str, int]) -> Counter[str]:
+    """The sums of all processes' counts."""
+    found: Counter[str] = Counter()
+    for theirs in _exchanged(dict(counts)):
+        found.update(theirs)
+    return found
 
 
 def _exchanged(value: Any) -> list[Any]:
