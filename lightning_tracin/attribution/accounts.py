@@ -12,7 +12,7 @@ Where only every n-th step is split, its gradients count n times: the sums are t
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -101,6 +101,7 @@ class Account:
         self._rules: dict[int, UpdateRule | None] = {}
         self._skipped: dict[str, _Skipped] = {}
         self._before: dict[str, _Before] = {}
+        self._depth: Counter[int] = Counter()  # of calls of each optimizer's `step` that have not returned
         self._known: set[str] = set()  # parameters whose earlier momentum has been looked for
         self._hooks = ExitStack()
         for number, optimizer in enumerate(self.optimizers):
@@ -127,6 +128,10 @@ class Account:
 
     def _pre_hook(self, number: int) -> Callable[..., Any]:
         def before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            self._depth[number] += 1
+            if self._depth[number] > 1:  # a subclass calls the step of its base, which has hooks, too
+                return None
+            self._before.clear()
             closure = kwargs.get("closure", args[1] if len(args) > 1 else None)  # the first is the optimizer
             if closure is None:
                 self._note(number, optimizer)
@@ -145,8 +150,10 @@ class Account:
 
     def _post_hook(self, number: int) -> Callable[..., None]:
         def after_step(optimizer: Optimizer, *_: Any) -> None:
-            found = getattr(optimizer, "found_inf", None)
-            if found is None or not bool(found):
+            self._depth[number] -= 1
+            if self._depth[number]:
+                return
+            if not _is_skipped(optimizer):
                 self._made(number, optimizer)
             self._before.clear()
 
@@ -155,7 +162,8 @@ class Account:
     @torch.no_grad()
     def _note(self, number: int, optimizer: Optimizer) -> None:
         """Look at the gradients of a step that is about to be made, and at what it starts from."""
-        self._before.clear()
+        if _is_skipped(optimizer):
+            return
         rule = self._rules[number]
         mine = [
             (self._names[id(parameter)], group, parameter)
@@ -174,6 +182,8 @@ class Account:
             self.remainders[name] += 1
         is_compared = self._is_compared(number)
         for name, group, parameter in mine:
+            if name in self._before:  # the step has called its closure before, and may have moved the weights since
+                continue
             state = optimizer.state.get(parameter, {})
             needs_weights = rule is None or float(group.get("weight_decay", 0) or 0) != 0
             self._before[name] = _Before(
@@ -194,7 +204,8 @@ class Account:
     @torch.no_grad()
     def _made(self, number: int, optimizer: Optimizer) -> None:
         self.steps[number] = self.steps.get(number, 0) + 1
-        rule, gap, moved = self._rules[number], 0.0, 0.0
+        rule = self._rules[number]
+        gap = moved = rounded = close = 0.0
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 name = self._names.get(id(parameter))
@@ -209,12 +220,10 @@ class Account:
                 if was is not None and before.elements is not None:
                     change = _some(parameter) - before.elements
                     gap += float((self._some_of_totals(name) - was - change).square().sum())
-                    moved += (
-                        float(change.square().sum())
-                        + float(before.elements.square().sum()) * torch.finfo(parameter.dtype).eps ** 2
-                    )
-        dtype = next(iter(self.model.parameters())).dtype
-        if gap > _CLOSE.get(dtype, 0.1) ** 2 * moved:
+                    rounding = torch.finfo(parameter.dtype).eps ** 2 * float(before.elements.square().sum())
+                    close = max(close, _CLOSE.get(parameter.dtype, 0.1))
+                    moved, rounded = moved + float(change.square().sum()), rounded + rounding
+        if gap > close**2 * moved + rounded:
             self._rules[number] = None
             self._say_approximate(optimizer, "does not step as its rule says")
 
@@ -319,6 +328,12 @@ def _step(vectors: GroupVectors, step: LinearStep, count: float) -> None:
     if step.of_gradient and gradient is not None:
         _add_scaled(vectors, TOTAL, step.scale, gradient, -step.of_gradient * count)
     vectors.drop(PENDING)
+
+
+def _is_skipped(optimizer: Optimizer) -> bool:
+    """Whether a gradient scaler has found an infinite gradient and makes a fused optimizer skip its step."""
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)
 
 
 def _add_scaled(vectors: GroupVectors, name: str, scale: Tensor | float, values: Tensor, factor: float) -> None:
