@@ -24,6 +24,10 @@ from tests.support import plain_optimizers as plain
 LANGUAGES = ("de", "en", "ru")
 
 
+#: Samples of a batch.
+SIZE = 4
+
+
 class Tokens(torch.utils.data.Dataset[dict[str, Tensor]]):
     def __init__(self, count: int, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -46,6 +50,17 @@ class Plain(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.head(torch.tanh(self.inner(self.norm(self.table(tokens)))).mean(1))
+
+
+class Bag(nn.Module):
+    """Its embedding has sparse gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(11, 4, sparse=True), nn.Linear(4, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.table(tokens)).mean(1))
 
 
 class Module(pl.LightningModule):
@@ -175,6 +190,17 @@ class ByHand:
                     moved = (rate(name) * change).expand_as(parameter)
                     self.totals[name][source] = self.totals[name].get(source, 0) + moved
                     parameter.add_(moved)
+
+
+def loader(train: Tokens) -> DataLoader[Any]:
+    """Batches in the order of the samples."""
+    return DataLoader(train, batch_size=SIZE)
+
+
+def require_same_weights(one: nn.Module, other: nn.Module) -> None:
+    """The loop ends with the weights of the fit."""
+    for (name, mine), theirs in zip(one.named_parameters(), other.parameters(), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-11), f"{name}: the oracle itself is wrong"
 
 
 def batches_of(count: int, size: int) -> list[range]:
