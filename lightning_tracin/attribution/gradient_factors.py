@@ -106,13 +106,14 @@ class GradientFactors:
         factor = torch.where(is_clear, gradient / torch.where(is_clear, whole, 1), otherwise)
         plausible = is_clear & (factor >= 0) & (factor <= 1.0 + close) & (otherwise > 0)
         factor = torch.where(plausible | ~is_clear, factor, otherwise)
+        left = float((gradient - factor * whole).norm())
+        is_explained = left <= 10 * close * float(gradient.norm())
+        if not is_explained:  # by no factors at all, then
+            factor = torch.full_like(factor, otherwise)
+            self.split.of(name, UNDIVIDED).add(PENDING, (gradient - otherwise * whole) * self.scale)
         for vectors in parts:
             vectors[PENDING].mul_(vectors.pick(factor)).mul_(self.scale)
-        rest = (gradient - factor * whole) * self.scale
-        if float(rest.norm()) <= 10 * close * float(gradient.norm()) * self.scale:
-            return True
-        self.split.of(name, UNDIVIDED).add(PENDING, rest)
-        return False
+        return is_explained
 
 
 def _compared(parameter: nn.Parameter, vectors: Mapping[int, GroupVectors]) -> _Compared | None:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from lightning_tracin import ContributionCallback
 from lightning_tracin.attribution.accounts import DECAY, MOMENTUM, Account
+from lightning_tracin.gradients.group_split import UNDIVIDED
 from lightning_tracin.gradients.group_vectors import TOTAL
 from tests.support import plain_optimizers as plain
 
@@ -225,7 +226,7 @@ def written_out(
     return hand.totals
 
 
-_OTHERS: Mapping[object, int] = {"decay": DECAY, "momentum": MOMENTUM}
+_OTHERS: Mapping[object, int] = {"decay": DECAY, "momentum": MOMENTUM, "undivided": UNDIVIDED}
 
 
 def require_same(spy: Totals, totals: Mapping[str, Mapping[object, Tensor]], close: float = 1e-7) -> float:
