@@ -172,13 +172,14 @@ class Account:
             if parameter.grad is not None and id(parameter) in self._names
         ]
         names = [name for name, _, _ in mine]
-        if self.join is not None and self.is_split_now():
+        is_split = self.is_split_now()
+        if self.join is not None and is_split:
             self.join({(name, s): v for name in names for s, v in self.split.vectors[name].items() if PENDING in v})
         scale = getattr(optimizer, "grad_scale", None)
         factors = GradientFactors(
             {name: parameter for name, _, parameter in mine}, self.split, 1.0 if scale is None else 1 / float(scale)
         )
-        for name in factors.apply():
+        for name in factors.apply() if is_split else ():
             self.remainders[name] += 1
         is_compared = self._is_compared(number)
         for name, group, parameter in mine:
@@ -189,7 +190,7 @@ class Account:
             self._before[name] = _Before(
                 None if rule is None else rule.before(state, parameter),
                 parameter.detach().clone() if needs_weights else None,
-                _some(parameter) if is_compared else None,
+                _some(parameter) if is_compared and name not in factors.negligible else None,
             )
             if name not in self._known:
                 self._known.add(name)

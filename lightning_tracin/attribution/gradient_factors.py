@@ -8,7 +8,7 @@ by value). The parts get that factor. What still does not add up belongs to no g
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 import torch
@@ -25,6 +25,10 @@ _CLOSE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 1e-2, torch.b
 _CANCELLED = 1e-5
 
 
+#: Where parts cancel, this part of their size stands for the gradient's, which rounding is compared with.
+_ROUNDED = 0.1
+
+
 @dataclass(frozen=True)
 class _Compared:
     """A parameter's gradient and the sum of its parts, on the rows that the parts have."""
@@ -36,11 +40,12 @@ class _Compared:
     product: float
     square: float  # of the sum
     norm: float  # squared norm of the gradient
+    sizes: float  # sum of the squared norms of the parts, which rounding follows where they cancel
     least: float = 0.0  # squared norm of what is taken for rounding
 
     def gap(self, factor: float) -> float:
         """How far the gradient is from the factor times the sum, relative to the gradient."""
-        scale = max(self.norm, self.least)
+        scale = max(self.norm, self.least, _ROUNDED**2 * factor * factor * self.sizes)
         if not scale:
             return float(factor * self.square != 0)
         squared = self.norm - 2 * factor * self.product + factor * factor * self.square
@@ -57,11 +62,15 @@ class GradientFactors:
         parameters: those with a gradient, by name.
         split: holds the parts since the last step.
         scale: what the optimizer itself multiplies gradients with.
+
+    Attributes:
+        negligible: parameters whose gradient is nothing but rounding, so that its parts need not add up.
     """
 
     parameters: Mapping[str, nn.Parameter]
     split: GroupSplit
     scale: float = 1.0
+    negligible: set[str] = field(default_factory=set)
 
     def apply(self) -> list[str]:
         """Multiply the parts by their factors; the names of parameters whose parts do not add up to the gradient.
@@ -70,13 +79,14 @@ class GradientFactors:
         """
         compared = {name: _compared(parameter, self.split.vectors[name]) for name, parameter in self.parameters.items()}
         known = {name: one for name, one in compared.items() if one is not None}
+        wrong = [name for name in compared if name not in known and self._is_left_whole(name)]
         least = NOTHING**2 * sum(one.norm for one in known.values())
         found = {name: replace(one, least=least) for name, one in known.items()}
+        self.negligible.update(name for name, one in known.items() if one.norm <= least)
         close = _CLOSE[self.split.coarsest]
         ratios = [one.product / one.square for one in found.values() if one.square > 0]
         common = [1.0, *([median(ratios)] if ratios else [])]
         factor = max(common, key=lambda one: sum(other.gap(one) <= close for other in found.values()))
-        wrong = []
         for name, one in found.items():
             own = one.product / one.square if one.square > 0 else 1.0
             chosen = next((each for each in (factor, own) if one.gap(each) <= close), None)
@@ -85,6 +95,14 @@ class GradientFactors:
             elif not self._element_by_element(name, one, factor, close):
                 wrong.append(name)
         return wrong
+
+    def _is_left_whole(self, name: str) -> bool:
+        """Whether a gradient came in no parts at all, so that it is undivided."""
+        gradient = _dense(self.parameters[name].grad)
+        if not bool(gradient.any()):
+            return False
+        self.split.of(name, UNDIVIDED).add(PENDING, gradient * self.scale)
+        return True
 
     def _multiply(self, name: str, factor: float) -> None:
         if factor * self.scale == 1.0 or abs(factor * self.scale - 1.0) < 1e-12:
@@ -138,6 +156,7 @@ def _compared(parameter: nn.Parameter, vectors: Mapping[int, GroupVectors]) -> _
         _dot(own, total[PENDING]),
         _dot(total[PENDING], total[PENDING]),
         norm,
+        sum(_dot(one[PENDING], one[PENDING]) for one in parts),
     )
 
 
