@@ -16,7 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
@@ -48,13 +48,28 @@ class _Skipped:
     scale: Tensor | float = 0.0
 
 
+class _Elements(NamedTuple):
+    """A few elements of a parameter just before a step, in float64."""
+
+    weights: Tensor
+    gradient: Tensor
+    moment: Tensor
+
+    def stepped(self, step: LinearStep) -> Tensor:
+        """How a step changes them."""
+        gradient = step.sign * self.gradient + step.coupled * self.weights
+        moment = step.keep * self.moment + _some(step.gain) * gradient
+        update = _some(step.scale) * (step.of_moment * moment + step.of_gradient * gradient)
+        return -update - step.decoupled * self.weights
+
+
 @dataclass
 class _Before:
     """What is known of a parameter just before a step."""
 
     rule: Any = None
     weights: Tensor | None = None  # where they are needed
-    elements: Tensor | None = None  # a few of them, to compare the step with
+    elements: _Elements | None = None  # to compare the step with
 
 
 @dataclass
@@ -190,8 +205,12 @@ class Account:
             self._before[name] = _Before(
                 None if rule is None else rule.before(state, parameter),
                 parameter.detach().clone() if needs_weights else None,
-                _some(parameter) if is_compared and name not in factors.negligible else None,
+                self._elements(number, parameter, state, factors.scale) if is_compared else None,
             )
+            if rule is not None and rule.moment is not None and state.get(rule.moment) is None:  # new, or reset by the user
+                self._skipped.pop(name, None)
+                for vectors in self.split.vectors[name].values():
+                    vectors.drop(MOMENT)
             if name not in self._known:
                 self._known.add(name)
                 moment = None if rule is None or rule.moment is None else state.get(rule.moment)
@@ -200,7 +219,14 @@ class Account:
 
     def _is_compared(self, number: int) -> bool:
         made = self.steps.get(number, 0)
-        return self.every == 1 and self._rules[number] is not None and (made < _COMPARED_FIRST or made % _COMPARED_EVERY == 0)
+        return self._rules[number] is not None and (made < _COMPARED_FIRST or made % _COMPARED_EVERY == 0)
+
+    def _elements(self, number: int, parameter: nn.Parameter, state: Mapping[str, Any], scale: float) -> _Elements:
+        rule = self._rules[number]
+        moment = None if rule is None or rule.moment is None else state.get(rule.moment)
+        weights = _some(parameter)
+        assert parameter.grad is not None
+        return _Elements(weights, _some(parameter.grad) * scale, torch.zeros_like(weights) if moment is None else _some(moment))
 
     @torch.no_grad()
     def _made(self, number: int, optimizer: Optimizer) -> None:
@@ -216,12 +242,12 @@ class Account:
                 if rule is None:
                     self._split_change(name, parameter, before)
                     continue
-                was = None if before.elements is None else self._some_of_totals(name)
-                self._update(name, rule.after(group, optimizer.state[parameter], parameter, before.rule), before)
-                if was is not None and before.elements is not None:
-                    change = _some(parameter) - before.elements
-                    gap += float((self._some_of_totals(name) - was - change).square().sum())
-                    rounding = torch.finfo(parameter.dtype).eps ** 2 * float(before.elements.square().sum())
+                step = rule.after(group, optimizer.state[parameter], parameter, before.rule)
+                self._update(name, step, before)
+                if before.elements is not None:
+                    change = _some(parameter) - before.elements.weights
+                    gap += float((before.elements.stepped(step) - change).square().sum())
+                    rounding = torch.finfo(parameter.dtype).eps ** 2 * float(before.elements.weights.square().sum())
                     close = max(close, _CLOSE.get(parameter.dtype, 0.1))
                     moved, rounded = moved + float(change.square().sum()), rounded + rounding
         if gap > close**2 * moved + rounded:
@@ -288,11 +314,6 @@ class Account:
             for vectors in mine.values():
                 vectors.drop(TOTAL)
 
-    def _some_of_totals(self, name: str) -> Tensor:
-        found = [_some(vectors.dense(TOTAL)) for vectors in self.split.vectors[name].values() if TOTAL in vectors]
-        parameter = self.split.parameters[name]
-        return sum(found, torch.zeros(1, dtype=torch.float64, device=parameter.device).expand(len(_some(parameter))))
-
     @property
     def nbytes(self) -> int:
         """Memory of all vectors."""
@@ -345,7 +366,13 @@ def _add_scaled(vectors: GroupVectors, name: str, scale: Tensor | float, values:
         vectors[name].add_(values, alpha=scale * factor)
 
 
-def _some(tensor: Tensor) -> Tensor:
-    """A few elements of a tensor, evenly spaced, in float64."""
-    flat = tensor.detach().reshape(-1)
+@overload
+def _some(values: Tensor) -> Tensor: ...
+@overload
+def _some(values: Tensor | float) -> Tensor | float: ...
+def _some(values: Tensor | float) -> Tensor | float:
+    """A few elements of a tensor, evenly spaced, in float64; a number as it is."""
+    if not isinstance(values, Tensor):
+        return values
+    flat = (values.detach().to_dense() if values.is_sparse else values.detach()).reshape(-1)
     return flat[:: max(1, flat.numel() // _ELEMENTS)].to(torch.float64, copy=True)

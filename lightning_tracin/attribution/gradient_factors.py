@@ -8,7 +8,7 @@ by value). The parts get that factor. What still does not add up belongs to no g
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from statistics import median
 
 import torch
@@ -19,7 +19,7 @@ from lightning_tracin.gradients.group_vectors import PENDING, GroupVectors
 from lightning_tracin.gradients.settled_ways import NOTHING
 
 #: Largest difference, relative to a gradient, that rounding may cause, by the least precise data type in the backward pass.
-_CLOSE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+_CLOSE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 #: An element's factor is not read from parts whose sum is this much smaller than they are.
 _CANCELLED = 1e-5
@@ -62,15 +62,11 @@ class GradientFactors:
         parameters: those with a gradient, by name.
         split: holds the parts since the last step.
         scale: what the optimizer itself multiplies gradients with.
-
-    Attributes:
-        negligible: parameters whose gradient is nothing but rounding, so that its parts need not add up.
     """
 
     parameters: Mapping[str, nn.Parameter]
     split: GroupSplit
     scale: float = 1.0
-    negligible: set[str] = field(default_factory=set)
 
     def apply(self) -> list[str]:
         """Multiply the parts by their factors; the names of parameters whose parts do not add up to the gradient.
@@ -82,7 +78,6 @@ class GradientFactors:
         wrong = [name for name in compared if name not in known and self._is_left_whole(name)]
         least = NOTHING**2 * sum(one.norm for one in known.values())
         found = {name: replace(one, least=least) for name, one in known.items()}
-        self.negligible.update(name for name, one in known.items() if one.norm <= least)
         close = _CLOSE[self.split.coarsest]
         ratios = [one.product / one.square for one in found.values() if one.square > 0]
         common = [1.0, *([median(ratios)] if ratios else [])]

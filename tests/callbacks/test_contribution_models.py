@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader
 from lightning_tracin.gradients.group_split import UNDIVIDED
 from tests.support import plain_optimizers as plain
 from tests.support.accounted_fits import (
-    SIZE,
     ByHand,
     Module,
     Plain,
@@ -135,7 +134,7 @@ def test_models_of_transformers(tmp_path: Path, name: str, size: int) -> None:
         del hand.totals[one]
     for (one, mine), theirs in zip(module.named_parameters(), other.parameters(), strict=True):
         assert one in noisy or torch.allclose(mine, theirs, atol=1e-8), f"{one}: the oracle itself is wrong"
-    print(name, require_same(spy, hand.totals, 1e-5))
+    require_same(spy, hand.totals, 1e-5)
     assert spy.account is not None
     assert spy.account.approximate is None
     assert not spy.account.remainders
@@ -150,8 +149,10 @@ def test_half_precision(tmp_path: Path, precision: str, optimizer: str) -> None:
         module = Module(Plain, make).to(torch.bfloat16 if own == "bf16-true" else torch.float32)
         before = weights_of(module)
         spy = fitted(tmp_path / str(number), module, DataLoader(train, batch_size=20), {}, precision=own, max_epochs=1)
-        close = 0.4 if own == "bf16-true" else 0.05 if own == "bf16-mixed" else 1e-4
-        print(own, require_sums(spy, before, weights_of(module), close))
+        rounded = torch.finfo(next(module.parameters()).dtype).eps  # of the weights, in each of two steps
+        for one, weights in weights_of(module).items():
+            gap = sum(part.double() for part in spy.found[one].values()) - (weights.double() - before[one].double())
+            assert float(gap.norm()) <= rounded * float(weights.norm()) + 2e-2 * float((weights - before[one]).norm()), one
         assert spy.account is not None
         assert spy.account.approximate is None
         assert not spy.account.remainders
@@ -160,7 +161,6 @@ def test_half_precision(tmp_path: Path, precision: str, optimizer: str) -> None:
         largest = max(float(part.norm()) for part in parts.values())
         for source, part in parts.items():
             off = float((found[1][one][source].float() - part).norm()) / largest
-            print(precision, one, source, off)
             assert off < (0.1 if optimizer == "sgd" else 0.5), (one, source, off)
 
 
@@ -200,7 +200,6 @@ def test_samples_that_interact_add_up(tmp_path: Path, temperature: bool, caplog:
         '1 parameters (1 elements, such as temperature) cannot be split by group; their part of the change is the row "undivided"'
     )
     assert (said in caplog.text) == temperature
-    assert SIZE > 1
 
 
 @pytest.mark.parametrize("languages", [("de",), ("de", "en")])
@@ -217,6 +216,6 @@ def test_packed_batches_are_undivided_unless_they_have_one_language(tmp_path: Pa
     before = weights_of(module)
     probes = DataLoader(Packed(6, 4, languages), batch_size=3, collate_fn=collate)
     spy = fitted(tmp_path, module, DataLoader(Packed(12, 3, languages), batch_size=4, collate_fn=collate), {}, probes=probes)
-    require_sums(spy, before, weights_of(module), 1e-6)
+    require_sums(spy, before, weights_of(module), 1e-5)
     sources = set().union(*(mine.keys() for mine in spy.found.values()))
     assert (UNDIVIDED in sources) == (len(languages) > 1)

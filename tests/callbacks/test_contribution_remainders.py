@@ -175,3 +175,27 @@ def test_noise_in_gradients_is_undivided(tmp_path: Path, optimizer: str) -> None
     require_same(spy, hand.totals)
     assert spy.account is not None
     assert spy.account.approximate is None
+
+
+class Restarted(pl.Callback):
+    """Forgets the optimizer's state before the second epoch."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.optimizers[0].state.clear()
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "nesterov", "adam", "adamw"])
+def test_momentum_that_a_user_resets(tmp_path: Path, optimizer: str) -> None:
+    train = Tokens(19, seed=1)
+    make, stepper = OPTIMIZERS[optimizer]
+    module, other = (Module(Plain, make) for _ in range(2))
+    spy = fitted(tmp_path, module, loader(train), {}, callbacks=[Restarted()])
+    hand = ByHand(other, train, lambda _: stepper())
+    for _ in range(2):
+        hand._own = {name: stepper() for name in hand.parameters}
+        for batch in batches_of(19, SIZE):
+            hand.zero()
+            hand.backward(batch)
+            hand.step()
+    require_same_weights(module, other)
+    require_same(spy, hand.totals)
