@@ -208,7 +208,7 @@ class Account:
                 self._elements(number, parameter, state, factors.scale) if is_compared else None,
             )
             if rule is not None and rule.moment is not None and state.get(rule.moment) is None:  # new, or reset by the user
-                self._skipped.pop(name, None)
+                self._catch_up(name)
                 for vectors in self.split.vectors[name].values():
                     vectors.drop(MOMENT)
             if name not in self._known:
