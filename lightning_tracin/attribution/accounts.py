@@ -180,7 +180,7 @@ class Account:
                 continue
             state = optimizer.state.get(parameter, {})
             decay = float(group.get("weight_decay", 0) or 0)
-            decayed = decay * float(group["lr"]) if group.get("decoupled_weight_decay", False) else 0.0
+            decayed = decay * float(group["lr"]) if rule and group.get("decoupled_weight_decay", False) else 0.0
             needs_weights = rule is None or (decay != 0 and not decayed)
             if decayed:
                 self._decay(name, -decayed)

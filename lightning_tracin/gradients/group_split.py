@@ -211,7 +211,7 @@ class GroupSplit:
             found = self._repeated(output, parameters, masked)
             for name, one in zip(names, found, strict=True):
                 if one is not None:
-                    self.of(name, group).add(PENDING, one.detach())
+                    self.of(name, group).add(PENDING, one.detach().clone())
 
     def _repeated(self, output: Tensor, parameters: Sequence[nn.Parameter], gradient: Tensor) -> Sequence[Tensor | None]:
         """Repeat the backward pass through a module, unseen by hooks; nothing is found under reentrant checkpointing."""
@@ -237,7 +237,7 @@ class GroupSplit:
             self._begin(name)
             self._note(gradient)
             only = self._batch.only
-            self.of(name, UNDIVIDED if only is None else only).add(PENDING, gradient.detach())
+            self.of(name, UNDIVIDED if only is None else only).add(PENDING, gradient.detach().clone())
 
     # -- sums
 
