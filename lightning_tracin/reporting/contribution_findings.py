@@ -61,7 +61,7 @@ def findings_of_contributions(whole: pd.DataFrame) -> Iterator[str]:
         part = f" ({abs(left) / abs(fall):.1%})".replace("%", " %") if fall else ""
         verb = "fell" if fall >= 0 else "rose"
         yield (
-            f"The loss of {name} {verb} by {_nats(abs(fall))} nats ({rows[0]['probes']} probes): {'; '.join(parts)}; "
+            f"The loss of {name} {verb} by {_nats(abs(fall))} nats ({_probes(rows[0]['probes'])}): {'; '.join(parts)}; "
             f"{_nats(left)} is unexplained{part}."
         )
 
@@ -115,6 +115,10 @@ def _work(rows: list[dict[Hashable, Any]], train: str, seen: int) -> Iterator[st
 
 def _verb(row: Mapping[Hashable, Any]) -> str:
     return "lowered" if row["nats"] >= 0 else "raised"
+
+
+def _probes(count: int) -> str:
+    return f"{count} probe{'' if count == 1 else 's'}"
 
 
 def _nats(value: float) -> str:

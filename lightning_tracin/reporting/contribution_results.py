@@ -59,11 +59,12 @@ def write_contributions(run: TracInRun) -> Mapping[str, str]:
         {}
     """
     attempts, folder = Attempts(), run.directory.results
-    table = pd.DataFrame()
+    tables: list[pd.DataFrame] = []
     with attempts.at("contributions.csv", "contributions.png", "the page's contributions"):
-        table = every_window(run)
-    if table.empty:
+        tables.append(every_window(run))
+    if not tables or tables[0].empty:
         return attempts.failed
+    (table,) = tables
     summed = table[table["cumulative"]].drop(columns="cumulative")
     picture: bytes | None = None
     with attempts.at("contributions.csv"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from lightning_tracin.analysis.contributions import NO_INTERVAL, UNEXPLAINED, grouping_of, whole_fit
+from lightning_tracin.errors import one_line
 from lightning_tracin.run import TracInRun
 
 
@@ -17,7 +18,7 @@ def wide(whole: pd.DataFrame) -> pd.DataFrame:
     Example:
         >>> rows = [("fall", 0.75, True), ("decay", 0.125, False), ("unexplained", 0.125, False)]
         >>> whole = pd.DataFrame(rows, columns=["train_language", "nats", "is_group"])
-        >>> wide(whole.assign(probe_language="fr", fall=1.0, probes=9)).to_dict("records")
+        >>> wide(whole.assign(probe_language="fr", fall=1.0, probes=9)).to_dict("records")  # not the fall
         [{'probe_language': 'fr', 'probes': 9, 'fall': 1.0, "'fall'": 0.75, 'decay': 0.125, 'unexplained': 0.125}]
     """
     probe, train = grouping_of(whole)
@@ -25,7 +26,7 @@ def wide(whole: pd.DataFrame) -> pd.DataFrame:
     taken = {probe, "probes", "fall", *(name for name, is_group in sources if not is_group)}
     columns: dict[tuple[str, bool], str] = {}
     for name, is_group in sources:
-        shown = name
+        shown = one_line(str(name))
         while is_group and shown in taken:
             shown = f"'{shown}'"
         taken.add(shown)

@@ -43,27 +43,30 @@ class Plots:
         """
         return figures.contributions(self._run.contributions(cumulative=True, interval=NO_INTERVAL), probe)
 
-    def curves(self) -> Figure:
-        """Reliance at each snapshot, a panel for each probe language; by the score of the fit, like all of reliance here.
+    def curves(self, k: int | None = None) -> Figure:
+        """Reliance at each snapshot, a panel for each probe language, by the fit's similarity and weighting.
+
+        Args:
+            k: how many of each probe's strongest train samples to count. None: as in the fit.
 
         Raises:
-            TracInError: the run has no influence.
+            TracInError: the run has no influence, or `k` is out of range.
             MissingPackageError: matplotlib is not installed.
         """
-        return figures.curves(self._reliance())
+        return figures.curves(self._reliance(k))
 
-    def heat_map(self) -> Figure:
-        """Lift and reliance of the whole run.
+    def heat_map(self, k: int | None = None) -> Figure:
+        """Lift and reliance of the whole run; see `curves`.
 
         Raises:
-            TracInError: the run has no influence.
+            TracInError: the run has no influence, or `k` is out of range.
             MissingPackageError: matplotlib is not installed.
         """
-        return figures.heat_map(self._reliance())
+        return figures.heat_map(self._reliance(k))
 
-    def _reliance(self) -> Results:
+    def _reliance(self, k: int | None) -> Results:
         run = self._run
-        view = run.record.options.view(run.method.measure)
+        view = run.record.options.view(run.method.measure).but(top_k=k)
         parts = {
             ("positive", cumulative): run.reliance(
                 view.top_k, "positive", cumulative, view.measure, view.similarity, view.weighting

@@ -33,6 +33,7 @@ from tests.support.study_tables import (
     agreed,
     areas,
     changed,
+    contributed,
     imbalanced,
     left,
     masked,
@@ -46,6 +47,8 @@ from tests.support.study_tables import (
 
 FIGURES: dict[str, Callable[[], Figure]] = {
     "curves": lambda: figures.curves(results()),
+    "contributions": lambda: figures.contributions(contributed()),
+    "contributions to one language": lambda: figures.contributions(contributed(), ZERO_SHOT),
     "heat_map": lambda: figures.heat_map(results()),
     "shares": lambda: figures.shares(reliance().assign(k=50)),
     "shares of 14 scores": lambda: figures.shares(pd.concat([reliance().assign(score=score) for score in SCORES])),
@@ -152,6 +155,7 @@ OF_LANGUAGES: dict[str, tuple[Callable[[pd.DataFrame], Figure], Callable[[], pd.
     "imbalance": (figures.imbalance, imbalanced),
     "masks": (figures.masks, masked),
     "left_out": (lambda table: figures.left_out(table, reliance().replace(AWKWARD)), left),
+    "contributions": (figures.contributions, contributed),
     "curves": (lambda table: figures.curves(dataclasses.replace(results(), reliance=table)), lambda: results().reliance),
     "heat_map": (lambda table: figures.heat_map(dataclasses.replace(results(), reliance=table)), lambda: results().reliance),
 }

@@ -127,3 +127,18 @@ def left(seeds: int = 3, probes: Sequence[str] = (*LANGUAGES, ZERO_SHOT)) -> pd.
     whole = generator.normal(size=(seeds, len(probes)))
     without = {t: whole + 0.4 * (np.asarray(probes) == t) + generator.normal(size=whole.shape) * 0.1 for t in LANGUAGES}
     return change_in_loss(whole, without, np.asarray(probes))
+
+
+def contributed(trains: Sequence[str] = LANGUAGES, probes: Sequence[str] = (*LANGUAGES, ZERO_SHOT)) -> pd.DataFrame:
+    """A cumulative table of contributions over three windows: one language raises the losses, and a little is unexplained."""
+    sources = [*((train, True) for train in trains), ("decay", False), ("unexplained", False)]
+    rows = [
+        (window, 10 * window - 9, 10 * window, probe, *source, window * (0.1 + 0.01 * i + 0.002 * j) * (-1 if j == 2 else 1))
+        for window in (1, 2, 3)
+        for i, probe in enumerate(probes)
+        for j, source in enumerate(sources)
+    ]
+    columns = ["window", "first_step", "step", "probe_language", "train_language", "is_group", "nats"]
+    table = pd.DataFrame(rows, columns=columns).assign(epoch=1, probes=20, samples=5)
+    fall = table.groupby(["window", "probe_language"])["nats"].transform("sum")
+    return table.assign(fall=fall, loss=4.0 - fall, measured=fall, low=table["nats"] - 0.01, high=table["nats"] + 0.02)

@@ -59,7 +59,7 @@ def contributions(table: pd.DataFrame, probe: str | None = None, languages: Sequ
     figure.supylabel("loss (nats)", fontsize=10)
     line: dict[str, Any] = {"measured loss": Line2D([], [], color="black", lw=1.6)}
     patches = {_label(source, names, sources): Patch(**style) for source, style in styles.items()}
-    drawing.legend(figure, f"lowered by {train.replace('_', ' ')}", line | patches)
+    drawing.legend(figure, train.replace("_", " "), line | patches)
     drawing.title(
         figure,
         f"What lowered the loss, by {group.replace('_', ' ')}",
@@ -105,6 +105,7 @@ def _draw(panel: Axes, mine: pd.DataFrame, train: str, styles: dict[tuple[str, b
     panel.plot(steps, [start, *(start - windows["fall"])], color="black", lw=1.6, label="measured loss")
     panel.axhline(start, color=drawing.GREY, lw=0.8, ls=":", label="start")
     panel.grid(alpha=0.25)
+    panel.set_axisbelow(True)
 
 
 def _of(mine: pd.DataFrame, train: str, source: tuple[Hashable, bool]) -> list[float]:

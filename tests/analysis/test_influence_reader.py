@@ -1,0 +1,96 @@
+"""A run directory with contributions, with influence, or with both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lightning_tracin import TracInError, TracInRun
+from lightning_tracin.analysis.contributions import contribution_table
+from lightning_tracin.storage.sample_table import SampleTable
+from tests.support.accounts import small_account, with_samples
+from tests.support.hand_made import run_directory
+
+SAMPLES = SampleTable(("de", "en") * 4, (None,) * 8, tuple(map(str, range(8))), (None,) * 8)
+
+NEEDS_INFLUENCE: dict[str, Callable[[TracInRun], object]] = {
+    "influence": lambda run: run.influence(),
+    "reliance": lambda run: run.reliance(k=1),
+    "top": lambda run: run.top(0),
+    "tops": lambda run: run.scores(0),
+    "ingredients": lambda run: run.ingredients(0),
+    "record": lambda run: run.record,
+    "snapshots": lambda run: run.snapshots,
+    "train": lambda run: run.train,
+    "probes": lambda run: run.probes,
+    "queries": lambda run: run.queries,
+    "method": lambda run: run.method,
+    "representations": lambda run: run.representations(),
+    "curves": lambda run: run.plot.curves(),
+}
+
+
+@pytest.mark.parametrize("name", NEEDS_INFLUENCE)
+def test_what_needs_influence_says_so_where_there_are_contributions_only(name: str, tmp_path: Path) -> None:
+    small_account(tmp_path / "run")
+    run = TracInRun.open(tmp_path / "run")
+    with pytest.raises(TracInError) as caught:
+        NEEDS_INFLUENCE[name](run)
+    assert str(caught.value) == f"{run.path} holds contributions only; fit with `TracInCallback` to have influence."
+
+
+def test_contributions_are_the_table_of_the_account(tmp_path: Path) -> None:
+    store = small_account(tmp_path / "run")
+    run = TracInRun.open(tmp_path / "run")
+    for asked in ({}, {"cumulative": True}, {"share": True, "by": "language"}):
+        given = {name: value for name, value in asked.items() if name != "by"}
+        pd.testing.assert_frame_equal(run.contributions(**asked), contribution_table(store.record(), store.windows(), **given))
+    with pytest.raises(TracInError, match=r"The contributions in .*run are by language, not by 'domain'"):
+        run.contributions(by="domain")
+
+
+def test_a_run_without_an_account_names_the_callback(tmp_path: Path) -> None:
+    run = TracInRun(run_directory(tmp_path / "run", SAMPLES, SAMPLES))
+    with pytest.raises(TracInError, match="holds no contributions; fit with `ContributionCallback` to have them"):
+        run.contributions()
+
+
+def test_a_run_with_both_has_both(tmp_path: Path) -> None:
+    run_directory(tmp_path / "run", SAMPLES, SAMPLES)
+    small_account(tmp_path / "run")
+    run = TracInRun.open(tmp_path / "run")
+    assert run.influence().shape == (8, 8)
+    assert len(run.contributions()) == 16
+    assert [panel.get_title() for panel in run.plot.curves(k=3).axes if panel.axison] == ["de", "en"]
+    assert run.plot.heat_map(k=3).axes
+
+
+def test_a_directory_with_neither_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(TracInError, match=r"run.json is missing; is .* a run directory of lightning-tracin\?"):
+        TracInRun.open(tmp_path)
+
+
+def test_a_damaged_account_is_named_when_it_is_read(tmp_path: Path) -> None:
+    store = small_account(tmp_path / "run")
+    (store.folder / "account.json").write_text("{}")
+    run = TracInRun.open(tmp_path / "run")
+    with pytest.raises(TracInError, match=r"account.json is damaged or of another version"):
+        run.contributions()
+
+
+def test_top_by_contribution(tmp_path: Path) -> None:
+    with_samples(small_account(tmp_path / "run"))
+    run = TracInRun.open(tmp_path / "run")
+    assert run.top(by="contribution", group="fr", k=2)["text"].tolist() == ["Hello", "Bye"]
+    assert run.top(by="contribution", group="fr", k=1, sign="negative")["score"].tolist() == [pytest.approx(-0.1)]
+    for asked in ({"by": "contribution"}, {"by": "contribution", "group": "fr", "probe": 1}):
+        with pytest.raises(TracInError, match="ranks train samples for a group of probes: give `group`, and no `probe`"):
+            run.top(**asked)
+    for asked in ({}, {"probe": 0, "group": "fr"}):
+        with pytest.raises(TracInError, match="for a single probe: give `probe`, and no `group`"):
+            run.top(**asked)
+    with pytest.raises(TracInError, match="by should be"):
+        run.top(by="need")
