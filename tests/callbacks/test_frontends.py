@@ -190,4 +190,4 @@ def test_lightning_cli_of_the_other_package_gives_the_same_account(tmp_path: Pat
     assert [window.record for window in there] == [window.record for window in here]
     for one, other in zip(there, here, strict=True):
         for name, numbers in other.numbers.items():
-            np.testing.assert_array_equal(one.numbers[name], numbers)
+            np.testing.assert_allclose(one.numbers[name], numbers, rtol=1e-4, atol=1e-6)  # threads differ
