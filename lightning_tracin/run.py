@@ -1,68 +1,58 @@
-"""`TracInRun`: reads a run directory and derives every score and table from the stored products."""
+"""`TracInRun`: reads a run directory and derives every score and table from what is stored."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from inspect import signature
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
-from lightning_tracin.analysis.reliance import COLUMNS, Floats, Interval, Tally
-from lightning_tracin.analysis.score_array import score_array
-from lightning_tracin.analysis.scorer import Scorer
-from lightning_tracin.analysis.scores import Scores, require_k
-from lightning_tracin.analysis.top_k import Strongest
+from lightning_tracin.analysis.contributions import contribution_table
+from lightning_tracin.analysis.influence_reader import InfluenceReader
+from lightning_tracin.analysis.reliance import Floats, Interval
 from lightning_tracin.attribution.early_products import warn_of_early_products
 from lightning_tracin.attribution.method import Method, method_of
-from lightning_tracin.config import DAMPING, Blocks, Measure, Preconditioning, Scoring, Sign, Similarity, Weighting
+from lightning_tracin.config import Scoring
 from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.filesystem import Place, place
-from lightning_tracin.storage.records import RunRecord
-from lightning_tracin.storage.sample_table import SampleTable
-from lightning_tracin.storage.shards import Indices, Ingredients
-from lightning_tracin.storage.snapshots import Snapshot
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule
 
-RELIANCE_COLUMNS = ("snapshot", "epoch", "step", *COLUMNS)
+    from lightning_tracin.reporting.plots import Plots
 
 
-class TracInRun:
+class TracInRun(InfluenceReader):
     """A run, opened for reading.
+
+    It has influence after a fit with `TracInCallback`, contributions after one with `ContributionCallback`; what is not there is
+    an error when it is asked for.
 
     Attributes:
         directory: the files of the run.
         path: its folder.
-        method: the attribution method that computed its influence.
-        train: table of the train samples.
-        probes: table of the probes.
-        queries: the columns of `influence`: the probes, or their languages where only language means were computed.
+        account: the files of its contributions.
+        has_influence: whether it has influence.
 
     Example:
-        A run is the result of a fit with `TracInCallback`; skipped here, because it takes a fit.
+        A run is the result of a fit; skipped here, because it takes a fit.
 
         >>> run = TracInRun.open("runs/xnli")  # doctest: +SKIP
         >>> run.influence(similarity="dot").sel(probe=3)  # the influence of each train sample on probe 3  # doctest: +SKIP
         >>> run.reliance(k=50).query("probe_language == 'sw'")  # which languages Swahili relies on  # doctest: +SKIP
         >>> run.top(probe=3, sign="negative")  # the train samples that hurt probe 3 most  # doctest: +SKIP
+        >>> run.contributions(cumulative=True, share=True)  # which languages lowered each one's loss  # doctest: +SKIP
     """
 
     def __init__(self, directory: RunDirectory) -> None:
-        self.directory = directory
-        self.path: Path = directory.path
-        directory.ledger.snapshots()  # report missing or damaged files now
-        self.train: SampleTable = directory.samples("train")
-        self.probes: SampleTable = directory.samples("probes")
-        self.method: Method = method_of(self.record.options)
-        self.queries: SampleTable = self.method.queries(self.probes)
-        self._scorer = Scorer(directory, self.method)
+        super().__init__(directory)
+        if self.has_influence:  # report missing or damaged files now
+            directory.ledger.snapshots()
+            _ = self.train, self.probes, self.queries, self._scorer
 
     @classmethod
     def open(cls, path: Place) -> TracInRun:
@@ -79,203 +69,52 @@ class TracInRun:
             no/such/folder/run.json is missing
         """
         run = cls(RunDirectory(place(path)))
-        warn_of_early_products(run.directory, run.method)
+        if run.has_influence:
+            warn_of_early_products(run.directory, run.method)
         return run
 
-    @property
-    def record(self) -> RunRecord:
-        """The content of `run.json`."""
-        return self.directory.record()
+    @cached_property
+    def method(self) -> Method:
+        """The attribution method that computed its influence."""
+        return method_of(self.record.options)
 
-    @property
-    def snapshots(self) -> tuple[Snapshot, ...]:
-        """The snapshots, in order; while the fit goes on, more are added."""
-        return self.directory.ledger.snapshots()
-
-    @property
-    def is_large(self) -> bool:
-        """Whether the influence matrix takes more than 512 MiB; tables are then computed shard by shard."""
-        return self._scorer.is_large
-
-    def ingredients(self, snapshot: int) -> Ingredients:
-        """Inner products and norms at one snapshot, per optimizer group; whitened ones are of all groups together.
-
-        Raises:
-            TracInError: they were not computed, or only in part.
-        """
-        return self._scorer.ingredients(snapshot, Scoring())
-
-    def scores(self, snapshot: int, scoring: Scoring | None = None) -> Scores:
-        """Influence at one snapshot alone: array [train, queries]."""
-        return self._scorer.scores(snapshot, scoring or Scoring())
-
-    def influence(
-        self,
-        similarity: Similarity = "cosine",
-        weighting: Weighting = "uniform",
-        snapshots: Sequence[int] | None = None,
-        preconditioner: Preconditioning | None = None,
-        damping: float = DAMPING,
-        blocks: Blocks = "whole",
-    ) -> xr.DataArray:
-        """Influence of every train sample on every probe, summed over snapshots.
+    def contributions(
+        self, by: str | None = None, cumulative: bool = False, share: bool = False, interval: Interval | None = None
+    ) -> pd.DataFrame:
+        """By how many nats each train language lowered the loss of each probe language in the fit, window by window.
 
         Args:
-            similarity: `"cosine"`, `"dot"` or `"relatif"`.
-            weighting: `"uniform"` or `"learning_rate"`. With `"fisher"`, learning rates enter before the whitening (see
-                `analysis.fisher`).
-            snapshots: indices of the snapshots to sum. None: all.
-            preconditioner: `"adam"` or `"fisher"` if the run supports it, or `"none"`. None: the one that the run was made with.
-            damping: for `"fisher"`: the ridge, as a fraction of F's trace (see `analysis.fisher`).
-            blocks: for `"fisher"`: whiten all features together (`"whole"`) or each `"layer"` separately.
+            by: what the account is by, as a check. None: whatever it is.
+            cumulative: sum over all windows up to each, instead of taking each alone.
+            share: as parts of the probe language's measured fall.
+            interval: bootstrap over the items of the probes. None: 95%.
 
         Returns:
-            Array with dimensions `train` and `probe` (indices) and the coordinates `train_language`, `train_item`,
-            `probe_language` and `probe_item`.
+            A row for each window, probe language and source of change: the train languages, then `decay`, `momentum`, `undivided`
+            where they did anything, and `unexplained`. `analysis.contributions.contribution_table` explains the columns.
 
         Raises:
-            TracInError: a snapshot has no stored products, or an argument is invalid.
+            TracInError: the directory has no account, it is by something else, or a file is missing or damaged.
 
         Example:
             Skipped: needs a run directory.
 
-            >>> influence = run.influence(weighting="learning_rate")  # doctest: +SKIP
-            >>> influence.groupby("train_language").sum("train")  # what each language contributes  # doctest: +SKIP
+            >>> run.contributions(cumulative=True).query("probe_language == 'uk'")  # doctest: +SKIP
         """
-        scoring = Scoring(
-            similarity=similarity, weighting=weighting, preconditioner=preconditioner, damping=damping, blocks=blocks
-        )
-        total: Scores = np.zeros((len(self.train), len(self.queries)))
-        for train, scores in self._summed(scoring, self._scorer.chosen(snapshots)):
-            total[train] = scores
-        return score_array(total, self.train, self.queries, similarity, weighting, self._scorer.preconditioner(scoring) or "none")
+        if not self.account.is_there:
+            raise TracInError(f"{self.path} holds no contributions; fit with `ContributionCallback` to have them.")
+        record = self.account.record()
+        if by not in (None, record.by):
+            raise TracInError(f"The contributions in {self.path} are by {record.by}, not by {by!r}; a fit's account is by one.")
+        return contribution_table(record, self.account.windows(), cumulative, share, interval)
 
-    def reliance(
-        self,
-        k: int = 100,
-        sign: Sign = "positive",
-        cumulative: bool = False,
-        measure: Measure = "share",
-        similarity: Similarity = "cosine",
-        weighting: Weighting = "uniform",
-        snapshots: Sequence[int] | None = None,
-        interval: Interval | None = None,
-        by: Literal["layer"] | None = None,
-        preconditioner: Preconditioning | None = None,
-        damping: float = DAMPING,
-        blocks: Blocks = "whole",
-    ) -> pd.DataFrame:
-        """Reliance of every probe language on every train language, at every snapshot.
+    @property
+    def plot(self) -> Plots:
+        """Figures of the run, as functions that return matplotlib figures, such as `run.plot.contributions()`."""
+        # Like those below, an import against the arrows, named in the contracts: reading a run does not need figures.
+        from lightning_tracin.reporting.plots import Plots
 
-        Args:
-            k: how many of each probe's strongest train samples to count.
-            sign: `"positive"` for proponents, `"negative"` for opponents.
-            cumulative: sum influence up to each snapshot, instead of taking each snapshot alone.
-            measure: `"share"` of the top k, `"mass"` (share of all influence of that sign) or `"mean"` influence of a sample.
-            similarity: see `influence`.
-            weighting: see `influence`.
-            snapshots: indices of the snapshots to show. None: all.
-            interval: bootstrap over probes. None: 95%.
-            by: `"layer"` computes a table for each layer from its own gradients, from the embeddings to the head.
-            preconditioner: see `influence`.
-            damping: see `influence`.
-            blocks: see `influence`.
-
-        Returns:
-            One row for each snapshot, probe language and train language (and layer). The columns are `RELIANCE_COLUMNS`, with
-            `layer` after `step` for `by="layer"`.
-
-        Raises:
-            TracInError: an argument is invalid, `k` is out of range, or the run has language means only and `measure` is not
-                `"mean"`.
-
-        Example:
-            Skipped: needs a run directory.
-
-            >>> run.reliance(k=50, snapshots=[0, 1])[["snapshot", "probe_language", "train_language", "value"]]  # doctest: +SKIP
-            >>> run.reliance(by="layer")  # doctest: +SKIP
-        """
-        if self.method.measure == "mean" and measure != "mean":
-            raise TracInError(
-                f"measure={measure!r} ranks train samples for each probe, but {self.path} holds language means only; use "
-                "measure='mean', or run the fit with `language_means=False`."
-            )
-        if by not in (None, "layer"):
-            raise TracInError(f"by should be 'layer' or None, but is {by!r}.")
-        scoring = Scoring(
-            similarity=similarity, weighting=weighting, preconditioner=preconditioner, damping=damping, blocks=blocks
-        )
-        chosen = self._scorer.chosen(snapshots)
-        tallies: dict[tuple[int, str], Tally] = defaultdict(lambda: Tally(self.train.language, k, sign, measure))
-        for together in [range(max(chosen) + 1)] if cumulative else [[index] for index in chosen]:
-            for train, each in self._scorer.blocks(together, scoring, by_layer=by == "layer"):
-                total: dict[str, Scores] = {}
-                for index, scores in zip(together, each, strict=True):
-                    total = {layer: one + total[layer] if layer in total else one for layer, one in scores.items()}
-                    for layer, one in total.items() if index in chosen else ():
-                        tallies[index, layer].add(train, one)
-        tables = []
-        for (index, layer), tally in tallies.items():
-            about = self.snapshots[index].record
-            table = tally.table(self.queries.language, interval)
-            tables.append(table.assign(snapshot=about.index, epoch=about.epoch, step=about.step, layer=layer))
-        columns = [*RELIANCE_COLUMNS[:3], *([] if by is None else ["layer"]), *RELIANCE_COLUMNS[3:]]
-        whole: pd.DataFrame = pd.concat(tables, ignore_index=True)[columns]
-        if self.method.measure == "mean":
-            whole["probes"] = whole["probe_language"].map(self.probes.counts())
-        return whole
-
-    def top(
-        self,
-        probe: int,
-        k: int = 10,
-        sign: Sign = "positive",
-        similarity: Similarity = "cosine",
-        weighting: Weighting = "uniform",
-        snapshots: Sequence[int] | None = None,
-        preconditioner: Preconditioning | None = None,
-        damping: float = DAMPING,
-        blocks: Blocks = "whole",
-    ) -> pd.DataFrame:
-        """The strongest train samples of one probe (or query), with their texts; the scores are those of `influence`.
-
-        Returns:
-            Columns train (index), item, language, label, score, text; strongest first.
-
-        Raises:
-            TracInError: there is no such probe, or `k` is out of range.
-
-        Example:
-            Skipped: needs a run directory.
-
-            >>> run.top(probe=3, k=5)[["language", "score", "text"]]  # doctest: +SKIP
-        """
-        if not 0 <= probe < len(self.queries):
-            raise TracInError(f"There is no probe {probe}; the run has probes 0 to {len(self.queries) - 1}.")
-        scoring = Scoring(
-            similarity=similarity, weighting=weighting, preconditioner=preconditioner, damping=damping, blocks=blocks
-        )
-        (table,) = self.tops([probe], k, sign, scoring, snapshots)
-        return table
-
-    def tops(
-        self, probes: Sequence[int], k: int, sign: Sign, scoring: Scoring, snapshots: Sequence[int] | None = None
-    ) -> list[pd.DataFrame]:
-        """The strongest train samples of several probes, one table per probe; see `top`.
-
-        Raises:
-            TracInError: see `top`.
-        """
-        require_k(k, len(self.train))
-        strongest = Strongest(k, sign)
-        for train, total in self._summed(scoring, self._scorer.chosen(snapshots)):
-            strongest.add(train, total[:, list(probes)])
-        tables = []
-        for indices, scores in zip(*(found.T for found in strongest.found()), strict=True):
-            chosen = self.train.take(indices.tolist())
-            columns = {"train": indices, "item": chosen.item, "language": chosen.language, "label": chosen.label}
-            tables.append(pd.DataFrame({**columns, "score": scores, "text": chosen.text}))
-        return tables
+        return Plots(self)
 
     def representations(self) -> tuple[Floats, Floats]:
         """The fitted model's sentence representations of the train samples and of the probes: [samples, width] each.
@@ -283,7 +122,7 @@ class TracInRun:
         Raises:
             TracInError: the run has none, because its influence was not computed or its module contains no transformers model.
         """
-        train, probes = self.directory.read_representations()
+        train, probes = self._influence_files.read_representations()
         return train.double().numpy(), probes.double().numpy()
 
     def add_probes(
@@ -314,10 +153,10 @@ class TracInRun:
         Example:
             >>> run = run.add_probes(module, DataLoader(swahili, batch_size=32))  # doctest: +SKIP
         """
-        # Like that in `score`, an import against the arrows, named in the contracts: reading a run does not need Lightning.
+        # Neither does it need Lightning.
         from lightning_tracin.trainer.add_probes import add_probes
 
-        add_probes(self.directory, module, probes, languages, language_column, item_column)
+        add_probes(self._influence_files, module, probes, languages, language_column, item_column)
         return TracInRun(self.directory)
 
     def score(self, module: LightningModule, candidates: Any, probes: Any = None, **settings: Any) -> xr.DataArray:
@@ -390,11 +229,3 @@ class TracInRun:
             raise TracInError("Per-token scores are not whitened; take `preconditioner='none'`.")
         pairs = Pairs.of(probes, train, self.record.probes.count, len(self.train))
         return token_scores(self.directory, module, train_loader, probe_loaders, pairs, scoring, chosen, **settings)
-
-    def _summed(self, scoring: Scoring, chosen: Sequence[int]) -> Iterator[tuple[Indices, Scores]]:
-        """Influence summed over snapshots, block by block of train samples."""
-        for train, each in self._scorer.blocks(chosen, scoring):
-            total = next(each)[""].copy()  # the scorer caches its arrays
-            for one in each:
-                total += one[""]
-            yield train, total

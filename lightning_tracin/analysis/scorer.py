@@ -143,6 +143,18 @@ class Scorer:
             named = self._layered if by_layer else self._whole
             yield train, (named(snapshot, one, scoring) for snapshot, one in zip(snapshots, found, strict=True))
 
+    def summed(self, snapshots: Sequence[int], scoring: Scoring) -> Iterator[tuple[Indices, Scores]]:
+        """Influence summed over snapshots, block by block of train samples: [block, queries].
+
+        Raises:
+            TracInError: see `ingredients`.
+        """
+        for train, each in self.blocks(snapshots, scoring):
+            total = next(each)[""].copy()  # this scorer caches its arrays
+            for one in each:
+                total += one[""]
+            yield train, total
+
     def _whole(self, snapshot: int, ingredients: Ingredients, scoring: Scoring) -> dict[str, Scores]:
         return {"": self._scores(ingredients, scoring.similarity, self._weights(snapshot, scoring))}
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from lightning_tracin.analysis.scores import Scores
 from lightning_tracin.config import Sign, check_choice
+from lightning_tracin.storage.sample_table import SampleTable
 
 _Indices = npt.NDArray[np.int64]
 
@@ -80,3 +82,21 @@ class Strongest:
         starts = np.searchsorted(probes[order], np.arange(self._keys.shape[1]))
         chosen = order[starts + np.arange(len(self._keys))[:, None]]
         self._keys, self._train, self._waiting = keys[chosen], train[chosen], []
+
+
+def tables_of(strongest: Strongest, train: SampleTable) -> list[pd.DataFrame]:
+    """The strongest train samples of each probe: columns train (index), item, language, label, score, text.
+
+    Example:
+        >>> strongest = Strongest(k=1, sign="positive")
+        >>> strongest.add(np.array([0, 1]), np.array([[0.1], [0.3]]))
+        >>> (table,) = tables_of(strongest, SampleTable(("de", "en"), (None, None), ("Hallo", "Hello"), (None, None)))
+        >>> table[["train", "language", "score", "text"]].values.tolist()
+        [[1, 'en', 0.3, 'Hello']]
+    """
+    tables = []
+    for indices, scores in zip(*(found.T for found in strongest.found()), strict=True):
+        chosen = train.take(indices.tolist())
+        columns = {"train": indices, "item": chosen.item, "language": chosen.language, "label": chosen.label}
+        tables.append(pd.DataFrame({**columns, "score": scores, "text": chosen.text}))
+    return tables

@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 from lightning_tracin.attribution.gradient_factors import GradientFactors
 from lightning_tracin.attribution.update_rules import LinearStep, UpdateRule, rule_of
 from lightning_tracin.gradients.group_split import UNDIVIDED, GroupSplit
-from lightning_tracin.gradients.group_vectors import MOMENT, PENDING, TOTAL, GroupVectors
+from lightning_tracin.gradients.group_vectors import MOMENT, PENDING, TOTAL, GroupVectors, TouchedRows
 
 #: Numbers of the sources that are no group of samples, beside `UNDIVIDED`.
 DECAY, MOMENTUM = -2, -3
@@ -46,6 +46,25 @@ class _Skipped:
 
     kept: float = 1.0
     scale: Tensor | float = 0.0
+    is_compact: bool = False
+
+    def add(self, scale: Tensor | float, factor: float, is_compact: bool) -> None:
+        """Add a step's scale times a factor."""
+        if not isinstance(scale, Tensor):
+            self.scale = self.scale + scale * factor
+        elif not isinstance(self.scale, Tensor):
+            self.scale, self.is_compact = scale * factor + self.scale, is_compact
+        else:
+            grown = len(scale) - len(self.scale)
+            self.scale = (torch.cat([self.scale, torch.zeros_like(scale[-grown:])]) if grown else self.scale).add_(
+                scale, alpha=factor
+            )
+
+    def scale_for(self, touched: TouchedRows | None) -> Tensor | float:
+        """The scale, with zeros for the rows of a table that have been touched since."""
+        if not self.is_compact or touched is None or not isinstance(self.scale, Tensor):
+            return self.scale
+        return torch.cat([self.scale, self.scale.new_zeros(len(touched.rows) - len(self.scale), *self.scale.shape[1:])])
 
 
 @dataclass
@@ -55,6 +74,7 @@ class _Before:
     rule: Any = None
     weights: Tensor | None = None  # where they are needed
     elements: Tensor | None = None  # a few of them, to compare the step with
+    decayed: float = 0.0  # what decoupled decay takes from each of them, which has been counted already
 
 
 @dataclass
@@ -148,6 +168,8 @@ class Account:
             found = getattr(optimizer, "found_inf", None)
             if found is None or not bool(found):
                 self._made(number, optimizer)
+            else:
+                self._skip()
             self._before.clear()
 
         return after_step
@@ -175,17 +197,37 @@ class Account:
         is_compared = self._is_compared(number)
         for name, group, parameter in mine:
             state = optimizer.state.get(parameter, {})
-            needs_weights = rule is None or float(group.get("weight_decay", 0) or 0) != 0
+            decay = float(group.get("weight_decay", 0) or 0)
+            decayed = decay * float(group["lr"]) if group.get("decoupled_weight_decay", False) else 0.0
+            needs_weights = rule is None or (decay != 0 and not decayed)
+            if decayed:
+                self._decay(name, -decayed)
             self._before[name] = _Before(
                 None if rule is None else rule.before(state, parameter),
                 parameter.detach().clone() if needs_weights else None,
                 _some(parameter) if is_compared else None,
+                decayed,
             )
             if name not in self._known:
                 self._known.add(name)
                 moment = None if rule is None or rule.moment is None else state.get(rule.moment)
                 if isinstance(moment, Tensor) and bool(moment.any()):
-                    self.split.of(name, MOMENTUM).add(MOMENT, moment.to_dense() if moment.is_sparse else moment)
+                    self.split.of(name, MOMENTUM).add(MOMENT, moment.to_dense() if moment.is_sparse else moment.clone())
+
+    @torch.no_grad()
+    def _skip(self) -> None:
+        """Take back what was counted for a step that the optimizer has not made, because a gradient was not finite."""
+        for name, before in self._before.items():
+            if before.decayed:
+                self._decay(name, before.decayed)
+
+    def _decay(self, name: str, factor: float) -> None:
+        """Add a multiple of a parameter to the total of weight decay."""
+        vectors, parameter = self.split.of(name, DECAY), self.split.parameters[name].detach()
+        if TOTAL not in vectors:
+            vectors.add(TOTAL, parameter * factor)
+        else:
+            vectors[TOTAL].add_(parameter.to(vectors[TOTAL]), alpha=factor)
 
     def _is_compared(self, number: int) -> bool:
         made = self.steps.get(number, 0)
@@ -205,9 +247,12 @@ class Account:
                     self._split_change(name, parameter, before)
                     continue
                 was = None if before.elements is None else self._some_of_totals(name)
-                self._update(name, rule.after(group, optimizer.state[parameter], parameter, before.rule), before)
+                state, rows = optimizer.state[parameter], self._rows(name, optimizer.state[parameter], before)
+                if rows is not None:  # what no group has touched is not looked at
+                    state = {key: one[rows] if _has_rows(one, parameter) else one for key, one in state.items()}
+                self._update(name, rule.after(group, state, parameter, before.rule), before, rows is not None)
                 if was is not None and before.elements is not None:
-                    change = _some(parameter) - before.elements
+                    change = _some(parameter) - before.elements * (1 - before.decayed)
                     gap += float((self._some_of_totals(name) - was - change).square().sum())
                     moved += (
                         float(change.square().sum())
@@ -218,7 +263,18 @@ class Account:
             self._rules[number] = None
             self._say_approximate(optimizer, "does not step as its rule says")
 
-    def _update(self, name: str, step: LinearStep, before: _Before) -> None:
+    def _rows(self, name: str, state: Mapping[str, Any], before: _Before) -> Tensor | None:
+        """The rows of a table to which a step can be confined; None if all are needed."""
+        touched, parameter = self.split.touched.get(name), self.split.parameters[name]
+        if touched is None or before.rule is not None or MOMENTUM in self.split.vectors[name]:
+            return None
+        shapes = [one for one in state.values() if isinstance(one, Tensor) and one.numel() > 1]
+        if not all(_has_rows(one, parameter) for one in shapes) or before.weights is not None:
+            return None
+        is_sparse = all(vectors.rows is not None for source, vectors in self.split.vectors[name].items() if source != DECAY)
+        return touched.rows if is_sparse else None
+
+    def _update(self, name: str, step: LinearStep, before: _Before, is_compact: bool) -> None:
         """Add a step to the totals of all sources."""
         count = self.every * step.sign
         skipped = self._skipped.setdefault(name, _Skipped())
@@ -227,16 +283,16 @@ class Account:
             self._catch_up(name)
             for source, vectors in mine.items():
                 if source != DECAY and (PENDING in vectors or MOMENT in vectors):
-                    _step(vectors, step, count if source >= UNDIVIDED else step.sign)
-        else:
+                    _step(vectors, step, count if source >= UNDIVIDED else step.sign, is_compact)
+        elif any(MOMENT in vectors for vectors in mine.values()):
             skipped.kept *= step.keep
-            skipped.scale = skipped.scale + step.scale * (skipped.kept * step.of_moment)
+            skipped.add(step.scale, skipped.kept * step.of_moment, is_compact)
         if before.weights is None:
             return
         decay = self.split.of(name, DECAY)
         if step.coupled:
             decay.add(PENDING, before.weights * step.coupled)
-            _step(decay, step, 1)
+            _step(decay, step, 1, is_compact=False)
         elif step.decoupled:
             decay.add(TOTAL, before.weights * -step.decoupled)
 
@@ -247,7 +303,9 @@ class Account:
             return
         for source, vectors in self.split.vectors[name].items():
             if source != DECAY and MOMENT in vectors:
-                _add_scaled(vectors, TOTAL, skipped.scale, vectors[MOMENT], -1.0)
+                _add_scaled(
+                    vectors, TOTAL, skipped.scale_for(self.split.touched.get(name)), vectors[MOMENT], -1.0, skipped.is_compact
+                )
                 vectors[MOMENT].mul_(skipped.kept)
 
     def _split_change(self, name: str, parameter: Tensor, before: _Before) -> None:
@@ -315,27 +373,31 @@ class Account:
         self._rules |= dict.fromkeys(state["without_rule"])
 
 
-def _step(vectors: GroupVectors, step: LinearStep, count: float) -> None:
+def _step(vectors: GroupVectors, step: LinearStep, count: float, is_compact: bool) -> None:
     """Add one source's part of a step to its total; the gradient since the last step is used up."""
     gradient = vectors.get(PENDING)
     if step.of_moment:
         if MOMENT in vectors:
             vectors[MOMENT].mul_(step.keep)
         if gradient is not None:
-            _add_scaled(vectors, MOMENT, step.gain, gradient, count)
+            _add_scaled(vectors, MOMENT, step.gain, gradient, count, is_compact)
         if MOMENT in vectors:
-            _add_scaled(vectors, TOTAL, step.scale, vectors[MOMENT], -step.of_moment)
+            _add_scaled(vectors, TOTAL, step.scale, vectors[MOMENT], -step.of_moment, is_compact)
     if step.of_gradient and gradient is not None:
-        _add_scaled(vectors, TOTAL, step.scale, gradient, -step.of_gradient * count)
+        _add_scaled(vectors, TOTAL, step.scale, gradient, -step.of_gradient * count, is_compact)
     vectors.drop(PENDING)
 
 
-def _add_scaled(vectors: GroupVectors, name: str, scale: Tensor | float, values: Tensor, factor: float) -> None:
-    """Add values times a scale, which is a number or a tensor of the parameter's shape, to a vector."""
+def _add_scaled(vectors: GroupVectors, name: str, scale: Tensor | float, values: Tensor, factor: float, is_compact: bool) -> None:
+    """Add values times a scale, which is a number or a tensor (see `GroupVectors.pick`), to a vector."""
     if isinstance(scale, Tensor):
-        vectors[name].addcmul_(vectors.pick(scale).to(values.device, values.dtype), values, value=factor)
+        vectors[name].addcmul_(vectors.pick(scale, is_compact).to(values.device, values.dtype), values, value=factor)
     else:
         vectors[name].add_(values, alpha=scale * factor)
+
+
+def _has_rows(value: Any, parameter: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.shape == parameter.shape
 
 
 def _some(tensor: Tensor) -> Tensor:

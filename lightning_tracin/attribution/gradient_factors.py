@@ -7,7 +7,7 @@ by value). The parts get that factor. What still does not add up belongs to no g
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -68,6 +68,10 @@ class GradientFactors:
 
         What is left of such a gradient becomes a part of `UNDIVIDED`.
         """
+        if self._add_up():
+            for name in self.parameters if self.scale != 1.0 else ():
+                self._multiply(name, 1.0)
+            return []
         compared = {name: _compared(parameter, self.split.vectors[name]) for name, parameter in self.parameters.items()}
         known = {name: one for name, one in compared.items() if one is not None}
         least = NOTHING**2 * sum(one.norm for one in known.values())
@@ -85,6 +89,19 @@ class GradientFactors:
             elif not self._element_by_element(name, one, factor, close):
                 wrong.append(name)
         return wrong
+
+    def _add_up(self) -> bool:
+        """Whether all gradients are the sums of their parts, which is usual, and quick to see."""
+        close, each = _CLOSE[self.split.coarsest], []
+        for name, parameter in self.parameters.items():
+            parts = [one for one in self.split.vectors[name].values() if PENDING in one]
+            if parts:
+                own, total, beyond = _beside(parameter, parts)
+                each.append(
+                    (float(torch.linalg.vector_norm(own.sub(total))) + beyond, float(torch.linalg.vector_norm(own)) + beyond)
+                )
+        least = NOTHING * sum(norm**2 for _, norm in each) ** 0.5
+        return all(gap <= close * max(norm, least) for gap, norm in each)
 
     def _multiply(self, name: str, factor: float) -> None:
         if factor * self.scale == 1.0 or abs(factor * self.scale - 1.0) < 1e-12:
@@ -120,24 +137,35 @@ def _compared(parameter: nn.Parameter, vectors: Mapping[int, GroupVectors]) -> _
     parts = [one for one in vectors.values() if PENDING in one]
     if not parts:
         return None
-    total = GroupVectors(
-        parameter.shape, parts[0][PENDING].dtype, parts[0][PENDING].device, all(p.rows is not None for p in parts)
-    )
+    own, total, beyond = _beside(parameter, parts)
+    rows = None if len(total) == len(parameter) else _rows(parts)
+    return _Compared(own, total, rows, beyond**2, _dot(own, total), _dot(total, total), _dot(own, own) + beyond**2)
+
+
+def _beside(parameter: nn.Parameter, parts: Sequence[GroupVectors]) -> tuple[Tensor, Tensor, float]:
+    """The gradient and the sum of its parts, of a table on the rows that the parts have, and the gradient's norm elsewhere."""
+    gradient = _dense(parameter.grad).to(parts[0][PENDING])
+    if any(one.rows is None for one in parts):
+        total = parts[0].dense(PENDING)
+        for number, one in enumerate(parts[1:]):
+            other = one.dense(PENDING)
+            total = total.add(other) if number == 0 else total.add_(other)
+        return gradient, total, 0.0
+    rows = _rows(parts)
+    total = gradient.new_zeros(len(rows), *gradient.shape[1:])
+    places = torch.full((len(gradient),), -1, dtype=torch.int64, device=gradient.device)
+    places[rows] = torch.arange(len(rows), device=gradient.device)
     for one in parts:
-        total.add(PENDING, one[PENDING], one.rows)
-    gradient = _dense(parameter.grad).to(total[PENDING])
-    norm = _dot(gradient, gradient)
-    own = total.pick(gradient)
-    kept = norm if total.rows is None else _dot(own, own)
-    return _Compared(
-        own,
-        total[PENDING],
-        total.rows,
-        max(norm - kept, 0.0),
-        _dot(own, total[PENDING]),
-        _dot(total[PENDING], total[PENDING]),
-        norm,
-    )
+        assert one.rows is not None
+        total.index_add_(0, places[one.rows], one[PENDING])
+    elsewhere = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+    elsewhere[rows] = 0
+    return gradient[rows], total, float(torch.linalg.vector_norm(elsewhere))
+
+
+def _rows(parts: Sequence[GroupVectors]) -> Tensor:
+    rows: Tensor = torch.unique(torch.cat([one.rows for one in parts if one.rows is not None]))
+    return rows
 
 
 def _dot(one: Tensor, other: Tensor) -> float:
@@ -146,4 +174,5 @@ def _dot(one: Tensor, other: Tensor) -> float:
 
 def _dense(gradient: Tensor | None) -> Tensor:
     assert gradient is not None
-    return gradient.to_dense() if gradient.is_sparse else gradient.detach()
+    dense: Tensor = gradient.to_dense() if gradient.is_sparse else gradient.detach()
+    return dense

@@ -36,16 +36,16 @@ class BatchFacts:
 
 
 @dataclass
-class _Beside:
+class _Carried:
     """A batch with what travels beside it."""
 
     batch: Any
     columns: dict[str, list[Any] | None]
     count: int | None  # raw samples
 
-    def pin_memory(self) -> _Beside:
+    def pin_memory(self) -> _Carried:
         """What the loader's thread for pinned memory calls."""
-        return _Beside(pin_memory(self.batch), self.columns, self.count)  # type: ignore[no-untyped-call]
+        return _Carried(pin_memory(self.batch), self.columns, self.count)  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class _Collate:
     columns: tuple[str, ...]
     is_batched: bool  # False: the dataset yields whole batches
 
-    def __call__(self, samples: Any) -> _Beside:
+    def __call__(self, samples: Any) -> _Carried:
         found = {name: _values(samples, name) for name in self.columns}
         count = len(samples) if self.is_batched and isinstance(samples, list | tuple) else None
-        return _Beside(self.collate(samples), found, count)
+        return _Carried(self.collate(samples), found, count)
 
 
 def _values(samples: Any, name: str) -> list[Any] | None:
@@ -159,7 +159,7 @@ class RecordedLoader:
             own.update(kept)
         return self._noted(iterator, None if sampler is None else sampler.drawn)
 
-    def _noted(self, iterator: Iterator[_Beside], drawn: deque[Any] | None) -> Iterator[Any]:
+    def _noted(self, iterator: Iterator[_Carried], drawn: deque[Any] | None) -> Iterator[Any]:
         mine: deque[int] = deque()
         for given, beside in enumerate(iterator):
             indices = None if drawn is None else _positions(drawn, getattr(iterator, "_send_idx", given + 1) - given)

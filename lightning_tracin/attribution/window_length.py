@@ -8,41 +8,32 @@ import math
 #: The part of a fit's time that looking at the probes may take by default, and the most windows of an epoch.
 TIME_SHARE, WINDOWS_AN_EPOCH = 0.25, 20
 
-#: Cost of a probe's gradient and of a probe's loss, in train samples that go forward and backward (`python -m benchmarks --only
-#: probe_look_vs_step`).
-GRADIENT_COST, LOSS_COST = 1.5, 0.4
+#: Where between the weights at a window's two ends the probes' gradients are computed, and their weights: the rule of Gauss and
+#: Legendre with two points, which is exact where the loss along the way is a polynomial of the fourth degree.
+NODES = ((0.5 - 0.5 / math.sqrt(3), 0.5), (0.5 + 0.5 / math.sqrt(3), 0.5))
+
+#: Cost of a probe's gradient and of a probe's loss, in train samples that go forward and backward.
+_GRADIENT_COST, _LOSS_COST = 0.9, 0.3
 
 
-def look_cost(queries: int, measured: int) -> float:
-    """The cost of looking at the probes once, in train samples that go forward and backward.
-
-    Args:
-        queries: probes whose gradients are computed.
-        measured: all probes, whose losses are computed.
-
-    Example:
-        >>> look_cost(queries=10, measured=20)
-        23.0
-    """
-    return GRADIENT_COST * queries + LOSS_COST * measured
-
-
-def window_length(cost: float, samples_a_step: int, batches: float, accumulated: int) -> int:
+def window_length(queries: int, samples_a_step: int, batches: float, accumulated: int, every: int) -> int:
     """The default number of steps in a window.
 
     Args:
-        cost: of looking at the probes once; see `look_cost`.
+        queries: probes that are looked at where two windows meet.
         samples_a_step: train samples in an optimizer step.
         batches: of an epoch; infinite for a stream of unknown length.
         accumulated: batches of a step.
+        every: one of this many steps is accounted; the probes may cost as many times less.
 
     Example:
-        >>> window_length(cost=100, samples_a_step=32, batches=50, accumulated=1)
-        13
-        >>> window_length(cost=1, samples_a_step=32, batches=1000, accumulated=2)
+        >>> window_length(queries=40, samples_a_step=32, batches=50, accumulated=1, every=1)
+        11
+        >>> window_length(queries=1, samples_a_step=32, batches=1000, accumulated=2, every=1)
         25
     """
-    paid = math.ceil(cost / (TIME_SHARE * samples_a_step))
+    cost = queries * (len(NODES) * _GRADIENT_COST + _LOSS_COST)
+    paid = math.ceil(cost / (TIME_SHARE / every * samples_a_step))
     fewest = math.ceil(batches / accumulated / WINDOWS_AN_EPOCH) if math.isfinite(batches) else 1
     return max(1, paid, fewest)
 

@@ -9,16 +9,21 @@ from typing import Literal
 import pandas as pd
 from humanize import naturalsize
 
+from lightning_tracin.analysis.contributions import NO_INTERVAL, whole_fit
+from lightning_tracin.analysis.influence_reader import Ranking
 from lightning_tracin.analysis.tables import as_csv
 from lightning_tracin.attribution.cost import counted
 from lightning_tracin.attribution.spot_check import described as described_check
 from lightning_tracin.config import DAMPING, Blocks, Measure, Preconditioning, Sign, Similarity, Weighting
 from lightning_tracin.errors import TracInError, one_line, printable
 from lightning_tracin.reporting.attempts import Attempts, listed
+from lightning_tracin.reporting.contribution_results import every_window, write_contributions
+from lightning_tracin.reporting.contribution_summary import described_account, wide
 from lightning_tracin.reporting.every_result import write_every_result
 from lightning_tracin.reporting.findings import study_of
 from lightning_tracin.reporting.results import analyse
 from lightning_tracin.run import TracInRun
+from lightning_tracin.storage.account import AccountStore
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.files import as_utf8, write_bytes
 from lightning_tracin.storage.filesystem import place
@@ -59,6 +64,13 @@ def status(run: str) -> str:
         run: the run directory.
     """
     opened = TracInRun.open(run)
+    lines = _status_of_influence(opened) if opened.has_influence else []
+    if opened.account.is_there:
+        lines = [described_account(opened), *(["", *lines] if lines else [])]
+    return printable("\n".join(lines))
+
+
+def _status_of_influence(opened: TracInRun) -> list[str]:
     record, directory = opened.record, opened.directory
     table = pd.DataFrame([_about(opened, snapshot) for snapshot in opened.snapshots])
     missing = [str(index) for index, state in zip(table["snapshot"], table["attributed"], strict=True) if state != "yes"]
@@ -77,7 +89,7 @@ def status(run: str) -> str:
         lines.append("Missing: the results (`lightning-tracin attribute` writes them).")
     elif len(table):
         lines.append(f"Nothing is missing; the results are in {directory.results}.")
-    return printable("\n".join(lines))
+    return lines
 
 
 def results(run: str, k: int | None = None, similarity: Similarity | None = None, weighting: Weighting | None = None) -> str:
@@ -90,6 +102,8 @@ def results(run: str, k: int | None = None, similarity: Similarity | None = None
         weighting: how to weight snapshots. Default: as in the fit.
     """
     directory = RunDirectory(place(run))
+    if not directory.holds_run and AccountStore(directory.path).is_there:
+        return _results_of_account(directory)
     directory.record()  # raises an error before a folder without a run is locked
     with RunLock(directory.path):
         directory.reload()
@@ -100,6 +114,17 @@ def results(run: str, k: int | None = None, similarity: Similarity | None = None
         remedy = write_every_result(opened, view, opened.representations).remedy
         if remedy is not None:
             raise TracInError(remedy)
+    return printable(f"The results are in {directory.results}.")
+
+
+def _results_of_account(directory: RunDirectory) -> str:
+    """Write the results of a directory that holds contributions only."""
+    with RunLock(directory.path):
+        failed = write_contributions(TracInRun(directory))
+    if failed:
+        raise TracInError(
+            f"Not written to {directory.results}: {listed(failed)}. Once the cause is gone, give the same command again."
+        )
     return printable(f"The results are in {directory.results}.")
 
 
@@ -154,9 +179,34 @@ def reliance(
     return _printed(table, output)
 
 
+def contributions(
+    run: str,
+    by: str | None = None,
+    windows: bool = False,
+    cumulative: bool = False,
+    share: bool = False,
+    output: Output = "table",
+) -> str:
+    """Print by how many nats each train language lowered each probe language's loss in the fit.
+
+    Args:
+        run: the run directory.
+        by: what the account is by, as a check. Default: whatever it is.
+        windows: the long table, with intervals, each window alone. Default: the whole fit, a row for each probe language.
+        cumulative: the long table, summed up to each window.
+        share: contributions as parts of the measured fall.
+        output: format of the printed table.
+    """
+    opened = TracInRun.open(run)
+    if windows or cumulative:
+        return _printed(opened.contributions(by, cumulative, share), output)
+    whole = whole_fit(opened.contributions(by, True, share, NO_INTERVAL))
+    return printable(described_account(opened)) if whole.empty else _printed(wide(whole), output)
+
+
 def top(
     run: str,
-    probe: int,
+    probe: int | None = None,
     k: int = 10,
     sign: Sign = "positive",
     similarity: Similarity | None = None,
@@ -165,9 +215,11 @@ def top(
     preconditioner: Preconditioning | None = None,
     damping: float = DAMPING,
     blocks: Blocks = "whole",
+    by: Ranking = "influence",
+    group: str | None = None,
     output: Output = "table",
 ) -> str:
-    """Print the strongest train samples of one probe, with their texts.
+    """Print the strongest train samples of one probe, or those that contributed most to a probe language, with their texts.
 
     Args:
         run: the run directory.
@@ -180,12 +232,16 @@ def top(
         preconditioner: "adam" or "fisher" if the run supports it, or "none". Default: as in the fit.
         damping: for "fisher": the ridge, as a fraction of the trace.
         blocks: for "fisher": whiten all features together ("whole") or each "layer" separately.
+        by: "influence" on a probe, or own "contribution" to a group.
+        group: the probe language (or other group of the account), for "contribution".
         output: format of the printed table.
     """
     opened = TracInRun.open(run)
+    if by == "contribution" or probe is None:
+        return _printed(opened.top(probe, k, sign, by=by, group=group), output)
     options = opened.record.options.but(similarity=similarity, weighting=weighting)
     found = opened.top(
-        probe, k, sign, options.similarity, options.weighting, snapshots, preconditioner, damping=damping, blocks=blocks
+        probe, k, sign, options.similarity, options.weighting, snapshots, preconditioner, damping, blocks, by, group
     )
     printed = _printed(found, output)
     if output != "table":
@@ -211,7 +267,8 @@ def export(run: str, folder: str, format: Format = "csv", k: int | None = None) 
             # to_parquet without a path returns the file's bytes
             write_bytes(path, as_utf8(as_csv(table)) if format == "csv" else table.to_parquet(index=False))
             written.append(path.name)
-    told = f"Written to {folder}: {', '.join(written) or 'nothing'}.{_LEFT_OUT if opened.is_large else ''}"
+    left_out = _LEFT_OUT if opened.has_influence and opened.is_large else ""
+    told = f"Written to {folder}: {', '.join(written) or 'nothing'}.{left_out}"
     if attempts.failed:
         raise TracInError(f"{told} Not written: {listed(attempts.failed)}. Once the cause is gone, give the same command again.")
     return printable(told)
@@ -219,6 +276,13 @@ def export(run: str, folder: str, format: Format = "csv", k: int | None = None) 
 
 def _tables(run: TracInRun, k: int | None) -> Iterator[tuple[str, pd.DataFrame]]:
     """All tables of a run, with their names."""
+    if run.account.is_there:
+        yield "contributions", every_window(run)
+    if run.has_influence:
+        yield from _tables_of_influence(run, k)
+
+
+def _tables_of_influence(run: TracInRun, k: int | None) -> Iterator[tuple[str, pd.DataFrame]]:
     view = run.record.options.view(run.method.measure).but(top_k=k)
     yield "snapshots", pd.DataFrame([_about(run, snapshot) for snapshot in run.snapshots])
     yield "train", pd.DataFrame(run.train.rows())

@@ -24,7 +24,7 @@ _UNQUOTED = re.compile(
 )
 
 #: The commands on one run: functions of `cli.commands`.
-_RUN_COMMANDS = ("attribute", "results", "status", "reliance", "top", "export")
+_RUN_COMMANDS = ("attribute", "results", "status", "reliance", "contributions", "top", "export")
 
 
 class _StudyParser(ArgumentParser):

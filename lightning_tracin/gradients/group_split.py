@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from lightning_tracin.gradients.coverage import Layer
 from lightning_tracin.gradients.forms import Form
-from lightning_tracin.gradients.group_vectors import PENDING, GroupVectors, summed_by_group
+from lightning_tracin.gradients.group_vectors import PENDING, GroupVectors, TouchedRows, summed_by_group
 from lightning_tracin.gradients.rules import RULED, find_rule
 from lightning_tracin.gradients.sample_lines import Lines, Place, by_sample, tensors_of
 
@@ -70,6 +70,7 @@ class GroupSplit:
         vectors: parameter -> group -> its vectors; what has been added since the last step is under `PENDING`.
         layers: layer -> its facts.
         parameters: the model's, by name.
+        touched: table -> the rows that any group has touched.
         tables: the parameters that are tables of embeddings and nothing else.
         coarsest: the least precise data type of all gradients so far.
 
@@ -91,6 +92,7 @@ class GroupSplit:
         others = [{*layer.names.values()} for layer in self.layers.values() if not isinstance(layer.module, nn.Embedding)]
         self.tables = frozenset().union(*tables) - frozenset().union(*others)
         self.vectors: dict[str, dict[int, GroupVectors]] = defaultdict(dict)
+        self.touched: dict[str, TouchedRows] = {}
         self._batch: _Batch | None = None
         self._is_repeating = False
         self.coarsest = torch.float64
@@ -239,7 +241,10 @@ class GroupSplit:
         if group not in found:
             parameter = self.parameters[name]
             dtype = torch.promote_types(parameter.dtype, torch.float32)
-            found[group] = GroupVectors(parameter.shape, dtype, self._device or parameter.device, name in self.tables)
+            device = self._device or parameter.device
+            if name in self.tables and name not in self.touched:
+                self.touched[name] = TouchedRows(len(parameter), device)
+            found[group] = GroupVectors(parameter.shape, dtype, device, name in self.tables, self.touched.get(name))
         return found[group]
 
     def _begin(self, name: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -13,6 +13,35 @@ from lightning_tracin.gradients.forms import Dense, Form, Outer, Rows, coalesced
 PENDING, MOMENT, TOTAL = "pending", "moment", "total"
 
 
+class TouchedRows:
+    """The rows of a table that any group has touched, in the order in which they were first touched.
+
+    Args:
+        table: number of rows of the table.
+        device: of the rows.
+
+    Attributes:
+        rows: [touched].
+
+    Example:
+        >>> touched = TouchedRows(9, torch.device("cpu"))
+        >>> touched.places(torch.tensor([7, 2])).tolist(), touched.places(torch.tensor([2, 5])).tolist(), touched.rows.tolist()
+        ([0, 1], [1, 2], [7, 2, 5])
+    """
+
+    def __init__(self, table: int, device: torch.device) -> None:
+        self.rows = torch.zeros(0, dtype=torch.int64, device=device)
+        self._places = torch.full((table,), -1, dtype=torch.int64, device=device)
+
+    def places(self, rows: Tensor) -> Tensor:
+        """The places of different rows, which are touched from now on."""
+        new = rows[self._places[rows] < 0]
+        if len(new):
+            self._places[new] = torch.arange(len(self.rows), len(self.rows) + len(new), device=self.rows.device)
+            self.rows = torch.cat([self.rows, new])
+        return self._places[rows]
+
+
 class GroupVectors:
     """The vectors of one parameter and one group, all zero at first.
 
@@ -21,6 +50,7 @@ class GroupVectors:
         dtype: of the vectors.
         device: of the vectors.
         is_table: whether to keep only rows that were touched; any dense gradient makes it dense.
+        touched: the rows that all groups of the table have touched.
 
     Attributes:
         shape: of the parameter.
@@ -36,11 +66,20 @@ class GroupVectors:
         (None, [2.0, 3.0])
     """
 
-    def __init__(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device, is_table: bool) -> None:
+    def __init__(
+        self,
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        device: torch.device,
+        is_table: bool,
+        touched: TouchedRows | None = None,
+    ) -> None:
         self.shape, self._dtype, self._device = tuple(shape), dtype, device
         self.rows: Tensor | None = torch.zeros(0, dtype=torch.int64, device=device) if is_table else None
         self._slots: Tensor | None = None  # [table] row -> place in `rows`, -1 if it is not kept
         self._values: dict[str, Tensor] = {}
+        self._touched = touched
+        self._shared = torch.zeros(0, dtype=torch.int64, device=device)  # [touched] the rows' places among those of all groups
 
     def __contains__(self, name: str) -> bool:
         return name in self._values
@@ -67,6 +106,8 @@ class GroupVectors:
             name: of the vector.
             values: in the parameter's shape, or [rows, width].
             rows: [rows] different rows of the table.
+
+        The vector may take the memory of the values over.
         """
         values = values.to(self._device, self._dtype)
         if rows is None:
@@ -74,16 +115,22 @@ class GroupVectors:
             if name in self._values:
                 self._values[name].add_(values)
             else:
-                self._values[name] = values.clone() if values.numel() else values
+                self._values[name] = values
             return
         rows = rows.to(self._device)
         if self.rows is not None:
             rows = self._kept(rows)
         self[name].index_add_(0, rows, values)
 
-    def pick(self, whole: Tensor) -> Tensor:
-        """What belongs to this group's rows, of a tensor of the parameter's shape."""
-        return whole if self.rows is None else whole.to(self._device)[self.rows]
+    def pick(self, whole: Tensor, is_compact: bool = False) -> Tensor:
+        """What belongs to this group's rows, of a tensor of the parameter's shape.
+
+        Args:
+            whole: in the parameter's shape, or only the rows that any group has touched.
+            is_compact: whether it is the latter.
+        """
+        whole = whole.to(self._device)
+        return whole if self.rows is None else whole[self._shared if is_compact else self.rows]
 
     def at_rows(self, name: str, rows: Tensor) -> Tensor:
         """Some rows of a vector, with zeros where nothing was touched.
@@ -108,24 +155,6 @@ class GroupVectors:
         whole[self.rows] = self[name]
         return whole
 
-    def dot(self, name: str, other: GroupVectors, its: str) -> float:
-        """Inner product of a vector with one of another group."""
-        if name not in self or its not in other:
-            return 0.0
-        if self.rows is None:
-            one, two = self[name] if other.rows is None else self[name][other.rows], other[its]
-        else:
-            one, two = self[name], other.at_rows(its, self.rows)
-        return float((one * two.to(one)).sum(dtype=torch.float64))
-
-    @classmethod
-    def of_state(cls, shape: Sequence[int], state: Mapping[str, Tensor]) -> GroupVectors:
-        """Vectors of a shape with a state, where its tensors are."""
-        one = next(value for name, value in state.items() if name != "rows")
-        found = cls(shape, one.dtype, one.device, is_table="rows" in state)
-        found.load(state)
-        return found
-
     @property
     def nbytes(self) -> int:
         """Memory of the vectors."""
@@ -139,6 +168,8 @@ class GroupVectors:
         """Restore what `state` returned."""
         values = {name: value.to(self._device, copy=True) for name, value in state.items()}
         self.rows, self._slots = values.pop("rows", None), None
+        if self.rows is not None and self._touched is not None:
+            self._shared = self._touched.places(self.rows)
         self._values = values
 
     def _kept(self, rows: Tensor) -> Tensor:
@@ -149,6 +180,8 @@ class GroupVectors:
         if len(new):
             slots[new] = torch.arange(len(self.rows), len(self.rows) + len(new), device=self._device)
             self.rows = torch.cat([self.rows, new])
+            if self._touched is not None:
+                self._shared = torch.cat([self._shared, self._touched.places(new)])
             for name, value in self._values.items():
                 self._values[name] = torch.cat([value, value.new_zeros(len(new), *value.shape[1:])])
         return slots[rows]
@@ -186,22 +219,35 @@ def summed_by_group(
         {0: [5.0], 1: [2.0]}
     """
     found: dict[int, list[tuple[Tensor, Tensor | None]]] = {group: [] for group in present}
-    members = {group: (groups == group).nonzero()[:, 0] for group in present}
     for form in forms:
         if isinstance(form, Rows):
             each = coalesced(groups[form.sample], form.row, form.values, int(groups.max()) + 1, form.table)
             for group in present:
                 chosen = each.sample == group
                 found[group].append((each.values[chosen], each.row[chosen]))
-            continue
-        for group, samples in members.items():
-            found[group].append((_sum_over(form, samples), None))
+        elif isinstance(form, Dense):
+            for group in present:
+                found[group].append((form.values[groups == group].sum(0), None))
+        else:
+            for group, summed in _outer_sums(form, groups, present):
+                found[group].append((summed, None))
     return found
 
 
-def _sum_over(form: Dense | Outer, samples: Tensor) -> Tensor:
-    if isinstance(form, Dense):
-        return form.values[samples].sum(0)
-    whole = len(samples) == len(form.left)
-    left, right = (form.left, form.right) if whole else (form.left[samples], form.right[samples])
-    return left.flatten(0, 1).T @ right.flatten(0, 1)
+def _outer_sums(form: Outer, groups: Tensor, present: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+    """The sums of outer products by group, without the positions that are zero, such as padding."""
+    positions = form.left.shape[1]
+    left, right = form.left.flatten(0, 1), form.right.flatten(0, 1)
+    of_position = groups if positions == 1 else groups.repeat_interleave(positions)
+    of_position = torch.where(_is_zero(left) | _is_zero(right), -1, of_position) if positions > 1 else of_position
+    for group in present:
+        chosen = (of_position == group).nonzero()[:, 0]
+        yield group, left[chosen].T @ right[chosen]
+
+
+def _is_zero(lines: Tensor) -> Tensor:
+    """Which lines are zero: [lines]; the first column, which is rarely zero by chance, is looked at first."""
+    found = lines[:, 0] == 0
+    doubtful = found.nonzero()[:, 0]
+    found[doubtful] = ~lines[doubtful].any(1)
+    return found

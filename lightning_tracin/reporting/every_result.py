@@ -11,6 +11,7 @@ from lightning_tracin.analysis.reliance import Floats
 from lightning_tracin.config import View
 from lightning_tracin.errors import printable
 from lightning_tracin.reporting.attempts import Attempts, listed, results_command
+from lightning_tracin.reporting.contribution_results import write_contributions
 from lightning_tracin.reporting.findings import study_of
 from lightning_tracin.reporting.html import write_results
 from lightning_tracin.reporting.results import Results, analyse
@@ -39,7 +40,7 @@ def write_every_result(
     otherwise: str = "",
     tokens: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
 ) -> WrittenResults:
-    """Compute the tables of a run and write its results.
+    """Compute the tables of a run and write its results, those of its contributions included.
 
     Args:
         run: a run whose snapshots all have influence.
@@ -61,6 +62,8 @@ def write_every_result(
             with of_model.at("tokens.csv"):
                 results = replace(results, tokens=tokens(results.top))
         attempts.failed.update(write_results(run.directory.results, results, study))
+    if run.account.is_there:
+        attempts.failed.update(write_contributions(run))
     elsewhere = {**(failed or {}), **of_model.failed}
     if not attempts.failed and not elsewhere:
         return WrittenResults(results, None)

@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Collection
 from hashlib import sha256
 
+from lightning_tracin.storage.account import OTHER_SOURCES
+
 _SAFE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SUFFIXED = re.compile(r".*_[0-9a-f]{8}")
 _LONGEST, _LONGEST_FILE = 40, 80
 #: The last parts of keys that are not languages.
-_TAKEN = {"mean"}
+_TAKEN = {"mean", *OTHER_SOURCES}
 
 
 def language_keys(names: Collection[str]) -> dict[str, str]:

@@ -40,11 +40,11 @@ DECAY, MOMENTUM, UNDIVIDED = "decay", "momentum", "undivided"
 OTHER_SOURCES = (DECAY, MOMENTUM, UNDIVIDED)
 
 
-class _Record(BaseModel):
+class _AccountFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class AccountRecord(_Record):
+class AccountRecord(_AccountFile):
     """The content of `account.json`."""
 
     format: Literal[1] = 1
@@ -64,7 +64,7 @@ class AccountRecord(_Record):
     versions: dict[str, str] = {}
 
 
-class WindowRecord(_Record):
+class WindowRecord(_AccountFile):
     """Which steps a window covers, and who changed the weights in it."""
 
     number: int = Field(ge=1)
@@ -96,7 +96,7 @@ class Window:
         """The numbers, all float64.
 
         - `nats` [queries, sources]: by how much each source lowered the loss of each query.
-        - `before`, `after` [probes]: the losses at both ends.
+        - `before`, `after` [probes]: the losses at both ends; NaN for those that were not measured there.
 
         Raises:
             TracInError: the file is missing or damaged.
@@ -159,6 +159,11 @@ class AccountStore:
         path = self._windows / f"{_name(record.number)}.safetensors"
         write_tensors(path, numbers, self.record().account)
         write_record(path.with_suffix(".json"), record)
+
+    def measured_after(self, losses: Tensor) -> None:
+        """Replace the losses at the end of the last window, if there is one: all probes are measured when the fit ends."""
+        for window in self.windows()[-1:]:
+            self.append(window.record, {**window.numbers, "after": losses})
 
     def cut_back(self, windows: int) -> None:
         """Delete all windows after the first `windows`, the last one first.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,10 +15,10 @@ from lightning_tracin.attribution.batching import Job, Target, free_share
 from lightning_tracin.attribution.checks import checked_loss
 from lightning_tracin.attribution.losses import SummedLoss
 from lightning_tracin.attribution.prepare import verify
-from lightning_tracin.attribution.probe_pass import Slopes, contributions, probe_losses, slopes
+from lightning_tracin.attribution.probe_pass import probe_losses, slopes
 from lightning_tracin.attribution.probes import chosen_probes, probes_from_loaders, some_of_each_language
 from lightning_tracin.attribution.samples import SampleSet, from_loader
-from lightning_tracin.attribution.window_length import look_cost
+from lightning_tracin.attribution.window_length import NODES
 from lightning_tracin.config import ContributionOptions, SampleColumns
 from lightning_tracin.gradients import plan_coverage
 from lightning_tracin.gradients.group_split import Ways
@@ -32,34 +33,6 @@ from lightning_tracin.trainer.isolation import discard, isolated_copy, set_momen
 
 #: Samples of the batch on which the ways of splitting gradients are found.
 _SAMPLES = 4
-
-
-@dataclass(frozen=True)
-class Look:
-    """What is seen of the probes at some weights.
-
-    Attributes:
-        losses: [measured probes], float64.
-        slopes: of the queries.
-    """
-
-    losses: Tensor
-    slopes: Slopes
-
-    def state(self) -> dict[str, Any]:
-        """As plain types and tensors."""
-        gradients = {
-            name: {group: (one.shape, one.state()) for group, one in mine.items()} for name, mine in self.slopes.gradients.items()
-        }
-        return {"losses": self.losses, "gradients": gradients}
-
-    @classmethod
-    def of_state(cls, state: Mapping[str, Any]) -> Look:
-        """Restore what `state` returned; products with the updates of an earlier window are not kept."""
-        gradients = {
-            name: {group: GroupVectors.of_state(*one) for group, one in mine.items()} for name, mine in state["gradients"].items()
-        }
-        return cls(state["losses"], Slopes(torch.zeros(0, 0, dtype=torch.float64), gradients))
 
 
 class AccountProbes:
@@ -107,7 +80,6 @@ class AccountProbes:
             self.measured = chosen_probes(found, options)
             self.queries = some_of_each_language(self.measured.table, options.probes_per_language)
             self._asked = self.measured.take(self.queries)
-            self._groups = {name: number for number, name in enumerate(sorted(set(self.measured.table.language)))}
             self.train = from_loader(train_loader, columns, "train samples") if options.samples else None
             copy = isolated_copy(module, self._dtype)
             prepared = self._environment.prepared(copy, self._dtype)
@@ -126,11 +98,6 @@ class AccountProbes:
         assert self.train is not None
         return self.train.table
 
-    @property
-    def cost(self) -> float:
-        """Of one look; see `look_cost`."""
-        return look_cost(len(self.queries), len(self.measured))
-
     def _settled(self, copy: LightningModule, prepared: Callable[[Any], Any]) -> Ways:
         """How the gradients of a batch are split, found on a few probes of one source."""
         sizes, source = self.measured.sizes, self.measured.source(0)
@@ -145,38 +112,65 @@ class AccountProbes:
 
         return settled_ways(copy, loss, len(chosen))
 
-    def look(self, updates: Mapping[str, Mapping[int, GroupVectors]], sources: Sequence[int], epoch: int, step: int) -> Look:
-        """Look at the probes at the weights that the fit has now.
+    def losses(self, epoch: int, of_all: bool) -> Tensor:
+        """The probes' losses at the weights that the fit has now: [measured probes], float64; NaN for those left out.
 
         Args:
-            updates: parameter -> source -> vectors with the sum of its updates.
-            sources: columns of the products.
             epoch: of the fit, from 1.
-            step: optimizer steps so far.
+            of_all: whether to measure all probes, and not only the queries.
         """
+        found = torch.full((len(self.measured),), torch.nan, dtype=torch.float64)
+        with self._evaluated(epoch) as (target, loss):
+            probes, places = (self.measured, range(len(self.measured))) if of_all else (self._asked, self.queries)
+            found[list(places)] = probe_losses(target, self._job(target, loss, probes))
+        return found
+
+    def contributions(
+        self,
+        begin: Mapping[str, Tensor],
+        updates: Mapping[str, Mapping[int, GroupVectors]],
+        sources: Sequence[int],
+        epoch: int,
+    ) -> Tensor:
+        """By how much each source lowered the loss of each query in a window: [queries, sources], float64.
+
+        This is minus the inner product of the source's updates with the query's mean gradient on the straight way from the
+        weights where the window began to those that the fit has now.
+
+        Args:
+            begin: the trainable parameters where the window began, by name.
+            updates: parameter -> source -> vectors with the sum of its updates.
+            sources: the columns.
+            epoch: of the fit, from 1.
+        """
+        total = torch.zeros(len(self.queries), len(sources), dtype=torch.float64)
+        with self._evaluated(epoch) as (target, loss):
+            parameters = {name: one for name, one in target.model.named_parameters() if name in begin}
+            ends = {name: one.detach().clone() for name, one in parameters.items()}
+            for place, weight in NODES:
+                with torch.no_grad():
+                    for name, one in parameters.items():
+                        one.copy_(torch.lerp(begin[name].to(one), ends[name], place))
+                total -= weight * slopes(target, self._job(target, loss, self._asked), updates, sources)
+        return total
+
+    @contextmanager
+    def _evaluated(self, epoch: int) -> Iterator[tuple[Target, SummedLoss]]:
+        """A copy of the module with the weights that the fit has now, and its loss."""
         with untouched_process(*users_objects(self._trainer)):
             copy = isolated_copy(self._module, self._dtype)
             set_moment(copy, epoch - 1, self._trainer.global_step)
             names = trainable_names(self._module)
             coverage = plan_coverage(copy, names, self._decisions)
-            target = Target(f"step {step}", copy, coverage, parts_of(dict.fromkeys(names, 0), per_layer=False))
-            found: Any = self.loss
-            loss: SummedLoss = replace(found, module=copy)
-            prepared = self._environment.prepared(copy, self._dtype)
+            parts = parts_of(dict.fromkeys(names, 0), per_layer=False)
+            known: Any = self.loss
+            try:
+                yield Target(f"step {self._trainer.global_step}", copy, coverage, parts), replace(known, module=copy)
+            finally:
+                discard(copy, self._module)
 
-            def job(probes: SampleSet) -> Job:
-                size = 1 if loss.is_of_one else self._options.batch_size
-                return Job(probes, probes, loss, prepared, size, free_share(next(copy.parameters()).device))
-
-            losses = probe_losses(target, job(self.measured))
-            groups = [self._groups[name] for name in self._asked.table.language]
-            slopes_of = slopes(target, job(self._asked), groups, updates, sources)
-            discard(copy, self._module)
-        return Look(losses, slopes_of)
-
-    def contributions(
-        self, begin: Look, end: Look, updates: Mapping[str, Mapping[int, GroupVectors]], sources: Sequence[int]
-    ) -> Tensor:
-        """By how much each source lowered the loss of each query: [queries, sources], float64."""
-        groups = [self._groups[name] for name in self._asked.table.language]
-        return contributions(begin.slopes.gradients, end.slopes, groups, updates, sources)
+    def _job(self, target: Target, loss: SummedLoss, probes: SampleSet) -> Job:
+        size = 1 if loss.is_of_one else self._options.batch_size
+        model: Any = target.model
+        budget = free_share(next(model.parameters()).device)
+        return Job(probes, probes, loss, self._environment.prepared(model, self._dtype), size, budget)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from humanize import naturalsize
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor
 
 from lightning_tracin.attribution.accounts import DECAY, MOMENTUM, Account
 from lightning_tracin.attribution.batch_groups import BatchGroups, GroupNames
@@ -23,10 +24,9 @@ from lightning_tracin.attribution.processes import on_rank_zero
 from lightning_tracin.attribution.window_length import is_accounted, window_length
 from lightning_tracin.config import ContributionOptions
 from lightning_tracin.gradients.group_split import UNDIVIDED, GroupSplit
-from lightning_tracin.gradients.group_vectors import GroupVectors
 from lightning_tracin.storage.account import OTHER_SOURCES, AccountRecord, AccountStore, WindowRecord
 from lightning_tracin.storage.records import package_versions
-from lightning_tracin.trainer.account_probes import AccountProbes, Look
+from lightning_tracin.trainer.account_probes import AccountProbes
 from lightning_tracin.trainer.environment import Environment
 from lightning_tracin.trainer.joined_gradients import JoinedGradients, joined_counts
 from lightning_tracin.trainer.learning_rates import unwrapped
@@ -41,7 +41,8 @@ class _Window:
     """The window that the fit is in.
 
     Attributes:
-        begin: the look at the probes where it began.
+        begin: the trainable parameters where it began, by name.
+        losses: of the probes there.
         first: its first step.
         length: in steps; None until the first batch shows how many samples a step has.
         number: from 1.
@@ -49,7 +50,8 @@ class _Window:
         samples: of each group in these.
     """
 
-    begin: Look
+    begin: dict[str, Tensor]
+    losses: Tensor
     first: int
     length: int | None
     number: int = 1
@@ -124,7 +126,8 @@ class Accounting:
                 self._store.write(self._record(account, step))
                 if self._options.samples:
                     self._store.write_train(self._probes.train_table)
-            self._window = _Window(self._look({}, ()), step + 1, self._options.window)
+            losses = self._probes.losses(self._epoch, of_all=True)
+            self._window = _Window(self._weights(), losses, step + 1, self._options.window)
         else:
             environment = Environment(self._trainer.lightning_module, self._trainer.strategy)
             on_rank_zero(environment, lambda: self._store.refuse_other(self._record(account, step)))
@@ -132,9 +135,9 @@ class Accounting:
             self._account.load(state["account"])
             if self._account.join is not None:
                 self._account.join = JoinedGradients(self._account.split, self._names)
-            kept = dict(state["window"])
-            begin, length = Look.of_state(kept.pop("begin")), self._options.window or kept["length"]
-            self._window = window = _Window(begin, **{**kept, "length": length, "samples": Counter(kept["samples"])})
+            kept = state["window"]
+            length = self._options.window or kept["length"]
+            self._window = window = _Window(**{**kept, "length": length, "samples": Counter(kept["samples"])})
             on_rank_zero(environment, lambda: self._go_on(window.number - 1))
         self._counted = self.step
         rank_zero_info(self._announced())
@@ -166,13 +169,14 @@ class Accounting:
         trainable = {name: one for name, one in split.parameters.items() if one.requires_grad}
         dense = sum(one.nbytes for name, one in trainable.items() if name not in split.tables)
         tables = sum(one.nbytes for name, one in trainable.items() if name in split.tables)
-        groups, probe_groups = len(self._names.known), len(set(self._probes.measured.table.language))
+        groups = len(self._names.known)
+        weights = sum(one.nbytes for one in trainable.values())
         many = "each train group" if not groups else f"each of {groups} train groups"
-        total = f" ({naturalsize(dense * (3 * groups + probe_groups))} in all)" if groups else ""
+        total = f" ({naturalsize(dense * 3 * groups + weights)} in all)" if groups else ""
         rows = f", and {naturalsize(tables)} of embeddings as far as their rows are touched" if tables else ""
         line = (
-            f"TracIn: the account in {self._store.folder} keeps 3 vectors of {naturalsize(dense)} for {many} and one for each of "
-            f"{probe_groups} probe groups{total}{rows}."
+            f"TracIn: the account in {self._store.folder} keeps 3 vectors of {naturalsize(dense)} for {many} and a copy of "
+            f"the weights{total}{rows}."
         )
         repeated = [name for name in ways.around if name in trainable]
         if repeated:
@@ -209,10 +213,12 @@ class Accounting:
         self._of_batch = names = self._groups.of(facts, self.step + 1)
         window = self._current
         if window.length is None:
-            a_step = len(names) * self._trainer.world_size * self._trainer.accumulate_grad_batches
-            window.length = window_length(
-                self._probes.cost, a_step, self._trainer.num_training_batches, self._trainer.accumulate_grad_batches
-            )
+            accumulated, batches = self._trainer.accumulate_grad_batches, self._trainer.num_training_batches
+            a_step, every = len(names) * self._trainer.world_size * accumulated, self._options.every_n_steps
+            window.length = window_length(len(self._probes.queries), a_step, batches, accumulated, every)
+        for name, one in self._account.split.parameters.items():
+            if one.requires_grad and name not in window.begin:  # it has just been unfrozen
+                window.begin[name] = one.detach().clone()
         self._is_split = is_accounted(self.step + 1, self._options.every_n_steps)
         if self._is_split:
             self._account.split.begin(torch.tensor([self._names.number(name) for name in names]))
@@ -240,13 +246,18 @@ class Accounting:
         assert self._window is not None
         return self._window
 
-    def _end_window(self) -> None:
+    def _weights(self) -> dict[str, Tensor]:
+        """A copy of the trainable parameters."""
+        return {name: one.detach().clone() for name, one in self._account.split.parameters.items() if one.requires_grad}
+
+    def _end_window(self, is_last: bool = False) -> None:
         window, started = self._current, time.perf_counter()
         totals = self._account.totals()
         names = self._names.known
         others = {name: number for name, number in _OTHERS.items() if any(number in mine for mine in totals.values())}
         sources = [*range(len(names)), *others.values()]
-        look = self._look(totals, sources)
+        losses = self._probes.losses(self._epoch, of_all=is_last)
+        nats = self._probes.contributions(window.begin, totals, sources, self._epoch)
         record = WindowRecord(
             number=window.number,
             first_step=window.first,
@@ -258,19 +269,20 @@ class Accounting:
             samples=(*(window.samples[name] for name in names), *(0 for _ in others)),
         )
         if self._trainer.is_global_zero:
-            nats = self._probes.contributions(window.begin, look, totals, sources)
-            self._store.append(record, {"nats": nats, "before": window.begin.losses, "after": look.losses})
+            self._store.append(record, {"nats": nats, "before": window.losses, "after": losses})
         self._account.start_window()
-        self._window = _Window(look, self.step + 1, window.length, window.number + 1)
+        begin = {} if is_last else self._weights()
+        self._window = _Window(begin, losses, self.step + 1, window.length, window.number + 1)
         self._seconds += time.perf_counter() - started
-
-    def _look(self, totals: Mapping[str, Mapping[int, GroupVectors]], sources: Sequence[int]) -> Look:
-        return self._probes.look(totals, sources, self._epoch, self.step)
 
     def finish(self) -> None:
         """End the last window and the account."""
         if self.step >= self._current.first:
-            self._end_window()
+            self._end_window(is_last=True)
+        else:  # the last step was the last one of its window
+            losses = self._probes.losses(self._epoch, of_all=True)
+            if self._trainer.is_global_zero:
+                self._store.measured_after(losses)
         self._warn(self._account.approximate)
         if self._account.remainders:
             name, steps = max(self._account.remainders.items(), key=lambda item: item[1])
@@ -292,5 +304,5 @@ class Accounting:
 
     def state(self) -> dict[str, Any]:
         """What a fit needs to go on with the account in the middle of a window, as plain types and tensors."""
-        window = {**vars(self._current), "begin": self._current.begin.state(), "samples": dict(self._current.samples)}
+        window = {**vars(self._current), "samples": dict(self._current.samples)}
         return {"names": self._names.known, "account": self._account.state(), "window": window}

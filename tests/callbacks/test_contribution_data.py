@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, IterableDataset, Subset, WeightedRandomSampler
 
-from tests.support.accounts import LANGUAGES, Module, Tokens, fit, numbers
+from tests.support.accounted_fits import LANGUAGES, Module, Tokens, fit, numbers
 from tests.support.fits import trainer
 
 TOKENS = Tokens(20, seed=1)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from lightning_tracin import ContributionCallback, TracInCallback, TracInError, TracInRun
 from lightning_tracin.storage.account import AccountStore
-from tests.support.accounts import Module, Tokens, fit, numbers, probes, require_same
+from tests.support.accounted_fits import Module, Tokens, fit, numbers, probes, require_same
 from tests.support.fits import trainer
 
 

@@ -14,7 +14,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from tests.support.accounts import Module, Tokens, fit, numbers, probes, require_same
+from tests.support.accounted_fits import Module, Tokens, fit, numbers, probes, require_same
 from tests.support.fits import trainer
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are started by fork")

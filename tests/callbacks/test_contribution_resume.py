@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
 from lightning_tracin import ContributionCallback, TracInError
 from lightning_tracin.storage.account import AccountStore
-from tests.support.accounts import Module, Resumable, Tokens, fit, numbers, probes
+from tests.support.accounted_fits import Module, Resumable, Tokens, fit, numbers, probes
 from tests.support.fits import trainer
 
 #: Steps of an epoch, and of the whole fit.

@@ -1,7 +1,7 @@
 """What ContributionCallback takes for each language's part of the updates, in real fits, against a loop that is written out.
 
-The loop makes one backward pass a sample, in float64, and steps with optimizers written out by hand. Its final weights are those of
-the fit, so the loop itself is right.
+The loop makes one backward pass a sample, in float64, and steps with optimizers written out by hand. Its final weights are those
+of the fit, so the loop itself is right.
 """
 
 from __future__ import annotations

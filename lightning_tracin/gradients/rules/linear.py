@@ -29,6 +29,8 @@ def live_positions(inputs: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     live = gradient[:, :, 0].ne(0).any(dim=0)  # check one column first, which is rarely zero by chance
     doubtful = (~live).nonzero()[:, 0]
     live[doubtful] = gradient[:, doubtful].ne(0).any(dim=2).any(dim=0)
+    if bool(live.all()):
+        return inputs, gradient
     return inputs[:, live], gradient[:, live]
 
 

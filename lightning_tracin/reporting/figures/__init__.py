@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, Any
 from lightning_tracin.errors import needs
 
 if TYPE_CHECKING:
+    from lightning_tracin.reporting.figures.contribution_charts import contributions
     from lightning_tracin.reporting.figures.drawing import png
     from lightning_tracin.reporting.figures.evidence_charts import agreement, deletion_areas, lds_bars, left_out, removal_curve
     from lightning_tracin.reporting.figures.experiment_charts import changes, imbalance, masks, reinforcement, zero_shot
     from lightning_tracin.reporting.figures.reliance_charts import curves, heat_map, shares
 
-_MODULES = ("drawing", "evidence_charts", "experiment_charts", "reliance_charts")
+_MODULES = ("contribution_charts", "drawing", "evidence_charts", "experiment_charts", "reliance_charts")
 
 __all__ = [
     "agreement",
     "changes",
+    "contributions",
     "curves",
     "deletion_areas",
     "heat_map",

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -101,7 +102,7 @@ def title(figure: Figure, heading: str, *notes: str) -> None:
     figure.suptitle("\n".join(lines), x=room / figure.get_figwidth() / 2, fontsize=SMALL)
 
 
-def legend(figure: Figure, heading: str, handles: Mapping[str, Line2D]) -> None:
+def legend(figure: Figure, heading: str, handles: Mapping[str, Artist]) -> None:
     """Draw a legend to the right of all panels."""
     figure.legend(
         list(handles.values()), list(handles), title=heading, loc="outside right upper", fontsize=SMALL, title_fontsize=SMALL

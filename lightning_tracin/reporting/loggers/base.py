@@ -5,19 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import pandas as pd
+
+from lightning_tracin.reporting.contribution_points import ContributionPoint
 from lightning_tracin.reporting.loggers.scalars import ScalarSink
 from lightning_tracin.reporting.loggers.wandb import WandbSink
 from lightning_tracin.reporting.results import Point, Results
 
 
 class Sink(Protocol):
-    """Logs a run's reliance: one point per snapshot, and everything at the end."""
+    """Logs a run's reliance and contributions: a point for each snapshot and for each window, and everything at the end."""
 
     def point(self, point: Point) -> None:
         """Log the curves' values at one snapshot."""
 
     def finishing(self, results: Results) -> Sequence[Callable[[], None]]:
         """What logs the tables, charts and final values: several functions, so that one that fails costs no other."""
+
+    def window(self, point: ContributionPoint) -> None:
+        """Log the contributions up to the end of a window."""
+
+    def finishing_contributions(self, table: pd.DataFrame) -> Sequence[Callable[[], None]]:
+        """What logs the contributions of a fit that has ended, as several functions.
+
+        Args:
+            table: as from `contributions.contribution_table(..., cumulative=True)`; not empty.
+        """
 
 
 #: The sinks of loggers that show more than numbers, by the name of the logger's class (each Lightning package has its own).

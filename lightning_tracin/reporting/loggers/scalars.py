@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pandas as pd
+
+from lightning_tracin.reporting.contribution_points import ContributionPoint
 from lightning_tracin.reporting.results import Point, Results
 
 
@@ -19,6 +22,14 @@ class ScalarSink:
         self._logger.log_metrics(point.scalars, step=point.step)
 
     def finishing(self, results: Results) -> Sequence[Callable[[], None]]:  # noqa: ARG002 - tables are in the run directory
+        """What flushes the logger."""
+        return (self._save,)
+
+    def window(self, point: ContributionPoint) -> None:
+        """Log the contributions up to the end of a window."""
+        self._logger.log_metrics(point.scalars, step=point.step)
+
+    def finishing_contributions(self, table: pd.DataFrame) -> Sequence[Callable[[], None]]:  # noqa: ARG002 - see `finishing`
         """What flushes the logger."""
         return (self._save,)
 

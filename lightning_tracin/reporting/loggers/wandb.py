@@ -1,4 +1,4 @@
-"""Reliance curves, tables and charts in the W&B run of the Trainer's own logger.
+"""Curves, tables and charts of reliance and contributions in the W&B run of the Trainer's own logger.
 
 Nothing here passes `step=`, because W&B drops rows with a step before the fit's latest one. Every key gets its step metric by
 its exact name, because a glob would conflict with the one that WandbLogger defines.
@@ -7,21 +7,24 @@ its exact name, because a glob would conflict with the one that WandbLogger defi
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from lightning_tracin.analysis.contributions import grouping_of
 from lightning_tracin.errors import MissingPackageError
 from lightning_tracin.reporting import figures
+from lightning_tracin.reporting.contribution_points import ContributionPoint, final_point
 from lightning_tracin.reporting.results import Point, Results
 
 if TYPE_CHECKING:
     import wandb
+    from matplotlib.figure import Figure
 
-STEP = "tracin/checkpoint_step"
+STEP, CONTRIBUTION_STEP = "tracin/checkpoint_step", "tracin/contribution_step"
 
 
 class WandbSink:
@@ -34,16 +37,25 @@ class WandbSink:
     def __init__(self, run: Any) -> None:
         self._run: wandb.Run = run
         self._defined: set[str] = set()
+        self._named: dict[str, str] = {}
 
     def point(self, point: Point) -> None:
         """Log the curves' values at one snapshot."""
-        values = point.scalars
-        if not self._defined:  # what each key means, for readers of the curves
-            names = {key: name for name, key in point.keys.items()}
-            self._run.config.update({"tracin_languages": names}, allow_val_change=True)  # type: ignore[no-untyped-call]
-        self._define([STEP], step_metric=None)
-        self._define(values, step_metric=STEP)
-        self._run.log({STEP: point.step, **values})
+        self._log(point.scalars, STEP, point.step, point.keys)
+
+    def window(self, point: ContributionPoint) -> None:
+        """Log the contributions up to the end of a window."""
+        self._log(point.scalars, CONTRIBUTION_STEP, point.step, point.keys)
+
+    def _log(self, values: Mapping[str, float], metric: str, step: int, keys: Mapping[str, str]) -> None:
+        """Log values beside their step; what each key means goes into the configuration, for readers of the curves."""
+        names = {key: name for name, key in keys.items()}
+        if not names.items() <= self._named.items():
+            self._named |= names
+            self._run.config.update({"tracin_languages": self._named}, allow_val_change=True)  # type: ignore[no-untyped-call]
+        self._define([metric], step_metric=None)
+        self._define(values, step_metric=metric)
+        self._run.log({metric: step, **values})
 
     def _define(self, names: Iterable[str], step_metric: str | None) -> None:
         for name in names:
@@ -58,11 +70,29 @@ class WandbSink:
         tables, others = (self._tables, self._top), (self._heat_map, self._final)
         return (*(partial(log, results) for log in tables), *charts, *(partial(log, results) for log in others))
 
+    def finishing_contributions(self, table: pd.DataFrame) -> Sequence[Callable[[], None]]:
+        """What logs the long table, a chart for each probe group, and the values of the whole fit."""
+        final = final_point(table)
+        probe, _ = grouping_of(table)
+        charts = (partial(self._stacked, table, name, final.keys[name]) for name in sorted(table[probe].unique()))
+        return (
+            partial(self._table, "tracin/contribution_table", table),
+            *charts,
+            partial(self._summarise, final.scalars),
+        )
+
+    def _stacked(self, table: pd.DataFrame, probe: str, key: str) -> None:
+        with suppress(MissingPackageError):  # `write_contributions` warns
+            self._picture(f"tracin/contributions/{key}", figures.contributions(table, probe))
+
     def _tables(self, results: Results) -> None:
+        self._table("tracin/reliance_table", results.reliance)
+
+    def _table(self, name: str, table: pd.DataFrame) -> None:
         import wandb
 
-        wandb.Table.MAX_ROWS = max(wandb.Table.MAX_ROWS, len(results.reliance))  # W&B drops further rows
-        self._run.log({"tracin/reliance_table": wandb.Table(dataframe=results.reliance)})
+        wandb.Table.MAX_ROWS = max(wandb.Table.MAX_ROWS, len(table))  # W&B drops further rows
+        self._run.log({name: wandb.Table(dataframe=table)})
 
     def _top(self, results: Results) -> None:
         import wandb
@@ -74,16 +104,19 @@ class WandbSink:
         self._run.log({f"tracin/curves/{key}": _line_chart(results, language)})
 
     def _heat_map(self, results: Results) -> None:
-        import wandb
-
         with suppress(MissingPackageError):  # without matplotlib, only this chart is skipped; `write_results` warns
-            content = figures.png(figures.heat_map(results))
-            from PIL import Image  # comes with matplotlib
+            self._picture("tracin/heat_map", figures.heat_map(results))
 
-            self._run.log({"tracin/heat_map": wandb.Image(Image.open(io.BytesIO(content)))})
+    def _picture(self, name: str, figure: Figure) -> None:
+        import wandb
+        from PIL import Image  # comes with matplotlib
+
+        self._run.log({name: wandb.Image(Image.open(io.BytesIO(figures.png(figure))))})
 
     def _final(self, results: Results) -> None:
-        final = results.final().scalars
+        self._summarise(results.final().scalars)
+
+    def _summarise(self, final: Mapping[str, float]) -> None:
         self._run.summary.update({name.replace("tracin/", "tracin/final/", 1): value for name, value in final.items()})
 
 

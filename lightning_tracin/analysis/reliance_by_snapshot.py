@@ -1,0 +1,61 @@
+"""Reliance at every snapshot of a run, from a scorer's blocks of influence."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+
+from lightning_tracin.analysis.reliance import COLUMNS, Interval, Tally
+from lightning_tracin.analysis.scorer import Scorer
+from lightning_tracin.analysis.scores import Scores
+from lightning_tracin.config import Scoring
+from lightning_tracin.storage.snapshots import Snapshot
+
+RELIANCE_COLUMNS = ("snapshot", "epoch", "step", *COLUMNS)
+
+
+def reliance_by_snapshot(
+    scorer: Scorer,
+    scoring: Scoring,
+    snapshots: Sequence[Snapshot],
+    chosen: Sequence[int],
+    tally: Callable[[], Tally],
+    probe_languages: Sequence[str],
+    cumulative: bool = False,
+    by_layer: bool = False,
+    interval: Interval | None = None,
+) -> pd.DataFrame:
+    """Reliance of every probe language on every train language, at some snapshots.
+
+    Args:
+        scorer: of the run.
+        scoring: the score.
+        snapshots: all snapshots of the run.
+        chosen: positions of those to show, in order.
+        tally: makes an empty tally.
+        probe_languages: language of each query.
+        cumulative: sum influence up to each snapshot, instead of taking each alone.
+        by_layer: a table for each layer from its own gradients; column `layer` after `step`.
+        interval: settings of the bootstrap over probes.
+
+    Raises:
+        TracInError: a snapshot has no stored products, or the run has no scores by layer.
+    """
+    tallies: dict[tuple[int, str], Tally] = defaultdict(tally)
+    for together in [range(max(chosen) + 1)] if cumulative else [[index] for index in chosen]:
+        for train, each in scorer.blocks(together, scoring, by_layer=by_layer):
+            total: dict[str, Scores] = {}
+            for index, scores in zip(together, each, strict=True):
+                total = {layer: one + total[layer] if layer in total else one for layer, one in scores.items()}
+                for layer, one in total.items() if index in chosen else ():
+                    tallies[index, layer].add(train, one)
+    tables = []
+    for (index, layer), filled in tallies.items():
+        about = snapshots[index].record
+        table = filled.table(probe_languages, interval)
+        tables.append(table.assign(snapshot=about.index, epoch=about.epoch, step=about.step, layer=layer))
+    columns = [*RELIANCE_COLUMNS[:3], *(["layer"] if by_layer else []), *RELIANCE_COLUMNS[3:]]
+    whole: pd.DataFrame = pd.concat(tables, ignore_index=True)[columns]
+    return whole
