@@ -100,10 +100,30 @@ def test_iterators_of_samplers_keep_their_methods() -> None:
     assert found[0]._sampler_iter.state_dict() == {"at": 4}
 
 
-def test_only_the_last_batches_are_kept() -> None:
+def test_only_the_last_batches_of_the_last_passes_are_kept() -> None:
     loader = recorded(DataLoader(ROWS, batch_size=1), [])
-    batches = list(loader)
-    assert [loader.facts_of(batch) is not None for batch in batches] == [False] * 6 + [True] * 4
+    passes = [list(loader) for _ in range(3)]
+    assert [[loader.facts_of(batch) is not None for batch in batches] for batches in passes] == [
+        [False] * 10,
+        *[[False] * 8 + [True] * 2] * 2,
+    ]
+
+
+def test_a_pass_that_goes_on_is_not_forgotten() -> None:
+    loader = recorded(DataLoader(ROWS, batch_size=2), ["language"])
+    outer = iter(loader)
+    first = next(outer)
+    for _ in range(4):
+        require_known(loader, loader)
+    assert places(first) == loader.facts_of(first).indices
+
+
+def test_the_same_object_in_several_passes() -> None:
+    batches = [{"language": ["de", "en"]}, {"language": ["ru"]}]
+    loader = recorded(DataLoader(batches, batch_size=None, collate_fn=lambda one: one), ["language"])  # type: ignore[arg-type]
+    for _ in range(4):
+        for batch in loader:
+            assert loader.facts_of(batch).columns == batch
 
 
 def test_a_second_reader_shares_the_copy() -> None:
