@@ -12,7 +12,7 @@ Where only every n-th step is split, its gradients count n times: the sums are t
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_tracin.attribution.gradient_factors import GradientFactors
+from lightning_tracin.attribution.source_steps import SkippedSteps, SomeElements, add_scaled, has_rows, make_step, some_of
 from lightning_tracin.attribution.update_rules import LinearStep, UpdateRule, rule_of
 from lightning_tracin.gradients.group_split import UNDIVIDED, GroupSplit
-from lightning_tracin.gradients.group_vectors import MOMENT, PENDING, TOTAL, GroupVectors, TouchedRows
+from lightning_tracin.gradients.group_vectors import MOMENT, PENDING, TOTAL, GroupVectors
 
 #: Numbers of the sources that are no group of samples, beside `UNDIVIDED`.
 DECAY, MOMENTUM = -2, -3
@@ -36,36 +37,6 @@ _CLOSE = {torch.float64: 1e-6, torch.float32: 2e-3}
 #: The first steps, and one of so many after them, are compared with what the optimizer did.
 _COMPARED_FIRST, _COMPARED_EVERY = 5, 20
 
-#: Elements of a parameter that are compared.
-_ELEMENTS = 16
-
-
-@dataclass
-class _Skipped:
-    """What steps that were not split do to the moments, until it is applied: a factor, and a sum of scales."""
-
-    kept: float = 1.0
-    scale: Tensor | float = 0.0
-    is_compact: bool = False
-
-    def add(self, scale: Tensor | float, factor: float, is_compact: bool) -> None:
-        """Add a step's scale times a factor."""
-        if not isinstance(scale, Tensor):
-            self.scale = self.scale + scale * factor
-        elif not isinstance(self.scale, Tensor):
-            self.scale, self.is_compact = scale * factor + self.scale, is_compact
-        else:
-            grown = len(scale) - len(self.scale)
-            self.scale = (torch.cat([self.scale, torch.zeros_like(scale[-grown:])]) if grown else self.scale).add_(
-                scale, alpha=factor
-            )
-
-    def scale_for(self, touched: TouchedRows | None) -> Tensor | float:
-        """The scale, with zeros for the rows of a table that have been touched since."""
-        if not self.is_compact or touched is None or not isinstance(self.scale, Tensor):
-            return self.scale
-        return torch.cat([self.scale, self.scale.new_zeros(len(touched.rows) - len(self.scale), *self.scale.shape[1:])])
-
 
 @dataclass
 class _Before:
@@ -73,7 +44,7 @@ class _Before:
 
     rule: Any = None
     weights: Tensor | None = None  # where they are needed
-    elements: Tensor | None = None  # a few of them, to compare the step with
+    elements: SomeElements | None = None  # to compare the step with
     decayed: float = 0.0  # what decoupled decay takes from each of them, which has been counted already
 
 
@@ -119,8 +90,9 @@ class Account:
     def __post_init__(self) -> None:
         self._names = {id(parameter): name for name, parameter in self.model.named_parameters()}
         self._rules: dict[int, UpdateRule | None] = {}
-        self._skipped: dict[str, _Skipped] = {}
+        self._skipped: dict[str, SkippedSteps] = {}
         self._before: dict[str, _Before] = {}
+        self._depth: Counter[int] = Counter()  # of calls of each optimizer's `step` that have not returned
         self._known: set[str] = set()  # parameters whose earlier momentum has been looked for
         self._hooks = ExitStack()
         for number, optimizer in enumerate(self.optimizers):
@@ -147,6 +119,10 @@ class Account:
 
     def _pre_hook(self, number: int) -> Callable[..., Any]:
         def before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            self._depth[number] += 1
+            if self._depth[number] > 1:  # a subclass calls the step of its base, which has hooks, too
+                return None
+            self._before.clear()
             closure = kwargs.get("closure", args[1] if len(args) > 1 else None)  # the first is the optimizer
             if closure is None:
                 self._note(number, optimizer)
@@ -165,8 +141,10 @@ class Account:
 
     def _post_hook(self, number: int) -> Callable[..., None]:
         def after_step(optimizer: Optimizer, *_: Any) -> None:
-            found = getattr(optimizer, "found_inf", None)
-            if found is None or not bool(found):
+            self._depth[number] -= 1
+            if self._depth[number]:
+                return
+            if not _is_skipped(optimizer):
                 self._made(number, optimizer)
             else:
                 self._skip()
@@ -177,7 +155,8 @@ class Account:
     @torch.no_grad()
     def _note(self, number: int, optimizer: Optimizer) -> None:
         """Look at the gradients of a step that is about to be made, and at what it starts from."""
-        self._before.clear()
+        if _is_skipped(optimizer):
+            return
         rule = self._rules[number]
         mine = [
             (self._names[id(parameter)], group, parameter)
@@ -186,16 +165,19 @@ class Account:
             if parameter.grad is not None and id(parameter) in self._names
         ]
         names = [name for name, _, _ in mine]
-        if self.join is not None and self.is_split_now():
+        is_split = self.is_split_now()
+        if self.join is not None and is_split:
             self.join({(name, s): v for name in names for s, v in self.split.vectors[name].items() if PENDING in v})
         scale = getattr(optimizer, "grad_scale", None)
         factors = GradientFactors(
             {name: parameter for name, _, parameter in mine}, self.split, 1.0 if scale is None else 1 / float(scale)
         )
-        for name in factors.apply():
+        for name in factors.apply() if is_split else ():
             self.remainders[name] += 1
         is_compared = self._is_compared(number)
         for name, group, parameter in mine:
+            if name in self._before:  # the step has called its closure before, and may have moved the weights since
+                continue
             state = optimizer.state.get(parameter, {})
             decay = float(group.get("weight_decay", 0) or 0)
             decayed = decay * float(group["lr"]) if group.get("decoupled_weight_decay", False) else 0.0
@@ -205,9 +187,13 @@ class Account:
             self._before[name] = _Before(
                 None if rule is None else rule.before(state, parameter),
                 parameter.detach().clone() if needs_weights else None,
-                _some(parameter) if is_compared else None,
+                self._elements(number, parameter, state, factors.scale) if is_compared else None,
                 decayed,
             )
+            if rule is not None and rule.moment is not None and state.get(rule.moment) is None:  # new, or reset by the user
+                self._catch_up(name)
+                for vectors in self.split.vectors[name].values():
+                    vectors.drop(MOMENT)
             if name not in self._known:
                 self._known.add(name)
                 moment = None if rule is None or rule.moment is None else state.get(rule.moment)
@@ -231,12 +217,22 @@ class Account:
 
     def _is_compared(self, number: int) -> bool:
         made = self.steps.get(number, 0)
-        return self.every == 1 and self._rules[number] is not None and (made < _COMPARED_FIRST or made % _COMPARED_EVERY == 0)
+        return self._rules[number] is not None and (made < _COMPARED_FIRST or made % _COMPARED_EVERY == 0)
+
+    def _elements(self, number: int, parameter: nn.Parameter, state: Mapping[str, Any], scale: float) -> SomeElements:
+        rule = self._rules[number]
+        moment = None if rule is None or rule.moment is None else state.get(rule.moment)
+        weights = some_of(parameter)
+        assert parameter.grad is not None
+        return SomeElements(
+            weights, some_of(parameter.grad) * scale, torch.zeros_like(weights) if moment is None else some_of(moment)
+        )
 
     @torch.no_grad()
     def _made(self, number: int, optimizer: Optimizer) -> None:
         self.steps[number] = self.steps.get(number, 0) + 1
-        rule, gap, moved = self._rules[number], 0.0, 0.0
+        rule = self._rules[number]
+        gap = moved = rounded = close = 0.0
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 name = self._names.get(id(parameter))
@@ -246,30 +242,28 @@ class Account:
                 if rule is None:
                     self._split_change(name, parameter, before)
                     continue
-                was = None if before.elements is None else self._some_of_totals(name)
                 state, rows = optimizer.state[parameter], self._rows(name, optimizer.state[parameter], before)
                 if rows is not None:  # what no group has touched is not looked at
-                    state = {key: one[rows] if _has_rows(one, parameter) else one for key, one in state.items()}
-                self._update(name, rule.after(group, state, parameter, before.rule), before, rows is not None)
-                if was is not None and before.elements is not None:
-                    change = _some(parameter) - before.elements * (1 - before.decayed)
-                    gap += float((self._some_of_totals(name) - was - change).square().sum())
-                    moved += (
-                        float(change.square().sum())
-                        + float(before.elements.square().sum()) * torch.finfo(parameter.dtype).eps ** 2
-                    )
-        dtype = next(iter(self.model.parameters())).dtype
-        if gap > _CLOSE.get(dtype, 0.1) ** 2 * moved:
+                    state = {key: one[rows] if has_rows(one, parameter) else one for key, one in state.items()}
+                step = rule.after(group, state, parameter, before.rule)
+                self._update(name, step, before, rows is not None)
+                if before.elements is not None:
+                    change = some_of(parameter) - before.elements.weights
+                    gap += float((before.elements.stepped(step) - change).square().sum())
+                    rounding = torch.finfo(parameter.dtype).eps ** 2 * float(before.elements.weights.square().sum())
+                    close = max(close, _CLOSE.get(parameter.dtype, 0.1))
+                    moved, rounded = moved + float(change.square().sum()), rounded + rounding
+        if gap > close**2 * moved + rounded:
             self._rules[number] = None
             self._say_approximate(optimizer, "does not step as its rule says")
 
     def _rows(self, name: str, state: Mapping[str, Any], before: _Before) -> Tensor | None:
         """The rows of a table to which a step can be confined; None if all are needed."""
         touched, parameter = self.split.touched.get(name), self.split.parameters[name]
-        if touched is None or before.rule is not None or MOMENTUM in self.split.vectors[name]:
+        if touched is None or before.rule is not None or before.elements is not None or MOMENTUM in self.split.vectors[name]:
             return None
         shapes = [one for one in state.values() if isinstance(one, Tensor) and one.numel() > 1]
-        if not all(_has_rows(one, parameter) for one in shapes) or before.weights is not None:
+        if not all(has_rows(one, parameter) for one in shapes) or before.weights is not None:
             return None
         is_sparse = all(vectors.rows is not None for source, vectors in self.split.vectors[name].items() if source != DECAY)
         return touched.rows if is_sparse else None
@@ -277,13 +271,13 @@ class Account:
     def _update(self, name: str, step: LinearStep, before: _Before, is_compact: bool) -> None:
         """Add a step to the totals of all sources."""
         count = self.every * step.sign
-        skipped = self._skipped.setdefault(name, _Skipped())
+        skipped = self._skipped.setdefault(name, SkippedSteps())
         mine = self.split.vectors[name]
         if any(PENDING in vectors for vectors in mine.values()):
             self._catch_up(name)
             for source, vectors in mine.items():
                 if source != DECAY and (PENDING in vectors or MOMENT in vectors):
-                    _step(vectors, step, count if source >= UNDIVIDED else step.sign, is_compact)
+                    make_step(vectors, step, count if source >= UNDIVIDED else step.sign, is_compact)
         elif any(MOMENT in vectors for vectors in mine.values()):
             skipped.kept *= step.keep
             skipped.add(step.scale, skipped.kept * step.of_moment, is_compact)
@@ -292,7 +286,7 @@ class Account:
         decay = self.split.of(name, DECAY)
         if step.coupled:
             decay.add(PENDING, before.weights * step.coupled)
-            _step(decay, step, 1, is_compact=False)
+            make_step(decay, step, 1, is_compact=False)
         elif step.decoupled:
             decay.add(TOTAL, before.weights * -step.decoupled)
 
@@ -303,7 +297,7 @@ class Account:
             return
         for source, vectors in self.split.vectors[name].items():
             if source != DECAY and MOMENT in vectors:
-                _add_scaled(
+                add_scaled(
                     vectors, TOTAL, skipped.scale_for(self.split.touched.get(name)), vectors[MOMENT], -1.0, skipped.is_compact
                 )
                 vectors[MOMENT].mul_(skipped.kept)
@@ -335,11 +329,6 @@ class Account:
         for mine in self.totals().values():
             for vectors in mine.values():
                 vectors.drop(TOTAL)
-
-    def _some_of_totals(self, name: str) -> Tensor:
-        found = [_some(vectors.dense(TOTAL)) for vectors in self.split.vectors[name].values() if TOTAL in vectors]
-        parameter = self.split.parameters[name]
-        return sum(found, torch.zeros(1, dtype=torch.float64, device=parameter.device).expand(len(_some(parameter))))
 
     @property
     def nbytes(self) -> int:
@@ -373,34 +362,7 @@ class Account:
         self._rules |= dict.fromkeys(state["without_rule"])
 
 
-def _step(vectors: GroupVectors, step: LinearStep, count: float, is_compact: bool) -> None:
-    """Add one source's part of a step to its total; the gradient since the last step is used up."""
-    gradient = vectors.get(PENDING)
-    if step.of_moment:
-        if MOMENT in vectors:
-            vectors[MOMENT].mul_(step.keep)
-        if gradient is not None:
-            _add_scaled(vectors, MOMENT, step.gain, gradient, count, is_compact)
-        if MOMENT in vectors:
-            _add_scaled(vectors, TOTAL, step.scale, vectors[MOMENT], -step.of_moment, is_compact)
-    if step.of_gradient and gradient is not None:
-        _add_scaled(vectors, TOTAL, step.scale, gradient, -step.of_gradient * count, is_compact)
-    vectors.drop(PENDING)
-
-
-def _add_scaled(vectors: GroupVectors, name: str, scale: Tensor | float, values: Tensor, factor: float, is_compact: bool) -> None:
-    """Add values times a scale, which is a number or a tensor (see `GroupVectors.pick`), to a vector."""
-    if isinstance(scale, Tensor):
-        vectors[name].addcmul_(vectors.pick(scale, is_compact).to(values.device, values.dtype), values, value=factor)
-    else:
-        vectors[name].add_(values, alpha=scale * factor)
-
-
-def _has_rows(value: Any, parameter: Tensor) -> bool:
-    return isinstance(value, Tensor) and value.shape == parameter.shape
-
-
-def _some(tensor: Tensor) -> Tensor:
-    """A few elements of a tensor, evenly spaced, in float64."""
-    flat = tensor.detach().reshape(-1)
-    return flat[:: max(1, flat.numel() // _ELEMENTS)].to(torch.float64, copy=True)
+def _is_skipped(optimizer: Optimizer) -> bool:
+    """Whether a gradient scaler has found an infinite gradient and makes a fused optimizer skip its step."""
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)

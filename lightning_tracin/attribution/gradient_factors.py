@@ -19,10 +19,14 @@ from lightning_tracin.gradients.group_vectors import PENDING, GroupVectors
 from lightning_tracin.gradients.settled_ways import NOTHING
 
 #: Largest difference, relative to a gradient, that rounding may cause, by the least precise data type in the backward pass.
-_CLOSE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+_CLOSE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 #: An element's factor is not read from parts whose sum is this much smaller than they are.
 _CANCELLED = 1e-5
+
+
+#: Where parts cancel, this part of their size stands for the gradient's, which rounding is compared with.
+_ROUNDED = 0.1
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,12 @@ class _Compared:
     product: float
     square: float  # of the sum
     norm: float  # squared norm of the gradient
+    sizes: float  # sum of the squared norms of the parts, which rounding follows where they cancel
     least: float = 0.0  # squared norm of what is taken for rounding
 
     def gap(self, factor: float) -> float:
         """How far the gradient is from the factor times the sum, relative to the gradient."""
-        scale = max(self.norm, self.least)
+        scale = max(self.norm, self.least, _ROUNDED**2 * factor * factor * self.sizes)
         if not scale:
             return float(factor * self.square != 0)
         squared = self.norm - 2 * factor * self.product + factor * factor * self.square
@@ -74,13 +79,13 @@ class GradientFactors:
             return []
         compared = {name: _compared(parameter, self.split.vectors[name]) for name, parameter in self.parameters.items()}
         known = {name: one for name, one in compared.items() if one is not None}
+        wrong = [name for name in compared if name not in known and self._is_left_whole(name)]
         least = NOTHING**2 * sum(one.norm for one in known.values())
         found = {name: replace(one, least=least) for name, one in known.items()}
         close = _CLOSE[self.split.coarsest]
         ratios = [one.product / one.square for one in found.values() if one.square > 0]
         common = [1.0, *([median(ratios)] if ratios else [])]
         factor = max(common, key=lambda one: sum(other.gap(one) <= close for other in found.values()))
-        wrong = []
         for name, one in found.items():
             own = one.product / one.square if one.square > 0 else 1.0
             chosen = next((each for each in (factor, own) if one.gap(each) <= close), None)
@@ -95,6 +100,8 @@ class GradientFactors:
         close, each = _CLOSE[self.split.coarsest], []
         for name, parameter in self.parameters.items():
             parts = [one for one in self.split.vectors[name].values() if PENDING in one]
+            if not parts and bool(_dense(parameter.grad).any()):
+                return False
             if parts:
                 own, total, beyond = _beside(parameter, parts)
                 each.append(
@@ -102,6 +109,14 @@ class GradientFactors:
                 )
         least = NOTHING * sum(norm**2 for _, norm in each) ** 0.5
         return all(gap <= close * max(norm, least) for gap, norm in each)
+
+    def _is_left_whole(self, name: str) -> bool:
+        """Whether a gradient came in no parts at all, so that it is undivided."""
+        gradient = _dense(self.parameters[name].grad)
+        if not bool(gradient.any()):
+            return False
+        self.split.of(name, UNDIVIDED).add(PENDING, gradient * self.scale)
+        return True
 
     def _multiply(self, name: str, factor: float) -> None:
         if factor * self.scale == 1.0 or abs(factor * self.scale - 1.0) < 1e-12:
@@ -123,13 +138,14 @@ class GradientFactors:
         factor = torch.where(is_clear, gradient / torch.where(is_clear, whole, 1), otherwise)
         plausible = is_clear & (factor >= 0) & (factor <= 1.0 + close) & (otherwise > 0)
         factor = torch.where(plausible | ~is_clear, factor, otherwise)
+        left = float((gradient - factor * whole).norm())
+        is_explained = left <= 10 * close * float(gradient.norm())
+        if not is_explained:  # by no factors at all, then
+            factor = torch.full_like(factor, otherwise)
+            self.split.of(name, UNDIVIDED).add(PENDING, (gradient - otherwise * whole) * self.scale)
         for vectors in parts:
             vectors[PENDING].mul_(vectors.pick(factor)).mul_(self.scale)
-        rest = (gradient - factor * whole) * self.scale
-        if float(rest.norm()) <= 10 * close * float(gradient.norm()) * self.scale:
-            return True
-        self.split.of(name, UNDIVIDED).add(PENDING, rest)
-        return False
+        return is_explained
 
 
 def _compared(parameter: nn.Parameter, vectors: Mapping[int, GroupVectors]) -> _Compared | None:
@@ -139,7 +155,9 @@ def _compared(parameter: nn.Parameter, vectors: Mapping[int, GroupVectors]) -> _
         return None
     own, total, beyond = _beside(parameter, parts)
     rows = None if len(total) == len(parameter) else _rows(parts)
-    return _Compared(own, total, rows, beyond**2, _dot(own, total), _dot(total, total), _dot(own, own) + beyond**2)
+    sizes = sum(_dot(one[PENDING], one[PENDING]) for one in parts)
+    norm = _dot(own, own) + beyond**2
+    return _Compared(own, total, rows, beyond**2, _dot(own, total), _dot(total, total), norm, sizes)
 
 
 def _beside(parameter: nn.Parameter, parts: Sequence[GroupVectors]) -> tuple[Tensor, Tensor, float]:

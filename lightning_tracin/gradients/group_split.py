@@ -208,14 +208,27 @@ class GroupSplit:
                 if lined is None:
                     return
                 lined[(batch.groups != group).to(lined.device)] = 0  # a view of `masked`
-            self._is_repeating = True  # hooks inside the module are called again
-            try:
-                found = torch.autograd.grad(output, parameters, masked, retain_graph=True, allow_unused=True)
-            finally:
-                self._is_repeating = False
+            found = self._repeated(output, parameters, masked)
             for name, one in zip(names, found, strict=True):
                 if one is not None:
                     self.of(name, group).add(PENDING, one.detach())
+
+    def _repeated(self, output: Tensor, parameters: Sequence[nn.Parameter], gradient: Tensor) -> Sequence[Tensor | None]:
+        """Repeat the backward pass through a module, unseen by hooks; nothing is found under reentrant checkpointing."""
+        hooks = [(one._backward_hooks, dict(one._backward_hooks)) for one in parameters if one._backward_hooks]
+        for own, _ in hooks:
+            own.clear()
+        self._is_repeating = True  # hooks inside the module are called again
+        try:
+            return torch.autograd.grad(output, parameters, gradient, retain_graph=True, allow_unused=True)
+        except RuntimeError as error:
+            if "use_reentrant=True" not in str(error):
+                raise
+            return [None for _ in parameters]
+        finally:
+            self._is_repeating = False
+            for own, kept in hooks:
+                own.update(kept)
 
     # -- parameters that are not split
 

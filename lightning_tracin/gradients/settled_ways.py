@@ -51,7 +51,7 @@ def settled_ways(model: nn.Module, loss: Callable[[Sequence[int]], Tensor], samp
     candidates = _candidates(model)
     with uncompiled(model):
         lines = found_lines(model, [name for name, _ in model.named_modules() if name], loss, samples)
-        usable = {place.module for place in lines if place.role == "output"}
+        usable = {place.module for place in lines if place.role == "output"} - _hooked(model)
         left = {name: [one for one in modules if not one or one in usable] for name, modules in candidates.items()}
         while True:
             around = {name: modules[0] for name, modules in left.items() if modules and modules[0]}
@@ -61,6 +61,12 @@ def settled_ways(model: nn.Module, loss: Callable[[Sequence[int]], Tensor], samp
                 return ways
             for name in wrong:
                 left[name].pop(0)
+
+
+def _hooked(model: nn.Module) -> set[str]:
+    """The modules that hold backward hooks of the user, which a repeated backward pass would call once more."""
+    own = [name for name, module in model.named_modules() if module._backward_hooks or module._backward_pre_hooks]
+    return {around for name in own for around in enclosing(name)}
 
 
 def _candidates(model: nn.Module) -> dict[str, list[str]]:

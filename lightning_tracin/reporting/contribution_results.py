@@ -59,10 +59,10 @@ def write_contributions(run: TracInRun) -> Mapping[str, str]:
         {}
     """
     attempts, folder = Attempts(), run.directory.results
-    table: pd.DataFrame | None = None
+    table = pd.DataFrame()
     with attempts.at("contributions.csv", "contributions.png", "the page's contributions"):
         table = every_window(run)
-    if table is None or table.empty:
+    if table.empty:
         return attempts.failed
     summed = table[table["cumulative"]].drop(columns="cumulative")
     picture: bytes | None = None

@@ -17,7 +17,7 @@ def wide(whole: pd.DataFrame) -> pd.DataFrame:
     Example:
         >>> rows = [("fall", 0.75, True), ("decay", 0.125, False), ("unexplained", 0.125, False)]
         >>> whole = pd.DataFrame(rows, columns=["train_language", "nats", "is_group"])
-        >>> wide(whole.assign(probe_language="fr", fall=1.0, probes=9)).to_dict("records")  # a language called "fall" is in quotes
+        >>> wide(whole.assign(probe_language="fr", fall=1.0, probes=9)).to_dict("records")
         [{'probe_language': 'fr', 'probes': 9, 'fall': 1.0, "'fall'": 0.75, 'decay': 0.125, 'unexplained': 0.125}]
     """
     probe, train = grouping_of(whole)

@@ -21,6 +21,7 @@ from lightning_tracin.attribution.samples import SampleSet, from_loader
 from lightning_tracin.attribution.window_length import NODES
 from lightning_tracin.config import ContributionOptions, SampleColumns
 from lightning_tracin.gradients import plan_coverage
+from lightning_tracin.gradients.freezing import uncompiled
 from lightning_tracin.gradients.group_split import Ways
 from lightning_tracin.gradients.group_vectors import GroupVectors
 from lightning_tracin.gradients.partition import parts_of
@@ -83,10 +84,11 @@ class AccountProbes:
             self.train = from_loader(train_loader, columns, "train samples") if options.samples else None
             copy = isolated_copy(module, self._dtype)
             prepared = self._environment.prepared(copy, self._dtype)
-            loss: Any = checked_loss(copy, None, self.measured, prepared)
-            self.loss: SummedLoss = loss
-            names = trainable_names(module)
-            verified = verify(copy, names, self.loss, None, self._asked, prepared, "before the fit")
+            with uncompiled(copy):
+                loss: Any = checked_loss(copy, None, self.measured, prepared)
+                self.loss: SummedLoss = loss
+                names = trainable_names(module)
+                verified = verify(copy, names, self.loss, None, self._asked, prepared, "before the fit")
             self._decisions = verified.coverage.decisions
             self.ways = self._settled(copy, prepared)
             self.loss = replace(loss, module=module)  # the copy is not kept
