@@ -18,8 +18,8 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from lightning_tracin.errors import TracInError
 
-#: Batches of a pass that are remembered: the last one, and those that a fit may have fetched before it.
-_REMEMBERED = 4
+#: Batches of a pass that are remembered (a fit may have fetched one more than it uses), and passes that have ended.
+_REMEMBERED, _ENDED = 2, 2
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,16 @@ class BatchFacts:
 
 
 @dataclass
-class _Beside:
+class _Carried:
     """A batch with what travels beside it."""
 
     batch: Any
     columns: dict[str, list[Any] | None]
     count: int | None  # raw samples
 
-    def pin_memory(self) -> _Beside:
+    def pin_memory(self) -> _Carried:
         """What the loader's thread for pinned memory calls."""
-        return _Beside(pin_memory(self.batch), self.columns, self.count)  # type: ignore[no-untyped-call]
+        return _Carried(pin_memory(self.batch), self.columns, self.count)  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class _Collate:
     columns: tuple[str, ...]
     is_batched: bool  # False: the dataset yields whole batches
 
-    def __call__(self, samples: Any) -> _Beside:
+    def __call__(self, samples: Any) -> _Carried:
         found = {name: _values(samples, name) for name in self.columns}
         count = len(samples) if self.is_batched and isinstance(samples, list | tuple) else None
-        return _Beside(self.collate(samples), found, count)
+        return _Carried(self.collate(samples), found, count)
 
 
 def _values(samples: Any, name: str) -> list[Any] | None:
@@ -119,6 +119,15 @@ class _Drawing:
         return getattr(self.__dict__["_indices"], name)
 
 
+@dataclass(frozen=True)
+class _Delivered:
+    """A batch that was returned; while it is kept, no other object has its identity."""
+
+    batch: Any
+    facts: BatchFacts
+    of: deque[int]  # its pass
+
+
 class RecordedLoader:
     """What is added to the class of a loader; see `recorded`.
 
@@ -128,12 +137,14 @@ class RecordedLoader:
 
     passes: int
     _columns: tuple[str, ...]
-    _delivered: dict[int, tuple[Any, BatchFacts]]  # of the last batches, by identity
+    _delivered: dict[int, _Delivered]  # the last batches, by identity
+    _ended: deque[deque[int]]  # passes that have ended, as identities of their last batches
     _sampler: _Indices | None = None
 
     def facts_of(self, batch: Any) -> BatchFacts | None:
         """What is known of one of the last batches, which has to be the very object; None if it is not known."""
-        return self._delivered.get(id(batch), (None, None))[1]
+        found = self._delivered.get(id(batch))
+        return None if found is None else found.facts
 
     def remember(self, columns: Sequence[str]) -> None:
         """Remember more columns, from the next pass on."""
@@ -159,22 +170,27 @@ class RecordedLoader:
             own.update(kept)
         return self._noted(iterator, None if sampler is None else sampler.drawn)
 
-    def _noted(self, iterator: Iterator[_Beside], drawn: deque[Any] | None) -> Iterator[Any]:
+    def _noted(self, iterator: Iterator[_Carried], drawn: deque[Any] | None) -> Iterator[Any]:
         mine: deque[int] = deque()
-        for given, beside in enumerate(iterator):
-            indices = None if drawn is None else _positions(drawn, getattr(iterator, "_send_idx", given + 1) - given)
-            if indices is not None and beside.count not in (None, len(indices)):
-                raise TracInError(
-                    f"The train DataLoader drew {len(indices)} samples for a batch of {beside.count}, so nothing tells which "
-                    "samples it holds; use a sampler of whole batches, or give each raw sample its language."
-                )
-            mine.append(id(beside.batch))
-            self._delivered[mine[-1]] = beside.batch, BatchFacts(indices, beside.columns)
-            while len(mine) > _REMEMBERED:
-                forgotten = mine.popleft()
-                if forgotten not in mine:
-                    self._delivered.pop(forgotten, None)
-            yield beside.batch
+        try:
+            for given, beside in enumerate(iterator):
+                indices = None if drawn is None else _positions(drawn, getattr(iterator, "_send_idx", given + 1) - given)
+                _require_count(indices, beside.count)
+                mine.append(id(beside.batch))
+                self._delivered[mine[-1]] = _Delivered(beside.batch, BatchFacts(indices, beside.columns), mine)
+                self._forget(mine, _REMEMBERED)
+                yield beside.batch
+        finally:
+            self._ended.append(mine)
+            while len(self._ended) > _ENDED:
+                self._forget(self._ended.popleft(), 0)
+
+    def _forget(self, mine: deque[int], most: int) -> None:
+        """Forget all batches of a pass but the last ones; another pass may have delivered the same object since."""
+        while len(mine) > most:
+            oldest = mine.popleft()
+            if oldest not in mine and oldest in self._delivered and self._delivered[oldest].of is mine:
+                del self._delivered[oldest]
 
 
 def _positions(drawn: deque[Any], outstanding: int) -> list[Any] | None:
@@ -183,6 +199,14 @@ def _positions(drawn: deque[Any], outstanding: int) -> list[Any] | None:
         drawn.popleft()
     some = _plain(drawn.popleft())
     return list(some) if isinstance(some, Iterable) and not isinstance(some, str | bytes | Mapping) else None
+
+
+def _require_count(indices: Sequence[Any] | None, count: int | None) -> None:
+    if indices is not None and count not in (None, len(indices)):
+        raise TracInError(
+            f"The train DataLoader drew {len(indices)} samples for a batch of {count}, so nothing tells which samples it holds; "
+            "use a sampler of whole batches, or give each raw sample its language."
+        )
 
 
 def recorded(loader: Any, columns: Sequence[str]) -> Any:
@@ -219,5 +243,5 @@ def recorded(loader: Any, columns: Sequence[str]) -> Any:
     twin: Any = object.__new__(type(kind.__name__, (RecordedLoader, kind), {"__module__": kind.__module__}))
     vars(twin).update(vars(loader))
     # The iterator of persistent workers is not ours.
-    vars(twin).update(_iterator=None, _columns=tuple(columns), _delivered={}, passes=0)
+    vars(twin).update(_iterator=None, _columns=tuple(columns), _delivered={}, _ended=deque(), passes=0)
     return twin

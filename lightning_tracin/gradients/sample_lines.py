@@ -56,7 +56,7 @@ class Place(NamedTuple):
     number: int  # among the tensors of that role
 
 
-class _Seen(NamedTuple):
+class _Noted(NamedTuple):
     shape: tuple[int, ...]
     print: Tensor  # [first dimension]: a number for each line, in float64
 
@@ -95,7 +95,7 @@ def found_lines(
     return found
 
 
-def _lines(whole: _Seen, less: _Seen, turned: _Seen, samples: int) -> Lines | None:
+def _lines(whole: _Noted, less: _Noted, turned: _Noted, samples: int) -> Lines | None:
     sizes = list(zip(whole.shape, less.shape, strict=False))
     if len(whole.shape) != len(less.shape) or whole.shape != turned.shape:
         return None
@@ -121,13 +121,13 @@ def tensors_of(value: Any) -> Iterator[tuple[int, Tensor]]:
     return ((number, leaf) for number, leaf in enumerate(pytree.tree_leaves(value)) if isinstance(leaf, Tensor))
 
 
-def _seen(model: nn.Module, modules: Sequence[str], run: Callable[[], Any]) -> dict[Place, list[_Seen]]:
-    found: dict[Place, list[_Seen]] = defaultdict(list)
+def _seen(model: nn.Module, modules: Sequence[str], run: Callable[[], Any]) -> dict[Place, list[_Noted]]:
+    found: dict[Place, list[_Noted]] = defaultdict(list)
 
     def note(name: str, _: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         for role, value in (("input", [*args, *kwargs.values()]), ("output", output)):
             for number, tensor in tensors_of(value):
-                found[Place(name, role, number)].append(_Seen(tuple(tensor.shape), _print(tensor)))
+                found[Place(name, role, number)].append(_Noted(tuple(tensor.shape), _print(tensor)))
 
     named = dict(model.named_modules())
     with ExitStack() as hooks:

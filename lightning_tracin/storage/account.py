@@ -40,11 +40,11 @@ DECAY, MOMENTUM, UNDIVIDED = "decay", "momentum", "undivided"
 OTHER_SOURCES = (DECAY, MOMENTUM, UNDIVIDED)
 
 
-class _Record(BaseModel):
+class _AccountFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class AccountRecord(_Record):
+class AccountRecord(_AccountFile):
     """The content of `account.json`."""
 
     format: Literal[1] = 1
@@ -64,7 +64,7 @@ class AccountRecord(_Record):
     versions: dict[str, str] = {}
 
 
-class WindowRecord(_Record):
+class WindowRecord(_AccountFile):
     """Which steps a window covers, and who changed the weights in it."""
 
     number: int = Field(ge=1)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from tests.support.accounted_fits import Module, Tokens, fit, numbers, require_same
+from tests.support.accounted_fits import Module, Tokens, fit, numbers, probes, require_same
+from tests.support.fits import trainer
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are started by fork")
 
@@ -123,3 +127,44 @@ def test_processes_say_what_one_says(
         module = Sharing(chosen["optimizer"], train)
         fit(tmp_path / "several", None, module, chosen["options"], use_distributed_sampler=False, **several)
     require_same(numbers(tmp_path / "several"), numbers(tmp_path / "one"), 1e-9)
+
+
+def of_two(folder: Path, checkpoint: Path | None = None, **options: Any) -> None:
+    train = Tokens(2 * SIZE * STEPS, seed=1, run=SIZE * STEPS // 2)
+    saver = ModelCheckpoint(folder / "checkpoints", filename="{epoch}", save_top_k=-1)
+    loader = DataLoader(train, batch_size=SIZE, shuffle=True)
+    several: dict[str, Any] = {"strategy": "ddp_fork_find_unused_parameters_true", "devices": 2, "enable_checkpointing": True}
+    fit(folder, loader, Module("adamw"), options, [saver], checkpoint, **several)
+
+
+def test_two_processes_resume_in_the_middle_of_a_window(tmp_path: Path) -> None:
+    of_two(tmp_path)
+    expected = numbers(tmp_path)
+    of_two(tmp_path, tmp_path / "checkpoints" / "epoch=0.ckpt")
+    require_same(numbers(tmp_path), expected, 1e-12)
+
+
+def test_all_processes_refuse_together(tmp_path: Path) -> None:
+    of_two(tmp_path)
+    with pytest.raises(Exception, match="holds another account"):
+        of_two(tmp_path)
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(Exception, match="does not hold the account that the checkpoint belongs to"):
+        of_two(tmp_path, tmp_path / "checkpoints" / "epoch=0.ckpt")
+
+
+def test_processes_keep_their_weights(tmp_path: Path) -> None:
+    """What the account exchanges does not disturb what the processes exchange for the fit."""
+    train = Tokens(2 * SIZE * STEPS, seed=1)
+    for name in ("with", "without"):
+        saver = ModelCheckpoint(tmp_path / name, filename="last")
+        several: dict[str, Any] = {"strategy": "ddp_fork_find_unused_parameters_true", "devices": 2, "enable_checkpointing": True}
+        loader = DataLoader(train, batch_size=SIZE, shuffle=True)
+        if name == "with":
+            fit(tmp_path, loader, Module("adamw", dropout=0.2), {}, [saver], **several)
+        else:
+            trainer(tmp_path, [saver], precision="64-true", max_epochs=2, **several).fit(
+                Module("adamw", dropout=0.2), loader, probes()
+            )
+    one, other = (torch.load(tmp_path / name / "last.ckpt", weights_only=True)["state_dict"] for name in ("with", "without"))
+    assert all(torch.equal(one[name], value) for name, value in other.items())

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lightning_tracin import TracInRun
+from lightning_tracin.storage.account import AccountStore
 
 _MODULE = """
 import torch
@@ -80,7 +81,7 @@ model:
 """
 
 
-def run_script(folder: Path, script: str, *arguments: str) -> TracInRun:
+def run_script(folder: Path, script: str, *arguments: str) -> None:
     folder.mkdir()
     (folder / "script.py").write_text(script)
     (folder / "settings.yaml").write_text(_CONFIG)
@@ -93,17 +94,21 @@ def run_script(folder: Path, script: str, *arguments: str) -> TracInRun:
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+def run_of(folder: Path, script: str, *arguments: str) -> TracInRun:
+    run_script(folder, script, *arguments)
     return TracInRun.open(folder / "run")
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> TracInRun:
     script = _MODULE.format(package="pytorch_lightning") + _SCRIPT
-    return run_script(tmp_path_factory.mktemp("reference") / "fit", script)
+    return run_of(tmp_path_factory.mktemp("reference") / "fit", script)
 
 
 def test_lightning_pytorch_gives_the_same_scores(tmp_path: Path, reference: TracInRun) -> None:
-    run = run_script(tmp_path / "fit", _MODULE.format(package="lightning.pytorch") + _SCRIPT)
+    run = run_of(tmp_path / "fit", _MODULE.format(package="lightning.pytorch") + _SCRIPT)
     assert len(run.snapshots) == 2
     np.testing.assert_array_equal(run.influence(), reference.influence())
 
@@ -111,7 +116,7 @@ def test_lightning_pytorch_gives_the_same_scores(tmp_path: Path, reference: Trac
 @pytest.mark.parametrize("package", ["pytorch_lightning", "lightning.pytorch"])
 def test_lightning_cli_from_yaml_gives_the_same_scores(tmp_path: Path, reference: TracInRun, package: str) -> None:
     script = (_MODULE + _CLI).format(package=package)
-    run = run_script(tmp_path / "fit", script, "fit", "--config", "settings.yaml")
+    run = run_of(tmp_path / "fit", script, "fit", "--config", "settings.yaml")
     assert len(run.snapshots) == 2
     np.testing.assert_array_equal(run.influence(), reference.influence())
 
@@ -150,5 +155,39 @@ importlib.util.find_spec = lambda name, package=None: None if name == "lightning
 
 
 def test_the_package_lightning_stays_optional(tmp_path: Path, reference: TracInRun) -> None:
-    run = run_script(tmp_path / "fit", _BLOCKED + _MODULE.format(package="pytorch_lightning") + _SCRIPT)
+    run = run_of(tmp_path / "fit", _BLOCKED + _MODULE.format(package="pytorch_lightning") + _SCRIPT)
     np.testing.assert_array_equal(run.influence(), reference.influence())
+
+
+_ACCOUNT = _SCRIPT.replace('TracInCallback("run", top_k=3)', 'ContributionCallback("run", window=3, language_column="language")')
+
+_ACCOUNT_SETTINGS = """
+    - class_path: lightning_tracin.ContributionCallback
+      init_args:
+        dirpath: run
+        window: 3
+        language_column: language
+        every_n_steps: 1
+        overwrite: false
+        max_probes_per_language: 5
+        dtype: float32
+        device: cpu
+"""
+
+
+def test_lightning_cli_of_the_other_package_gives_the_same_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    exec(
+        (_MODULE.format(package="pytorch_lightning") + _ACCOUNT).replace("import TracIn", "import Contribution"),
+        {"__name__": "here"},
+    )
+
+    first, last = _CONFIG.index("    - class_path"), _CONFIG.index("model:")
+    monkeypatch.setattr(f"{__name__}._CONFIG", _CONFIG[:first] + _ACCOUNT_SETTINGS.lstrip("\n") + _CONFIG[last:])
+    run_script(tmp_path / "fit", (_MODULE + _CLI).format(package="lightning.pytorch"), "fit", "--config", "settings.yaml")
+    here, there = (AccountStore(tmp_path / name / "run").windows() for name in ("here", "fit"))
+    assert [window.record for window in there] == [window.record for window in here]
+    for one, other in zip(there, here, strict=True):
+        for name, numbers in other.numbers.items():
+            np.testing.assert_allclose(one.numbers[name], numbers, rtol=1e-4, atol=1e-6)  # threads differ
