@@ -358,9 +358,6 @@ class Options(SampleColumns, ProbeChoice, Shown, Stored, Replacing):
 class ContributionOptions(SampleColumns, ProbeChoice, Evaluation, Replacing):
     """All options of `ContributionCallback`, except its directory and data.
 
-    Raises:
-        TracInError: a value is invalid, or an option does not exist.
-
     Example:
         >>> ContributionOptions(group_column="domain").by
         'domain'
@@ -380,8 +377,7 @@ class ContributionOptions(SampleColumns, ProbeChoice, Evaluation, Replacing):
         "time, at most 20 an epoch.",
     )
     every_n_steps: Positive = Field(
-        default=1,
-        description="account for one of every n optimizer steps, chosen at random, and scale up: cheaper, less certain.",
+        default=1, description="account for one of every n optimizer steps, drawn at random, and scale up: cheaper, less certain."
     )
     samples: bool = Field(default=False, description="also keep what each train sample contributed (needs a map-style dataset).")
     device: str | None = Field(

@@ -97,7 +97,7 @@ def contribution_table(
           its interval, NaN with a single item.
         - `fall`: by how much that loss fell as measured; the `nats` of all sources add up to it.
         - `probes`: number of the queries; `loss`: their mean loss at the window's end.
-        - `measured`: fall of the mean loss of all probes of the group that are measured, queries or not.
+        - `measured`: fall of the mean loss of all probes of the group, queries or not; NaN where the others were not measured.
         - `samples`: train samples of the source in the accounted steps.
         - `is_group`: whether the source is a train group, which may have any name, even `decay`.
 
@@ -116,8 +116,8 @@ def contribution_table(
     queries, groups = np.asarray(record.queries), np.asarray(record.groups)
     falls = before - after
     values = np.concatenate([nats, (falls[:, queries] - nats.sum(2))[:, :, None]], axis=2)  # [windows, queries, sources]
-    if cumulative:
-        falls, values, counts = (one.cumsum(0) for one in (falls, values, counts))
+    if cumulative:  # from the first window's beginning
+        falls, values, counts = before[:1] - after, values.cumsum(0), counts.cumsum(0)
     parts = []
     for group in sorted(set(groups[queries].tolist())):
         mine = groups[queries] == group
@@ -150,7 +150,7 @@ def whole_fit(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def mean_losses(record: AccountRecord, window: Window) -> dict[str, float]:
-    """Probe group -> mean loss of all its measured probes at the end of a window, in nats."""
+    """Probe group -> mean loss of its probes that were measured at the end of a window, in nats."""
     losses: Floats = window.numbers["after"].numpy()
     return {str(group): float(loss) for group, loss in pd.Series(losses).groupby(list(record.groups)).mean().items()}
 

@@ -43,6 +43,9 @@ class ContributionCallback(CallbackBase):
         languages_of_probes: each probe's language (or group), in the order of the probe datasets. Default: read from the column.
         options: any field of `config.ContributionOptions`, by name.
 
+    Attributes:
+        accounting: the account of the fit that goes on; None outside a fit.
+
     Raises:
         TracInError: an option is invalid or does not exist.
 
@@ -74,7 +77,7 @@ class ContributionCallback(CallbackBase):
         self._ended: dict[str, Any] = {}  # the state of an account that has ended, for checkpoints that are saved later
         self._state: dict[str, Any] | None = None
         self._watch: LoaderWatch | None = None
-        self._accounting: Accounting | None = None
+        self.accounting: Accounting | None = None
         self._lock: RunLock | None = None
 
     @property
@@ -84,9 +87,9 @@ class ContributionCallback(CallbackBase):
 
     def state_dict(self) -> dict[str, Any]:
         """The account in the middle of its window, as plain types and tensors."""
-        if self._accounting is None:
+        if self.accounting is None:
             return self._ended
-        return {"identity": self._account, **self._accounting.state()}
+        return {"identity": self._account, **self.accounting.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with an account from a checkpoint."""
@@ -134,7 +137,7 @@ class ContributionCallback(CallbackBase):
         except BaseException:
             accounting.close()
             raise
-        self._accounting = accounting
+        self.accounting = accounting
 
     def _make_room(self, store: AccountStore, state: dict[str, Any] | None) -> None:
         """Clear the folder of an account that may be replaced; refuse any other account than the one that goes on."""
@@ -153,30 +156,30 @@ class ContributionCallback(CallbackBase):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Split the gradients of this batch."""
-        if self._accounting is not None:
-            self._accounting.batch_starts(trainer.current_epoch + 1, batch_idx)
+        if self.accounting is not None:
+            self.accounting.batch_starts(trainer.current_epoch + 1, batch_idx)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the steps, and end a window that is long enough."""
-        if self._accounting is not None:
-            self._accounting.batch_ends()
+        if self.accounting is not None:
+            self.accounting.batch_ends()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the account, write its results and log them."""
-        if self._accounting is None:
+        if self.accounting is None:
             return
-        if self._accounting.step == 0:
+        if self.accounting.step == 0:
             rank_zero_warn(
                 "ContributionCallback noticed no optimizer step, so there is nothing to account for. Under manual optimization, "
                 "step the optimizers from `self.optimizers()`."
             )
         self._keep()
-        self._accounting.finish()
+        self.accounting.finish()
         self._end()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Release the directory: the fit ends without `on_train_end`."""
-        if self._accounting is not None:
+        if self.accounting is not None:
             self._keep()
         self._end()
 
@@ -189,9 +192,9 @@ class ContributionCallback(CallbackBase):
         self._ended = apply_to_collection(self.state_dict(), Tensor, lambda one: one.cpu())
 
     def _end(self) -> None:
-        if self._accounting is not None:
-            self._accounting.close()
-            self._accounting = None
+        if self.accounting is not None:
+            self.accounting.close()
+            self.accounting = None
         if self._watch is not None:
             self._watch.close()
             self._watch = None

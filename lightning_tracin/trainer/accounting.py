@@ -71,6 +71,10 @@ class Accounting:
         module: the module being fitted.
         watch: knows the samples of each batch.
 
+    Attributes:
+        account: the sources' parts of the updates.
+        names: of the train groups.
+
     Raises:
         TracInError: the train samples' groups are not known, or the probes cannot be evaluated.
     """
@@ -89,14 +93,14 @@ class Accounting:
         self._given = languages.train
         self._read_at = (watch.loader, watch.loader.passes)
         self._groups = BatchGroups(watch.loader.dataset, options, languages.train)
-        self._names = GroupNames(self._groups.names)
+        self.names = GroupNames(self._groups.names)
         self._probes = AccountProbes(options, probes, languages.probes, trainer, module, watch.loader)
         device = None if options.device is None else torch.device(options.device)
         split = GroupSplit(module, self._probes.ways, device)
         optimizers = [unwrapped(optimizer) for optimizer in trainer.optimizers]
-        join = JoinedGradients(split, self._names) if trainer.world_size > 1 else None
+        join = JoinedGradients(split, self.names) if trainer.world_size > 1 else None
         self._is_split = False
-        self._account = Account(module, split, optimizers, join, options.every_n_steps, is_split_now=lambda: self._is_split)
+        self.account = Account(module, split, optimizers, join, options.every_n_steps, is_split_now=lambda: self._is_split)
         self._seconds = 0.0
         self._began = time.perf_counter()
         self._epoch = 1
@@ -108,7 +112,7 @@ class Accounting:
     @property
     def step(self) -> int:
         """Optimizer steps that the fit has made; with several optimizers, of the one with the most."""
-        return max(self._account.steps.values(), default=0)
+        return max(self.account.steps.values(), default=0)
 
     # -- the life of an account
 
@@ -121,7 +125,7 @@ class Accounting:
             step: optimizer steps that the fit has made before.
         """
         if state is None:
-            self._account.steps = dict.fromkeys(range(len(self._account.optimizers)), step)
+            self.account.steps = dict.fromkeys(range(len(self.account.optimizers)), step)
             if self._trainer.is_global_zero:
                 self._store.write(self._record(account, step))
                 if self._options.samples:
@@ -131,24 +135,24 @@ class Accounting:
         else:
             environment = Environment(self._trainer.lightning_module, self._trainer.strategy)
             on_rank_zero(environment, lambda: self._store.refuse_other(self._record(account, step)))
-            self._names = GroupNames(state["names"])
-            self._account.load(state["account"])
-            if self._account.join is not None:
-                self._account.join = JoinedGradients(self._account.split, self._names)
+            self.names = GroupNames(state["names"])
+            self.account.load(state["account"])
+            if self.account.join is not None:
+                self.account.join = JoinedGradients(self.account.split, self.names)
             kept = state["window"]
             length = self._options.window or kept["length"]
             self._window = window = _Window(**{**kept, "length": length, "samples": Counter(kept["samples"])})
             on_rank_zero(environment, lambda: self._go_on(window.number - 1))
         self._counted = self.step
         rank_zero_info(self._announced())
-        self._warn(self._account.approximate)
+        self._warn(self.account.approximate)
 
     def _go_on(self, windows: int) -> None:
         self._store.cut_back(windows)
         self._store.write(self._store.record().model_copy(update={"ended": False}))
 
     def _record(self, account: str, step: int) -> AccountRecord:
-        elements = {name: parameter.numel() for name, parameter in self._account.split.parameters.items()}
+        elements = {name: parameter.numel() for name, parameter in self.account.split.parameters.items()}
         return AccountRecord(
             account=account,
             by=self._options.by,
@@ -157,7 +161,7 @@ class Accounting:
             queries=tuple(self._probes.queries),
             every_n_steps=self._options.every_n_steps,
             loss=self._probes.loss.name,
-            approximate=self._account.approximate,
+            approximate=self.account.approximate,
             undivided={name: elements[name] for name in sorted(self._probes.ways.undivided)},
             began_at=step,
             versions=package_versions(),
@@ -165,11 +169,11 @@ class Accounting:
 
     def _announced(self) -> str:
         """The line before the fit: memory, and what is split in which way."""
-        split, ways = self._account.split, self._probes.ways
+        split, ways = self.account.split, self._probes.ways
         trainable = {name: one for name, one in split.parameters.items() if one.requires_grad}
         dense = sum(one.nbytes for name, one in trainable.items() if name not in split.tables)
         tables = sum(one.nbytes for name, one in trainable.items() if name in split.tables)
-        groups = len(self._names.known)
+        groups = len(self.names.known)
         weights = sum(one.nbytes for one in trainable.values())
         many = "each train group" if not groups else f"each of {groups} train groups"
         total = f" ({naturalsize(dense * 3 * groups + weights)} in all)" if groups else ""
@@ -216,18 +220,18 @@ class Accounting:
             accumulated, batches = self._trainer.accumulate_grad_batches, self._trainer.num_training_batches
             a_step, every = len(names) * self._trainer.world_size * accumulated, self._options.every_n_steps
             window.length = window_length(len(self._probes.queries), a_step, batches, accumulated, every)
-        for name, one in self._account.split.parameters.items():
+        for name, one in self.account.split.parameters.items():
             if one.requires_grad and name not in window.begin:  # it has just been unfrozen
                 window.begin[name] = one.detach().clone()
         self._is_split = is_accounted(self.step + 1, self._options.every_n_steps)
         if self._is_split:
-            self._account.split.begin(torch.tensor([self._names.number(name) for name in names]))
+            self.account.split.begin(torch.tensor([self.names.number(name) for name in names]))
         else:
-            self._account.split.pause()
+            self.account.split.pause()
 
     def batch_ends(self) -> None:
         """Count the steps that were made, and end the window if it is long enough."""
-        self._account.split.pause()
+        self.account.split.pause()
         window = self._current
         if self._is_split:
             self._waiting.update(self._of_batch)
@@ -236,7 +240,7 @@ class Accounting:
         self._counted = self.step
         if self._is_split:
             window.accounted += 1
-            window.samples.update(joined_counts(self._waiting) if self._account.join is not None else self._waiting)
+            window.samples.update(joined_counts(self._waiting) if self.account.join is not None else self._waiting)
         self._waiting.clear()
         if window.length is not None and self.step - window.first + 1 >= window.length:
             self._end_window()
@@ -248,12 +252,12 @@ class Accounting:
 
     def _weights(self) -> dict[str, Tensor]:
         """A copy of the trainable parameters."""
-        return {name: one.detach().clone() for name, one in self._account.split.parameters.items() if one.requires_grad}
+        return {name: one.detach().clone() for name, one in self.account.split.parameters.items() if one.requires_grad}
 
     def _end_window(self, is_last: bool = False) -> None:
         window, started = self._current, time.perf_counter()
-        totals = self._account.totals()
-        names = self._names.known
+        totals = self.account.totals()
+        names = self.names.known
         others = {name: number for name, number in _OTHERS.items() if any(number in mine for mine in totals.values())}
         sources = [*range(len(names)), *others.values()]
         losses = self._probes.losses(self._epoch, of_all=is_last)
@@ -270,7 +274,7 @@ class Accounting:
         )
         if self._trainer.is_global_zero:
             self._store.append(record, {"nats": nats, "before": window.losses, "after": losses})
-        self._account.start_window()
+        self.account.start_window()
         begin = {} if is_last else self._weights()
         self._window = _Window(begin, losses, self.step + 1, window.length, window.number + 1)
         self._seconds += time.perf_counter() - started
@@ -283,16 +287,16 @@ class Accounting:
             losses = self._probes.losses(self._epoch, of_all=True)
             if self._trainer.is_global_zero:
                 self._store.measured_after(losses)
-        self._warn(self._account.approximate)
-        if self._account.remainders:
-            name, steps = max(self._account.remainders.items(), key=lambda item: item[1])
+        self._warn(self.account.approximate)
+        if self.account.remainders:
+            name, steps = max(self.account.remainders.items(), key=lambda item: item[1])
             self._warn(
-                f"the gradients of {len(self._account.remainders)} parameters (such as {name}, in {steps} steps) were not the "
+                f"the gradients of {len(self.account.remainders)} parameters (such as {name}, in {steps} steps) were not the "
                 'sum of their parts by group; the rest is in the row "undivided".'
             )
         if self._trainer.is_global_zero:
             record = self._store.record()
-            self._store.write(record.model_copy(update={"ended": True, "approximate": self._account.approximate}))
+            self._store.write(record.model_copy(update={"ended": True, "approximate": self.account.approximate}))
         part = self._seconds / max(time.perf_counter() - self._began, 1e-9)
         rank_zero_info(
             f"TracIn: the probes' loss is accounted for in {self._store.folder}; looking at them took {part:.0%} of the fit."
@@ -300,9 +304,9 @@ class Accounting:
 
     def close(self) -> None:
         """Remove all hooks."""
-        self._account.close()
+        self.account.close()
 
     def state(self) -> dict[str, Any]:
         """What a fit needs to go on with the account in the middle of a window, as plain types and tensors."""
         window = {**vars(self._current), "samples": dict(self._current.samples)}
-        return {"names": self._names.known, "account": self._account.state(), "window": window}
+        return {"names": self.names.known, "account": self.account.state(), "window": window}

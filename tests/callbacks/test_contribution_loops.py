@@ -96,7 +96,7 @@ def _both_losses(module: Any, optimizers: Any, batch: Any, _: int) -> None:
 
 def _both_losses_by_hand(hand: ByHand, module: Any, batch: range, _: int) -> None:
     for loss, names in ((module.loss, OUTER), (module.shifted, INNER)):
-        hand._loss = loss
+        hand.loss = loss
         if names is OUTER:
             hand.parts.update({name: {} for name in OUTER})
         else:
@@ -117,7 +117,7 @@ def _toggled(module: Any, optimizers: Any, batch: Any, _: int) -> None:
 def _toggled_by_hand(hand: ByHand, module: Any, batch: range, _: int) -> None:
     for loss, names in ((module.loss, OUTER), (module.shifted, INNER)):
         hand.zero()
-        hand._loss = loss
+        hand.loss = loss
         hand.backward(batch, only=names)
         hand.step(only=names)
 

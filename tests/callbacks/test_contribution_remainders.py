@@ -192,7 +192,7 @@ def test_momentum_that_a_user_resets(tmp_path: Path, optimizer: str) -> None:
     spy = fitted(tmp_path, module, loader(train), {}, callbacks=[Restarted()])
     hand = ByHand(other, train, lambda _: stepper())
     for _ in range(2):
-        hand._own = {name: stepper() for name in hand.parameters}
+        hand.own = {name: stepper() for name in hand.parameters}
         for batch in batches_of(19, SIZE):
             hand.zero()
             hand.backward(batch)

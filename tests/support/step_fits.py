@@ -89,12 +89,12 @@ class Totals(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         (callback,) = (one for one in trainer.callbacks if isinstance(one, ContributionCallback))  # type: ignore[attr-defined]
-        self.account = callback._accounting._account
+        self.account = callback.accounting.account
         self.found = {
             name: {source: vectors.dense(TOTAL).clone() for source, vectors in mine.items() if TOTAL in vectors}
             for name, mine in self.account.totals().items()
         }
-        self.names = callback._accounting._names.known
+        self.names = callback.accounting.names.known
 
 
 def fitted(folder: Path, module: pl.LightningModule, train: Any, options: dict[str, Any], **settings: Any) -> Totals:
@@ -134,8 +134,8 @@ class ByHand:
         self.parameters = dict(module.named_parameters())
         self.totals: dict[str, dict[object, Tensor]] = {name: {} for name in self.parameters}
         self._module, self._dataset = module, dataset
-        self._own = {name: stepper(name) for name in self.parameters}
-        self._loss = loss or (lambda sample: module.training_step(sample, 0))
+        self.own = {name: stepper(name) for name in self.parameters}
+        self.loss = loss or (lambda sample: module.training_step(sample, 0))
         self.zero()
 
     def zero(self) -> None:
@@ -147,7 +147,7 @@ class ByHand:
         wanted = [name for name, one in self.parameters.items() if one.requires_grad and (only is None or name in only)]
         for index in batch:
             sample = {name: value[None] for name, value in self._dataset[index].items()}
-            loss = self._loss(sample) * (1 / len(batch) if weight is None else weight)
+            loss = self.loss(sample) * (1 / len(batch) if weight is None else weight)
             self._module.zero_grad()
             loss.backward()
             for name in wanted:
@@ -185,7 +185,7 @@ class ByHand:
             if not parts or (only is not None and name not in only):
                 continue
             parameter = self.parameters[name]
-            changes = self._own[name](parts, parameter.detach().clone())
+            changes = self.own[name](parts, parameter.detach().clone())
             with torch.no_grad():
                 for source, change in changes.items():
                     moved = (rate(name) * change).expand_as(parameter)
