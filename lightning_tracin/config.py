@@ -367,7 +367,7 @@ class ContributionOptions(SampleColumns, ProbeChoice, Evaluation, Replacing):
         default=None, description="column with the groups to account for, such as a domain or a script. Default: languages."
     )
     probes_per_language: Positive | None = Field(
-        default=10,
+        default=5,
         description="split the loss of at most this many probes of each language (or group) by train languages (None: all), and "
         "only measure that of the others, when the fit begins and ends.",
     )

@@ -5,15 +5,33 @@ from __future__ import annotations
 import hashlib
 import math
 
+from numpy.polynomial.legendre import leggauss
+
 #: The part of a fit's time that looking at the probes may take by default, and the most windows of an epoch.
 TIME_SHARE, WINDOWS_AN_EPOCH = 0.25, 20
 
-#: Where between the weights at a window's two ends the probes' gradients are computed, and their weights: the rule of Gauss and
-#: Legendre with two points, which is exact where the loss along the way is a polynomial of the fourth degree.
-NODES = ((0.5 - 0.5 / math.sqrt(3), 0.5), (0.5 + 0.5 / math.sqrt(3), 0.5))
+#: Points of the rule of Gauss and Legendre on the straight way through a window; two are enough for one or two steps.
+_POINTS, _POINTS_OF_SHORT = 3, 2
 
 #: Cost of a probe's gradient and of a probe's loss, in train samples that go forward and backward.
-_GRADIENT_COST, _LOSS_COST = 0.9, 0.3
+_GRADIENT_COST, _LOSS_COST = 0.55, 0.2
+
+
+def nodes(steps: int) -> list[tuple[float, float]]:
+    """Where between the weights at a window's two ends the probes' gradients are computed, and what each counts.
+
+    The rule of Gauss and Legendre with n points is exact where the loss along the way is a polynomial of degree 2 n. The mean of
+    both ends (the trapezoidal rule) costs half as much as two points, and left 30 % of a loss unexplained where two points left 1 %.
+
+    Args:
+        steps: in the window.
+
+    Example:
+        >>> [(round(place, 3), round(weight, 3)) for place, weight in nodes(8)]
+        [(0.113, 0.278), (0.5, 0.444), (0.887, 0.278)]
+    """
+    places, weights = leggauss(_POINTS if steps > 2 else _POINTS_OF_SHORT)
+    return [(0.5 + float(place) / 2, float(weight) / 2) for place, weight in zip(places, weights, strict=True)]
 
 
 def window_length(queries: int, samples_a_step: int, batches: float, accumulated: int, every: int) -> int:
@@ -32,7 +50,7 @@ def window_length(queries: int, samples_a_step: int, batches: float, accumulated
         >>> window_length(queries=1, samples_a_step=32, batches=1000, accumulated=2, every=1)
         25
     """
-    cost = queries * (len(NODES) * _GRADIENT_COST + _LOSS_COST)
+    cost = queries * (_POINTS * _GRADIENT_COST + _LOSS_COST)
     paid = math.ceil(cost / (TIME_SHARE / every * samples_a_step))
     fewest = math.ceil(batches / accumulated / WINDOWS_AN_EPOCH) if math.isfinite(batches) else 1
     return max(1, paid, fewest)

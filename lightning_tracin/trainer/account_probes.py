@@ -18,7 +18,7 @@ from lightning_tracin.attribution.prepare import verify
 from lightning_tracin.attribution.probe_pass import probe_losses, slopes
 from lightning_tracin.attribution.probes import chosen_probes, probes_from_loaders, some_of_each_language
 from lightning_tracin.attribution.samples import SampleSet, from_loader
-from lightning_tracin.attribution.window_length import NODES
+from lightning_tracin.attribution.window_length import nodes
 from lightning_tracin.config import ContributionOptions, SampleColumns
 from lightning_tracin.gradients import plan_coverage
 from lightning_tracin.gradients.freezing import uncompiled
@@ -133,6 +133,7 @@ class AccountProbes:
         updates: Mapping[str, Mapping[int, GroupVectors]],
         sources: Sequence[int],
         epoch: int,
+        steps: int,
     ) -> Tensor:
         """By how much each source lowered the loss of each query in a window: [queries, sources], float64.
 
@@ -144,12 +145,13 @@ class AccountProbes:
             updates: parameter -> source -> vectors with the sum of its updates.
             sources: the columns.
             epoch: of the fit, from 1.
+            steps: in the window.
         """
         total = torch.zeros(len(self.queries), len(sources), dtype=torch.float64)
         with self._evaluated(epoch) as (target, loss):
             parameters = {name: one for name, one in target.model.named_parameters() if name in begin}
             ends = {name: one.detach().clone() for name, one in parameters.items()}
-            for place, weight in NODES:
+            for place, weight in nodes(steps):
                 with torch.no_grad():
                     for name, one in parameters.items():
                         one.copy_(torch.lerp(begin[name].to(one), ends[name], place))

@@ -27,6 +27,7 @@ from lightning_tracin.gradients.group_split import UNDIVIDED, GroupSplit
 from lightning_tracin.storage.account import OTHER_SOURCES, AccountRecord, AccountStore, WindowRecord
 from lightning_tracin.storage.records import package_versions
 from lightning_tracin.trainer.account_probes import AccountProbes
+from lightning_tracin.trainer.account_results import AccountResults
 from lightning_tracin.trainer.environment import Environment
 from lightning_tracin.trainer.joined_gradients import JoinedGradients, joined_counts
 from lightning_tracin.trainer.learning_rates import unwrapped
@@ -91,6 +92,9 @@ class Accounting:
     ) -> None:
         self._options, self._store, self._trainer, self._watch = options, store, trainer, watch
         self._given = languages.train
+        self._environment = Environment(module, trainer.strategy)
+        self._results = AccountResults(store, trainer, self._environment)
+        self._has_stopped = False  # because a window could not be stored
         self._read_at = (watch.loader, watch.loader.passes)
         self._groups = BatchGroups(watch.loader.dataset, options, languages.train)
         self.names = GroupNames(self._groups.names)
@@ -133,8 +137,7 @@ class Accounting:
             losses = self._probes.losses(self._epoch, of_all=True)
             self._window = _Window(self._weights(), losses, step + 1, self._options.window)
         else:
-            environment = Environment(self._trainer.lightning_module, self._trainer.strategy)
-            on_rank_zero(environment, lambda: self._store.refuse_other(self._record(account, step)))
+            on_rank_zero(self._environment, lambda: self._store.refuse_other(self._record(account, step)))
             self.names = GroupNames(state["names"])
             self.account.load(state["account"])
             if self.account.join is not None:
@@ -142,7 +145,7 @@ class Accounting:
             kept = state["window"]
             length = self._options.window or kept["length"]
             self._window = window = _Window(**{**kept, "length": length, "samples": Counter(kept["samples"])})
-            on_rank_zero(environment, lambda: self._go_on(window.number - 1))
+            on_rank_zero(self._environment, lambda: self._go_on(window.number - 1))
         self._counted = self.step
         rank_zero_info(self._announced())
         self._warn(self.account.approximate)
@@ -206,6 +209,8 @@ class Accounting:
 
     def batch_starts(self, epoch: int, batch_idx: int) -> None:
         """Split the gradients of the batch that the fit has taken, if its step is accounted."""
+        if self._has_stopped:
+            return
         self._epoch = epoch
         trainer = self._trainer
         if trainer.lightning_module.automatic_optimization and batch_idx % trainer.accumulate_grad_batches == 0:
@@ -231,6 +236,8 @@ class Accounting:
 
     def batch_ends(self) -> None:
         """Count the steps that were made, and end the window if it is long enough."""
+        if self._has_stopped:
+            return
         self.account.split.pause()
         window = self._current
         if self._is_split:
@@ -261,7 +268,7 @@ class Accounting:
         others = {name: number for name, number in _OTHERS.items() if any(number in mine for mine in totals.values())}
         sources = [*range(len(names)), *others.values()]
         losses = self._probes.losses(self._epoch, of_all=is_last)
-        nats = self._probes.contributions(window.begin, totals, sources, self._epoch)
+        nats = self._probes.contributions(window.begin, totals, sources, self._epoch, self.step - window.first + 1)
         record = WindowRecord(
             number=window.number,
             first_step=window.first,
@@ -272,8 +279,9 @@ class Accounting:
             is_group=(*(True for _ in names), *(False for _ in others)),
             samples=(*(window.samples[name] for name in names), *(0 for _ in others)),
         )
-        if self._trainer.is_global_zero:
-            self._store.append(record, {"nats": nats, "before": window.losses, "after": losses})
+        if not self._results.add(record, {"nats": nats, "before": window.losses, "after": losses}):
+            self._has_stopped = True
+            return
         self.account.start_window()
         begin = {} if is_last else self._weights()
         self._window = _Window(begin, losses, self.step + 1, window.length, window.number + 1)
@@ -281,7 +289,9 @@ class Accounting:
 
     def finish(self) -> None:
         """End the last window and the account."""
-        if self.step >= self._current.first:
+        if self._has_stopped:
+            pass
+        elif self.step >= self._current.first:
             self._end_window(is_last=True)
         else:  # the last step was the last one of its window
             losses = self._probes.losses(self._epoch, of_all=True)
@@ -294,9 +304,7 @@ class Accounting:
                 f"the gradients of {len(self.account.remainders)} parameters (such as {name}, in {steps} steps) were not the "
                 'sum of their parts by group; the rest is in the row "undivided".'
             )
-        if self._trainer.is_global_zero:
-            record = self._store.record()
-            self._store.write(record.model_copy(update={"ended": True, "approximate": self.account.approximate}))
+        self._results.finish(self.account.approximate, not self._has_stopped)
         part = self._seconds / max(time.perf_counter() - self._began, 1e-9)
         rank_zero_info(
             f"TracIn: the probes' loss is accounted for in {self._store.folder}; looking at them took {part:.0%} of the fit."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import shlex
 from collections.abc import Callable
+from pathlib import Path
 
 from lightning_tracin.attribution.processes import Processes
 from lightning_tracin.config import Options
@@ -30,6 +31,29 @@ def end_recorded(directory: RunDirectory, options: Options) -> str | None:
         f"TracIn: the end of the fit could not be written to {listed(attempts.failed)}. Once the cause is gone, "
         f"`{results_command(directory.path, options, options)}` does it."
     )
+
+
+def window_written(write: Callable[[], None], number: int, folder: Path) -> str | None:
+    """Write a window of an account, which the system may refuse to store.
+
+    Args:
+        write: does so.
+        number: of the window.
+        folder: of the account.
+
+    Raises:
+        TracInError: it cannot be written, for another reason.
+    """
+    try:
+        write()
+    except TracInError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        return (
+            f"TracIn: window {number} could not be written to {folder} ({reason(error)}): the fit goes on, and the account ends "
+            "with the window before. To have the rest, mend the cause and resume the fit from a checkpoint that was saved before this."
+        )
+    return None
 
 
 def appended(append: Callable[[], None], name: str, directory: RunDirectory) -> str | None:
@@ -84,19 +108,20 @@ def stored(
     return None
 
 
-def logged(log: Callable[[], None], directory: RunDirectory) -> str | None:
+def logged(log: Callable[[], None], directory: RunDirectory, command: str = "reliance") -> str | None:
     """Log something; results must not be lost with a logger that fails.
 
     Args:
         log: does so.
         directory: the run.
+        command: prints what could not be logged.
     """
     try:
         log()
     except Exception as error:
         return (
             f"A logger failed ({type(error).__name__}: {reason(error).removeprefix(f'{type(error).__name__}: ')}), so its curves "
-            f"and tables are incomplete. The results are in {directory.results} after the fit; `lightning-tracin reliance --run "
+            f"and tables are incomplete. The results are in {directory.results} after the fit; `lightning-tracin {command} --run "
             f"{shlex.quote(str(directory.path))}` prints them."
         )
     return None
