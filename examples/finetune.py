@@ -21,7 +21,8 @@ import wandb
 from jsonargparse import auto_cli
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
-from lightning_tracin import TracInCallback, TracInError, TracInRun
+from lightning_tracin import ContributionCallback, TracInCallback, TracInError, TracInRun
+from lightning_tracin.analysis.contributions import whole_fit
 from lightning_tracin.errors import printable
 from lightning_tracin.studies.data import load_split
 from lightning_tracin.studies.datasets import Split
@@ -58,7 +59,7 @@ def main() -> None:
 
 
 def finetune(options: Finetuning) -> None:
-    """Fine-tune with a `TracInCallback`, then print accuracy, reliance, and the paths of the results."""
+    """Fine-tune with both callbacks, then print accuracy, contributions, reliance, and the paths of the results."""
     pl.seed_everything(options.seed)
     if options.threads or options.model == "small":
         torch.set_num_threads(options.threads or 1)
@@ -81,9 +82,10 @@ def finetune(options: Finetuning) -> None:
         top_k=options.top_k,
         batch_size=64,
     )
+    account = ContributionCallback(dirpath=output, language_column="language", item_column="item", batch_size=64)
     trainer = pl.Trainer(
         max_epochs=options.epochs,
-        callbacks=[tracin],
+        callbacks=[tracin, account],
         logger=logger,
         default_root_dir=output,
         enable_checkpointing=False,
@@ -96,6 +98,7 @@ def finetune(options: Finetuning) -> None:
     predictions = torch.cat(trainer.predict(module, datamodule=data))  # type: ignore[arg-type]
     run = TracInRun.open(output)
     print(printable(f"\nAccuracy on the test samples\n{accuracies(split, predictions.tolist())}"))
+    print(printable(f"\nContributions, in nats: whose samples lowered the loss of each language\n{contributions(run)}"))
     print(printable(f"\nReliance, all {len(run.snapshots)} snapshots summed\n{reliance(run, options.top_k)}"))
     print(f"\nRun directory: {output}")
     for path in sorted((output / "results").iterdir()):
@@ -124,6 +127,14 @@ def accuracies(split: Split, predictions: list[int]) -> str:
     parts = table.groupby("language", sort=False).mean()
     parts.loc["all"] = table.drop(columns="language").mean()
     return str(parts.assign(samples=[*table["language"].value_counts(sort=False), len(table)]).round(3).to_string())
+
+
+def contributions(run: TracInRun) -> str:
+    """Return a table with a row for each probe language: how far its loss fell, and which train language did how much of it."""
+    whole = whole_fit(run.contributions(cumulative=True))
+    table = whole.pivot(index="probe_language", columns="train_language", values="nats")[whole["train_language"].unique()]
+    table.insert(0, "fall", whole.groupby("probe_language")["fall"].first())
+    return str(table.round(3).to_string())
 
 
 def reliance(run: TracInRun, k: int) -> str:

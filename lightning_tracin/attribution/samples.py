@@ -148,7 +148,8 @@ def from_loader(
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise TracInError(
             f"The {role} come from {type(dataset).__name__}, an iterable dataset, whose samples have no fixed position. "
-            "Use a map-style dataset (for a streamed Hugging Face dataset: load it without `streaming=True`)."
+            "Use a map-style dataset (for a streamed Hugging Face dataset: load it without `streaming=True`), or a "
+            "`ContributionCallback`, whose train samples may be a stream."
         )
     if loader.batch_sampler is None:
         raise TracInError(

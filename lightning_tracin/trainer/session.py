@@ -207,8 +207,8 @@ class Session:
             raise TracInError(
                 "The train samples are not those that the fit began with (a loader that is made again with other data, a dataset "
                 "that grows, or random augmentation in the dataset), so their influence cannot be computed later. Train on a "
-                "dataset that stays the same, and augment in the module. (Data that change need accounts kept during the fit, "
-                "by a `ContributionCallback`, which this version does not have yet.)"
+                "dataset that stays the same, and augment in the module; or use a `ContributionCallback`, which keeps account "
+                "during the fit and works with data that change."
             )
 
     def samples_in(self, batch: Any, batch_idx: int) -> int:

@@ -51,7 +51,7 @@ def window_written(write: Callable[[], None], number: int, folder: Path) -> str 
             raise
         return (
             f"TracIn: window {number} could not be written to {folder} ({reason(error)}): the fit goes on, and the account ends "
-            "with the window before. To have the rest, mend the cause and resume the fit from a checkpoint that was saved before this."
+            "with the window before. To have the rest, mend the cause and resume the fit from an earlier checkpoint."
         )
     return None
 
