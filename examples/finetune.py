@@ -82,10 +82,10 @@ def finetune(options: Finetuning) -> None:
         top_k=options.top_k,
         batch_size=64,
     )
-    account = ContributionCallback(dirpath=output, language_column="language", item_column="item", batch_size=64)
+    contribution = ContributionCallback(dirpath=output, language_column="language", item_column="item", batch_size=64)
     trainer = pl.Trainer(
         max_epochs=options.epochs,
-        callbacks=[tracin, account],
+        callbacks=[tracin, contribution],
         logger=logger,
         default_root_dir=output,
         enable_checkpointing=False,

@@ -280,7 +280,7 @@ class Account:
                     make_step(vectors, step, count if source >= UNDIVIDED else step.sign, is_compact)
         elif any(MOMENT in vectors for vectors in mine.values()):
             skipped.kept *= step.keep
-            skipped.add(step.scale, skipped.kept * step.of_moment, is_compact)
+            skipped.add(step.scale, skipped.kept * step.of_moment, is_compact, self.split.touched.get(name))
         if before.weights is None:
             return
         decay = self.split.of(name, DECAY)

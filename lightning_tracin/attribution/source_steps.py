@@ -23,23 +23,34 @@ class SkippedSteps:
     scale: Tensor | float = 0.0
     is_compact: bool = False
 
-    def add(self, scale: Tensor | float, factor: float, is_compact: bool) -> None:
-        """Add a step's scale times a factor."""
+    def add(self, scale: Tensor | float, factor: float, is_compact: bool, touched: TouchedRows | None) -> None:
+        """Add a step's scale times a factor.
+
+        Args:
+            scale: a number, or a tensor of the parameter's shape or of its touched rows.
+            factor: of the scale.
+            is_compact: whether it has the touched rows only.
+            touched: the rows of a table that any group has touched.
+        """
         if not isinstance(scale, Tensor):
             self.scale = self.scale + scale * factor
         elif not isinstance(self.scale, Tensor):
             self.scale, self.is_compact = scale * factor + self.scale, is_compact
+        elif is_compact and not self.is_compact and touched is not None:
+            self.scale.index_add_(0, touched.rows, scale, alpha=factor)
         else:
-            grown = len(scale) - len(self.scale)
-            self.scale = (torch.cat([self.scale, torch.zeros_like(scale[-grown:])]) if grown else self.scale).add_(
-                scale, alpha=factor
-            )
+            if self.is_compact and not is_compact and touched is not None:
+                scale = scale[touched.rows]
+            known = self.scale_for(touched)
+            assert isinstance(known, Tensor)
+            self.scale = known.add_(scale, alpha=factor)
 
     def scale_for(self, touched: TouchedRows | None) -> Tensor | float:
         """The scale, with zeros for the rows of a table that have been touched since."""
         if not self.is_compact or touched is None or not isinstance(self.scale, Tensor):
             return self.scale
-        return torch.cat([self.scale, self.scale.new_zeros(len(touched.rows) - len(self.scale), *self.scale.shape[1:])])
+        grown = len(touched.rows) - len(self.scale)
+        return torch.cat([self.scale, self.scale.new_zeros(grown, *self.scale.shape[1:])]) if grown else self.scale
 
 
 class SomeElements(NamedTuple):

@@ -11,7 +11,7 @@ from numpy.polynomial.legendre import leggauss
 TIME_SHARE, WINDOWS_AN_EPOCH = 0.25, 20
 
 #: Points of the rule of Gauss and Legendre on the straight way through a window; two are enough for one or two steps.
-_POINTS, _POINTS_OF_SHORT = 3, 2
+_POINTS, _POINTS_OF_SHORT = 4, 2
 
 #: Cost of a probe's gradient and of a probe's loss, in train samples that go forward and backward.
 _GRADIENT_COST, _LOSS_COST = 0.55, 0.2
