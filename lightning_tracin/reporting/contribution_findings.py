@@ -16,6 +16,9 @@ _OTHERS = {DECAY: "weight decay", MOMENTUM: "momentum", UNDIVIDED: "what could n
 #: Below this part of the fall, such a source is not named; above the second, what is unexplained is a caution.
 _NEGLIGIBLE, _MUCH = 0.01, 0.05
 
+#: How many times longer than the change a part may be before that is a caution.
+_LONG = 3
+
 #: Train groups that a sentence names.
 _NAMED = 8
 
@@ -60,8 +63,9 @@ def findings_of_contributions(whole: pd.DataFrame) -> Iterator[str]:
         left = next(row["nats"] for row in rows if row[train] == UNEXPLAINED and not row["is_group"])
         part = f" ({abs(left) / abs(fall):.1%})".replace("%", " %") if fall else ""
         verb = "fell" if fall >= 0 else "rose"
+        seen_on = f"{_probes(rows[0]['probes'])}{_of_all(rows[0])}"
         yield (
-            f"The loss of {name} {verb} by {_nats(abs(fall))} nats ({_probes(rows[0]['probes'])}): {'; '.join(parts)}; "
+            f"The loss of {name} {verb} by {_nats(abs(fall))} nats ({seen_on}): {'; '.join(parts)}; "
             f"{_nats(left)} is unexplained{part}."
         )
 
@@ -88,6 +92,15 @@ def cautions_of_contributions(whole: pd.DataFrame, record: AccountRecord) -> Ite
     if not record.ended:
         yield "The fit has not ended, or it was interrupted: the account goes up to its last window."
     group, train = grouping_of(whole)
+    parts = whole[whole["is_group"]].groupby(group)["nats"].agg(lambda nats: nats.abs().max())
+    falls = whole.groupby(group)["fall"].first().abs()
+    crossed = parts.index[parts > _LONG * falls]
+    if len(crossed):
+        yield (
+            f"For {', '.join(map(str, crossed))}, single parts are more than {_LONG} times the change: they nearly cancel. Adam "
+            "makes such long parts where the gradients of the train groups cancel, as at the end of a long fit, and in its first steps "
+            "without warm-up; look at the intervals, and at when the parts grew."
+        )
     left = whole[(whole[train] == UNEXPLAINED) & ~whole["is_group"]]
     much = left[left["nats"].abs() > _MUCH * left["fall"].abs()]
     if len(much):
@@ -111,6 +124,14 @@ def _work(rows: list[dict[Hashable, Any]], train: str, seen: int) -> Iterator[st
             texts.append(f"{row[train]}{verb} by {_nats(nats)}" + (f" ({'; '.join(known)})" if known else ""))
         if texts:
             yield f"samples of {', '.join(texts)}"
+
+
+def _of_all(row: Mapping[Hashable, Any]) -> str:
+    """How the loss of all measured probes changed, where these are more than the probes whose loss is split."""
+    measured = float(row.get("measured", row["fall"]))
+    if measured != measured or measured == row["fall"]:
+        return ""
+    return f"; that of all its probes {'fell' if measured >= 0 else 'rose'} by {_nats(abs(measured))}"
 
 
 def _verb(row: Mapping[Hashable, Any]) -> str:

@@ -206,7 +206,9 @@ def test_two_callbacks_account_by_two_columns(tmp_path: Path) -> None:
 
     def make(name: str, **options: Any) -> ContributionCallback:
         given = DataLoader(OfDomains(9, seed=2), batch_size=4)
-        return ContributionCallback(tmp_path / name / "run", given, window=3, dtype="float64", **options)
+        return ContributionCallback(
+            tmp_path / name / "run", given, window=3, dtype="float64", probes_per_language=None, **options
+        )
 
     class OfDomains(Tokens):
         domain = ["web", "web", "news"] * 3

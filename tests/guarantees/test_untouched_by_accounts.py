@@ -128,9 +128,7 @@ MODULES: dict[str, Callable[[], Any]] = {
     "checkpointing inside a module without a rule": _loose(reentrant=False),
     "reentrant checkpointing inside a module without a rule": _loose(reentrant=True),
     "user's hooks": _watched,
-    "compiled module, eager": _outer("eager"),
     "compiled module, aot_eager": _outer("aot_eager"),
-    "compiled model, eager": _inner("eager"),
     "compiled model, aot_eager": _inner("aot_eager"),
     "model compiled in place, aot_eager": _in_place("aot_eager"),
 }
