@@ -1,0 +1,220 @@
+"""What contributions mean: closed forms, sums that are measured, and data that did nothing or the same."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_tracin import ContributionCallback, TracInRun
+from tests.support.fits import trainer
+from tests.support.models import padded, tiny_xlmr
+
+Floats = npt.NDArray[np.float64]
+
+LANGUAGES = ("de", "en", "ru")
+
+
+def accounted(
+    folder: Path, module: pl.LightningModule, train: Dataset[Any], probes: Dataset[Any], batch: int, settings: Any, **options: Any
+) -> TracInRun:
+    """A fit with an account of all its probes, in the order of the samples unless `shuffle` is set."""
+    collate = settings.pop("collate_fn", None)
+    shuffle = settings.pop("shuffle", False)
+    account = ContributionCallback(folder / "run", **{"probes_per_language": None, **options})
+    trainer(folder, [account], limit_val_batches=0, num_sanity_val_steps=0, **settings).fit(
+        module,
+        DataLoader(train, batch_size=batch, shuffle=shuffle, collate_fn=collate),
+        DataLoader(probes, batch_size=16, collate_fn=collate),
+    )
+    return TracInRun.open(folder / "run")
+
+
+def whole(run: TracInRun) -> pd.DataFrame:
+    """Nats over the whole fit: a row for each probe group, a column for each source, and the measured fall."""
+    table = run.contributions(cumulative=True)
+    table = table[table["window"] == table["window"].max()]
+    probe, train = f"probe_{run.account.record().by}", f"train_{run.account.record().by}"
+    nats = table.pivot(index=probe, columns=train, values="nats")
+    return nats.assign(fall=table.groupby(probe)["fall"].first())
+
+
+# -- the closed form
+
+
+class Points(Dataset[dict[str, Any]]):
+    """Inputs and targets of a linear model, with a language and a domain each."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        draw = np.random.default_rng(seed)
+        self.inputs, self.targets = draw.normal(size=(count, 4)), draw.normal(size=count)
+        self.language = [LANGUAGES[index] for index in draw.integers(3, size=count)]
+        self.domain = [("news", "web")[index] for index in draw.integers(2, size=count)]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"inputs": torch.from_numpy(self.inputs[index]), "targets": torch.tensor(self.targets[index])}
+
+
+class Regression(pl.LightningModule):
+    """A linear model with the squared loss."""
+
+    def __init__(self, momentum: float) -> None:
+        super().__init__()
+        self.linear, self.momentum = nn.Linear(4, 1, bias=False, dtype=torch.float64), momentum
+        nn.init.zeros_(self.linear.weight)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        return (self.linear(batch["inputs"])[:, 0] - batch["targets"]).square().mean()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=_RATE, momentum=self.momentum)
+
+
+_RATE, _BATCH, _EPOCHS = 0.05, 4, 3
+
+
+def slope(data: Points, rows: Sequence[int], weights: Floats) -> Floats:
+    """The gradient of the sum of some samples' squared losses."""
+    inputs, targets = data.inputs[list(rows)], data.targets[list(rows)]
+    return 2 * inputs.T @ (inputs @ weights - targets)
+
+
+def closed_form(train: Points, probes: Points, by: str, momentum: float, window: int) -> dict[tuple[int, str, str], float]:
+    """(window, probe group, train group) -> nats.
+
+    Along the straight way through a window the gradient of a squared loss is linear, so its mean is that in the middle.
+    """
+    groups: list[str] = getattr(train, by)
+    of_probes: list[str] = getattr(probes, by)
+    weights, velocity = np.zeros(4), {group: np.zeros(4) for group in set(groups)}
+    found: dict[tuple[int, str, str], float] = {}
+    begin, moved, steps = weights, {group: np.zeros(4) for group in velocity}, 0
+    batches = [range(at, min(at + _BATCH, len(train))) for at in range(0, len(train), _BATCH)] * _EPOCHS
+    for batch in batches:
+        for group, mine in velocity.items():
+            rows = [row for row in batch if groups[row] == group]
+            velocity[group] = momentum * mine + slope(train, rows, weights) / len(batch)
+        for group, mine in velocity.items():
+            moved[group] = moved[group] - _RATE * mine
+        weights, steps = begin + sum(moved.values()), steps + 1
+        if steps % window and steps < len(batches):
+            continue
+        for probe in set(of_probes):
+            rows = [row for row, name in enumerate(of_probes) if name == probe]
+            mean = slope(probes, rows, (begin + weights) / 2) / len(rows)
+            found |= {(-(-steps // window), probe, group): -float(mean @ mine) for group, mine in moved.items()}
+        begin, moved = weights, {group: np.zeros(4) for group in velocity}
+    return found
+
+
+@pytest.mark.parametrize("by", ["language", "domain"])
+@pytest.mark.parametrize("window", [1, 4])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_contributions_to_a_linear_model_are_the_closed_form(tmp_path, momentum, window, by):
+    train, probes = Points(26, seed=1), Points(12, seed=2)
+    options = {} if by == "language" else {"group_column": by}
+    run = accounted(
+        tmp_path,
+        Regression(momentum),
+        train,
+        probes,
+        _BATCH,
+        {"max_epochs": _EPOCHS, "precision": "64-true"},
+        window=window,
+        dtype="float64",
+        **options,
+    )
+    table, expected = run.contributions(), closed_form(train, probes, by, momentum, window)
+    groups = table[table["is_group"]]
+    found = {(row["window"], row[f"probe_{by}"], row[f"train_{by}"]): row["nats"] for _, row in groups.iterrows()}
+    assert found.keys() == expected.keys()
+    largest = max(map(abs, expected.values()))
+    for key, nats in expected.items():
+        assert found[key] == pytest.approx(nats, abs=1e-10 * largest), key
+    unexplained = table.loc[table[f"train_{by}"] == "unexplained", "nats"].abs().max()
+    assert unexplained < 1e-10 * largest
+    assert set(table[f"train_{by}"]) == {*getattr(train, by), "unexplained"}
+
+
+# -- a small transformer that learns a planted task
+
+
+class Planted(Dataset[dict[str, Any]]):
+    """Sentences whose class shows in their tokens, in languages that have half of their tokens in common.
+
+    Args:
+        count: of each language's sentences.
+        seed: of the draws.
+        languages: their names.
+        noisy: languages whose classes are drawn at random instead.
+    """
+
+    def __init__(self, count: int, seed: int, languages: Sequence[str] = LANGUAGES, noisy: Sequence[str] = ()) -> None:
+        draw = random.Random(seed)
+        self.samples: list[dict[str, Any]] = []
+        self.language: list[str] = []
+        for place in range(count * len(languages)):
+            number = place % len(languages)
+            label = draw.randrange(3)
+            own = 31 + 9 * number  # 27 tokens are common to all; 9 are a language's own
+            inner = [
+                draw.choice(range(4, 31) if draw.random() < 0.5 else range(own, own + 9)) for _ in range(draw.randint(4, 9))
+            ]
+            # most tokens of a sentence tell its class
+            inner = [token - token % 3 + label if draw.random() < 0.6 else token for token in inner]
+            name = languages[number]
+            self.samples.append({"input_ids": [0, *inner, 2], "labels": draw.randrange(3) if name in noisy else label})
+            self.language.append(name)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.samples[index]
+
+
+class Encoder(pl.LightningModule):
+    """A small encoder with AdamW and warm-up; before the fit all classes are equally likely."""
+
+    def __init__(self, seed: int = 0, rate: float = 3e-3) -> None:
+        super().__init__()
+        self.model, self.rate = tiny_xlmr(seed=seed, vocab_size=70, initializer_range=0.1), rate
+        nn.init.zeros_(self.model.classifier.out_proj.weight)
+        nn.init.zeros_(self.model.classifier.out_proj.bias)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        loss: Tensor = self.model(**batch).loss
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.rate, weight_decay=0.01)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 10))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def learnt(folder: Path, train: Any, probes: Any, seed: int = 0, epochs: int = 4, batch: int = 16, **options: Any) -> TracInRun:
+    pl.seed_everything(seed, verbose=False)
+    settings = {"max_epochs": epochs, "collate_fn": padded, "shuffle": True}
+    return accounted(folder, Encoder(seed), train, probes, batch, settings, **options)
+
+
+@pytest.mark.parametrize(("window", "most"), [(1, 0.005), (None, 0.05)])
+def test_contributions_add_up_to_the_measured_fall(tmp_path, window, most):
+    run = learnt(tmp_path, Planted(64, seed=1), Planted(8, seed=2), window=window)
+    found = whole(run)
+    print(found.assign(part=found.unexplained / found.fall), run.contributions()["window"].max())
+    assert (found["fall"] > 0.3).all()
+    assert (found["unexplained"].abs() <= most * found["fall"]).all(), found
