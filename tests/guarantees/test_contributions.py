@@ -170,7 +170,7 @@ class Planted(Dataset[dict[str, Any]]):
             number, label = place % len(languages), place // len(languages) % 3  # each class as often in each language
             own = 30 + 9 * number  # 27 tokens are common to all; 9 are a language's own
             threes = [draw.choice((range(3, 30), range(own, own + 9))[draw.randrange(2)]) // 3 for _ in range(draw.randint(4, 9))]
-            inner = [3 * three + (label if draw.random() < 0.7 else draw.randrange(3)) for three in threes]
+            inner = [3 * three + (label if draw.random() < 0.9 else draw.randrange(3)) for three in threes]
             name = languages[number]
             self.samples.append({"input_ids": [0, *inner, 2], "labels": draw.randrange(3) if name in noisy else label})
             self.language.append(name)
@@ -201,28 +201,25 @@ class Encoder(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def learnt(folder: Path, train: Planted, probes: Planted, seed: int = 0, batch: int = 16, **options: Any) -> TracInRun:
+def learnt(folder: Path, train: Planted, probes: Planted, seed: int = 0, **options: Any) -> TracInRun:
     pl.seed_everything(seed, verbose=False)
     settings = {"max_epochs": 4, "collate_fn": padded, "shuffle": True}
-    return accounted(folder, Encoder(seed), train, probes, batch, settings, **options)
+    return accounted(folder, Encoder(seed), train, probes, 32, settings, **options)
 
 
 @pytest.mark.parametrize(("window", "most"), [(1, 0.005), (None, 0.05)])
 def test_contributions_add_up_to_the_measured_fall(tmp_path, window, most):
-    found = whole(learnt(tmp_path, Planted(120, seed=1), Planted(8, seed=2), batch=32, window=window))
-    assert (found["fall"] > 0.1).all()
+    found = whole(learnt(tmp_path, Planted(160, seed=1), Planted(8, seed=2), window=window))
+    assert (found["fall"] > 0.5).all()
     assert (found["unexplained"].abs() <= most * found["fall"]).all(), found
 
 
-def test_a_language_of_random_labels_does_not_help_the_others(tmp_path):
-    """A single fit may end up a little above 0 by chance, the mean of several may not."""
-    nats = []
-    for seed in range(6):
-        train = Planted(120, seed=1 + seed, noisy=["ru"])
-        others = whole(learnt(tmp_path / str(seed), train, Planted(12, seed=100 + seed), seed=seed)).drop(index="ru")
-        assert others["ru"].sum() < 0.1 * others[["de", "en"]].to_numpy().sum()
-        nats.append(others["ru"].sum())
-    assert np.mean(nats) + np.std(nats, ddof=1) / len(nats) ** 0.5 < 0, nats
+@pytest.mark.parametrize("seed", range(4))
+def test_a_language_of_random_labels_does_not_help_the_others(tmp_path, seed):
+    train, probes = Planted(200, seed=1 + seed, noisy=["ru"]), Planted(24, seed=100 + seed)
+    others = whole(learnt(tmp_path, train, probes, seed=seed)).drop(index="ru")
+    assert others["fall"].min() > 0.3
+    assert others["ru"].sum() < 0
 
 
 # -- groups at random
@@ -272,7 +269,7 @@ def sums(values: Floats, groups: Sequence[str]) -> dict[str, float]:
     return {group: float(values[np.array(groups) == group].sum()) for group in set(groups)}
 
 
-_TRAIN, _DRAWS = 96, 20
+_TRAIN, _DRAWS, _HALVINGS = 96, 20, 10
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +286,7 @@ def relabelled() -> list[list[str]]:
 @pytest.fixture(scope="module")
 def halved(train) -> list[list[str]]:
     """A and B by item, at random."""
-    halves = [np.random.default_rng(100 + draw).permutation(np.arange(_TRAIN // 2) % 2) for draw in range(_DRAWS)]
+    halves = [np.random.default_rng(100 + draw).permutation(np.arange(_TRAIN // 2) % 2) for draw in range(_HALVINGS)]
     return [["AB"[half[int(item)]] for item in train.item] for half in halves]
 
 
