@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_tracin.attribution.gradient_factors import GradientFactors
+from lightning_tracin.attribution.sample_credits import SampleCredits, Scale
 from lightning_tracin.attribution.source_steps import SkippedSteps, SomeElements, add_scaled, has_rows, make_step, some_of
 from lightning_tracin.attribution.update_rules import LinearStep, UpdateRule, rule_of
 from lightning_tracin.gradients.group_split import UNDIVIDED, GroupSplit
@@ -46,6 +47,7 @@ class _Before:
     weights: Tensor | None = None  # where they are needed
     elements: SomeElements | None = None  # to compare the step with
     decayed: float = 0.0  # what decoupled decay takes from each of them, which has been counted already
+    factor: Tensor | float = 1.0  # of the gradient's parts
 
 
 @dataclass
@@ -63,6 +65,7 @@ class Account:
         approximate: why the parts are approximate; None if they are exact.
         remainders: parameter -> steps in which its parts did not add up to the gradient; the rest was `UNDIVIDED`.
         steps: steps that the optimizers have made, of each.
+        credits: of single samples, which the split has to give its gradients to; None leaves them out.
 
     Example:
         >>> model = nn.Linear(1, 1, bias=False)
@@ -86,6 +89,7 @@ class Account:
     remainders: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     steps: dict[int, int] = field(default_factory=dict)
     is_split_now: Callable[[], bool] = lambda: True
+    credits: SampleCredits | None = None
 
     def __post_init__(self) -> None:
         self._names = {id(parameter): name for name, parameter in self.model.named_parameters()}
@@ -189,6 +193,7 @@ class Account:
                 parameter.detach().clone() if needs_weights else None,
                 self._elements(number, parameter, state, factors.scale) if is_compared else None,
                 decayed,
+                factors.applied.get(name, 1.0),
             )
             if rule is not None and rule.moment is not None and state.get(rule.moment) is None:  # new, or reset by the user
                 self._catch_up(name)
@@ -240,12 +245,14 @@ class Account:
                 if name is None or before is None:
                     continue
                 if rule is None:
-                    self._split_change(name, parameter, before)
+                    along = self._split_change(name, parameter, before)
+                    self._credit(number, name, LinearStep(-along, of_moment=0.0, of_gradient=1.0), before, is_compact=False)
                     continue
                 state, rows = optimizer.state[parameter], self._rows(name, optimizer.state[parameter], before)
                 if rows is not None:  # what no group has touched is not looked at
                     state = {key: one[rows] if has_rows(one, parameter) else one for key, one in state.items()}
                 step = rule.after(group, state, parameter, before.rule)
+                self._credit(number, name, step, before, rows is not None)
                 self._update(name, step, before, rows is not None)
                 if before.elements is not None:
                     change = some_of(parameter) - before.elements.weights
@@ -253,9 +260,15 @@ class Account:
                     rounding = torch.finfo(parameter.dtype).eps ** 2 * float(before.elements.weights.square().sum())
                     close = max(close, _CLOSE.get(parameter.dtype, 0.1))
                     moved, rounded = moved + float(change.square().sum()), rounded + rounding
+        if self.credits is not None:
+            self.credits.step_ended(number, self.is_split_now())
         if gap > close**2 * moved + rounded:
             self._rules[number] = None
             self._say_approximate(optimizer, "does not step as its rule says")
+
+    def _credit(self, number: int, name: str, step: LinearStep, before: _Before, is_compact: bool) -> None:
+        if self.credits is not None:
+            self.credits.stepped(number, name, Scale(step, before.factor, self.split.touched[name] if is_compact else None))
 
     def _rows(self, name: str, state: Mapping[str, Any], before: _Before) -> Tensor | None:
         """The rows of a table to which a step can be confined; None if all are needed."""
@@ -302,8 +315,8 @@ class Account:
                 )
                 vectors[MOMENT].mul_(skipped.kept)
 
-    def _split_change(self, name: str, parameter: Tensor, before: _Before) -> None:
-        """Split the change of a parameter in proportion to the step's own gradients."""
+    def _split_change(self, name: str, parameter: Tensor, before: _Before) -> float:
+        """Split the change of a parameter in proportion to the step's own gradients; the factor between them."""
         assert before.weights is not None
         assert parameter.grad is not None
         gradient = parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
@@ -314,6 +327,7 @@ class Account:
                 vectors.add(TOTAL, vectors[PENDING] * (along * self.every), vectors.rows)
                 vectors.drop(PENDING)
         self.split.of(name, MOMENTUM).add(TOTAL, change.sub_(gradient, alpha=along))
+        return along
 
     # -- totals
 

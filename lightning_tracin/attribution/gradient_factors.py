@@ -8,7 +8,7 @@ by value). The parts get that factor. What still does not add up belongs to no g
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 import torch
@@ -62,11 +62,15 @@ class GradientFactors:
         parameters: those with a gradient, by name.
         split: holds the parts since the last step.
         scale: what the optimizer itself multiplies gradients with.
+
+    Attributes:
+        applied: parameter -> the factor that its parts got, if it is not 1; a number, or one for each element.
     """
 
     parameters: Mapping[str, nn.Parameter]
     split: GroupSplit
     scale: float = 1.0
+    applied: dict[str, Tensor | float] = field(default_factory=dict)
 
     def apply(self) -> list[str]:
         """Multiply the parts by their factors; the names of parameters whose parts do not add up to the gradient.
@@ -121,6 +125,7 @@ class GradientFactors:
     def _multiply(self, name: str, factor: float) -> None:
         if factor * self.scale == 1.0 or abs(factor * self.scale - 1.0) < 1e-12:
             return
+        self.applied[name] = factor * self.scale
         for vectors in self.split.vectors[name].values():
             if PENDING in vectors:
                 vectors[PENDING].mul_(factor * self.scale)
@@ -143,6 +148,7 @@ class GradientFactors:
         if not is_explained:  # by no factors at all, then
             factor = torch.full_like(factor, otherwise)
             self.split.of(name, UNDIVIDED).add(PENDING, (gradient - otherwise * whole) * self.scale)
+        self.applied[name] = factor * self.scale
         for vectors in parts:
             vectors[PENDING].mul_(vectors.pick(factor)).mul_(self.scale)
         return is_explained

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from lightning_tracin.attribution.batching import Job, Target, batches_of, name_of, run_batch
 from lightning_tracin.attribution.no_collectives import no_collectives
+from lightning_tracin.attribution.sample_credits import QUERY
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import Capture
-from lightning_tracin.gradients.forms import Form
+from lightning_tracin.gradients.forms import Form, tensor_of
 from lightning_tracin.gradients.freezing import uncompiled
-from lightning_tracin.gradients.group_vectors import TOTAL, GroupVectors
+from lightning_tracin.gradients.group_vectors import TOTAL, GroupVectors, summed_by_group
 from lightning_tracin.gradients.vector_products import vector_products
 
 
@@ -39,6 +40,38 @@ def slopes(target: Target, job: Job, updates: Mapping[str, Mapping[int, GroupVec
 
             run_batch(capture, job, job.probes, batch, consume, "probe", target.name)
     return products
+
+
+def mean_gradients(
+    target: Target, job: Job, groups: Sequence[int], vectors: Callable[[str], GroupVectors]
+) -> dict[str, list[GroupVectors]]:
+    """The mean gradient of each group of probes: parameter -> vectors with a `QUERY`, one for each group.
+
+    Args:
+        target: the model.
+        job: its `probes` are looked at.
+        groups: number of each probe's group, from 0 without a gap.
+        vectors: new ones of a parameter.
+
+    Raises:
+        TracInError: a probe's loss is not finite.
+    """
+    counts = [groups.count(group) for group in range(max(groups) + 1)]
+    found: dict[str, list[GroupVectors]] = {}
+    with Capture(target.model, target.coverage) as capture:
+        for batch in batches_of(job.probes, job.batch_size):
+            mine = [groups[index] for index in batch]
+
+            def consume(name: str, forms: tuple[Form, ...], mine: list[int] = mine) -> None:
+                sums = found.setdefault(name, [vectors(name) for _ in counts])
+                of_each = torch.tensor(mine, device=tensor_of(forms).device)
+                for group, pieces in summed_by_group(forms, of_each, sorted(set(mine))).items():
+                    for values, rows in pieces:
+                        shaped = values.reshape(sums[group].shape) if rows is None else values
+                        sums[group].add(QUERY, shaped / counts[group], rows)
+
+            run_batch(capture, job, job.probes, batch, consume, "probe", target.name)
+    return found
 
 
 @torch.no_grad()

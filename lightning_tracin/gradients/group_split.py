@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from lightning_tracin.gradients.coverage import Layer
-from lightning_tracin.gradients.forms import Form
+from lightning_tracin.gradients.forms import Form, samples_of
 from lightning_tracin.gradients.group_vectors import PENDING, GroupVectors, TouchedRows, summed_by_group
 from lightning_tracin.gradients.rules import RULED, find_rule
 from lightning_tracin.gradients.sample_lines import Lines, Place, by_sample, tensors_of
@@ -46,9 +46,26 @@ class Ways:
     undivided: frozenset[str] = frozenset()
 
 
+class SampleWatch(Protocol):
+    """Sees samples' own gradients, before they are summed by group."""
+
+    def arrived(self, name: str, samples: Tensor, forms: Sequence[Form]) -> None:
+        """Gradients of a parameter have arrived.
+
+        Args:
+            name: of the parameter.
+            samples: [samples] as given to `GroupSplit.begin`, the same object.
+            forms: their gradients, whose sum counts.
+        """
+
+    def dropped(self, name: str) -> None:
+        """What has arrived of a parameter's gradient since its last step does not count."""
+
+
 @dataclass
 class _Batch:
     groups: Tensor  # [samples] number of each sample's group
+    samples: Tensor | None  # for the watch
     present: list[int]
     awaited: Counter[str] = field(default_factory=Counter)  # layer -> calls without gradients, which checkpointing repeats
 
@@ -73,6 +90,7 @@ class GroupSplit:
         touched: table -> the rows that any group has touched.
         tables: the parameters that are tables of embeddings and nothing else.
         coarsest: the least precise data type of all gradients so far.
+        watch: sees samples' own gradients of parameters that are split by rules of layers.
 
     Example:
         >>> model = nn.Linear(1, 1, bias=False)
@@ -96,6 +114,7 @@ class GroupSplit:
         self._batch: _Batch | None = None
         self._is_repeating = False
         self.coarsest = torch.float64
+        self.watch: SampleWatch | None = None
         self._tasks: dict[str, int] = {}  # parameter -> the backward pass in which its gradient was last begun
         self._hooks = ExitStack()
         for layer in self.layers.values():
@@ -122,13 +141,14 @@ class GroupSplit:
         self._batch = None
         self._hooks.close()
 
-    def begin(self, groups: Tensor) -> None:
+    def begin(self, groups: Tensor, samples: Tensor | None = None) -> None:
         """Split the gradients of a batch that is about to be computed.
 
         Args:
             groups: [samples] int64, number of each sample's group, in the order of the batch.
+            samples: [samples] what the watch is told of each; None does not call it.
         """
-        self._batch = _Batch(groups, sorted(set(groups.tolist())))
+        self._batch = _Batch(groups, samples, sorted(set(groups.tolist())))
 
     def pause(self) -> None:
         """Split nothing until `begin` is called again."""
@@ -155,12 +175,26 @@ class GroupSplit:
         with torch.no_grad(), torch.autocast(gradient.device.type, enabled=False):
             # Autocast may have cast the input, so repeat that cast.
             seen = inputs.to(gradient.dtype).to(own.dtype) if inputs.is_floating_point() else inputs
-            given, sought = self._lined(batch, layer.name, "input", seen), self._lined(batch, layer.name, "output", gradient)
-            if given is None or sought is None:
+            lined = self._lined_layer(batch, layer.name, seen, gradient)
+            if lined is None:
                 return
+            given, sought = lined
             forms = layer.rule(layer.module, given, sought.to(own.dtype), frozenset(wanted))
             for name, form in forms.items():
                 self._add_forms(batch, wanted[name], [form])
+
+    def _lined_layer(self, batch: _Batch, name: str, inputs: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor] | None:
+        """A layer's input and output gradient with one line for each sample, or one in all if that is enough."""
+        if batch.only is not None and self.watch is not None and batch.samples is not None:
+            lines = (
+                self._ways.lines.get(Place(name, "input", 0), Lines.FIRST),
+                self._ways.lines.get(Place(name, "output", 0), Lines.FIRST),
+            )
+            given, sought = (by_sample(one, way, len(batch.groups)) for one, way in zip((inputs, gradient), lines, strict=True))
+            if given is not None and sought is not None:
+                return given, sought
+        given, sought = self._lined(batch, name, "input", inputs), self._lined(batch, name, "output", gradient)
+        return None if given is None or sought is None else (given, sought)
 
     def _lined(self, batch: _Batch, module: str, role: str, tensor: Tensor, number: int = 0) -> Tensor | None:
         """A tensor with one line for each sample, or one line in all if the batch has one group."""
@@ -172,8 +206,10 @@ class GroupSplit:
     def _add_forms(self, batch: _Batch, name: str, forms: Sequence[Form]) -> None:
         self._begin(name)
         groups, present = batch.groups, batch.present
-        if batch.only is not None:
-            groups, present = groups[:1], [batch.only]
+        if samples_of(forms[0]) != len(groups):  # one line in all
+            groups = groups[:1]
+        elif self.watch is not None and batch.samples is not None:
+            self.watch.arrived(name, batch.samples, forms)
         shape = self.parameters[name].shape
         device = forms[0].left.device if hasattr(forms[0], "left") else forms[0].values.device
         for group, pieces in summed_by_group(forms, groups.to(device), present).items():
@@ -270,6 +306,8 @@ class GroupSplit:
         if pending and (gradient is None or not bool(gradient.any())):
             for vectors in pending:
                 vectors.drop(PENDING)
+            if self.watch is not None:
+                self.watch.dropped(name)
 
     def _counted(self, name: str) -> _Batch | None:
         """The batch that a call of a module belongs to; None if the call is not part of what the loss is computed from."""

@@ -43,7 +43,7 @@ def vector_products(forms: Sequence[Form], vectors: Sequence[GroupVectors | None
             if dense is None:
                 like = form.values if isinstance(form, Dense) else form.left
                 dense = torch.stack([one.dense(name).reshape(-1) for one in chosen]).to(like)
-            found[:, known] += _written_products(form, dense).double().cpu()
+            found[:, known] += written_products(form, dense).double().cpu()
             continue
         for place, one in zip(known, chosen, strict=True):
             each = (form.values * one.at_rows(name, form.row).to(form.values)).sum(1).double()
@@ -53,7 +53,7 @@ def vector_products(forms: Sequence[Form], vectors: Sequence[GroupVectors | None
     return found
 
 
-def _written_products(form: Dense | Outer, vectors: Tensor) -> Tensor:
+def written_products(form: Dense | Outer, vectors: Tensor) -> Tensor:
     """Products with gradients that are written out, some samples at a time: [samples, vectors]."""
     if isinstance(form, Dense):
         return form.values.reshape(len(form.values), -1) @ vectors.T

@@ -177,6 +177,7 @@ class AccountStore:
                 f"{self._windows} holds {len(held)} windows, but the checkpoint belongs to an account of {windows}; restore the "
                 "others from a copy."
             )
+        self._samples.unlink(missing_ok=True)  # they are written when the fit ends
         for window in reversed(held[windows:]):
             window.path.with_suffix(".json").unlink(missing_ok=True)
             window.path.unlink(missing_ok=True)

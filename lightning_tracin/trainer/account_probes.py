@@ -10,19 +10,21 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from lightning_tracin.attribution.batching import Job, Target, free_share
 from lightning_tracin.attribution.checks import checked_loss
 from lightning_tracin.attribution.losses import SummedLoss
-from lightning_tracin.attribution.prepare import verify
-from lightning_tracin.attribution.probe_pass import probe_losses, slopes
+from lightning_tracin.attribution.prepare import GivenLanguages, verify
+from lightning_tracin.attribution.probe_pass import mean_gradients, probe_losses, slopes
 from lightning_tracin.attribution.probes import chosen_probes, probes_from_loaders, some_of_each_language
 from lightning_tracin.attribution.samples import SampleSet, from_loader
 from lightning_tracin.attribution.window_length import nodes
 from lightning_tracin.config import ContributionOptions, SampleColumns
+from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import plan_coverage
 from lightning_tracin.gradients.freezing import uncompiled
-from lightning_tracin.gradients.group_split import Ways
+from lightning_tracin.gradients.group_split import GroupSplit, Ways
 from lightning_tracin.gradients.group_vectors import GroupVectors
 from lightning_tracin.gradients.partition import parts_of
 from lightning_tracin.gradients.settled_ways import settled_ways
@@ -42,7 +44,7 @@ class AccountProbes:
     Args:
         options: the callback's.
         loaders: of the probes. None: the Trainer's validation loaders.
-        languages: each probe's group, instead of a column.
+        languages: each sample's group, instead of a column.
         trainer: the fit's.
         module: the module being fitted.
         train_loader: the train loader, some of whose samples are looked at.
@@ -50,6 +52,7 @@ class AccountProbes:
     Attributes:
         measured: the probes whose losses are measured.
         queries: those of them whose losses are split, as positions.
+        groups: of the measured probes, in alphabetical order.
         loss: the loss of a probe.
         ways: how the fit's gradients are split.
 
@@ -61,7 +64,7 @@ class AccountProbes:
         self,
         options: ContributionOptions,
         loaders: Any,
-        languages: Sequence[Any] | None,
+        languages: GivenLanguages,
         trainer: Trainer,
         module: LightningModule,
         train_loader: Any,
@@ -76,12 +79,13 @@ class AccountProbes:
             columns = columns.but(language_column=options.group_columns[0])
         with untouched_process(*users_objects(trainer)):
             found = probes_from_loaders(
-                validation_loaders(trainer) if loaders is None else loaders, columns, languages, self._environment
+                validation_loaders(trainer) if loaders is None else loaders, columns, languages.probes, self._environment
             )
             self.measured = chosen_probes(found, options)
             self.queries = some_of_each_language(self.measured.table, options.probes_per_language)
             self._asked = self.measured.take(self.queries)
-            self.train = from_loader(train_loader, columns, "train samples") if options.samples else None
+            self.groups = sorted(set(self.measured.table.language))
+            self.train = _train_samples(train_loader, columns, languages.train) if options.samples else None
             copy = isolated_copy(module, self._dtype)
             prepared = self._environment.prepared(copy, self._dtype)
             with uncompiled(copy):
@@ -158,6 +162,32 @@ class AccountProbes:
                 total -= weight * slopes(target, self._job(target, loss, self._asked), updates, sources)
         return total
 
+    def mean_gradients(self, split: GroupSplit, device: torch.device | None, epoch: int) -> dict[str, list[GroupVectors]]:
+        """The mean gradient of the queries of each probe group, at the weights that the fit has now: see `probe_pass`.
+
+        Args:
+            split: of the fit's gradients.
+            device: see `vectors`.
+            epoch: of the fit, from 1.
+        """
+        groups = [self.groups.index(self._asked.table.language[index]) for index in range(len(self._asked))]
+        with self._evaluated(epoch) as (target, loss):
+            return mean_gradients(
+                target, self._job(target, loss, self._asked), groups, lambda name: self.vectors(name, split, device)
+            )
+
+    def vectors(self, name: str, split: GroupSplit, device: torch.device | None) -> GroupVectors:
+        """New vectors for the gradients of queries.
+
+        Args:
+            name: of a parameter.
+            split: of the fit's gradients.
+            device: where they are kept. None: where the parameter is.
+        """
+        parameter = split.parameters[name]
+        dtype = torch.promote_types(self._dtype, torch.float32)
+        return GroupVectors(parameter.shape, dtype, device or parameter.device, name in split.tables)
+
     @contextmanager
     def _evaluated(self, epoch: int) -> Iterator[tuple[Target, SummedLoss]]:
         """A copy of the module with the weights that the fit has now, and its loss."""
@@ -178,3 +208,13 @@ class AccountProbes:
         model: Any = target.model
         budget = free_share(next(model.parameters()).device)
         return Job(probes, probes, loss, self._environment.prepared(model, self._dtype), size, budget)
+
+
+def _train_samples(loader: Any, columns: SampleColumns, languages: Sequence[Any] | None) -> SampleSet:
+    if isinstance(loader.dataset, IterableDataset):
+        raise TracInError(
+            f"samples=True keeps what each train sample contributed, but the train samples come from "
+            f"{type(loader.dataset).__name__}, a stream, whose samples have no position; leave it out (groups of a stream are "
+            "accounted for without it), or use a map-style dataset."
+        )
+    return from_loader(loader, columns, "train samples", languages)

@@ -23,11 +23,13 @@ from lightning_tracin.attribution.prepare import GivenLanguages
 from lightning_tracin.attribution.processes import on_rank_zero
 from lightning_tracin.attribution.window_length import is_accounted, window_length
 from lightning_tracin.config import ContributionOptions
+from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients.group_split import UNDIVIDED, GroupSplit
 from lightning_tracin.storage.account import OTHER_SOURCES, AccountRecord, AccountStore, WindowRecord
 from lightning_tracin.storage.records import package_versions
 from lightning_tracin.trainer.account_probes import AccountProbes
 from lightning_tracin.trainer.account_results import AccountResults
+from lightning_tracin.trainer.account_samples import AccountSamples
 from lightning_tracin.trainer.environment import Environment
 from lightning_tracin.trainer.joined_gradients import JoinedGradients, joined_counts
 from lightning_tracin.trainer.learning_rates import unwrapped
@@ -98,12 +100,18 @@ class Accounting:
         self._read_at = (watch.loader, watch.loader.passes)
         self._groups = BatchGroups(watch.loader.dataset, options, languages.train)
         self.names = GroupNames(self._groups.names)
-        self._probes = AccountProbes(options, probes, languages.probes, trainer, module, watch.loader)
-        device = None if options.device is None else torch.device(options.device)
-        split = GroupSplit(module, self._probes.ways, device)
+        self._probes = AccountProbes(options, probes, languages, trainer, module, watch.loader)
+        split = GroupSplit(module, self._probes.ways, None if options.device is None else torch.device(options.device))
         optimizers = [unwrapped(optimizer) for optimizer in trainer.optimizers]
         join = JoinedGradients(split, self.names) if trainer.world_size > 1 else None
         self._is_split = False
+        self._samples: AccountSamples | None = None
+        if options.samples:
+
+            def number(name: str) -> int:
+                return self.names.number(name)
+
+            self._samples = AccountSamples(self._probes, split, options, store, number, trainer.world_size)
         self.account = Account(module, split, optimizers, join, options.every_n_steps, is_split_now=lambda: self._is_split)
         self._seconds = 0.0
         self._began = time.perf_counter()
@@ -132,10 +140,12 @@ class Accounting:
             self.account.steps = dict.fromkeys(range(len(self.account.optimizers)), step)
             if self._trainer.is_global_zero:
                 self._store.write(self._record(account, step))
-                if self._options.samples:
+                if self._samples is not None:
                     self._store.write_train(self._probes.train_table)
             losses = self._probes.losses(self._epoch, of_all=True)
             self._window = _Window(self._weights(), losses, step + 1, self._options.window)
+            if self._samples is not None:
+                self._samples.begin_window(self._epoch)
         else:
             on_rank_zero(self._environment, lambda: self._store.refuse_other(self._record(account, step)))
             self.names = GroupNames(state["names"])
@@ -144,9 +154,18 @@ class Accounting:
                 self.account.join = JoinedGradients(self.account.split, self.names)
             kept = state["window"]
             length = self._options.window or kept["length"]
+            if (self._samples is None) != (state.get("samples") is None):
+                raise TracInError(
+                    f"The account in {self._store.folder} was begun with samples={self._samples is None}; resume it with the "
+                    "same option, or choose another `dirpath` for an account that begins here."
+                )
+            if self._samples is not None:
+                self._samples.load(state["samples"])
             self._window = window = _Window(**{**kept, "length": length, "samples": Counter(kept["samples"])})
             on_rank_zero(self._environment, lambda: self._go_on(window.number - 1))
         self._counted = self.step
+        if self._samples is not None:
+            self.account.credits = self._samples.credits
         rank_zero_info(self._announced())
         self._warn(self.account.approximate)
 
@@ -199,7 +218,7 @@ class Accounting:
                 f" {len(undivided)} parameters ({elements:,} elements, such as {undivided[0]}) cannot be split by group; their "
                 'part of the change is the row "undivided".'
             )
-        return line
+        return line if self._samples is None else line + self._samples.announced()
 
     def _warn(self, message: str | None) -> None:
         if message is not None:
@@ -214,7 +233,7 @@ class Accounting:
         self._epoch = epoch
         trainer = self._trainer
         if trainer.lightning_module.automatic_optimization and batch_idx % trainer.accumulate_grad_batches == 0:
-            self._waiting.clear()  # of an epoch that was broken off: the fit sets their gradients to zero
+            self._forget_batches()  # of an epoch that was broken off: the fit sets their gradients to zero
         facts, loader = self._watch.taken(), self._watch.loader
         if self._read_at != (loader, loader.passes):  # samples may change by epoch, and the whole dataset, too
             self._read_at = (loader, loader.passes)
@@ -230,7 +249,8 @@ class Accounting:
                 window.begin[name] = one.detach().clone()
         self._is_split = is_accounted(self.step + 1, self._options.every_n_steps)
         if self._is_split:
-            self.account.split.begin(torch.tensor([self.names.number(name) for name in names]))
+            samples = None if self._samples is None else self._samples.begin(facts, names)
+            self.account.split.begin(torch.tensor([self.names.number(name) for name in names]), samples)
         else:
             self.account.split.pause()
 
@@ -248,9 +268,14 @@ class Accounting:
         if self._is_split:
             window.accounted += 1
             window.samples.update(joined_counts(self._waiting) if self.account.join is not None else self._waiting)
-        self._waiting.clear()
+        self._forget_batches()
         if window.length is not None and self.step - window.first + 1 >= window.length:
             self._end_window()
+
+    def _forget_batches(self) -> None:
+        self._waiting.clear()
+        if self._samples is not None:
+            self._samples.credits.forget()
 
     @property
     def _current(self) -> _Window:
@@ -282,9 +307,13 @@ class Accounting:
         if not self._results.add(record, {"nats": nats, "before": window.losses, "after": losses}):
             self._has_stopped = True
             return
+        if self._samples is not None:
+            self._samples.end_window(nats[:, : len(names)])
         self.account.start_window()
         begin = {} if is_last else self._weights()
         self._window = _Window(begin, losses, self.step + 1, window.length, window.number + 1)
+        if self._samples is not None and not is_last:
+            self._samples.begin_window(self._epoch)
         self._seconds += time.perf_counter() - started
 
     def finish(self) -> None:
@@ -298,6 +327,8 @@ class Accounting:
             if self._trainer.is_global_zero:
                 self._store.measured_after(losses)
         self._warn(self.account.approximate)
+        if self._samples is not None and not self._has_stopped:
+            self._warn(on_rank_zero(self._environment, self._samples.write))
         if self.account.remainders:
             name, steps = max(self.account.remainders.items(), key=lambda item: item[1])
             self._warn(
@@ -317,4 +348,5 @@ class Accounting:
     def state(self) -> dict[str, Any]:
         """What a fit needs to go on with the account in the middle of a window, as plain types and tensors."""
         window = {**vars(self._current), "samples": dict(self._current.samples)}
-        return {"names": self.names.known, "account": self.account.state(), "window": window}
+        samples = None if self._samples is None else self._samples.credits.state()
+        return {"names": self.names.known, "account": self.account.state(), "window": window, "samples": samples}

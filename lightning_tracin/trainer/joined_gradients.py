@@ -32,12 +32,12 @@ class JoinedGradients:
         known = self._names.known
         labels = {(name, known[source] if source >= 0 else source): vectors for (name, source), vectors in pending.items()}
         mine = {key: vectors.rows is not None for key, vectors in labels.items()}
-        everywhere = _exchanged(mine)
+        everywhere = exchanged(mine)
         ranks = len(everywhere)
         keys = sorted({key for keys in everywhere for key in keys}, key=str)
         rows = [key for key in keys if all(keys_of_rank.get(key, True) for keys_of_rank in everywhere)]
         sparse = {key: (labels[key].rows, labels[key][PENDING]) for key in rows if key in labels}
-        for rank, theirs in enumerate(_exchanged(sparse)):
+        for rank, theirs in enumerate(exchanged(sparse)):
             for key, (touched, values) in theirs.items() if rank != torch.distributed.get_rank() else ():
                 self._of(key).add(PENDING, values, touched)
         for key in keys:
@@ -58,12 +58,12 @@ class JoinedGradients:
 def joined_counts(counts: Mapping[str, int]) -> Counter[str]:
     """The sums of all processes' counts."""
     found: Counter[str] = Counter()
-    for theirs in _exchanged(dict(counts)):
+    for theirs in exchanged(dict(counts)):
         found.update(theirs)
     return found
 
 
-def _exchanged(value: Any) -> list[Any]:
+def exchanged(value: Any) -> list[Any]:
     """The value of every process, by rank."""
     found: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(found, value)

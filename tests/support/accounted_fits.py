@@ -116,14 +116,15 @@ def fit(
     options: dict[str, Any] | None = None,
     callbacks: Sequence[Any] = (),
     checkpoint: Path | None = None,
+    given: DataLoader[Any] | None = None,
     **settings: Any,
 ) -> pl.LightningModule:
-    """Fit with an account in `folder / "run"`."""
+    """Fit with an account in `folder / "run"`, of the probes that are given or of others."""
     module = Module() if module is None else module
     chosen = {"window": 3, "dtype": "float64", **(options or {})}
     account = ContributionCallback(folder / "run", **chosen)
     fitting = trainer(folder, [account, *callbacks], **{"precision": "64-true", "max_epochs": 2, **settings})
-    fitting.fit(module, train, probes(), ckpt_path=checkpoint)
+    fitting.fit(module, train, probes() if given is None else given, ckpt_path=checkpoint)
     return module
 
 
