@@ -157,10 +157,11 @@ class AdamRule(_Stateless):
         """See `UpdateRule.after`."""
         (beta1, beta2), step = map(float, group["betas"]), float(state["step"])
         second = state["max_exp_avg_sq"] if group["amsgrad"] else state["exp_avg_sq"]
-        spread = second.sqrt().div_((1 - beta2**step) ** 0.5).add_(group["eps"])
-        scale = spread.reciprocal_().mul_(float(group["lr"]) / (1 - beta1**step))
+        correction = (1 - beta2**step) ** 0.5
+        scale = second.sqrt().add_(group["eps"] * correction).reciprocal_()
+        of_moment = float(group["lr"]) * correction / (1 - beta1**step)
         decay = _decay(group, group.get("decoupled_weight_decay", self._decoupled))
-        return LinearStep(scale, keep=beta1, gain=1 - beta1, sign=_sign(group), **decay)
+        return LinearStep(scale, of_moment, keep=beta1, gain=1 - beta1, sign=_sign(group), **decay)
 
 
 @update_rule(torch.optim.AdamW)

@@ -98,8 +98,8 @@ def cautions_of_contributions(whole: pd.DataFrame, record: AccountRecord) -> Ite
     if len(crossed):
         yield (
             f"For {', '.join(map(str, crossed))}, single parts are more than {_LONG} times the change: they nearly cancel. Adam "
-            "makes such long parts where the gradients of the train groups cancel, as at the end of a long fit, and in its first steps "
-            "without warm-up; look at the intervals, and at when the parts grew."
+            "makes such long parts where the gradients of the train groups cancel, as at the end of a long fit, and in its first "
+            "steps without warm-up; look at the intervals, and at when the parts grew."
         )
     left = whole[(whole[train] == UNEXPLAINED) & ~whole["is_group"]]
     much = left[left["nats"].abs() > _MUCH * left["fall"].abs()]
