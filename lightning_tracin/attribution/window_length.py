@@ -28,9 +28,19 @@ def nodes(steps: int) -> list[tuple[float, float]]:
 
     Example:
         >>> [(round(place, 3), round(weight, 3)) for place, weight in nodes(8)]
-        [(0.113, 0.278), (0.5, 0.444), (0.887, 0.278)]
+        [(0.069, 0.174), (0.33, 0.326), (0.67, 0.326), (0.931, 0.174)]
     """
-    places, weights = leggauss(_POINTS if steps > 2 else _POINTS_OF_SHORT)
+    return gauss_legendre(_POINTS if steps > 2 else _POINTS_OF_SHORT)
+
+
+def gauss_legendre(points: int) -> list[tuple[float, float]]:
+    """The rule of Gauss and Legendre between 0 and 1: places, and what each counts.
+
+    Example:
+        >>> gauss_legendre(1)
+        [(0.5, 1.0)]
+    """
+    places, weights = leggauss(points)
     return [(0.5 + float(place) / 2, float(weight) / 2) for place, weight in zip(places, weights, strict=True)]
 
 
@@ -46,7 +56,7 @@ def window_length(queries: int, samples_a_step: int, batches: float, accumulated
 
     Example:
         >>> window_length(queries=40, samples_a_step=32, batches=50, accumulated=1, every=1)
-        10
+        13
         >>> window_length(queries=1, samples_a_step=32, batches=1000, accumulated=2, every=1)
         25
     """
