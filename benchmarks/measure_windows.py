@@ -27,7 +27,7 @@ _RULES: dict[str, Sequence[tuple[float, float]]] = {
     "both ends": ((0.0, 0.5), (1.0, 0.5)),
     "the middle": gauss_legendre(1),
     "Gauss-Legendre 2": gauss_legendre(2),
-    "Gauss-Legendre 4": gauss_legendre(4),
+    "Gauss-Legendre 3": gauss_legendre(3),
 }
 
 Weights = list[Tensor]
@@ -54,7 +54,7 @@ def window_rules(context: Context) -> Report:
             found[name] = left / sum(map(abs, falls))
         notes.append(f"windows of {window} steps: " + ", ".join(f"{name} {left:.1%}" for name, left in found.items()))
         if window == 8:
-            left = found["Gauss-Legendre 4"]
+            left = found["Gauss-Legendre 3"]
             results = [Result("window_rules", left, left, left, 1, "ratio")]
     return Report(tuple(results), notes=("window_rules: unexplained part of the changes of loss; " + "; ".join(notes),))
 

@@ -66,6 +66,8 @@ class Account:
         remainders: parameter -> steps in which its parts did not add up to the gradient; the rest was `UNDIVIDED`.
         steps: steps that the optimizers have made, of each.
         credits: of single samples, which the split has to give its gradients to; None leaves them out.
+        most_bytes: the most memory that all vectors have taken at once.
+        most_of_rows: the part of it that was rows of tables of embeddings.
 
     Example:
         >>> model = nn.Linear(1, 1, bias=False)
@@ -88,6 +90,8 @@ class Account:
     approximate: str | None = None
     remainders: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     steps: dict[int, int] = field(default_factory=dict)
+    most_bytes: int = 0
+    most_of_rows: int = 0
     is_split_now: Callable[[], bool] = lambda: True
     credits: SampleCredits | None = None
 
@@ -178,6 +182,7 @@ class Account:
         )
         for name in factors.apply() if is_split else ():
             self.remainders[name] += 1
+        self._measure()
         is_compared = self._is_compared(number)
         for name, group, parameter in mine:
             if name in self._before:  # the step has called its closure before, and may have moved the weights since
@@ -204,6 +209,14 @@ class Account:
                 moment = None if rule is None or rule.moment is None else state.get(rule.moment)
                 if isinstance(moment, Tensor) and bool(moment.any()):
                     self.split.of(name, MOMENTUM).add(MOMENT, moment.to_dense() if moment.is_sparse else moment.clone())
+
+    def _measure(self) -> None:
+        """Note the memory of all vectors; just before a step there are most of them."""
+        taken = self.nbytes
+        if taken > self.most_bytes:
+            kept = (vectors for mine in self.split.vectors.values() for vectors in mine.values())
+            self.most_bytes = taken
+            self.most_of_rows = sum(vectors.nbytes for vectors in kept if vectors.rows is not None)
 
     @torch.no_grad()
     def _skip(self) -> None:

@@ -11,7 +11,7 @@ from numpy.polynomial.legendre import leggauss
 TIME_SHARE, WINDOWS_AN_EPOCH = 0.25, 20
 
 #: Points of the rule of Gauss and Legendre on the straight way through a window; two are enough for one or two steps.
-_POINTS, _POINTS_OF_SHORT = 4, 2
+_POINTS, _POINTS_OF_SHORT = 3, 2
 
 #: Cost of a probe's gradient and of a probe's loss, in train samples that go forward and backward.
 _GRADIENT_COST, _LOSS_COST = 0.55, 0.2
@@ -28,7 +28,7 @@ def nodes(steps: int) -> list[tuple[float, float]]:
 
     Example:
         >>> [(round(place, 3), round(weight, 3)) for place, weight in nodes(8)]
-        [(0.069, 0.174), (0.33, 0.326), (0.67, 0.326), (0.931, 0.174)]
+        [(0.113, 0.278), (0.5, 0.444), (0.887, 0.278)]
     """
     return gauss_legendre(_POINTS if steps > 2 else _POINTS_OF_SHORT)
 
@@ -56,7 +56,7 @@ def window_length(queries: int, samples_a_step: int, batches: float, accumulated
 
     Example:
         >>> window_length(queries=40, samples_a_step=32, batches=50, accumulated=1, every=1)
-        13
+        10
         >>> window_length(queries=1, samples_a_step=32, batches=1000, accumulated=2, every=1)
         25
     """

@@ -17,6 +17,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
+from lightning_tracin.attribution.account_memory import account_memory
 from lightning_tracin.attribution.accounts import DECAY, MOMENTUM, Account
 from lightning_tracin.attribution.batch_groups import BatchGroups, GroupNames
 from lightning_tracin.attribution.prepare import GivenLanguages
@@ -193,17 +194,8 @@ class Accounting:
         """The line before the fit: memory, and what is split in which way."""
         split, ways = self.account.split, self._probes.ways
         trainable = {name: one for name, one in split.parameters.items() if one.requires_grad}
-        dense = sum(one.nbytes for name, one in trainable.items() if name not in split.tables)
-        tables = sum(one.nbytes for name, one in trainable.items() if name in split.tables)
-        groups = len(self.names.known)
-        weights = sum(one.nbytes for one in trainable.values())
-        many = "each train group" if not groups else f"each of {groups} train groups"
-        total = f" ({naturalsize(dense * 3 * groups + weights)} in all)" if groups else ""
-        rows = f", and {naturalsize(tables)} of embeddings as far as their rows are touched" if tables else ""
-        line = (
-            f"TracIn: the account in {self._store.folder} keeps 3 vectors of {naturalsize(dense)} for {many} and a copy of "
-            f"the weights{total}{rows}."
-        )
+        memory = account_memory(split, self.account.optimizers).described(self.names.known)
+        line = f"TracIn: the account in {self._store.folder} keeps {memory}."
         repeated = [name for name in ways.around if name in trainable]
         if repeated:
             elements = sum(trainable[name].numel() for name in repeated)
@@ -338,7 +330,9 @@ class Accounting:
         self._results.finish(self.account.approximate, not self._has_stopped)
         part = self._seconds / max(time.perf_counter() - self._began, 1e-9)
         rank_zero_info(
-            f"TracIn: the probes' loss is accounted for in {self._store.folder}; looking at them took {part:.0%} of the fit."
+            f"TracIn: the probes' loss is accounted for in {self._store.folder}; looking at them took {part:.0%} of the fit, and "
+            f"the vectors {naturalsize(self.account.most_bytes)}, of which {naturalsize(self.account.most_of_rows)} were rows of "
+            "embeddings."
         )
 
     def close(self) -> None:
