@@ -379,7 +379,10 @@ class ContributionOptions(SampleColumns, ProbeChoice, Evaluation, Replacing):
     every_n_steps: Positive = Field(
         default=1, description="account for one of every n optimizer steps, drawn at random, and scale up: cheaper, less certain."
     )
-    samples: bool = Field(default=False, description="also keep what each train sample contributed (needs a map-style dataset).")
+    samples: bool = Field(
+        default=False,
+        description="also keep what each train sample contributed to each probe language (needs a map-style dataset).",
+    )
     device: str | None = Field(
         default=None, description='where the accounts are kept, such as `"cpu"`. Default: where the parameters are.'
     )

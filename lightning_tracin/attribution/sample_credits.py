@@ -2,8 +2,8 @@
 
 In the step that a sample's gradient g goes into, its part of the update is - scale * g (elementwise, times the share of the
 moment that the step applies), so that its credit for a probe group with mean gradient Q is < g, Q * scale >. The forms in which
-the backward pass gives the gradients are kept until the step has been made, because its scale is known only then: that of the step
-before would not do, since Adam's is lr / eps where an element has had no gradient yet.
+the backward pass gives the gradients are kept until the step has been made, because its scale is known only then: that of the
+step before would not do, since Adam's is lr / eps where an element has had no gradient yet.
 
 What the moment carries into later steps follows at once as a number: the same credit again in each step, times what the moment
 keeps, and times how the typical scale has changed. So no vector is kept for a sample.

@@ -35,6 +35,12 @@ class ContributionCallback(CallbackBase):
     It needs no snapshots and no second pass over the train samples, so it works with streams and with data that change. The fit
     is the same as without it, bit for bit. It works alone or beside a `TracInCallback`, also in one directory.
 
+    With `samples=True`, `run.top(by="contribution", group=...)` ranks the train samples by what each contributed itself; the
+    samples of a language add up to what its language contributed. What a moment carries on and what the probes' gradients change
+    within a window is followed approximately (`attribution.sample_credits` says how), least well in the first steps of Adam.
+    Parameters of layers without a rule, which the line before the fit names, have no gradients of samples: what they contributed
+    is shared by all samples of a language equally.
+
     Args:
         dirpath: the run directory; the account is in its folder `contributions`. Default: next to the first logger's files, or
             `tracin` in the Trainer's `default_root_dir`.

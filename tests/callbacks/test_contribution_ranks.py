@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from lightning_tracin.storage.account import AccountStore
 from tests.support.accounted_fits import Module, Tokens, fit, numbers, probes, require_same
 from tests.support.fits import trainer
 
@@ -129,6 +130,17 @@ def test_processes_say_what_one_says(
     require_same(numbers(tmp_path / "several"), numbers(tmp_path / "one"), 1e-9)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_processes_credit_samples_as_one_does(tmp_path: Path, optimizer: str) -> None:
+    train, options = Tokens(2 * SIZE * STEPS, seed=1, run=SIZE * STEPS // 2), {"samples": True}
+    fit(tmp_path / "one", DataLoader(train, batch_sampler=Joint(train, Blocks, 2)), Module(optimizer), options)
+    several: dict[str, Any] = {"strategy": "ddp_fork_find_unused_parameters_true", "devices": 2, "use_distributed_sampler": False}
+    fit(tmp_path / "several", None, Sharing(optimizer, train), options, **several)
+    one, found = (AccountStore(tmp_path / name / "run").samples() for name in ("one", "several"))
+    assert bool(one.any(1).all())
+    assert float((found - one).norm() / one.norm()) < 1e-6
+
+
 def of_two(folder: Path, checkpoint: Path | None = None, **options: Any) -> None:
     train = Tokens(2 * SIZE * STEPS, seed=1, run=SIZE * STEPS // 2)
     saver = ModelCheckpoint(folder / "checkpoints", filename="{epoch}", save_top_k=-1)
@@ -142,6 +154,14 @@ def test_two_processes_resume_in_the_middle_of_a_window(tmp_path: Path) -> None:
     expected = numbers(tmp_path)
     of_two(tmp_path, tmp_path / "checkpoints" / "epoch=0.ckpt")
     require_same(numbers(tmp_path), expected, 1e-12)
+
+
+def test_two_processes_resume_what_samples_of_both_contributed(tmp_path: Path) -> None:
+    of_two(tmp_path, samples=True)
+    expected = AccountStore(tmp_path / "run").samples()
+    of_two(tmp_path, tmp_path / "checkpoints" / "epoch=0.ckpt", samples=True)
+    found = AccountStore(tmp_path / "run").samples()
+    assert float((found - expected).norm() / expected.norm()) < 1e-6
 
 
 def test_all_processes_refuse_together(tmp_path: Path) -> None:

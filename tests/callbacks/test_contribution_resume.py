@@ -58,7 +58,11 @@ def require_equal(folder: Path, whole: Path) -> None:
                 name,
                 other["steps"],
             )
-    assert AccountStore(folder / "run").record().ended
+    store, other_store = AccountStore(folder / "run"), AccountStore(whole / "run")
+    assert store.record().ended
+    if (other_store.folder / "samples.safetensors").exists():
+        assert bool(other_store.samples().any(1).all())
+        assert torch.equal(store.samples(), other_store.samples())
 
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -66,6 +70,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "AdamW": {"optimizer": "adamw"},
     "every second step": {"optimizer": "adamw", "options": {"every_n_steps": 2}},
     "default windows": {"options": {"window": None}},
+    "samples": {"options": {"samples": True}},
+    "samples, momentum": {"optimizer": "sgd", "options": {"samples": True}, "accumulate_grad_batches": 2},
 }
 
 
@@ -86,6 +92,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 @pytest.mark.parametrize("way", WAYS)
 def test_resumed_fit_says_what_an_uninterrupted_one_says(tmp_path: Path, whole: Any, way: str, step: int) -> None:
     """Windows that were written after the checkpoint are in the directory."""
+    if not at(whole(way), step).exists():
+        pytest.skip("the fit is shorter")
     shutil.copytree(whole(way), tmp_path, dirs_exist_ok=True)
     fitted(tmp_path, at(tmp_path, step), **WAYS[way])
     require_equal(tmp_path, whole(way))
@@ -177,6 +185,20 @@ def test_account_that_is_gone_is_refused(tmp_path: Path, whole: Any) -> None:
     shutil.rmtree(tmp_path / "run")
     with pytest.raises(TracInError, match=r"contributions does not hold the account that the checkpoint belongs to; restore it"):
         fitted(tmp_path, at(tmp_path, 6))
+
+
+def test_samples_option_is_that_of_the_checkpoint(tmp_path: Path, whole: Any) -> None:
+    shutil.copytree(whole("AdamW"), tmp_path, dirs_exist_ok=True)
+    with pytest.raises(TracInError, match=r"was begun with samples=False; resume it with the same option, or choose another"):
+        fitted(tmp_path, at(tmp_path, 6), options={"samples": True})
+
+
+def test_samples_of_a_fit_that_goes_on_are_not_there_yet(tmp_path: Path, whole: Any) -> None:
+    shutil.copytree(whole("samples"), tmp_path, dirs_exist_ok=True)
+    with pytest.raises(RuntimeError):
+        fitted(tmp_path, at(tmp_path, 6), callbacks=[Stop(8, broken)], **WAYS["samples"])
+    with pytest.raises(TracInError, match="written when the fit ends"):
+        AccountStore(tmp_path / "run").samples()
 
 
 def test_another_account_is_refused(tmp_path: Path, whole: Any) -> None:
