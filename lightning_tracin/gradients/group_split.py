@@ -63,7 +63,7 @@ class SampleWatch(Protocol):
 
 
 @dataclass
-class _Batch:
+class _Split:
     groups: Tensor  # [samples] number of each sample's group
     samples: Tensor | None  # for the watch
     present: list[int]
@@ -111,7 +111,7 @@ class GroupSplit:
         self.tables = frozenset().union(*tables) - frozenset().union(*others)
         self.vectors: dict[str, dict[int, GroupVectors]] = defaultdict(dict)
         self.touched: dict[str, TouchedRows] = {}
-        self._batch: _Batch | None = None
+        self._batch: _Split | None = None
         self._is_repeating = False
         self.coarsest = torch.float64
         self.watch: SampleWatch | None = None
@@ -148,7 +148,7 @@ class GroupSplit:
             groups: [samples] int64, number of each sample's group, in the order of the batch.
             samples: [samples] what the watch is told of each; None does not call it.
         """
-        self._batch = _Batch(groups, samples, sorted(set(groups.tolist())))
+        self._batch = _Split(groups, samples, sorted(set(groups.tolist())))
 
     def pause(self) -> None:
         """Split nothing until `begin` is called again."""
@@ -166,7 +166,7 @@ class GroupSplit:
             function = partial(self._on_gradient, batch, layer, wanted, inputs.detach())
             output.register_hook(_eager(function))  # type: ignore[no-untyped-call]
 
-    def _on_gradient(self, batch: _Batch, layer: Layer, wanted: Mapping[str, str], inputs: Tensor, gradient: Tensor) -> None:
+    def _on_gradient(self, batch: _Split, layer: Layer, wanted: Mapping[str, str], inputs: Tensor, gradient: Tensor) -> None:
         if self._is_repeating:
             return
         assert layer.rule is not None
@@ -183,7 +183,7 @@ class GroupSplit:
             for name, form in forms.items():
                 self._add_forms(batch, wanted[name], [form])
 
-    def _lined_layer(self, batch: _Batch, name: str, inputs: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor] | None:
+    def _lined_layer(self, batch: _Split, name: str, inputs: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor] | None:
         """A layer's input and output gradient with one line for each sample, or one in all if that is enough."""
         if batch.only is not None and self.watch is not None and batch.samples is not None:
             lines = (
@@ -196,14 +196,14 @@ class GroupSplit:
         given, sought = self._lined(batch, name, "input", inputs), self._lined(batch, name, "output", gradient)
         return None if given is None or sought is None else (given, sought)
 
-    def _lined(self, batch: _Batch, module: str, role: str, tensor: Tensor, number: int = 0) -> Tensor | None:
+    def _lined(self, batch: _Split, module: str, role: str, tensor: Tensor, number: int = 0) -> Tensor | None:
         """A tensor with one line for each sample, or one line in all if the batch has one group."""
         if batch.only is not None:
             return tensor[None]
         lines = self._ways.lines.get(Place(module, role, number), Lines.FIRST)
         return by_sample(tensor, lines, len(batch.groups))
 
-    def _add_forms(self, batch: _Batch, name: str, forms: Sequence[Form]) -> None:
+    def _add_forms(self, batch: _Split, name: str, forms: Sequence[Form]) -> None:
         self._begin(name)
         groups, present = batch.groups, batch.present
         if samples_of(forms[0]) != len(groups):  # one line in all
@@ -229,7 +229,7 @@ class GroupSplit:
                 function = partial(self._on_output, batch, target, number, chosen, tensor)
                 tensor.register_hook(_eager(function))  # type: ignore[no-untyped-call]
 
-    def _on_output(self, batch: _Batch, target: str, number: int, names: Sequence[str], output: Tensor, gradient: Tensor) -> None:
+    def _on_output(self, batch: _Split, target: str, number: int, names: Sequence[str], output: Tensor, gradient: Tensor) -> None:
         if self._is_repeating:
             return
         self._note(gradient)
@@ -309,7 +309,7 @@ class GroupSplit:
             if self.watch is not None:
                 self.watch.dropped(name)
 
-    def _counted(self, name: str) -> _Batch | None:
+    def _counted(self, name: str) -> _Split | None:
         """The batch that a call of a module belongs to; None if the call is not part of what the loss is computed from."""
         batch = self._batch
         if batch is None:
