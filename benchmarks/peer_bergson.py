@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
+from benchmarks.account_fit import BATCH_SIZE, Sums, languages, mean_loss, measured_fall
 from benchmarks.contenders import Contender, with_embeddings_only_trainable
 from benchmarks.scopes import inner_linear_weights
+from benchmarks.timing import seconds
 from benchmarks.workloads import Sentences, Workload
 
 
@@ -68,3 +74,63 @@ BERGSON = Contender(
         * (2 * len(workload.probes) + batch_size)
     ),
 )
+
+
+#: How its training callback is set up.
+IN_RUN = (
+    "GradientCollectorCallback in a Trainer of transformers (batches in its own order), projection_dim=0, float32, and its "
+    "defaults: each sample's gradient times the learning rate over the root of Adam's second moment, without momentum, Linear "
+    "weights below the head; times the mean gradient of all probes after the fit"
+)
+
+
+def in_run(workload: Workload, epochs: int, rate: float) -> Sums:
+    """The gradients that its training callback keeps, summed by train language, times the gradient of the probes at the end."""
+    from bergson.huggingface import GradientCollectorCallback, prepare_for_gradient_collection
+    from transformers import Trainer, TrainingArguments
+
+    model: Any = copy.deepcopy(workload.model)
+    samples, spoken = workload.train, languages(len(workload.train))
+    nats: dict[str, float] = defaultdict(float)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            num_train_epochs=epochs,
+            per_device_train_batch_size=BATCH_SIZE,
+            learning_rate=rate,
+            lr_scheduler_type="constant",
+            weight_decay=0.01,
+            max_grad_norm=0.0,
+            use_cpu=True,
+            disable_tqdm=True,
+            save_strategy="no",
+            report_to=[],
+        )
+        collector = GradientCollectorCallback(Path(folder) / "gradients", projection_dim=0, dtype=np.dtype(np.float32))
+        data = Dataset.from_dict({"labels": [int(label) for label in samples.labels], "place": list(range(len(samples)))})
+
+        def collate(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+            batch: dict[str, Tensor] = torch.utils.data.default_collate(samples.__getitems__([row["_idx"] for row in rows]))
+            return batch
+
+        trainer = Trainer(model=model, args=arguments, train_dataset=data, data_collator=collate, callbacks=[collector])
+        took = seconds(prepare_for_gradient_collection(trainer).train)
+        model.eval()
+        weights = {name: one.weight for name, one in model.base_model.named_modules() if isinstance(one, nn.Linear)}
+        gradients = torch.autograd.grad(mean_loss(model, workload), list(weights.values()))
+        probes = dict(zip(weights, gradients, strict=True))
+        for path in sorted((Path(folder) / "gradients").glob("train/epoch_*")):
+            for index, value in enumerate(_products(path, collector.grad_offsets, probes)):
+                nats[spoken[index]] += value
+    return Sums(dict(nats), measured_fall(model, workload), took)
+
+
+def _products(path: Path, offsets: dict[str, tuple[int, int]], probes: dict[str, Tensor]) -> list[float]:
+    """The inner product of each kept gradient with that of the probes."""
+    from bergson.data import load_gradients
+
+    kept = torch.from_numpy(np.array(load_gradients(path)))
+    total = torch.zeros(len(kept))
+    for name, (low, high) in offsets.items():
+        total += kept[:, low:high] @ probes[name].flatten()
+    return [float(value) for value in total]

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import tempfile
+from collections import defaultdict
+from contextlib import ExitStack
+from typing import Any
 
+import pytorch_lightning as pl
 from torch import Tensor
+from torch.utils.data import DataLoader
 
+from benchmarks.account_fit import Order, Sums, fit, languages, mean_loss, measured_fall
 from benchmarks.contenders import Contender, parameter_bytes, with_embeddings_only_trainable
 from benchmarks.workloads import Workload
 
@@ -54,3 +60,51 @@ FROZEN = Contender(
     prepare=with_embeddings_only_trainable,
     bytes_needed=_bytes_needed,
 )
+
+
+#: How its training callback is set up.
+IN_RUN = (
+    "DataSelectionCallback with the mean gradient of all probes as target in every step, which drops nothing; its scores times "
+    "the learning rate, which is the fall to first order under plain SGD"
+)
+
+
+def in_run(workload: Workload, epochs: int, rate: float) -> Sums:
+    """The scores of its training callback in a fit, summed by train language, times the learning rate."""
+    scored = _Scored(workload)
+    took, module = fit(workload, epochs, [scored], rate)
+    fitted: Any = module
+    return Sums(dict(scored.nats), measured_fall(fitted.model, workload), took)
+
+
+class _Scored(pl.Callback):
+    """Lets the callback score the samples of each step."""
+
+    def __init__(self, workload: Workload) -> None:
+        self._workload, self._languages = workload, languages(len(workload.train))
+        self._batches = list(Order(len(workload.train)))
+        self._context = ExitStack()
+        self.nats: dict[str, float] = defaultdict(float)
+
+    def on_train_start(self, _trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        from dattri_llm import REGISTER_ALL, DataSelectionCallback, HookManager, HookManagerConfig
+
+        model: Any = pl_module.model
+        probes = DataLoader(self._workload.probes, batch_size=len(self._workload.probes))
+        self._selection = DataSelectionCallback(
+            model,
+            target="val_loader",
+            val_loader=list(probes),
+            val_loss_fn=lambda one, _batch: mean_loss(one, self._workload),
+            selection_kwargs={"threshold": float("-inf")},
+        )
+        manager = HookManager(model, config=HookManagerConfig(linear_io=REGISTER_ALL), callbacks=[self._selection])
+        self._context.enter_context(manager.collect(deregister_on_exit=True))
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *given: Any) -> None:
+        rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+        for index, score in zip(self._batches[given[-1]], self._selection.last_scores.tolist(), strict=True):
+            self.nats[self._languages[index]] += rate * score
+
+    def on_train_end(self, *_: Any) -> None:
+        self._context.close()
