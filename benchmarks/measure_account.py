@@ -20,8 +20,8 @@ _EPOCHS, _SAMPLES, _PROBES = 4, 1024, 64
 #: Figure -> one of how many steps is accounted.
 _EVERY = {"account_vs_fit": 1, "account_8th_vs_fit": 8}
 
-#: Of the fit that others account for, too.
-_PLANTED_EPOCHS, _RATE = 4, 5e-4
+#: Of the fit that others look at, too.
+EPOCHS_OF_PEERS, RATE = 4, 5e-4
 
 
 @measurement(*_EVERY)
@@ -99,7 +99,7 @@ def peers(context: Context) -> Report:
             note = "not installed here; `make bench` sets up an environment that has it"
         else:
             try:
-                note = in_run(workload, _PLANTED_EPOCHS, _RATE).described()
+                note = in_run(workload, EPOCHS_OF_PEERS, RATE).described()
             except Exception as error:  # show the peer's own message
                 note = f"fails with {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
         rows.append(Comparison(workload.name, name, version or "", settings, note))
@@ -113,7 +113,12 @@ _SETTINGS = "default windows, every step; nats of the mean loss of all probes, b
 def ours(workload: Workload) -> Sums:
     """What this package says of the fit."""
     took, known = accounted_fit(
-        workload, _PLANTED_EPOCHS, _RATE, of_probes=["all"] * len(workload.probes), probes_per_language=None
+        workload,
+        EPOCHS_OF_PEERS,
+        RATE,
+        of_probes=["all"] * len(workload.probes),
+        probes_per_language=None,
+        max_probes_per_language=None,
     )
     groups = known.table[known.table["is_group"]]
     nats = dict(zip(groups["train_language"], groups["nats"].astype(float), strict=True))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,10 +117,8 @@ def in_run(workload: Workload, epochs: int, rate: float) -> Sums:
         took = seconds(prepare_for_gradient_collection(trainer).train)
         model.eval()
         weights = {name: one.weight for name, one in model.base_model.named_modules() if isinstance(one, nn.Linear)}
-        gradients: Sequence[Tensor | None] = torch.autograd.grad(
-            mean_loss(model, workload), list(weights.values()), allow_unused=True
-        )
-        probes = {name: one for name, one in zip(weights, gradients, strict=True) if one is not None}
+        gradients = torch.autograd.grad(mean_loss(model, workload), list(weights.values()))
+        probes = dict(zip(weights, gradients, strict=True))
         for path in sorted((Path(folder) / "gradients").glob("train/epoch_*")):
             for index, value in enumerate(_products(path, collector.grad_offsets, probes)):
                 nats[spoken[index]] += value

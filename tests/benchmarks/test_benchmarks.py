@@ -15,7 +15,19 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from benchmarks import __main__ as command_line
-from benchmarks import memory, ours, peer_captum, peer_dattri_llm, peer_kronfluence, registry, render, report, timing
+from benchmarks import (
+    measure_account,
+    memory,
+    ours,
+    peer_captum,
+    peer_dattri_llm,
+    peer_kronfluence,
+    registry,
+    render,
+    report,
+    timing,
+)
+from benchmarks.account_fit import BATCH_SIZE, LANGUAGES, accounted_fit, fit, languages, mean_loss, measured_fall, planted
 from benchmarks.compare import compare, largest_difference
 from benchmarks.contenders import Contender
 from benchmarks.measure_check import TrainingStep, no_checks
@@ -103,6 +115,59 @@ def test_the_sample_wise_path_of_captum_is_shown_with_its_error(small):
     assert "of exact (median), rank correlation" in comparison.note
     assert comparison.ratio is not None
     assert not any(hasattr(parameter, "sample_grad") for parameter in small.model.parameters())
+
+
+@pytest.fixture(scope="module")
+def learnt() -> Workload:
+    return planted(train=64, probes=10)
+
+
+def test_what_this_package_says_of_a_fit_adds_up_to_the_fall(learnt):
+    sums = measure_account.ours(learnt)
+    _, module = fit(learnt, measure_account.EPOCHS_OF_PEERS, rate=measure_account.RATE)
+    assert set(sums.by_language) == set(LANGUAGES)
+    assert sums.fall == pytest.approx(measured_fall(module.model, learnt), abs=1e-5)
+    assert sum(sums.by_language.values()) == pytest.approx(sums.fall, rel=0.1)
+
+
+def test_the_callback_of_dattri_llm_gives_inner_products_of_single_gradients(learnt):
+    """In the first step: the learning rate times the product of each sample's gradient with that of the probes."""
+    pytest.importorskip("dattri_llm")
+    workload, rate = learnt.smaller(BATCH_SIZE, 10), 1e-3
+    found = peer_dattri_llm.in_run(workload, 1, rate).by_language
+    assert found == pytest.approx(first_order(workload, rate, dict(workload.model.named_parameters())), rel=1e-3)
+
+
+def test_the_callback_of_bergson_keeps_gradients_as_they_are_in_the_first_step(learnt):
+    """Its products are with the gradient after the fit, which a tiny learning rate leaves where it was."""
+    pytest.importorskip("bergson")
+    from benchmarks.peer_bergson import in_run
+
+    workload = learnt.smaller(BATCH_SIZE, 10)
+    weights = {name: one for name, one in workload.model.named_parameters() if name in inner_linear_weights(workload.model)}
+    assert in_run(workload, 1, 1e-9).by_language == pytest.approx(first_order(workload, 1.0, weights), rel=1e-3)
+
+
+def first_order(workload: Workload, rate: float, weights: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Language -> rate times the product of its part of the batch's mean gradient with the probes' mean gradient."""
+    mine = list(weights.values())
+    of_probes = torch.autograd.grad(mean_loss(workload.model, workload), mine, allow_unused=True)
+    found = dict.fromkeys(LANGUAGES, 0.0)
+    for index, language in enumerate(languages(len(workload.train))):
+        loss = workload.loss(workload.model, next(iter(DataLoader(workload.train, sampler=[index])))) / len(workload.train)
+        gradients = torch.autograd.grad(loss, mine, allow_unused=True)
+        found[language] += rate * sum(
+            float((one * other).sum()) for one, other in zip(gradients, of_probes, strict=True) if one is not None
+        )
+    return found
+
+
+def test_the_parts_of_an_accounted_fit_are_clocked(small):
+    took, known = accounted_fit(small, 4, window=2)
+    assert known.windows == 2
+    assert 0 < known.starting + known.looking + known.ending < took
+    assert 0.9 * known.announced <= known.vectors <= known.announced
+    assert 0 < known.rows <= known.announced_rows
 
 
 def contender(scores, **options) -> Contender:
