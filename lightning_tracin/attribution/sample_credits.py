@@ -80,11 +80,12 @@ class Scale:
                 values = values * one
         return values
 
-    def typical(self) -> Tensor:
+    def typical(self) -> Tensor | float:
         """The harmonic mean of what multiplies the moment, which elements without gradients so far do not dominate."""
         one = self.step.scale * self.step.of_moment if self.step.of_moment else self.step.scale
-        size = one.detach().abs().double() if isinstance(one, Tensor) else torch.tensor(abs(one), dtype=torch.float64)
-        return 1 / (1 / size).mean()
+        if not isinstance(one, Tensor):
+            return abs(one)
+        return one.detach().abs().reciprocal().mean(dtype=torch.float64).reciprocal()
 
 
 @dataclass
@@ -135,9 +136,13 @@ class _OfOptimizer:
 
     def size(self) -> float:
         """The typical scale of all parameters: the geometric mean of those that are not zero."""
-        sizes = {name: (float(size), count) for name, (size, count) in self.sizes.items()}
-        self.sizes = dict(sizes)
-        known = [(size, count) for size, count in sizes.values() if 0 < size < math.inf]
+        new = {name: size for name, (size, _) in self.sizes.items() if isinstance(size, Tensor)}
+        if new:
+            device = next(iter(new.values())).device
+            read = torch.stack([size.to(device) for size in new.values()]).tolist()  # at once: the accelerator is waited for
+            self.sizes.update({name: (size, self.sizes[name][1]) for name, size in zip(new, read, strict=True)})
+        sizes = ((float(size), count) for size, count in self.sizes.values())
+        known = [(size, count) for size, count in sizes if 0 < size < math.inf]
         elements = sum(count for _, count in known)
         return math.exp(sum(math.log(size) * count for size, count in known) / elements) if elements else 0.0
 

@@ -210,6 +210,22 @@ def test_samples_without_a_moment_are_those_of_a_loop(
 # -- sums
 
 
+def warming(parameters: Any) -> Any:
+    """AdamW whose first step has a learning rate of zero."""
+    optimizer = torch.optim.AdamW(parameters, lr=0.02)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, step / 4))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+OTHERS: dict[str, Callable[[Any], Any]] = {
+    "plain": lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+    "rmsprop": lambda parameters: torch.optim.RMSprop(parameters, lr=0.005, momentum=0.9),
+    "nesterov": lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9, nesterov=True),
+    "rprop": lambda parameters: torch.optim.Rprop(parameters, lr=0.005),
+    "warming": warming,
+}
+
+
 WAYS: dict[str, dict[str, Any]] = {
     "SGD": {"optimizer": "plain"},
     "momentum": {"optimizer": "sgd"},
@@ -219,12 +235,17 @@ WAYS: dict[str, dict[str, Any]] = {
     "every second step": {"optimizer": "adamw", "options": {"every_n_steps": 2}},
     "windows of a step": {"optimizer": "adamw", "options": {"window": 1}},
     "a language a batch": {"optimizer": "adamw", "run": 4},
+    "moment of scaled gradients": {"optimizer": "rmsprop"},
+    "Nesterov": {"optimizer": "nesterov"},
+    "no rule": {"optimizer": "rprop"},
+    "rates from zero": {"optimizer": "warming"},
 }
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_samples_add_up_to_their_language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
-    monkeypatch.setitem(OPTIMIZERS, "plain", lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+    for name, optimizer in OTHERS.items():
+        monkeypatch.setitem(OPTIMIZERS, name, optimizer)
     chosen = {"options": {}, "run": 1, **WAYS[way]}
     options, run, optimizer = chosen.pop("options"), chosen.pop("run"), chosen.pop("optimizer")
     train = Tokens(36, seed=1, run=run)
