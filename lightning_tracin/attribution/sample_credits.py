@@ -82,7 +82,7 @@ class Scale:
 
     def typical(self) -> Tensor | float:
         """The harmonic mean of what multiplies the moment, which elements without gradients so far do not dominate."""
-        one = self.step.scale * self.step.of_moment if self.step.of_moment else self.step.scale
+        one = self.step.scale * self.step.of_moment if self.step.has_moment else self.step.scale
         if not isinstance(one, Tensor):
             return abs(one)
         return one.detach().abs().reciprocal().mean(dtype=torch.float64).reciprocal()
@@ -220,7 +220,7 @@ class SampleCredits:
         mine, queries = self._optimizers[optimizer], self._queries.get(name)
         elements = 1 if queries is None else math.prod(queries[0].shape)
         mine.sizes[name] = scale.typical(), elements
-        mine.keeps.append((scale.step.keep if scale.step.of_moment else 0.0, elements))
+        mine.keeps.append((scale.step.keep if scale.step.has_moment else 0.0, elements))
         mine.shares = now, carried = scale.shares
         held = self._held.pop(name, [])
         for samples, forms in held if queries is not None else ():

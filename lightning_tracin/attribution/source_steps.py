@@ -71,7 +71,7 @@ class SomeElements(NamedTuple):
 def make_step(vectors: GroupVectors, step: LinearStep, count: float, is_compact: bool) -> None:
     """Add one source's part of a step to its total; the gradient since the last step is used up."""
     gradient = vectors.get(PENDING)
-    if step.of_moment:
+    if step.has_moment:
         if MOMENT in vectors:
             vectors[MOMENT].mul_(step.keep)
         if gradient is not None:

@@ -46,6 +46,16 @@ class LinearStep:
     decoupled: float = 0.0
     sign: int = 1
 
+    @property
+    def has_moment(self) -> bool:
+        """Whether there is a moment; with a learning rate of zero it moves, and the weights do not.
+
+        Example:
+            >>> LinearStep(0.1, of_moment=0.0, keep=0.9).has_moment, LinearStep(0.1, of_moment=0.0, of_gradient=1.0).has_moment
+            (True, False)
+        """
+        return self.keep != 0 or self.of_moment != 0
+
 
 class UpdateRule(Protocol):
     """The rule of one optimizer."""
@@ -159,9 +169,9 @@ class AdamRule(_Stateless):
         second = state["max_exp_avg_sq"] if group["amsgrad"] else state["exp_avg_sq"]
         correction = (1 - beta2**step) ** 0.5
         scale = second.sqrt().add_(group["eps"] * correction).reciprocal_()
-        of_moment = float(group["lr"]) * correction / (1 - beta1**step)
+        scale.mul_(float(group["lr"]) * correction / (1 - beta1**step))
         decay = _decay(group, group.get("decoupled_weight_decay", self._decoupled))
-        return LinearStep(scale, of_moment, keep=beta1, gain=1 - beta1, sign=_sign(group), **decay)
+        return LinearStep(scale, keep=beta1, gain=1 - beta1, sign=_sign(group), **decay)
 
 
 @update_rule(torch.optim.AdamW)

@@ -150,3 +150,26 @@ def test_each_step_is_that_of_a_plain_loop(name: str) -> None:
     assert account.approximate is None
     assert not account.remainders
     account.close()
+
+
+@pytest.mark.parametrize(
+    "name", ["sgd", "momentum", "nesterov", "adam", "adamw", "nadam", "radam", "adamax", "rmsprop, centered, momentum"]
+)
+def test_steps_with_a_rate_of_zero_still_move_the_moments(name: str) -> None:
+    """Warm-up often begins with a rate of zero: nothing moves, but the moments do."""
+    model = Small().double()
+    optimizer = OPTIMIZERS[name][0](model.parameters())
+    rate = optimizer.param_groups[0]["lr"]
+    account = Account(model, GroupSplit(model, Ways()), [optimizer])
+    for number, (tokens, labels, languages) in enumerate(batches(6)):
+        optimizer.param_groups[0]["lr"] = 0.0 if number in (0, 3) else rate
+        before = {parameter: weights.detach().clone() for parameter, weights in model.named_parameters()}
+        account.start_window()
+        optimizer.zero_grad()
+        account.split.begin(languages)
+        losses(model, tokens, labels).mean().backward()
+        optimizer.step()
+        for parameter, weights in model.named_parameters():
+            found = sum(changes(account)[parameter].values(), torch.zeros(()))
+            assert torch.allclose(found, weights - before[parameter], rtol=1e-9, atol=1e-13), f"step {number}, {parameter}"
+    account.close()
