@@ -96,7 +96,6 @@ OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], Callable[[], p
     ),
     "adagrad": (partial(torch.optim.Adagrad, lr=0.1, lr_decay=0.1), partial(plain.adagrad, 0.1, 0.1)),
     "adadelta": (partial(torch.optim.Adadelta, lr=1.0), partial(plain.adadelta, 1.0)),
-    "adafactor": (partial(torch.optim.Adafactor, lr=0.01, weight_decay=0.1), partial(plain.adafactor, 0.01, weight_decay=0.1)),
     "adafactor of transformers": (
         partial(FairseqAdafactor, lr=0.01, relative_step=False, scale_parameter=False, weight_decay=0.1),
         partial(plain.fairseq_adafactor, 0.01, None, weight_decay=0.1),
@@ -106,6 +105,11 @@ OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], Callable[[], p
         partial(plain.fairseq_adafactor, 0.01, 0.9),
     ),
 }
+if hasattr(torch.optim, "Adafactor"):  # since torch 2.5
+    OPTIMIZERS["adafactor"] = (
+        partial(torch.optim.Adafactor, lr=0.01, weight_decay=0.1),
+        partial(plain.adafactor, 0.01, weight_decay=0.1),
+    )
 
 
 def source_of(key: object) -> int:
