@@ -298,6 +298,7 @@ class Accounting:
         )
         if not self._results.add(record, {"nats": nats, "before": window.losses, "after": losses}):
             self._has_stopped = True
+            self.close()
             return
         if self._samples is not None:
             self._samples.end_window(nats[:, : len(names)])
