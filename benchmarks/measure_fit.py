@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
-
+from benchmarks.account_fit import fit
 from benchmarks.registry import Context, measurement
 from benchmarks.report import Report, ratio_result
 from benchmarks.timing import seconds, spread
-from benchmarks.workloads import Workload, reference
+from benchmarks.workloads import reference
 from lightning_tracin import TracInCallback
 
-_EPOCHS, _SAMPLES, _BATCH_SIZE = 4, 1024, 32
-
-
-class _Module(pl.LightningModule):
-    """A workload's model in an ordinary LightningModule."""
-
-    def __init__(self, workload: Workload) -> None:
-        super().__init__()
-        self.model, self.loss = copy.deepcopy(workload.model), workload.loss
-
-    def training_step(self, batch: dict[str, Tensor]) -> Tensor:
-        return self.loss(self.model, batch) / len(batch["labels"])
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters(), lr=2e-5)
+_EPOCHS, _SAMPLES = 4, 1024
 
 
 class _Timed(TracInCallback):
@@ -54,7 +34,7 @@ class _Timed(TracInCallback):
 def fit_overhead(context: Context) -> Report:
     """Time of a fit with `TracInCallback(when="never")`, minus writing snapshots, over the same fit without the callback."""
     workload = reference(_SAMPLES, 64).scaled(context.scale)
-    _fit(workload, None)  # warm-up
+    fit(workload, _EPOCHS)  # warm-up
     ratios: list[float] = []
     starts: list[float] = []
     writes: list[float] = []
@@ -69,8 +49,8 @@ def fit_overhead(context: Context) -> Report:
                 languages=["en"] * len(workload.train),
                 languages_of_probes=["en"] * len(workload.probes),
             )
-            took = _fit(workload, callback)
-        ratios.append((took - callback.writing) / _fit(workload, None))
+            took, _ = fit(workload, _EPOCHS, [callback])
+        ratios.append((took - callback.writing) / fit(workload, _EPOCHS)[0])
         starts.append(callback.starting)
         writes.append(callback.writing / _EPOCHS)
     note = (
@@ -78,22 +58,3 @@ def fit_overhead(context: Context) -> Report:
         f"{spread(starts).value:.2f} s of it, once; writing a snapshot takes {spread(writes).value:.2f} s, not counted."
     )
     return Report((ratio_result("fit_overhead", spread(ratios)),), notes=(note,))
-
-
-def _fit(workload: Workload, callback: TracInCallback | None) -> float:
-    """Seconds of one fit."""
-    loaders = [DataLoader(side, batch_size=_BATCH_SIZE) for side in (workload.train, workload.probes)]
-    module = _Module(workload)
-    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
-        warnings.simplefilter("ignore")
-        trainer = pl.Trainer(
-            max_epochs=_EPOCHS,
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=[callback] if callback else [],
-            default_root_dir=folder,
-        )
-        return seconds(lambda: trainer.fit(module, loaders[0], loaders[1]))

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from lightning_tracin.attribution.batch_groups import BatchGroups
 from lightning_tracin.attribution.prepare import GivenLanguages
 from lightning_tracin.attribution.processes import acquired, on_rank_zero
-from lightning_tracin.callbacks.directories import default_directory, skipped
+from lightning_tracin.callbacks.directories import default_directory, placed_first, skipped
 from lightning_tracin.config import ContributionOptions
 from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.account import AccountStore
@@ -108,12 +108,11 @@ class ContributionCallback(CallbackBase):
         self._end()
         self._ended = {}
         refuse_sharded(trainer.strategy, "ContributionCallback", "use `strategy='ddp'` or a single device")
-        fitting: Any = trainer  # `callbacks` is not declared
-        fitting.callbacks = [self, *(other for other in fitting.callbacks if other is not self)]
+        others = placed_first(self, trainer)
         if self.dirpath is None:
-            beside = (getattr(other, "dirpath", None) for other in fitting.callbacks if type(other).__name__ == "TracInCallback")
+            beside = (getattr(other, "dirpath", None) for other in others if type(other).__name__ == "TracInCallback")
             self.dirpath = place(trainer.strategy.broadcast(str(next(filter(None, beside), default_directory(trainer, 1)))))
-        if any(isinstance(other, ContributionCallback) and other.dirpath == self.dirpath for other in fitting.callbacks[1:]):
+        if any(isinstance(other, ContributionCallback) and other.dirpath == self.dirpath for other in others):
             raise TracInError(
                 f"Two ContributionCallbacks of this Trainer write to {self.dirpath}; give each a `dirpath` of its own."
             )

@@ -1,12 +1,24 @@
-"""Where a callback writes if it is not told, and fits in which it does nothing."""
+"""What both callbacks do when a fit is set up: where they write if they are not told, their place, and when they do nothing."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pytorch_lightning import Trainer
 
 from lightning_tracin.storage.filesystem import place
+
+
+def placed_first(callback: Any, trainer: Trainer) -> list[Any]:
+    """Move a callback before all others, so that its hooks see the trained weights; the others, in order.
+
+    What others put in the place of the trained weights (an average, say) is seen by nobody before them.
+    """
+    fitting: Any = trainer  # `callbacks` is not declared
+    others = [other for other in fitting.callbacks if other is not callback]
+    fitting.callbacks = [callback, *others]
+    return others
 
 
 def skipped(trainer: Trainer) -> bool:

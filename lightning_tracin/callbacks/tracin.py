@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from lightning_tracin.attribution.prepare import GivenLanguages
 from lightning_tracin.attribution.processes import acquired, on_rank_zero
-from lightning_tracin.callbacks.directories import default_directory, skipped
+from lightning_tracin.callbacks.directories import default_directory, placed_first, skipped
 from lightning_tracin.callbacks.resuming import chosen_state, recorder_at, refuse_other_fit, require_unbroken, states_in
 from lightning_tracin.config import Options
 from lightning_tracin.errors import TracInError
@@ -139,10 +139,7 @@ class TracInCallback(CallbackBase):
             self._trainer = weakref.ref(trainer)
         self._states = None
         refuse_sharded(trainer.strategy, "TracInCallback", "use `strategy='ddp'` or a single device")
-        # First in every hook: what others put in the place of the trained weights (an average, say) is in no snapshot.
-        fitting: Any = trainer  # `callbacks` is not declared
-        fitting.callbacks = [self, *(other for other in fitting.callbacks if other is not self)]
-        taken = {other.dirpath for other in fitting.callbacks[1:] if isinstance(other, TracInCallback)}
+        taken = {other.dirpath for other in placed_first(self, trainer) if isinstance(other, TracInCallback)}
         if self.dirpath is None:
             candidates = (default_directory(trainer, number) for number in itertools.count(1))
             free = next(path for path in candidates if path not in taken)
