@@ -103,7 +103,7 @@ class GroupSplit:
     """
 
     def __init__(self, model: nn.Module, ways: Ways, device: torch.device | None = None) -> None:
-        self._model, self._ways, self._device = model, ways, device
+        self._ways, self._device = ways, device
         self.layers = layers_of(model)
         self.parameters = dict(model.named_parameters())
         tables = [{*layer.names.values()} for layer in self.layers.values() if isinstance(layer.module, nn.Embedding)]

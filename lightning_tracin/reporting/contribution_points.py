@@ -102,15 +102,6 @@ class ContributionPoints:
         return ContributionPoint(last.record.last_step, last.record.epoch, table, mean_losses(record, last))
 
 
-def contribution_point(store: AccountStore) -> ContributionPoint:
-    """The point at the end of an account's last window; for several, `ContributionPoints` reads each window once.
-
-    Raises:
-        TracInError: there is no window, or a file is missing or damaged.
-    """
-    return ContributionPoints(store).latest()
-
-
 def final_point(table: pd.DataFrame) -> ContributionPoint:
     """The point of the whole fit, without losses.
 

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lightning_tracin import TracInError
 from lightning_tracin.analysis.contributions import contribution_table
-from lightning_tracin.reporting.contribution_points import ContributionPoint, ContributionPoints, contribution_point, final_point
+from lightning_tracin.reporting.contribution_points import ContributionPoint, ContributionPoints, final_point
 from lightning_tracin.reporting.loggers import sinks_for
 from lightning_tracin.storage.account import AccountStore
 from tests.reporting.test_loggers import history
@@ -38,7 +38,7 @@ def points_of(store: AccountStore, windows: int) -> list[ContributionPoint]:
 
 
 def test_a_point_is_the_sum_of_the_windows_so_far(tmp_path: Path) -> None:
-    found = contribution_point(small_account(tmp_path))
+    found = ContributionPoints(small_account(tmp_path)).latest()
     assert (found.step, found.epoch) == (4, 2)
     assert found.table["window"].unique().tolist() == [2]
     assert found.losses == {"de": pytest.approx(2.15), "fr": pytest.approx(2.85)}
@@ -59,24 +59,24 @@ def test_points_of_a_growing_account_are_those_of_the_account(tmp_path: Path) ->
         points.latest()
     for later in ([2.5, 2.0], [2.0, 1.0], [1.5, 0.5]):
         append(store, {"en": [0.5, 0.25]}, [3.0, 3.0], later)
-        assert points.latest().scalars == contribution_point(store).scalars
+        assert points.latest().scalars == ContributionPoints(store).latest().scalars
     store.cut_back(1)
     append(store, {"en": [1.0, 1.0]}, [3.0, 3.0], [2.0, 2.0], epoch=3)
-    assert points.latest().scalars == contribution_point(store).scalars
+    assert points.latest().scalars == ContributionPoints(store).latest().scalars
 
 
 def test_losses_are_of_all_measured_probes(tmp_path: Path) -> None:
     store = AccountStore(tmp_path)
     store.write(record_of(("de", "de", "fr"), queries=(0,)))
     append(store, {"en": [0.5]}, [3.0, 3.0, 3.0], [2.0, 1.0, 4.0])
-    assert contribution_point(store).losses == {"de": 1.5, "fr": 4.0}
+    assert ContributionPoints(store).latest().losses == {"de": 1.5, "fr": 4.0}
 
 
 def test_no_share_of_a_loss_that_did_not_fall_and_safe_keys(tmp_path: Path) -> None:
     store = AccountStore(tmp_path)
     store.write(record_of(("zh-Hans",)))
     append(store, {("decay", True): [0.25], ("decay", False): [0.125], "mean": [0.5]}, [3.0], [3.5])
-    values = contribution_point(store).scalars
+    values = ContributionPoints(store).latest().scalars
     keys = {key.rpartition("/")[2]: value for key, value in values.items() if key.startswith("tracin/contribution/zh_Hans/")}
     assert keys.pop("decay") == 0.125
     assert {key.rpartition("_")[0]: value for key, value in keys.items()} == {"decay": 0.25, "mean": 0.5}
