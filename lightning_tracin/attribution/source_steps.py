@@ -72,15 +72,24 @@ def make_step(vectors: GroupVectors, step: LinearStep, count: float, is_compact:
     """Add one source's part of a step to its total; the gradient since the last step is used up."""
     gradient = vectors.get(PENDING)
     if step.has_moment:
-        if MOMENT in vectors:
-            vectors[MOMENT].mul_(step.keep)
-        if gradient is not None:
-            add_scaled(vectors, MOMENT, step.gain, gradient, count, is_compact)
+        moment = vectors.get(MOMENT)
+        if moment is not None and gradient is not None and _is_mean(step, count):
+            moment.lerp_(gradient, 1 - step.keep)  # one pass over memory instead of two
+        else:
+            if moment is not None:
+                moment.mul_(step.keep)
+            if gradient is not None:
+                add_scaled(vectors, MOMENT, step.gain, gradient, count, is_compact)
         if MOMENT in vectors:
             add_scaled(vectors, TOTAL, step.scale, vectors[MOMENT], -step.of_moment, is_compact)
     if step.of_gradient and gradient is not None:
         add_scaled(vectors, TOTAL, step.scale, gradient, -step.of_gradient * count, is_compact)
     vectors.drop(PENDING)
+
+
+def _is_mean(step: LinearStep, count: float) -> bool:
+    """Whether the moment is a running mean of gradients, as in Adam."""
+    return not isinstance(step.gain, Tensor) and step.gain * count == 1 - step.keep
 
 
 def add_scaled(vectors: GroupVectors, name: str, scale: Tensor | float, values: Tensor, factor: float, is_compact: bool) -> None:

@@ -14,7 +14,7 @@ TIME_SHARE, WINDOWS_AN_EPOCH = 0.25, 20
 _POINTS, _POINTS_OF_SHORT = 3, 2
 
 #: Cost of a probe's gradient and of a probe's loss, in train samples that go forward and backward.
-_GRADIENT_COST, _LOSS_COST = 0.55, 0.2
+_GRADIENT_COST, _LOSS_COST = 0.5, 0.2
 
 
 def nodes(steps: int) -> list[tuple[float, float]]:
@@ -56,7 +56,7 @@ def window_length(queries: int, samples_a_step: int, batches: float, accumulated
 
     Example:
         >>> window_length(queries=40, samples_a_step=32, batches=50, accumulated=1, every=1)
-        10
+        9
         >>> window_length(queries=1, samples_a_step=32, batches=1000, accumulated=2, every=1)
         25
     """
