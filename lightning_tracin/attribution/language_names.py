@@ -44,7 +44,10 @@ def language_name(value: Any) -> str | None:
     if isinstance(value, Sized | Iterable) and not isinstance(value, str):
         raise TracInError(f"A language is {value!r}, but should be a word; give one language for each sample.")
     if isinstance(value, bool):
-        raise TracInError(f'A language is {value}: YAML reads `no`, `on` and `yes` as true or false; quote it, as in "no".')
+        raise TracInError(
+            f'A language is {value}: YAML reads `no`, `on` and `yes` as true or false; quote it, as in "no". (Groups that are '
+            "true or false need names, too: map the column to strings.)"
+        )
     if value is None or type(value).__name__ in ("NAType", "NaTType") or value != value:  # NaN of any kind
         return None
     return trimmed(unicodedata.normalize("NFC", str(value))) or None

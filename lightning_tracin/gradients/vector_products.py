@@ -10,8 +10,8 @@ from torch import Tensor
 from lightning_tracin.gradients.forms import Dense, Form, Outer, samples_of
 from lightning_tracin.gradients.group_vectors import GroupVectors
 
-#: Elements of gradients that are written out at a time.
-_WRITTEN = 16_000_000
+#: Elements of gradients that are written out at a time (2 MB in float32): they are multiplied while they are in a core's cache.
+_TILE = 500_000
 
 
 def vector_products(forms: Sequence[Form], vectors: Sequence[GroupVectors | None], name: str) -> Tensor:
@@ -37,12 +37,10 @@ def vector_products(forms: Sequence[Form], vectors: Sequence[GroupVectors | None
     if not known:
         return found
     chosen = [one for one in vectors if one is not None and name in one]
-    dense: Tensor | None = None
+    dense: list[Tensor] | None = None
     for form in forms:
         if isinstance(form, Dense | Outer):
-            if dense is None:
-                like = form.values if isinstance(form, Dense) else form.left
-                dense = torch.stack([one.dense(name).reshape(-1) for one in chosen]).to(like)
+            dense = [one.dense(name) for one in chosen] if dense is None else dense
             found[:, known] += written_products(form, dense).double().cpu()
             continue
         for place, one in zip(known, chosen, strict=True):
@@ -53,19 +51,30 @@ def vector_products(forms: Sequence[Form], vectors: Sequence[GroupVectors | None
     return found
 
 
-def written_products(form: Dense | Outer, vectors: Tensor) -> Tensor:
-    """Products with gradients that are written out, some samples at a time: [samples, vectors]."""
+def written_products(form: Dense | Outer, vectors: Sequence[Tensor] | Tensor) -> Tensor:
+    """Products with gradients that are written out tile by tile: [samples, vectors].
+
+    Args:
+        form: the samples' gradients.
+        vectors: each of the parameter's shape, or flat.
+    """
     if isinstance(form, Dense):
-        return form.values.reshape(len(form.values), -1) @ vectors.T
+        values = form.values.reshape(len(form.values), -1)
+        return values @ torch.stack([one.reshape(-1) for one in vectors]).to(values).T
     samples, positions, rows = form.left.shape
     columns = form.right.shape[2]
-    if positions * len(vectors) < rows * columns // max(1, rows + columns):  # few positions: products of factors are shorter
+    shaped = [one.reshape(rows, columns) for one in vectors]
+    if positions * len(shaped) < rows * columns // max(1, rows + columns):  # few positions: products of factors are shorter
         left = form.left.flatten(0, 1)
-        found = [((left @ one.view(rows, columns)).view(samples, positions, columns) * form.right).sum((1, 2)) for one in vectors]
+        found = [((left @ one.to(left)).view(samples, positions, columns) * form.right).sum((1, 2)) for one in shaped]
         return torch.stack(found, 1)
-    at_once = max(1, _WRITTEN // (rows * columns))
-    pieces = [
-        torch.bmm(form.left[at : at + at_once].transpose(1, 2), form.right[at : at + at_once]).flatten(1) @ vectors.T
-        for at in range(0, samples, at_once)
-    ]
-    return torch.cat(pieces)
+    total, left, right = form.left.new_zeros(samples, len(shaped)), form.left, form.right
+    if columns > rows:  # tiles of short rows are larger matrices
+        left, right, rows, columns = right, left, columns, rows
+        shaped = [one.T for one in shaped]
+    at_once = max(1, _TILE // (samples * columns))
+    for at in range(0, rows, at_once):
+        some = slice(at, at + at_once)
+        tile = torch.bmm(left[:, :, some].transpose(1, 2), right).flatten(1)
+        total += tile @ torch.stack([one[some] for one in shaped]).flatten(1).to(tile).T
+    return total
