@@ -13,11 +13,17 @@ TIME_SHARE, WINDOWS_AN_EPOCH = 0.25, 20
 #: Points of the rule of Gauss and Legendre on the straight way through a window; two are enough for one or two steps.
 _POINTS, _POINTS_OF_SHORT = 3, 2
 
+#: How often the points are doubled where the loss is rough.
+DOUBLED = 2
+
+#: What may be left of a window's change of loss: a part of the change, and a part of the loss.
+_CLOSE, _LEAST = 0.002, 0.0002
+
 #: Cost of a probe's gradient and of a probe's loss, in train samples that go forward and backward.
-_GRADIENT_COST, _LOSS_COST = 0.5, 0.2
+_GRADIENT_COST, _LOSS_COST = 0.8, 0.2
 
 
-def nodes(steps: int) -> list[tuple[float, float]]:
+def rules(steps: int) -> list[list[tuple[float, float]]]:
     """Where between the weights at a window's two ends the probes' gradients are computed, and what each counts.
 
     The rule of Gauss and Legendre with n points is exact where the loss along the way is a polynomial of degree 2 n. The mean of
@@ -26,11 +32,30 @@ def nodes(steps: int) -> list[tuple[float, float]]:
     Args:
         steps: in the window.
 
+    Returns:
+        The rule to begin with, and those for a loss that is too rough for the one before.
+
     Example:
-        >>> [(round(place, 3), round(weight, 3)) for place, weight in nodes(8)]
-        [(0.113, 0.278), (0.5, 0.444), (0.887, 0.278)]
+        >>> [len(rule) for rule in rules(8)], [(round(place, 3), round(weight, 3)) for place, weight in rules(8)[0]]
+        ([3, 6, 12], [(0.113, 0.278), (0.5, 0.444), (0.887, 0.278)])
     """
-    return gauss_legendre(_POINTS if steps > 2 else _POINTS_OF_SHORT)
+    points = _POINTS if steps > 2 else _POINTS_OF_SHORT
+    return [gauss_legendre(points * 2**times) for times in range(DOUBLED + 1)]
+
+
+def is_close(fall: float, found: float, loss: float) -> bool:
+    """Whether a rule has found a window's change of loss closely enough.
+
+    Args:
+        fall: as measured.
+        found: by the rule.
+        loss: where the window begins.
+
+    Example:
+        >>> is_close(fall=0.5, found=0.499, loss=1.0), is_close(fall=0.5, found=0.49, loss=1.0)
+        (True, False)
+    """
+    return abs(fall - found) <= _CLOSE * abs(fall) + _LEAST * abs(loss)
 
 
 def gauss_legendre(points: int) -> list[tuple[float, float]]:
@@ -56,7 +81,7 @@ def window_length(queries: int, samples_a_step: int, batches: float, accumulated
 
     Example:
         >>> window_length(queries=40, samples_a_step=32, batches=50, accumulated=1, every=1)
-        9
+        14
         >>> window_length(queries=1, samples_a_step=32, batches=1000, accumulated=2, every=1)
         25
     """

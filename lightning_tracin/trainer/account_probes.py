@@ -19,13 +19,13 @@ from lightning_tracin.attribution.prepare import GivenLanguages, verify
 from lightning_tracin.attribution.probe_pass import mean_gradients, probe_losses, slopes
 from lightning_tracin.attribution.probes import chosen_probes, probes_from_loaders, some_of_each_language
 from lightning_tracin.attribution.samples import SampleSet, from_loader
-from lightning_tracin.attribution.window_length import nodes
+from lightning_tracin.attribution.window_length import is_close, rules
 from lightning_tracin.config import ContributionOptions, SampleColumns
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import plan_coverage
 from lightning_tracin.gradients.freezing import uncompiled
 from lightning_tracin.gradients.group_split import GroupSplit, Ways
-from lightning_tracin.gradients.group_vectors import GroupVectors
+from lightning_tracin.gradients.group_vectors import TOTAL, GroupVectors
 from lightning_tracin.gradients.partition import parts_of
 from lightning_tracin.gradients.settled_ways import settled_ways
 from lightning_tracin.storage.sample_table import SampleTable
@@ -33,6 +33,9 @@ from lightning_tracin.storage.snapshots import trainable_names
 from lightning_tracin.trainer.environment import Environment
 from lightning_tracin.trainer.fit_facts import users_objects, validation_loaders
 from lightning_tracin.trainer.isolation import discard, isolated_copy, set_moment, untouched_process
+
+#: Number of the source that is the whole way through a window.
+_WHOLE = -4
 
 #: Samples of the batch on which the ways of splitting gradients are found.
 _SAMPLES = 4
@@ -138,11 +141,13 @@ class AccountProbes:
         sources: Sequence[int],
         epoch: int,
         steps: int,
+        losses: tuple[Tensor, Tensor],
     ) -> Tensor:
         """By how much each source lowered the loss of each query in a window: [queries, sources], float64.
 
         This is minus the inner product of the source's updates with the query's mean gradient on the straight way from the
-        weights where the window began to those that the fit has now.
+        weights where the window began to those that the fit has now. How well that gradient is known shows in the whole way's
+        product, which is the measured change: where it is not, the gradient is computed at more points.
 
         Args:
             begin: the trainable parameters where the window began, by name.
@@ -150,17 +155,36 @@ class AccountProbes:
             sources: the columns.
             epoch: of the fit, from 1.
             steps: in the window.
+            losses: of the probes at the window's beginning and end, see `losses`.
         """
-        total = torch.zeros(len(self.queries), len(sources), dtype=torch.float64)
+        found = torch.zeros(0)
         with self._evaluated(epoch) as (target, loss):
             parameters = {name: one for name, one in target.model.named_parameters() if name in begin}
             ends = {name: one.detach().clone() for name, one in parameters.items()}
-            for place, weight in nodes(steps):
-                with torch.no_grad():
-                    for name, one in parameters.items():
-                        one.copy_(torch.lerp(begin[name].to(one), ends[name], place))
-                total -= weight * slopes(target, self._job(target, loss, self._asked), updates, sources)
-        return total
+            moved = {name: dict(updates.get(name, {})) for name in {*updates, *ends}}
+            for name, end in ends.items():
+                moved[name][_WHOLE] = way = GroupVectors(end.shape, end.dtype, end.device, is_table=False)
+                way.add(TOTAL, end - begin[name].to(end))
+            for rule in rules(steps):
+                found = torch.zeros(len(self.queries), len(sources) + 1, dtype=torch.float64)
+                for place, weight in rule:
+                    with torch.no_grad():
+                        for name, one in parameters.items():
+                            one.copy_(torch.lerp(begin[name].to(one), ends[name], place))
+                    found -= weight * slopes(target, self._job(target, loss, self._asked), moved, [*sources, _WHOLE])
+                if self._is_close(losses, found[:, -1]):
+                    break
+        return found[:, :-1]
+
+    def _is_close(self, losses: tuple[Tensor, Tensor], found: Tensor) -> bool:
+        """Whether the changes that a rule has found, [queries], are those that were measured, for each probe group."""
+        before, after = (one[self.queries] for one in losses)
+        for group in self.groups:
+            mine = torch.tensor([name == group for name in self._asked.table.language])
+            fall, loss = float((before - after)[mine].mean()), float(before[mine].mean())
+            if not is_close(fall, float(found[mine].mean()), loss):
+                return False
+        return True
 
     def mean_gradients(self, split: GroupSplit, device: torch.device | None, epoch: int) -> dict[str, list[GroupVectors]]:
         """The mean gradient of the queries of each probe group, at the weights that the fit has now: see `probe_pass`.

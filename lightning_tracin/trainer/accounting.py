@@ -285,7 +285,9 @@ class Accounting:
         others = {name: number for name, number in _OTHERS.items() if any(number in mine for mine in totals.values())}
         sources = [*range(len(names)), *others.values()]
         losses = self._probes.losses(self._epoch, of_all=is_last)
-        nats = self._probes.contributions(window.begin, totals, sources, self._epoch, self.step - window.first + 1)
+        nats = self._probes.contributions(
+            window.begin, totals, sources, self._epoch, self.step - window.first + 1, (window.losses, losses)
+        )
         record = WindowRecord(
             number=window.number,
             first_step=window.first,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_tracin import ContributionCallback, TracInRun
+from lightning_tracin.attribution import window_length
 from tests.support.fits import trainer
 from tests.support.models import padded, tiny_xlmr
 
@@ -185,8 +186,9 @@ class Planted(Dataset[dict[str, Any]]):
 class Encoder(pl.LightningModule):
     """A small encoder with AdamW and warm-up; before the fit all classes are equally likely."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, rate: float = 2e-3) -> None:
         super().__init__()
+        self.rate = rate
         self.model = tiny_xlmr(seed=seed, initializer_range=0.2)
         nn.init.zeros_(self.model.classifier.out_proj.weight)
         nn.init.zeros_(self.model.classifier.out_proj.bias)
@@ -196,7 +198,7 @@ class Encoder(pl.LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(self.parameters(), lr=2e-3, weight_decay=0.01)
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.rate, weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 10))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -212,6 +214,24 @@ def test_contributions_add_up_to_the_measured_fall(tmp_path, window, most):
     found = whole(learnt(tmp_path, Planted(160, seed=1), Planted(8, seed=2), window=window))
     assert (found["fall"] > 0.5).all()
     assert (found["unexplained"].abs() <= most * found["fall"]).all(), found
+
+
+def test_rough_windows_are_looked_at_at_more_points(tmp_path, monkeypatch):
+    """A high rate makes the loss jump within a window; what the first points miss, more points find."""
+
+    def left(name: str) -> float:
+        pl.seed_everything(0, verbose=False)
+        settings = {"max_epochs": 2, "collate_fn": padded, "shuffle": True}
+        data = Planted(160, seed=1), Planted(8, seed=2)
+        run = accounted(tmp_path / name, Encoder(0, rate=2e-2), *data, 32, settings, window=6)
+        table = run.contributions()
+        unexplained = table[(table["train_language"] == "unexplained") & ~table["is_group"]]
+        return float(unexplained["nats"].abs().sum() / unexplained["fall"].abs().sum())
+
+    refined = left("refined")
+    monkeypatch.setattr(window_length, "DOUBLED", 0)
+    assert refined < 0.005
+    assert left("once") > 5 * refined
 
 
 @pytest.mark.parametrize("seed", range(4))
