@@ -1,92 +1,57 @@
-"""Does influence name what a model needs? Two whole studies on real text, and the page that shows what they found.
+"""Does influence name what a model needs? Whole studies on real text, and the page that shows what they found.
 
-`python -m benchmarks.evidence --data_dir FOLDER` runs what is missing of the studies in `benchmarks/evidence_settings` (some
-hundred fits each) and writes docs/evidence.md with its figures. FOLDER holds nusax-senti/ and pawsx-dev/.
+`python -m benchmarks.evidence --data_dir FOLDER` runs what is missing of the studies in `benchmarks/evidence_settings` (up to
+some hundred fits each) and writes docs/evidence.md with its figures. FOLDER holds sib200/, xsid-0.7/ and nusax-senti/. A study
+that was interrupted goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import shutil
+import time
 from pathlib import Path
 
+from benchmarks.evidence_page import evidence_page
+from benchmarks.xsid_tables import write_xsid_tables
 from lightning_tracin.cli.main import settings_from
 from lightning_tracin.storage.files import as_utf8, write_bytes
-from lightning_tracin.studies.page import markdown, write_page
-from lightning_tracin.studies.runner import Outcome, run_study
+from lightning_tracin.studies.page import write_page
+from lightning_tracin.studies.runner import run_study
 from lightning_tracin.studies.settings import StudySettings
 
 SETTINGS = Path(__file__).parent / "evidence_settings"
-STUDIES = ("nusax", "pawsx")
-#: Figures that the page shows; the others are in the studies' own folders.
-SHOWN = (
-    "reliance-shares",
-    "reliance-heat_map",
-    "reliance-curves",
-    "reinforcement-reinforcement",
-    "changes-changes",
-    "imbalance-imbalance",
-    "masks-masks",
-    "removal-curve",
-    "removal-areas",
-    "left_out-left_out",
-    "left_out-agreement",
-    "lds-lds",
-)
-_START = """# Evidence: does influence name what a model needs?
-
-Written by `python -m benchmarks.evidence --data_dir FOLDER`; do not edit. Each part is a study of `lightning-tracin study` with
-the settings in `benchmarks/evidence_settings`. A small XLM-R is pre-trained for some minutes on the data's own unlabelled text
-and then fine-tuned. It is then fine-tuned again without some of its train samples, from the same first weights, in the same
-order and with the same schedule.
-
-## What this can say, and what it cannot
-
-- This is a small encoder on small data: a result here is no finding about XLM-R base on XNLI. It shows what the scores are
-  worth where every claim can be checked by fitting again, and how to check it for your own model.
-- A section that only one study has was not fitted in the other (PAWS-X: zero-shot and masks).
-- On PAWS-X, accuracy on test samples is no better than that of the most frequent label: the model has learned its train samples
-  and not the task. Influence and refits then agree, or disagree, about what it has memorised.
-- Removal and halves are refits of one or two seeds. Intervals are over items (and halves), not over other data.
-- Probes are samples that the fits of all seeds get right, so almost any change of the train samples lowers their probability:
-  compare with random removals, not with zero.
-- Scores are compared with baselines that look at no gradient. If a baseline wins, its line is above influence's.
-- Shares of the top k say which language's samples are there. Whether the language is *needed* is another question, which
-  leaving it out answers. The two agree only as far as the last sections say.
-"""
+STUDIES = ("sib200", "sib200-second", "sib200-120", "xsid", "sib200-embeddings", "nusax")
+#: The study whose files are made into tables first, and their folders.
+_XSID = "xsid"
+_XSID_FILES = "xsid-0.7"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data_dir", type=Path, default=Path(), help="the folder that nusax-senti/ and pawsx-dev/ are in")
+    parser.add_argument("--data_dir", type=Path, default=Path(), help="the folder that the data sets' folders are in")
     parser.add_argument("--only", choices=STUDIES, nargs="+", default=list(STUDIES))
     parser.add_argument("--output", type=Path, default=Path("runs/evidence"), help="folder of the studies")
     parser.add_argument("--page", type=Path, default=Path("docs/evidence.md"))
     chosen = parser.parse_args()
-    parts = []
+    outcomes = []
     for name in chosen.only:
+        start = time.monotonic()
         outcome = run_study(evidence_settings(name, chosen.data_dir, chosen.output))
+        print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
         write_page(outcome)
-        parts.append(part(outcome, chosen.page))
-    write_bytes(chosen.page, as_utf8("\n".join([_START, *parts])))
+        outcomes.append(outcome)
+    write_bytes(chosen.page, as_utf8(evidence_page(outcomes, chosen.page)))
 
 
 def evidence_settings(name: str, data_dir: Path, output: Path) -> StudySettings:
-    """The settings of one of the studies, on data and into a folder of this machine."""
+    """The settings of one of the studies, on data and into a folder of this machine; makes the tables that it reads."""
     settings = settings_from(SETTINGS / f"{name}.yaml")
+    if name == _XSID:
+        tables = output / "tables"
+        write_xsid_tables(data_dir / _XSID_FILES, tables / _XSID)
+        data_dir = tables
     return dataclasses.replace(settings, fit=dataclasses.replace(settings.fit, data_dir=str(data_dir)), output=str(output))
-
-
-def part(outcome: Outcome, page: Path) -> str:
-    """A study's part of the page; copies its figures beside the page."""
-    folder = page.with_suffix("") / outcome.settings.name
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in SHOWN:
-        found = outcome.folder / "results" / f"{name}.png"
-        if found.exists():
-            shutil.copyfile(found, folder / found.name)
-    return markdown(outcome, f"{page.stem}/{outcome.settings.name}/", level=2, shown=SHOWN)
 
 
 if __name__ == "__main__":

@@ -52,14 +52,32 @@ OPTIONS = {
         epochs=4,
         **{**SMALL, "hidden_size": 96, "layers": 1},  # type: ignore[arg-type]
     ),
+    "sib200": FitSettings(
+        data="sib200/{language}/train.tsv",
+        probe_data="sib200/{language}/test.tsv",
+        item_column="index_id",
+        label_column="category",
+        train_languages=["eng_Latn", "deu_Latn", "rus_Cyrl", "zho_Hans", "kor_Hang"],
+        model="use-multilingual",
+        freeze_embeddings=True,
+        train_per_language=60,
+        learning_rate=1e-3,
+        epochs=4,
+        batch_size=32,
+        probes_per_language=20,
+        threads=1,
+        dropout=0.0,
+    ),
 }
 
-Way = Literal["exact", "adam", "projected"]
+Way = Literal["exact", "adam", "projected", "adam-projected", "ekfac"]
 #: Options of the callback for each method, on top of those that all share.
 WAYS: dict[Way, dict[str, Any]] = {
-    "exact": {},
+    "exact": {"preconditioner": None},
     "adam": {"preconditioner": "adam"},
     "projected": {"projection_dim": 4096, "preconditioner": "fisher"},
+    "adam-projected": {"projection_dim": 4096, "preconditioner": "adam-fisher"},
+    "ekfac": {"method": "ekfac"},
 }
 
 

@@ -47,6 +47,16 @@ def block_of(parameter: str) -> str:
     return f"layer {parts[parts.index('layer') + 1]}" if "layer" in parts else "head"
 
 
+#: The gradients of all samples are held in memory at once, so larger models have no reference.
+LARGEST_ROWS = 12_000_000_000
+
+
+def has_reference(made: Trial) -> bool:
+    """Whether all gradients fit in memory, in single precision."""
+    trained = sum(parameter.numel() for parameter in made.module.parameters() if parameter.requires_grad)
+    return 4 * trained * (len(made.data.train) + len(made.data.probes)) <= LARGEST_ROWS
+
+
 def gram(made: Trial, snapshot: Snapshot, adam: bool) -> Gram:
     """The Gram matrix at a snapshot, of plain gradients or of those times (sqrt(v) + eps)^(-1/2), v Adam's second moments.
 

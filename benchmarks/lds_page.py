@@ -7,17 +7,25 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.lds_scores import whitened_name
+from benchmarks.lds_scores import PROJECTED, whitened_name
 
 TITLES = {
     "cldr": "CLDR names (what does a name name? five languages)",
     "nusax": "NusaX sentiment (short reviews, English and four languages of Indonesia)",
+    "sib200": "SIB-200 topics (English, German, Russian, Chinese and Korean), a pretrained encoder",
 }
-MAIN = ("Fisher-whitened cosine", "Fisher-whitened dot product")
+MAIN = (
+    "Fisher-whitened cosine",
+    "Fisher-whitened dot product",
+    "Adam-aware Fisher-whitened cosine",
+    "Adam-aware Fisher-whitened dot product",
+    "EK-FAC dot product",
+)
 
 _HEAD = """# Does influence predict retraining?
 
-Written by `python -m benchmarks.lds --data cldr` and `--data nusax --data_dir FOLDER`; change the code, not this page.
+Written by `python -m benchmarks.lds --data cldr`, `--data nusax --data_dir FOLDER` and `--data sib200 --data_dir FOLDER`;
+change the code, not this page.
 
 The linear datamodelling score (LDS) works like this. Fit again on random halves of the train samples. For each probe, sum the
 influence of each half's samples, and take Spearman's correlation, over the halves, with the log-odds of the probe's label under
@@ -28,14 +36,15 @@ Every refit has the same first weights and the same batches in the same order, w
 makes as many optimizer steps as the fit on all samples, with the same learning rates. Dropout is off. Intervals are 95 %
 percentile intervals of 999 resamples, which draw both halves *and* probes; a difference uses the same draws for its two scores.
 
-Scores are those of the package: of exact products, of `preconditioner="adam"`, and of projected features
-(`projection_dim=4096`, `preconditioner="fisher"`) with the default damping, the ridge as a part of the trace of F; by layer:
-`blocks="layer"`. The full fit is made once for each of the three. Its weights are the same in all, bit by bit, which the
-command checks.
+Scores are those of the package: of exact products, of `preconditioner="adam"`, of `method="ekfac"`, and of projected features
+(`projection_dim=4096`, `preconditioner="fisher"` or `"adam-fisher"`) with the default damping, the ridge as a part of the trace
+of F; by layer: `blocks="layer"`. The full fit is made once for each of them. Its weights are the same in all, bit by bit, which
+the command checks. The damping of EK-FAC is chosen by held-out fit of the second moment, on no data set by LDS.
 
-The reference computes the same scores from whole gradients of single samples, without projection. Whitened scores use inner
-products in the metric of F^-1, where F is the mean outer product of the train gradients plus damping x its trace. Adam-aware
-scores multiply both gradients by (sqrt(v) + eps)^(-1/2), where v is Adam's second moments at the snapshot.
+The reference computes the same scores from whole gradients of single samples, without projection, where all of them fit in
+memory. Whitened scores use inner products in the metric of F^-1, where F is the mean outer product of the train gradients plus
+damping x its trace. Adam-aware scores multiply both gradients by (sqrt(v) + eps)^(-1/2), where v is Adam's second moments at the
+snapshot.
 """
 
 _TAIL = """
@@ -75,14 +84,20 @@ def _section(name: str, result: Mapping[str, Any]) -> str:
         )
     facts = (
         f"{result['train']:,} train samples, {result['probes']} probes, {result['subsets']} halves x {result['repeats']}; "
-        f"XLM-R with {options['layers']} layer(s) of width {options['hidden_size']}, {result['parameters']:,} parameters; AdamW, "
-        f"learning rate {options['learning_rate']:g}, batches of {options['batch_size']}, {options['epochs']} epochs, seed "
-        f"{options['seed']}. Accuracy of the fit on all: train {result['accuracy_train']:.2f}, probes "
-        f"{result['accuracy_probes']:.2f}, test {result['accuracy_test']:.2f} (most frequent label "
-        f"{result['majority_test']:.2f}). Scores are summed over {len(result['steps'])} of {result['all_snapshots']} snapshots "
-        f"(steps {', '.join(map(str, result['steps']))}).{repeated}"
+        f"{_model(options)}, {result['parameters']:,} trained parameters; AdamW, learning rate {options['learning_rate']:g}, "
+        f"batches of {options['batch_size']}, {options['epochs']} epochs, seed {options['seed']}. Accuracy of the fit on all: "
+        f"train {result['accuracy_train']:.2f}, probes {result['accuracy_probes']:.2f}, test {result['accuracy_test']:.2f} (most "
+        f"frequent label {result['majority_test']:.2f}). Scores are summed over {len(result['steps'])} of "
+        f"{result['all_snapshots']} snapshots (steps {', '.join(map(str, result['steps']))}).{repeated}"
     )
     return f"\n## {TITLES[name]}\n\n{facts}\n\n{_scores(result)}\n\n{_verdict(result)}\n\n{_dampings(result)}\n"
+
+
+def _model(options: Mapping[str, Any]) -> str:
+    """The model, in words."""
+    if options["model"] == "small":
+        return f"XLM-R with {options['layers']} layer(s) of width {options['hidden_size']} from scratch"
+    return f"{options['model']}" + (" with frozen embeddings" if options["freeze_embeddings"] else "")
 
 
 def _scores(result: Mapping[str, Any]) -> str:
@@ -111,26 +126,25 @@ def _by_name(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
 
 
 def _dampings(result: Mapping[str, Any]) -> str:
-    """LDS by damping: the package's and the reference's, and Adam-aware and whitened at once, which only the reference has."""
+    """LDS by damping: the package's, and the reference's where there is one."""
     package, reference = _by_name(result["rows"]), _by_name(result["reference_rows"])
     columns = [
-        ("cosine", package, ""),
-        ("cosine, reference", reference, ""),
-        ("dot product", package, ""),
-        ("dot product, reference", reference, ""),
-        ("Adam-aware cosine, reference", reference, "Adam-aware "),
-        ("Adam-aware dot product, reference", reference, "Adam-aware "),
+        (f"{before}{product}{said}", rows, before, product)
+        for before in PROJECTED
+        for product in ("cosine", "dot product")
+        for said, rows in (("", package), (", reference", reference))
+        if rows
     ]
     lines = [
         "LDS by damping, of Fisher-whitened scores:",
         "",
-        "| damping | " + " | ".join(title for title, _, _ in columns) + " |",
+        "| damping | " + " | ".join(title for title, *_ in columns) + " |",
         "|---" * (len(columns) + 1) + "|",
     ]
     for damping in result["dampings"]:
-        names = [before + whitened_name(title.partition(",")[0].removeprefix(before), damping) for title, _, before in columns]
-        values = [rows[name]["lds"] for name, (_, rows, _) in zip(names, columns, strict=True)]
-        lines.append(f"| {np.format_float_positional(damping)} | " + " | ".join(f"{value:.3f}" for value in values) + " |")
+        found = [rows.get(before + whitened_name(product, damping)) for _, rows, before, product in columns]
+        values = ["" if row is None else f"{row['lds']:.3f}" for row in found]
+        lines.append(f"| {np.format_float_positional(damping)} | " + " | ".join(values) + " |")
     return "\n".join(lines)
 
 
@@ -138,14 +152,17 @@ def _verdict(result: Mapping[str, Any]) -> str:
     """Whether whitening beats plain cosine."""
     package, unseen = _by_name(result["rows"]), _by_name(result["unseen"])
     sentences = []
-    for name in MAIN:
+    for name in (one for one in MAIN if one in package):
         row = package[name]
         holds = row["difference_low"] > 0
         says = "is above plain cosine, and the interval excludes 0" if holds else "is not shown to be above plain cosine"
         sentences.append(
             f"{name} {says}: by {_interval(row, 'difference')} over {result['subsets']} halves and {row['probes']} probes."
         )
-    others = " and ".join(f"{_interval(unseen[name], 'difference')} ({name})" for name in MAIN)
+    others = " and ".join(f"{_interval(unseen[name], 'difference')} ({name})" for name in MAIN if name in unseen)
     left = result["subsets"] - result["chosen_on"]
-    sentences.append(f"Over the {left} halves alone that were not used to choose damping, the differences are {others}.")
+    if result["chosen_on"]:
+        sentences.append(f"Over the {left} halves alone that were not used to choose damping, the differences are {others}.")
+    else:
+        sentences.append("No damping was chosen on these data.")
     return " ".join(sentences)

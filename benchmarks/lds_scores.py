@@ -19,13 +19,17 @@ from lightning_tracin.config import DAMPING, Similarity
 
 Floats = npt.NDArray[np.float64]
 
+#: Whitened scores: the beginning of the name, and the run that has the features.
+PROJECTED: dict[str, Way] = {"": "projected", "Adam-aware ": "adam-projected"}
+
 
 def package_scores(runs: Mapping[Way, TracInRun], snapshots: Sequence[int], dampings: Sequence[float]) -> dict[str, Floats]:
     """`TracInRun.influence` of exact products, of products under Adam's moments, and of projected features."""
     total: dict[str, Floats] = {}
 
     def add(index: int, name: str, way: Way, similarity: Similarity, **options: Any) -> None:
-        score = runs[way].influence(similarity, snapshots=[index], **options).to_numpy().astype(np.float64)
+        how = {"weighting": "uniform", **options}
+        score = runs[way].influence(similarity, snapshots=[index], **how).to_numpy().astype(np.float64)
         total[name] = total[name] + score if name in total else score
 
     for index in snapshots:  # everything that needs a snapshot's features, so that they are whitened once
@@ -35,10 +39,17 @@ def package_scores(runs: Mapping[Way, TracInRun], snapshots: Sequence[int], damp
         add(index, "relatif", "exact", "relatif")
         add(index, "Adam-aware cosine", "adam", "cosine")
         add(index, "Adam-aware dot product", "adam", "dot")
+        add(index, "Adam-aware dot product x learning rate", "adam", "dot", weighting="learning_rate")
         add(index, "cosine, projected", "projected", "cosine", preconditioner="none")
         for damping in dampings:
-            add(index, whitened_name("cosine", damping), "projected", "cosine", damping=damping)
-            add(index, whitened_name("dot product", damping), "projected", "dot", damping=damping)
+            for before, way in PROJECTED.items():
+                add(index, before + whitened_name("cosine", damping), way, "cosine", damping=damping)
+                add(index, before + whitened_name("dot product", damping), way, "dot", damping=damping)
+        for before, way in PROJECTED.items():
+            add(index, f"{before}Fisher-whitened dot product x learning rate", way, "dot", weighting="learning_rate")
+        add(index, "EK-FAC cosine", "ekfac", "cosine")
+        add(index, "EK-FAC dot product", "ekfac", "dot")
+        add(index, "EK-FAC dot product x learning rate", "ekfac", "dot", weighting="learning_rate")
         add(index, "Fisher-whitened cosine by layer", "projected", "cosine", blocks="layer")
         add(index, "Fisher-whitened dot product by layer", "projected", "dot", blocks="layer")
     return total

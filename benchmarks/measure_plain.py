@@ -1,6 +1,8 @@
-"""The exact pass, probes included, against a plain forward and backward over the same train samples."""
+"""The exact pass, probes included, against a plain forward and backward over the same train samples, and with Adam's metric."""
 
 from __future__ import annotations
+
+import torch
 
 from benchmarks import ours
 from benchmarks.plain import plain_pass
@@ -21,3 +23,16 @@ def exact_vs_plain(context: Context) -> Report:
         lambda: ours.exact(workload), lambda: plain_pass(workload.model, job), context.repetitions, context.patience
     )
     return Report((ratio_result("exact_vs_plain", pairs.ours_over_theirs),))
+
+
+@measurement("adam_vs_exact")
+def adam_vs_exact(context: Context) -> Report:
+    """The same pass with and without Adam's second moments, the default in a fit with Adam; any moments cost the same."""
+    workload = reference().scaled(context.scale)
+    generator = torch.Generator().manual_seed(0)
+    scales = {name: torch.rand(one.shape, generator=generator) for name, one in workload.model.named_parameters()}
+    ours.exact(workload, scales=scales)  # warm-up
+    pairs = interleaved(
+        lambda: ours.exact(workload, scales=scales), lambda: ours.exact(workload), context.repetitions, context.patience
+    )
+    return Report((ratio_result("adam_vs_exact", pairs.ours_over_theirs),))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +56,20 @@ class ModelLoss:
 
 
 def exact(
-    workload: Workload, scope: Scope = everything, *, batch_size: int = BATCH_SIZE, memory_budget: int | None = None
+    workload: Workload,
+    scope: Scope = everything,
+    *,
+    batch_size: int = BATCH_SIZE,
+    memory_budget: int | None = None,
+    scales: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
-    """The whole exact pass over one snapshot, with probes, writing and reading: inner products [train, probes]."""
+    """The whole exact pass over one snapshot, with probes, writing and reading: inner products [train, probes].
+
+    `scales` are factors of gradients, as `preconditioner="adam"` has them.
+    """
     job = job_of(workload, batch_size, memory_budget)
     with tempfile.TemporaryDirectory() as folder:
-        return torch.from_numpy(attributed(workload.model, job, scope, Path(folder) / "0000-step0"))
+        return torch.from_numpy(attributed(workload.model, job, scope, Path(folder) / "0000-step0", scales))
 
 
 def exact_over_snapshots(workload: Workload, snapshots: Sequence[Mapping[str, Tensor]]) -> None:
@@ -86,10 +94,10 @@ def job_of(workload: Workload, batch_size: int = BATCH_SIZE, memory_budget: int 
     )
 
 
-def attributed(model: nn.Module, job: Job, scope: Scope, folder: Path) -> Any:
+def attributed(model: nn.Module, job: Job, scope: Scope, folder: Path, scales: Mapping[str, Tensor] | None = None) -> Any:
     """Attribute one snapshot into a folder; returns the inner products over all groups: [train, probes]."""
     store = IngredientStore(folder, len(job.train), len(job.probes))
-    target = target_of(model, scope)
+    target = replace(target_of(model, scope), scales=scales)
     few = range(min(2, len(job.train)))
     batch = job.prepare(job.train.batch(few))
     with Capture(model, target.coverage) as capture:  # as a fit's check does; here, the tests compare scores with a loop

@@ -92,7 +92,9 @@ def _fit(run: Path) -> None:
     from lightning_tracin import TracInCallback
 
     module = Module()
-    callback = TracInCallback(run, when="never", every_n_epochs=None, every_n_train_steps=1, top_k=10, per_layer=False)
+    callback = TracInCallback(
+        run, when="never", every_n_epochs=None, every_n_train_steps=1, top_k=10, per_layer=False, preconditioner=None
+    )
     pl.Trainer(
         max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, callbacks=[callback]
     ).fit(module, *loaders_of(module))

@@ -41,6 +41,7 @@ TARGETS = {
     "spot_check_vs_pass": Target("check of what a pass has stored, over the pass", 0.01, 0.005, True),
     "watched_loss_vs_pass": Target("pass whose training step is watched batch by batch, over the pass", 1.03, 1.0, True),
     "checks_vs_pass": Target("pass with all that is checked in it and at its snapshot, over the pass without", 1.03, 1.0, True),
+    "adam_vs_exact": Target("exact pass in Adam's metric over the plain one", 1.0, 1.0, True),
     "means_vs_plain": Target("train side of the language means over a plain pass", 1.3, 1.0, True),
     "projected_vs_plain": Target("train side of the projected pass over a plain pass", 0.9, 0.7, True),
     "projected_spearman": Target("rank correlation of projected with exact cosine", 0.98, 0.99),

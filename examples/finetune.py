@@ -1,8 +1,9 @@
 """Fine-tune a multilingual classifier and see which languages' training data it relies on for each language.
 
-Without options it uses names from the Unicode CLDR, downloads nothing, and takes a few minutes on a laptop. `--help` lists the
-options. `finetune_options/` has files of options for public data sets:
-`finetune.py --config examples/finetune_options/nusax.yaml --data_dir FOLDER`.
+Without options it fine-tunes a pretrained multilingual sentence encoder on names from the Unicode CLDR, downloads nothing, and
+takes a few minutes on a laptop. `--model scratch` trains a small XLM-R from scratch instead. `--help` lists the options.
+`finetune_options/` has files of options for public data sets: `finetune.py --config examples/finetune_options/nusax.yaml
+--data_dir FOLDER`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from lightning_tracin.errors import printable
 from lightning_tracin.studies.data import load_split
 from lightning_tracin.studies.datasets import Split
 from lightning_tracin.studies.models.classifier import Classifier, tokenizer_and_model
+from lightning_tracin.studies.models.shipped_encoder import NAME, is_installed
 from lightning_tracin.studies.pretraining import with_encoder
 from lightning_tracin.studies.settings import FitSettings
 from lightning_tracin.studies.text_data import TextDataModule
@@ -36,14 +38,24 @@ from lightning_tracin.studies.text_data import TextDataModule
 class Finetuning(FitSettings):
     """Fine-tune a multilingual classifier and see which languages' training data it relies on.
 
-    Without options: names from the Unicode CLDR, a small model, five train languages and three more that are only probed.
+    Without options: names from the Unicode CLDR, a pretrained sentence encoder whose embeddings are frozen, five train
+    languages and more that are only probed.
 
     Args:
+        model: ``use-multilingual``, the pretrained encoder; ``scratch``, a small XLM-R from scratch; a name on the hub, or a
+            folder.
+        freeze_embeddings: Whether the embeddings of a pretrained model keep their values.
+        epochs: Epochs of fine-tuning; from scratch, 6 are better.
+        batch_size: Samples in one optimizer step; from scratch, 32 are better.
         top_k: Number of proponents of a probe that count in its reliance.
         output: Folder for everything; by default ``runs/<data>``. A number is added if the folder is in use.
         wandb_mode: ``disabled`` logs to CSV files instead.
     """
 
+    model: str = NAME
+    freeze_embeddings: bool = True
+    epochs: int = 4
+    batch_size: int = 64
     top_k: int = 100
     output: str | None = None
     wandb_mode: Literal["offline", "online", "disabled"] = "offline"
@@ -58,9 +70,10 @@ def main() -> None:
         raise SystemExit(f"Error: {error}") from error
 
 
-def finetune(options: Finetuning) -> None:
-    """Fine-tune with both callbacks, then print accuracy, contributions, reliance, and the paths of the results."""
-    pl.seed_everything(options.seed)
+def finetune(asked: Finetuning) -> None:
+    """Fine-tune with both callbacks, then print accuracy, contributions, influence, and the paths of the results."""
+    pl.seed_everything(asked.seed)
+    options = with_available_model(asked)
     if options.threads or options.model == "small":
         torch.set_num_threads(options.threads or 1)
     split, account = load_split(options)
@@ -99,7 +112,7 @@ def finetune(options: Finetuning) -> None:
     run = TracInRun.open(output)
     print(printable(f"\nAccuracy on the test samples\n{accuracies(split, predictions.tolist())}"))
     print(printable(f"\nContributions, in nats: whose samples lowered the loss of each language\n{contributions(run)}"))
-    print(printable(f"\nReliance, all {len(run.snapshots)} snapshots summed\n{reliance(run, options.top_k)}"))
+    print(printable(f"\nInfluence of languages, all {len(run.snapshots)} snapshots summed\n{influence(run)}"))
     print(f"\nRun directory: {output}")
     for path in sorted((output / "results").iterdir()):
         print(f"  {path}")
@@ -109,6 +122,19 @@ def finetune(options: Finetuning) -> None:
         print(f"W&B run: {folder}")
         if options.wandb_mode == "offline":
             print(f"To upload it: wandb sync {folder}")
+
+
+def with_available_model(options: Finetuning) -> Finetuning:
+    """The options with the small model for `scratch`, and where the package with the pretrained weights is not installed."""
+    if options.model == NAME and not is_installed():
+        print(
+            f"The weights of {NAME!r} are not installed, so a small model is trained from scratch, which transfers little from "
+            "one language to another (and learns more with --epochs 6 --batch_size 32). To have them: "
+            "pip install 'lightning-tracin[study]'"
+        )
+    elif options.model != "scratch":
+        return options
+    return dataclasses.replace(options, model="small", freeze_embeddings=False)
 
 
 def accuracies(split: Split, predictions: list[int]) -> str:
@@ -137,17 +163,14 @@ def contributions(run: TracInRun) -> str:
     return str(table.round(3).to_string())
 
 
-def reliance(run: TracInRun, k: int) -> str:
-    """Return two tables with a row for each probe language and a column for each train language: shares with chance, and lift."""
-    table = run.reliance(k, cumulative=True)
+def influence(run: TracInRun) -> str:
+    """Return two tables with a row for each probe language and a column for each train language: influence, and its contrast."""
+    table = run.reliance(cumulative=True)
     last = table[table["snapshot"] == table["snapshot"].max()]
-    shares = last.pivot(index="probe_language", columns="train_language", values="share")
-    shares.loc["(chance)"] = last.groupby("train_language")["chance"].first()
-    lift = last.pivot(index="probe_language", columns="train_language", values="lift")
+    sums, contrast = (last.pivot(index="probe_language", columns="train_language", values=name) for name in ("value", "contrast"))
     return (
-        f"Share of the top {k} proponents\n{shares.round(3).to_string()}\n\n"
-        f"Lift: a share over that train language's mean share; > 1 if this probe language in particular relies on it\n"
-        f"{lift.round(2).to_string()}"
+        f"Sum over each language's samples, {last['unit'].iloc[0]}\n{sums.round(3).to_string()}\n\n"
+        f"Contrast: what is there in particular, without row and column effects\n{contrast.round(3).to_string()}"
     )
 
 

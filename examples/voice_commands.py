@@ -165,10 +165,10 @@ def loaders(
 
 
 def report(folder: str) -> None:
-    """Print the lift of each train language for each probe language, and where the page is."""
+    """Print the influence of each train language on each probe language, and where the page is."""
     run = TracInRun.open(folder)
-    table = run.reliance(k=min(20, len(run.train)), cumulative=True)
+    table = run.reliance(cumulative=True)
     last = table[table["snapshot"] == table["snapshot"].max()]
-    print("Lift of the train languages (columns) for the probe languages (rows)")
-    print(last.pivot(index="probe_language", columns="train_language", values="lift").round(2).to_string())
+    print(f"Influence of the train languages (columns) on the probe languages (rows), {last['unit'].iloc[0]}")
+    print(last.pivot(index="probe_language", columns="train_language", values="value").round(3).to_string())
     print(f"The page: {run.path / 'results' / 'report.html'}")

@@ -28,12 +28,15 @@ Precision = Literal["float32", "float64", "bfloat16"]
 Similarity = Literal["cosine", "dot", "relatif"]
 Weighting = Literal["uniform", "learning_rate"]
 LossUnit = Literal["sample", "token"]
-Preconditioner = Literal["adam", "fisher"]
+Preconditioner = Literal["adam", "adam-damped", "fisher", "adam-fisher"]
+PreconditionerChoice = Literal["auto", "adam", "adam-damped", "fisher", "adam-fisher"]
 Sign = Literal["positive", "negative"]
-Measure = Literal["share", "mass", "mean"]
+Measure = Literal["sum", "mean", "share", "mass"]
 
 #: The preconditioners to choose from when reading scores; "none" overrides the one that the run was made with.
-Preconditioning = Literal["adam", "fisher", "none"]
+Preconditioning = Literal["adam", "adam-damped", "fisher", "adam-fisher", "none"]
+SCALED = ("adam", "adam-damped", "adam-fisher")  # by Adam's second moments
+WHITENED = ("fisher", "adam-fisher")  # by the Fisher information
 
 #: Whether to whiten all features together, or each layer separately (F without its cross-layer blocks).
 Blocks = Literal["whole", "layer"]
@@ -104,7 +107,7 @@ class OptionGroup(BaseModel):
 
         Example:
             >>> View(top_k=10).but(top_k=None, similarity="dot")
-            View(top_k=10, similarity='dot', weighting='uniform', measure='share')
+            View(top_k=10, similarity='dot', weighting='learning_rate', measure='share')
         """
         given = {name: value for name, value in changes.items() if value is not None}
         return type(self)(**{**dict(self), **given})
@@ -152,12 +155,12 @@ class Shown(OptionGroup):
 
     top_k: Positive = Field(default=100, description="reliance is counted over each probe's `top_k` strongest proponents.")
     similarity: Similarity = Field(
-        default="cosine",
-        description='`"cosine"` of two gradients, their inner product (`"dot"`), or the product over the train gradient\'s norm '
+        default="dot",
+        description='inner product of two gradients (`"dot"`), their `"cosine"`, or the product over the train gradient\'s norm '
         '(`"relatif"`). Applies to logged results; any other can be computed from the finished run.',
     )
     weighting: Weighting = Field(
-        default="uniform",
+        default="learning_rate",
         description='how to sum over snapshots: `"uniform"`, or each weighted by `"learning_rate"` and visits per sample. '
         "Applies to logged results, like `similarity`.",
     )
@@ -174,9 +177,9 @@ class View(Shown):
 
         Example:
             >>> View(top_k=50).described
-            'share of the top 50 proponents'
+            'share of the strongest 50'
         """
-        return f"share of the top {self.top_k} proponents" if self.measure == "share" else f"mean influence ({self.similarity})"
+        return f"share of the strongest {self.top_k}"
 
 
 class Scoring(OptionGroup):
@@ -236,10 +239,11 @@ class Stored(Evaluation):
         description="name of a registered attribution method. Default: `means` with `language_means`, `projected` with "
         "`projection_dim`, else `exact`.",
     )
-    preconditioner: Preconditioner | None = Field(
-        default=None,
-        description='`"adam"` scales gradients as the Adam optimizer does, by its second moments. `"fisher"` whitens projected '
-        "features (needs `projection_dim`). Default: plain gradients.",
+    preconditioner: PreconditionerChoice | None = Field(
+        default="auto",
+        description='`"adam"` scales gradients as the Adam optimizer does, by its second moments; `"adam-damped"` also bounds '
+        'the scale of elements that hardly had a gradient. `"fisher"` whitens projected features (needs `projection_dim`), '
+        '`"adam-fisher"` those of scaled gradients. None: plain gradients. `"auto"`: `"adam-damped"` for exact scores with Adam.',
     )
     per_layer: bool = Field(
         default=True,
@@ -320,10 +324,10 @@ class Options(SampleColumns, ProbeChoice, Shown, Stored, Replacing):
             raise TracInError("Give `every_n_epochs` or `every_n_train_steps`, not both.")
         if self.when == "never" and not self.keep_snapshots:
             raise TracInError("when='never' with keep_snapshots=False would keep nothing; drop one of the two.")
-        if self.per_token and (self.language_means or self.preconditioner == "fisher" or not self.keep_snapshots):
+        if self.per_token and (self.language_means or self.preconditioner in WHITENED or not self.keep_snapshots):
             raise TracInError(
-                "per_token=True splits the scores of pairs at every snapshot; leave out `language_means`, "
-                "`preconditioner='fisher'` and `keep_snapshots=False`."
+                "per_token=True splits the scores of pairs at every snapshot; leave out `language_means`, preconditioners that "
+                "whiten and `keep_snapshots=False`."
             )
         if self.language_means and self.projection_dim is not None:
             raise TracInError("Give `language_means` or `projection_dim`, not both: means are exact and need no projection.")
@@ -334,15 +338,13 @@ class Options(SampleColumns, ProbeChoice, Shown, Stored, Replacing):
             raise TracInError(
                 f"method={self.method!r} contradicts `language_means` or `projection_dim`, which choose {chosen!r}; drop one."
             )
-        if self.preconditioner == "fisher" and self.projection_dim is None:
-            raise TracInError("preconditioner='fisher' whitens projected features; give a `projection_dim` too, such as 4096.")
-        exact = not self.language_means and self.projection_dim is None
-        elementwise = "preconditioner='adam'" if self.preconditioner == "adam" else f"mask={str(self.mask)!r}"
-        if not exact and (self.preconditioner == "adam" or self.mask is not None):
-            raise TracInError(
-                f"{elementwise} acts on single elements of a gradient, so it works with exact influence only; leave out "
-                "`language_means` and `projection_dim`."
-            )
+        used = f"preconditioner={self.preconditioner!r}"
+        if self.preconditioner in WHITENED and self.projection_dim is None:
+            raise TracInError(f"{used} whitens projected features; give a `projection_dim` too, such as 4096.")
+        if self.language_means and self.preconditioner in SCALED:
+            raise TracInError(f"{used} acts on single elements of a gradient; leave out `language_means`.")
+        if chosen != "exact" and self.mask is not None:
+            raise TracInError(f"mask={str(self.mask)!r} needs exact influence; leave out `language_means` and `projection_dim`.")
         return self
 
     @property
@@ -356,12 +358,7 @@ class Options(SampleColumns, ProbeChoice, Shown, Stored, Replacing):
 
 
 class ContributionOptions(SampleColumns, ProbeChoice, Evaluation, Replacing):
-    """All options of `ContributionCallback`, except its directory and data.
-
-    Example:
-        >>> ContributionOptions(group_column="domain").by
-        'domain'
-    """
+    """All options of `ContributionCallback`, except its directory and data."""
 
     group_column: str | None = Field(
         default=None, description="column with the groups to account for, such as a domain or a script. Default: languages."
@@ -389,7 +386,7 @@ class ContributionOptions(SampleColumns, ProbeChoice, Evaluation, Replacing):
 
     @property
     def by(self) -> str:
-        """What the groups are."""
+        """What the groups are: languages, or the name of a column."""
         return "language" if self.group_column is None else self.group_column
 
     @property

@@ -12,10 +12,11 @@ import xarray as xr
 
 from lightning_tracin.analysis.contributions import contribution_table
 from lightning_tracin.analysis.influence_reader import InfluenceReader
-from lightning_tracin.analysis.reliance import Floats, Interval
+from lightning_tracin.analysis.reliance import Floats
+from lightning_tracin.analysis.resampling import Interval
 from lightning_tracin.attribution.early_products import warn_of_early_products
 from lightning_tracin.attribution.method import Method, method_of
-from lightning_tracin.config import Scoring
+from lightning_tracin.config import SCALED, WHITENED, Scoring
 from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.filesystem import Place, place
@@ -225,7 +226,11 @@ class TracInRun(InfluenceReader):
 
         how = {name: settings.pop(name) for name in signature(self.influence).parameters if name in settings}
         chosen, scoring = self._scorer.chosen(how.pop("snapshots", None)), Scoring(**how)
-        if self._scorer.preconditioner(scoring) == "fisher":
-            raise TracInError("Per-token scores are not whitened; take `preconditioner='none'`.")
+        used = self._scorer.preconditioner(scoring)
+        if self.method.metric is not None:
+            raise TracInError(f"Per-token scores are of exact products, not of method={self.method.metric!r}; fit without it.")
+        if used in WHITENED:
+            remedy = "adam" if used in SCALED else "none"
+            raise TracInError(f"Per-token scores are not whitened; take `preconditioner={remedy!r}`.")
         pairs = Pairs.of(probes, train, self.record.probes.count, len(self.train))
         return token_scores(self.directory, module, train_loader, probe_loaders, pairs, scoring, chosen, **settings)

@@ -24,7 +24,8 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from lightning_tracin.analysis.reliance import Floats, Interval
+from lightning_tracin.analysis.reliance import Floats
+from lightning_tracin.analysis.resampling import Interval
 from lightning_tracin.analysis.scores import require_k
 from lightning_tracin.analysis.top_k import Strongest, tables_of
 from lightning_tracin.config import Sign
@@ -33,9 +34,6 @@ from lightning_tracin.storage.account import OTHER_SOURCES, AccountRecord, Accou
 
 #: The row of what the sources do not add up to.
 UNEXPLAINED = "unexplained"
-
-#: Leaves `low` and `high` out (NaN), which saves the time for the bootstrap.
-NO_INTERVAL = Interval(resamples=0)
 
 #: Means that are drawn at once: 999 of each take 33 MB.
 _TOGETHER = 4096

@@ -184,7 +184,7 @@ def product_shards(store: IngredientStore, parts: Parts, into: Sequence[int] | N
 def _require_plain(store: IngredientStore, whitening: Whitening | None) -> None:
     if whitening is not None:
         raise TracInError(
-            f"preconditioner='fisher' whitens features, but {store.folder} holds finished products; take preconditioner='none', "
+            f"Preconditioners that whiten need features, but {store.folder} holds finished products; take preconditioner='none', "
             "or run the fit with a `projection_dim`."
         )
 

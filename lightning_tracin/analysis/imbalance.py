@@ -29,7 +29,7 @@ def imbalance_table(tables: Mapping[tuple[str, float], pd.DataFrame]) -> pd.Data
         TracInError: a table has no row for the language as both probe and train language.
 
     Example:
-        >>> row = {"probe_language": "de", "train_language": "de", "share": 0.75, "low": 0.7, "high": 0.8, "chance": 0.5}
+        >>> row = {"probe_language": "de", "train_language": "de", "value": 0.75, "low": 0.7, "high": 0.8, "null": 0.5}
         >>> imbalance_table({("de", 50.0): pd.DataFrame([row])})["over_chance"].tolist()
         [0.25]
     """
@@ -42,7 +42,7 @@ def imbalance_table(tables: Mapping[tuple[str, float], pd.DataFrame]) -> pd.Data
                 f"The run with {added:g} % more {language!r} has {found} in {language!r} "
                 f"(languages with both: {', '.join(map(str, own['probe_language'])) or 'none'})."
             )
-        row, rest = mine.iloc[0], own.drop(index=mine.index)["share"]
-        share, low, high, chance = (row[name] for name in ("share", "low", "high", "chance"))
+        row, rest = mine.iloc[0], own.drop(index=mine.index)["value"]
+        share, low, high, chance = (row[name] for name in ("value", "low", "high", "null"))
         rows.append((language, added, share, low, high, chance, share - chance, 1 - rest.mean() if len(rest) else np.nan))
     return table_from(rows, COLUMNS)

@@ -13,11 +13,13 @@ import pandas as pd
 import xarray as xr
 
 from lightning_tracin.analysis.contributions import strongest_contributions
-from lightning_tracin.analysis.reliance import Interval, Tally
+from lightning_tracin.analysis.exchange import units_of
 from lightning_tracin.analysis.reliance_by_snapshot import reliance_by_snapshot
+from lightning_tracin.analysis.resampling import Interval
 from lightning_tracin.analysis.score_array import score_array
 from lightning_tracin.analysis.scorer import Readable, Scorer
 from lightning_tracin.analysis.scores import Scores, require_k
+from lightning_tracin.analysis.tally import SIGNED, Tally, TrainLanguages
 from lightning_tracin.analysis.top_k import Strongest, tables_of
 from lightning_tracin.config import DAMPING, Blocks, Measure, Preconditioning, Scoring, Sign, Similarity, Weighting, check_choice
 from lightning_tracin.errors import TracInError
@@ -98,6 +100,10 @@ class InfluenceReader(ABC):
         return self._influence_files.samples("train")
 
     @cached_property
+    def _train_languages(self) -> TrainLanguages:
+        return TrainLanguages.of_table(self.train)
+
+    @cached_property
     def probes(self) -> SampleTable:
         """Table of the probes."""
         return self._influence_files.samples("probes")
@@ -141,12 +147,13 @@ class InfluenceReader(ABC):
 
         Args:
             similarity: `"cosine"`, `"dot"` or `"relatif"`.
-            weighting: `"uniform"` or `"learning_rate"`. With `"fisher"`, learning rates enter before the whitening (see
+            weighting: `"uniform"` or `"learning_rate"`. With whitening, learning rates enter before the whitening (see
                 `analysis.fisher`).
             snapshots: indices of the snapshots to sum. None: all.
-            preconditioner: `"adam"` or `"fisher"` if the run supports it, or `"none"`. None: the one that the run was made with.
-            damping: for `"fisher"`: the ridge, as a fraction of F's trace (see `analysis.fisher`).
-            blocks: for `"fisher"`: whiten all features together (`"whole"`) or each `"layer"` separately.
+            preconditioner: `"adam"`, `"adam-damped"`, `"fisher"` or `"adam-fisher"` (both) if the run supports it, or `"none"`.
+                None: the one that the run was made with.
+            damping: for `"fisher"` and `"adam-fisher"`: the ridge, as a fraction of F's trace (see `analysis.fisher`).
+            blocks: for these two: whiten all features together (`"whole"`) or each `"layer"` separately.
 
         Returns:
             Array with dimensions `train` and `probe` (indices) and the coordinates `train_language`, `train_item`,
@@ -167,16 +174,16 @@ class InfluenceReader(ABC):
         total: Scores = np.zeros((len(self.train), len(self.queries)))
         for train, scores in self._scorer.summed(self._scorer.chosen(snapshots), scoring):
             total[train] = scores
-        return score_array(total, self.train, self.queries, similarity, weighting, self._scorer.preconditioner(scoring) or "none")
+        return score_array(total, self.train, self.queries, similarity, weighting, self._scorer.metric(scoring))
 
     def reliance(
         self,
         k: int = 100,
         sign: Sign = "positive",
         cumulative: bool = False,
-        measure: Measure = "share",
-        similarity: Similarity = "cosine",
-        weighting: Weighting = "uniform",
+        measure: Measure = "sum",
+        similarity: Similarity | None = None,
+        weighting: Weighting | None = None,
         snapshots: Sequence[int] | None = None,
         interval: Interval | None = None,
         by: Literal["layer"] | None = None,
@@ -184,17 +191,23 @@ class InfluenceReader(ABC):
         damping: float = DAMPING,
         blocks: Blocks = "whole",
     ) -> pd.DataFrame:
-        """Reliance of every probe language on every train language, at every snapshot.
+        """What every probe language gets from every train language, at every snapshot.
+
+        The headline is the signed influence of a language. With `similarity="dot"` and `weighting="learning_rate"` in the metric
+        of the fit's optimizer (the defaults in a fit with Adam), it is in nats, to first order: by how much its samples lowered
+        the loss of a probe, if every visit is taken for a step of its own. See docs/evidence.md for what it is worth.
 
         Args:
             k: how many of each probe's strongest train samples to count.
             sign: `"positive"` for proponents, `"negative"` for opponents.
             cumulative: sum influence up to each snapshot, instead of taking each snapshot alone.
-            measure: `"share"` of the top k, `"mass"` (share of all influence of that sign) or `"mean"` influence of a sample.
-            similarity: see `influence`.
-            weighting: see `influence`.
+            measure: `"sum"` of the influence of a language's samples (what would be lost without it), `"mean"` influence of one
+                of them (what one more is worth), `"share"` of the strongest k (Choenni et al. 2023) or `"mass"` (share of all
+                influence of that sign).
+            similarity: see `influence`. None: as in the fit's options.
+            weighting: see `influence`. None: as in the fit's options.
             snapshots: indices of the snapshots to show. None: all.
-            interval: bootstrap over probes. None: 95%.
+            interval: bootstrap over train samples and probes. None: 95%.
             by: `"layer"` computes a table for each layer from its own gradients, from the embeddings to the head.
             preconditioner: see `influence`.
             damping: see `influence`.
@@ -211,29 +224,32 @@ class InfluenceReader(ABC):
         Example:
             Skipped: needs a run directory.
 
-            >>> run.reliance(k=50, snapshots=[0, 1])[["snapshot", "probe_language", "train_language", "value"]]  # doctest: +SKIP
+            >>> run.reliance(cumulative=True)[["probe_language", "train_language", "value", "contrast"]]  # doctest: +SKIP
+            >>> run.reliance(measure="share", k=50, similarity="cosine", weighting="uniform")  # the study's  # doctest: +SKIP
             >>> run.reliance(by="layer")  # doctest: +SKIP
         """
-        if self.method.measure == "mean" and measure != "mean":
+        if self.method.measure == "mean" and measure not in SIGNED:
             raise TracInError(
                 f"measure={measure!r} ranks train samples for each probe, but {self.path} holds language means only; use "
-                "measure='mean', or run the fit with `language_means=False`."
+                "measure='sum' or 'mean', or run the fit with `language_means=False`."
             )
         if by not in (None, "layer"):
             raise TracInError(f"by should be 'layer' or None, but is {by!r}.")
+        shown = self.record.options.but(similarity=similarity, weighting=weighting)
         scoring = Scoring(
-            similarity=similarity, weighting=weighting, preconditioner=preconditioner, damping=damping, blocks=blocks
+            similarity=shown.similarity, weighting=shown.weighting, preconditioner=preconditioner, damping=damping, blocks=blocks
         )
         whole = reliance_by_snapshot(
             self._scorer,
             scoring,
             self.snapshots,
             self._scorer.chosen(snapshots),
-            lambda: Tally(self.train.language, k, sign, measure),
+            lambda: Tally(self._train_languages, k, sign, measure),
             self.queries.language,
             cumulative,
             by == "layer",
             interval,
+            units_of(self.queries),
         )
         if self.method.measure == "mean":
             whole["probes"] = whole["probe_language"].map(self.probes.counts())

@@ -8,14 +8,15 @@ against the probe's output under the model fitted on that subset. A method's LDS
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from lightning_tracin.analysis.reliance import Floats, Interval
+from lightning_tracin.analysis.reliance import Floats
+from lightning_tracin.analysis.resampling import Interval
 from lightning_tracin.analysis.scores import Scores
 from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.languages import own_languages
@@ -159,8 +160,22 @@ class Estimate:
     probes: int  # number of probes with a value
 
 
-def lds(scores: Scores, members: Members, outputs: Outputs, interval: Interval | None = None) -> Estimate:
-    """LDS with an interval over both probes and subsets; arguments as in `lds_per_probe`.
+def lds(
+    scores: Scores,
+    members: Members,
+    outputs: Outputs,
+    interval: Interval | None = None,
+    units: Sequence[Hashable] | None = None,
+) -> Estimate:
+    """LDS with an interval over both probes and subsets; the first arguments as in `lds_per_probe`.
+
+    Args:
+        scores: influence [train, probes].
+        members: which train samples are in each subset.
+        outputs: each refitted model's output for each probe.
+        interval: settings of the bootstrap.
+        units: unit of each probe, such as its item: translations of one item are not independent, so they are drawn together.
+            None: every probe alone.
 
     Example:
         >>> scores, members = np.arange(8.0)[:, None].repeat(2, 1), draw_subsets(8, 6)
@@ -169,16 +184,21 @@ def lds(scores: Scores, members: Members, outputs: Outputs, interval: Interval |
         (1.0, 1.0, 2)
     """
     correlations = lds_per_probe(scores, members, outputs)
-    draws = resampled(_predicted(scores, members, outputs), outputs, interval or Interval())
+    draws = resampled(_predicted(scores, members, outputs), outputs, interval or Interval(), units)
     return _estimate(correlations, draws, interval or Interval())
 
 
 def lds_difference(
-    scores: Scores, others: Scores, members: Members, outputs: Outputs, interval: Interval | None = None
+    scores: Scores,
+    others: Scores,
+    members: Members,
+    outputs: Outputs,
+    interval: Interval | None = None,
+    units: Sequence[Hashable] | None = None,
 ) -> Estimate:
     """LDS of `scores` minus LDS of `others`, with an interval for the paired difference.
 
-    Every resample uses the same probes and subsets for both. Arguments as in `lds_per_probe`.
+    Every resample uses the same probes and subsets for both. Arguments as in `lds`.
 
     Example:
         >>> scores, members = np.arange(8.0)[:, None].repeat(2, 1), draw_subsets(8, 6)
@@ -187,7 +207,7 @@ def lds_difference(
     """
     settings = interval or Interval()
     difference = lds_per_probe(scores, members, outputs) - lds_per_probe(others, members, outputs)
-    mine, theirs = (resampled(_predicted(each, members, outputs), outputs, settings) for each in (scores, others))
+    mine, theirs = (resampled(_predicted(each, members, outputs), outputs, settings, units) for each in (scores, others))
     return _estimate(difference, mine - theirs, settings)
 
 
@@ -230,19 +250,21 @@ def _rank_correlations(predicted: Floats, outputs: Floats) -> Floats:
     return result
 
 
-def resampled(predicted: Floats, outputs: Floats, settings: Interval) -> Floats:
-    """LDS of resamples of both subsets and probes with replacement (pigeonhole bootstrap, Owen 2007): [resamples].
+def resampled(predicted: Floats, outputs: Floats, settings: Interval, units: Sequence[Hashable] | None = None) -> Floats:
+    """LDS of resamples of both subsets and units of probes with replacement (pigeonhole bootstrap, Owen 2007): [resamples].
 
     A subset's weight is how often it was drawn. A weighted sum of comparisons is the rank that its copies share.
     """
     generator = np.random.default_rng(settings.seed)
     subsets, probes = predicted.shape
+    numbers: dict[Hashable, int] = {}
+    unit = np.asarray([numbers.setdefault(name, len(numbers)) for name in units or range(probes)])
     comparisons = [_comparisons(values) for values in (predicted, outputs)]
     draws = []
     for start in range(0, settings.resamples, _CHUNK):
         size = min(_CHUNK, settings.resamples - start)
         weights = generator.multinomial(subsets, np.full(subsets, 1 / subsets), size).astype(np.float64).T
-        times = generator.multinomial(probes, np.full(probes, 1 / probes), size).T  # [probes, resamples]
+        times = generator.multinomial(len(numbers), np.full(len(numbers), 1 / len(numbers)), size).T[unit]  # [probes, resamples]
         one, other = (ranks @ weights - subsets / 2 for ranks in comparisons)  # [probes, subsets, resamples], mean 0
         product, norm, other_norm = ((x * y * weights).sum(1) for x, y in ((one, other), (one, one), (other, other)))
         square = norm * other_norm

@@ -1,191 +1,181 @@
-"""Leave one language out: does a reliance table predict what losing a train language does to each probe language?
+"""Leave train languages out and fit again: by how much does the loss of each probe language change?
 
-Raw shares mix effects of the train language (long or hard samples) with what one probe language takes from it. So tables are
-compared both as they are and with row and column means removed.
+This is what a table of influence is compared with (`analysis.agreement`). Where the train samples of the languages are
+translations of each other, leaving one language out shows little: its translations replace it. Then pairs are left out.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from lightning_tracin.analysis.reliance import Floats
-from lightning_tracin.analysis.tables import own_cells, table_from
+from lightning_tracin.analysis.lds import Members
+from lightning_tracin.analysis.tables import table_from
 from lightning_tracin.errors import TracInError
+from lightning_tracin.storage.languages import own_languages
 
-_CENTRED = ("centred_pearson", "centred_low", "centred_high", "floor", "p")
-_OTHERS = ("others_pearson", "others_low", "others_high")
-COLUMNS = ("score", "cells", "pearson", "spearman", *_CENTRED, *_OTHERS)
+Floats = npt.NDArray[np.float64]
+
+#: Joins the names of languages that are left out together.
+_AND = " + "
 
 
-def change_in_loss(whole: npt.ArrayLike, without: Mapping[str, npt.ArrayLike], probe_languages: npt.ArrayLike) -> pd.DataFrame:
-    """Change in each probe language's loss when a train language is left out.
+@dataclass(frozen=True)
+class Changes:
+    """Changes in the loss of every probe language without some train languages.
+
+    Attributes:
+        values: loss without them minus loss with them, in nats: [seeds, probe languages, columns].
+        probe_languages: the rows, in alphabetical order.
+        left_out: the train languages that each column leaves out.
+        probes: number of probes of each row.
+
+    Example:
+        >>> changes = changes_of([[[1.0, 2.0], [1.5, 2.0]]], [("en",)], ["de", "fr"])  # without English, German gets worse
+        >>> changes.values.tolist(), changes.table()["train_language"].tolist()
+        ([[[0.5], [0.0]]], ['en', 'en'])
+    """
+
+    values: Floats
+    probe_languages: tuple[str, ...]
+    left_out: tuple[tuple[str, ...], ...]
+    probes: tuple[int, ...]
+
+    @property
+    def own(self) -> npt.NDArray[np.bool_]:
+        """Which cells leave out the probe language's own train language: [probe languages, columns]."""
+        own = self.names()
+        return np.asarray([[own[probe] in left for left in self.left_out] for probe in self.probe_languages], dtype=np.bool_)
+
+    def names(self) -> dict[str, str]:
+        """Probe language -> its name among the train languages; its own name if it is not among them."""
+        trained = sorted({name for left in self.left_out for name in left})
+        return {probe: own_languages(self.probe_languages, trained).get(probe, probe) for probe in self.probe_languages}
+
+    def table(self) -> pd.DataFrame:
+        """One row per probe language and what is left out.
+
+        Columns: `probe_language`, `train_language` (several are joined by " + "), `change` (mean over seeds, in nats), `error`
+        (standard error over seeds; NaN with one seed), `seeds`, `probes`.
+        """
+        seeds = len(self.values)
+        mean = self.values.mean(0)
+        error = np.asarray(stats.sem(self.values, axis=0) if seeds > 1 else np.full_like(mean, np.nan))
+        rows = [
+            (probe, _AND.join(left), mean[row, column], error[row, column], seeds, self.probes[row])
+            for row, probe in enumerate(self.probe_languages)
+            for column, left in enumerate(self.left_out)
+        ]
+        return table_from(rows, ["probe_language", "train_language", "change", "error", "seeds", "probes"])
+
+    def summed(self, cells: npt.ArrayLike, train_languages: Sequence[str]) -> Floats:
+        """What a table by single train languages says of the columns: sums over the languages that each leaves out.
+
+        Args:
+            cells: [..., probe languages, train languages].
+            train_languages: names of its columns.
+
+        Returns:
+            [..., probe languages, columns].
+        """
+        inside = np.asarray([[name in left for left in self.left_out] for name in train_languages], dtype=np.float64)
+        found: Floats = np.asarray(cells, dtype=np.float64) @ inside
+        return found
+
+
+def changes_of(losses: npt.ArrayLike, left_out: Sequence[Sequence[str]], probe_languages: Sequence[str]) -> Changes:
+    """Average the changes of the probes of each language.
 
     Args:
-        whole: losses of fits on all train samples, [seeds, probes].
-        without: train language -> losses of fits without it, with the same seeds, [seeds, probes].
+        losses: losses of the probes, [seeds, 1 + columns, probes]; the first fit of a seed is on all train samples, and each
+            further one without the languages of a column.
+        left_out: the train languages that each column leaves out.
         probe_languages: language of each probe.
-
-    Returns:
-        One row per probe language and left-out train language: `change` (mean loss without it minus mean loss with it, averaged
-        over seeds), `error` (standard error over seeds; NaN with one seed), `seeds`, `probes`.
 
     Raises:
         TracInError: the shapes do not match.
+    """
+    values, languages = np.asarray(losses, dtype=np.float64), np.asarray(probe_languages)
+    if values.ndim != 3 or values.shape[1:] != (1 + len(left_out), len(languages)):
+        raise TracInError(
+            f"Losses {values.shape} should be [seeds, fits, probes], with {1 + len(left_out)} fits (all samples, then without "
+            f"each of {len(left_out)} choices of languages) and {len(languages)} probes."
+        )
+    change = values[:, 1:] - values[:, :1]
+    names = sorted(set(probe_languages))
+    rows = np.stack([change[:, :, languages == name].mean(2) for name in names], axis=1)
+    counts = tuple(int((languages == name).sum()) for name in names)
+    return Changes(rows, tuple(names), tuple(map(tuple, left_out)), counts)
+
+
+def singles(languages: Sequence[str]) -> list[tuple[str, ...]]:
+    """Each train language alone.
 
     Example:
-        >>> table = change_in_loss([[1.0, 2.0]], {"en": [[1.5, 2.0]]}, ["de", "fr"])  # without English, German gets worse
-        >>> table["probe_language"].tolist(), table["change"].tolist()
-        (['de', 'fr'], [0.5, 0.0])
+        >>> singles(["de", "en"])
+        [('de',), ('en',)]
     """
-    base, languages = np.asarray(whole, dtype=np.float64), np.asarray(probe_languages)
-    rows = []
-    for left_out in sorted(without):
-        losses = np.asarray(without[left_out], dtype=np.float64)
-        if losses.shape != base.shape or base.ndim != 2 or base.shape[1] != len(languages):
-            raise TracInError(
-                f"Without {left_out!r} there are {losses.shape} losses, with it {base.shape}, for {len(languages)} probes; both "
-                "should be [seeds, probes] from the same seeds."
-            )
-        for own in np.unique(languages):
-            mine = languages == own
-            by_seed = (losses - base)[:, mine].mean(1)
-            error = float(stats.sem(by_seed)) if len(by_seed) > 1 else np.nan
-            rows.append((str(own), left_out, float(by_seed.mean()), error, len(by_seed), int(mine.sum())))
-    return table_from(rows, ["probe_language", "train_language", "change", "error", "seeds", "probes"])
+    return [(language,) for language in languages]
 
 
-def doubly_centred(table: npt.ArrayLike) -> Floats:
-    """Remove row and column means: [rows, columns]; every row and column then has mean 0.
+def pairs(languages: Sequence[str]) -> list[tuple[str, ...]]:
+    """Every two train languages.
 
     Example:
-        >>> doubly_centred([[1, 0], [0, 1]]).tolist(), doubly_centred([[1, 2], [3, 4]]).tolist()
-        ([[0.5, -0.5], [-0.5, 0.5]], [[0.0, 0.0], [0.0, 0.0]])
+        >>> pairs(["de", "en", "ru"])
+        [('de', 'en'), ('de', 'ru'), ('en', 'ru')]
     """
-    values = np.asarray(table, dtype=np.float64)
-    centred: Floats = values - values.mean(0, keepdims=True) - values.mean(1, keepdims=True) + values.mean()
-    return centred
+    return list(combinations(languages, 2))
 
 
-def agreement_table(
-    measured: pd.DataFrame, tables: Mapping[str, pd.DataFrame], value: str = "share", permutations: int = 999, seed: int = 0
-) -> pd.DataFrame:
-    """How well reliance tables predict the effect of leaving a language out.
+def without_languages(languages: Sequence[str], left_out: Sequence[Sequence[str]]) -> Members:
+    """The train samples that are not in the languages of each choice: [choices, train].
 
     Args:
-        measured: a table from `change_in_loss`.
-        tables: name of a score -> its reliance table, with the same probe and train languages.
-        value: the column to compare: share or lift.
-        permutations: number of permutations of the train languages within each probe language, for the noise floor.
-        seed: seed of the permutations.
-
-    Returns:
-        Columns `COLUMNS`, one row per score; correlations are over the table's cells. `centred_*` removes row and column means
-        from both tables (shares and lifts then agree up to the lifts' scale), with Fisher's interval for a Pearson correlation
-        with (rows - 1)(columns - 1) free cells. `floor` is the 95th percentile of permuted tables, `p` the fraction of them that
-        correlates at least as well. `others_*` excludes the cells of the probe language's own train language, which can carry
-        most of the agreement: it correlates residuals after fitting row and column effects to the other cells, with Fisher's
-        interval for the remaining free cells. NaN if a table is constant.
+        languages: language of each train sample.
+        left_out: choices of languages.
 
     Raises:
-        TracInError: a table lacks a cell, or has fewer than three probe or train languages.
+        TracInError: a choice leaves out nothing, or everything.
 
     Example:
-        >>> cells = [(own, train) for own in ("de", "en", "fr") for train in ("de", "en", "fr")]
-        >>> measured = pd.DataFrame(cells, columns=["probe_language", "train_language"])
-        >>> measured["change"] = [3, 1, 0, 1, 4, 0, 0, 1, 2]
-        >>> table = agreement_table(measured, {"a score": measured.assign(share=measured["change"] / 10)})
-        >>> table[["pearson", "centred_pearson"]].round(3).values.tolist()
-        [[1.0, 1.0]]
+        >>> without_languages(["de", "en", "ru"], [("de",), ("en", "ru")]).tolist()
+        [[False, True, True], [True, False, False]]
     """
-    change = _grid(measured, "change", "the measured changes")
-    if min(change.shape) < 3:
-        raise TracInError(
-            f"There are {change.shape[0]} probe languages and {change.shape[1]} train languages; comparing tables without "
-            "their row and column means needs at least three of each."
-        )
-    truth = doubly_centred(change.to_numpy())
-    others = ~own_cells(change)
-    residuals = _residuals(change.to_numpy(), others)
-    generator = np.random.default_rng(seed)
-    rows = []
-    for name, table in tables.items():
-        grid = _grid(table, value, f"the table of {name!r}").reindex(index=change.index, columns=change.columns)
-        present = set(zip(table["probe_language"], table["train_language"], strict=True))
-        if any((own, train) not in present for own in change.index for train in change.columns):
-            raise TracInError(f"The table of {name!r} has no {value} for some of the measured languages.")
-        cells = grid.to_numpy()
-        if not np.isfinite(cells).all():  # such as an undefined lift: there is no agreement
-            rows.append((name, cells.size, *[np.nan] * (len(COLUMNS) - 2)))
-            continue
-        centred = doubly_centred(cells)
-        pearson = _pearson(centred, truth)
-        shuffled = _permuted_pearson(cells, truth, permutations, generator)
-        low, high = _fisher(pearson, (change.shape[0] - 1) * (change.shape[1] - 1))
-        above = (1 + (shuffled >= pearson).sum()) / (1 + permutations) if np.isfinite(pearson) else np.nan
-        others_pearson = _pearson(_residuals(cells, others), residuals)
-        rows.append(
-            (
-                name,
-                cells.size,
-                _pearson(cells, change.to_numpy()),
-                _pearson(stats.rankdata(cells), stats.rankdata(change.to_numpy())),
-                pearson,
-                low,
-                high,
-                float(np.nanquantile(shuffled, 0.95)) if np.isfinite(shuffled).any() else np.nan,
-                float(above),
-                others_pearson,
-                *_fisher(others_pearson, others.sum() - sum(change.shape) + 1),
+    kept = np.asarray([[language not in left for language in languages] for left in left_out], dtype=np.bool_)
+    for left, line in zip(left_out, kept, strict=True):
+        if line.all() or not line.any():
+            raise TracInError(
+                f"The train samples are in {', '.join(sorted(set(languages)))}; {_AND.join(left)!r} cannot be left out of these."
             )
+    return kept
+
+
+def grid(table: pd.DataFrame, value: str, probe_languages: Sequence[str], train_languages: Sequence[str]) -> Floats:
+    """A column of a long table as [probe languages, train languages].
+
+    Raises:
+        TracInError: a cell is missing or occurs twice.
+
+    Example:
+        >>> table = pd.DataFrame({"probe_language": ["de", "de"], "train_language": ["en", "ru"], "value": [0.5, 0.25]})
+        >>> grid(table, "value", ["de"], ["ru", "en"]).tolist()
+        [[0.25, 0.5]]
+    """
+    keys: Mapping[str, Sequence[str]] = {"probe_language": probe_languages, "train_language": train_languages}
+    wide = table.drop_duplicates([*keys, value]).set_index([*keys])[value]
+    wanted = pd.MultiIndex.from_product(list(keys.values()), names=list(keys))
+    twice, missing = wide.index[wide.index.duplicated()], wanted.difference(wide.index)
+    if len(twice) or len(missing):
+        which, what = (twice, "several values") if len(twice) else (missing, "no value")
+        raise TracInError(
+            f"The table has {what} of {value} for {' and '.join(which[0])}; give one row for each pair of languages."
         )
-    return table_from(rows, COLUMNS)
-
-
-def _grid(table: pd.DataFrame, value: str, what: str) -> pd.DataFrame:
-    if table.duplicated(["probe_language", "train_language"]).any():
-        raise TracInError(f"{what.capitalize()} should have one row per probe and train language; take one snapshot.")
-    grid: pd.DataFrame = table.pivot(index="probe_language", columns="train_language", values=value)
-    return grid
-
-
-def _pearson(one: Floats, other: Floats) -> float:
-    """NaN if either is constant."""
-    if np.ptp(one) < 1e-12 or np.ptp(other) < 1e-12:
-        return np.nan
-    return float(stats.pearsonr(one.ravel(), other.ravel()).statistic)
-
-
-def _residuals(cells: Floats, chosen: npt.NDArray[np.bool_]) -> Floats:
-    """Residuals of the chosen cells after a least-squares fit of row and column effects: [chosen cells]."""
-    row, column = np.nonzero(chosen)
-    effects = np.concatenate([np.eye(cells.shape[0])[row], np.eye(cells.shape[1])[column]], axis=1)
-    values = cells[chosen]
-    residuals: Floats = values - effects @ np.linalg.lstsq(effects, values, rcond=None)[0]
-    return residuals
-
-
-def _permuted_pearson(cells: Floats, truth: Floats, permutations: int, generator: np.random.Generator) -> Floats:
-    """Correlations after permuting the train languages within each probe language: [permutations]."""
-    shuffled = generator.permuted(np.repeat(cells[None], permutations, axis=0), axis=2)
-    rows, columns = shuffled.mean(2, keepdims=True), shuffled.mean(1, keepdims=True)
-    centred = (shuffled - rows - columns + shuffled.mean((1, 2), keepdims=True)).reshape(permutations, -1)
-    if np.ptp(truth) < 1e-12:
-        return np.full(permutations, np.nan)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.ConstantInputWarning)  # NaN is the right answer
-        correlations: Floats = np.asarray(stats.pearsonr(centred, truth.reshape(1, -1), axis=1).statistic)
-    return np.where(np.ptp(centred, axis=1) < 1e-12, np.nan, correlations)
-
-
-def _fisher(correlation: float, cells: int) -> tuple[float, float]:
-    """Fisher's 95 % interval of a correlation over a number of free cells."""
-    if not np.isfinite(correlation) or cells <= 3:
-        return np.nan, np.nan
-    middle, width = np.arctanh(np.clip(correlation, -1 + 1e-12, 1 - 1e-12)), stats.norm.ppf(0.975) / np.sqrt(cells - 3)
-    return float(np.tanh(middle - width)), float(np.tanh(middle + width))
+    cells: Floats = wide.reindex(wanted).to_numpy(np.float64).reshape(len(probe_languages), len(train_languages))
+    return cells

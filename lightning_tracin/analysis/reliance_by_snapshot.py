@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import pandas as pd
 
-from lightning_tracin.analysis.reliance import COLUMNS, Interval, Tally
+from lightning_tracin.analysis.reliance import COLUMNS, table_of
+from lightning_tracin.analysis.resampling import Interval
 from lightning_tracin.analysis.scorer import Scorer
 from lightning_tracin.analysis.scores import Scores
+from lightning_tracin.analysis.tally import SIGNED, Tally
 from lightning_tracin.config import Scoring
 from lightning_tracin.storage.snapshots import Snapshot
 
-RELIANCE_COLUMNS = ("snapshot", "epoch", "step", *COLUMNS)
+#: `unit` is "part" for shares, "nats (first order)" for signed measures that are first-order predictions (see `Scorer.nats`), and
+#: "score" for other signed measures.
+RELIANCE_COLUMNS = ("snapshot", "epoch", "step", *COLUMNS, "unit")
+
+NATS, SCORE, PART = "nats (first order)", "score", "part"
 
 
 def reliance_by_snapshot(
@@ -26,6 +32,7 @@ def reliance_by_snapshot(
     cumulative: bool = False,
     by_layer: bool = False,
     interval: Interval | None = None,
+    probe_units: Sequence[Hashable] | None = None,
 ) -> pd.DataFrame:
     """Reliance of every probe language on every train language, at some snapshots.
 
@@ -38,24 +45,30 @@ def reliance_by_snapshot(
         probe_languages: language of each query.
         cumulative: sum influence up to each snapshot, instead of taking each alone.
         by_layer: a table for each layer from its own gradients; column `layer` after `step`.
-        interval: settings of the bootstrap over probes.
+        interval: settings of the bootstrap over train samples and probes.
+        probe_units: queries that are resampled together.
 
     Raises:
         TracInError: a snapshot has no stored products, or the run has no scores by layer.
     """
     tallies: dict[tuple[int, str], Tally] = defaultdict(tally)
+    if by_layer:
+        scorer.require_layers(scoring)
+    signed = tally().measure in SIGNED
+    nats = scorer.nats(scoring) if signed else None
     for together in [range(max(chosen) + 1)] if cumulative else [[index] for index in chosen]:
         for train, each in scorer.blocks(together, scoring, by_layer=by_layer):
             total: dict[str, Scores] = {}
-            for index, scores in zip(together, each, strict=True):
+            for index, unscaled in zip(together, each, strict=True):
+                scores = unscaled if nats is None else {layer: one * nats[index] for layer, one in unscaled.items()}
                 total = {layer: one + total[layer] if layer in total else one for layer, one in scores.items()}
                 for layer, one in total.items() if index in chosen else ():
                     tallies[index, layer].add(train, one)
-    tables = []
+    tables, unit = [], NATS if nats is not None else SCORE if signed else PART
     for (index, layer), filled in tallies.items():
         about = snapshots[index].record
-        table = filled.table(probe_languages, interval)
-        tables.append(table.assign(snapshot=about.index, epoch=about.epoch, step=about.step, layer=layer))
+        table = table_of([filled], probe_languages, interval, probe_units)
+        tables.append(table.assign(snapshot=about.index, epoch=about.epoch, step=about.step, layer=layer, unit=unit))
     columns = [*RELIANCE_COLUMNS[:3], *(["layer"] if by_layer else []), *RELIANCE_COLUMNS[3:]]
     whole: pd.DataFrame = pd.concat(tables, ignore_index=True)[columns]
     return whole

@@ -12,7 +12,8 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import integrate, stats
 
-from lightning_tracin.analysis.reliance import Floats, Interval, bootstrap_mean, by_unit
+from lightning_tracin.analysis.reliance import Floats
+from lightning_tracin.analysis.resampling import Interval, bootstrap_mean, by_unit
 from lightning_tracin.analysis.scores import Scores, ranked
 from lightning_tracin.analysis.tables import table_from
 from lightning_tracin.config import Sign

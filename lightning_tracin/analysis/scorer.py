@@ -11,12 +11,15 @@ from cachetools import LRUCache, cached
 
 from lightning_tracin.analysis.feature_products import Whitening, ingredients_of, product_shards
 from lightning_tracin.analysis.scores import Scores, group_weights, snapshot_scores
-from lightning_tracin.config import Options, Preconditioner, Scoring, Similarity
+from lightning_tracin.config import SCALED, WHITENED, Options, Preconditioner, Scoring, Similarity
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients.partition import Parts, parts_of
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.shards import Indices, Ingredients, Shards, side_by_side
 from lightning_tracin.storage.snapshots import Snapshot
+
+#: How the gradients of a run with this preconditioner were scaled; others are plain.
+_SCALING = {"adam": "adam", "adam-fisher": "adam", "adam-damped": "damped"}
 
 #: Bytes of cached scores, and twice the bytes of cached products: tables need every snapshot several times, and whitening takes
 #: seconds each time.
@@ -31,6 +34,7 @@ class Readable(Protocol):
 
     whitens: bool
     layer_cosine: bool
+    metric: str | None
 
     def store(self, directory: RunDirectory, snapshot: Snapshot) -> Any:
         """The store of a snapshot, of a type that `ingredients_of` supports."""
@@ -85,7 +89,7 @@ class Scorer:
         return self._ingredients(snapshot, per_layer, self._whitening(snapshot, scoring))
 
     def _whitening(self, snapshot: int, scoring: Scoring) -> Whitening | None:
-        if self.preconditioner(scoring) != "fisher":
+        if self.preconditioner(scoring) not in WHITENED:
             return None
         return Whitening(scoring.damping, scoring.blocks, tuple(self._group_weights(snapshot, scoring).tolist()))
 
@@ -130,7 +134,7 @@ class Scorer:
             TracInError: see `ingredients`; or the run has no scores by layer.
         """
         if by_layer:
-            self._require_layers(scoring)
+            self.require_layers(scoring)
         if self._fits(snapshots, by_layer):
             if by_layer:
                 every = (self._layered(one, self.ingredients(one, scoring, True), scoring) for one in snapshots)
@@ -172,19 +176,29 @@ class Scorer:
         Raises:
             TracInError: the run does not support the requested one.
         """
-        asked, made = scoring.preconditioner, self._options.preconditioner
+        asked, chosen = scoring.preconditioner, self._options.preconditioner
+        made = None if chosen == "auto" else chosen  # a fit decides and records it
         if asked is None or asked == made:
             return made
-        if asked == "fisher" and self._method.whitens:
-            return asked
-        if asked == "none" and made != "adam":
-            return None
+        if self._method.metric is not None:
+            raise TracInError(
+                f"{self._directory.path} holds products of method={self._method.metric!r}, so it has no scores with "
+                f"preconditioner={asked!r}; leave `preconditioner` out, or run the fit without `method`."
+            )
+        if _SCALING.get(asked) == _SCALING.get(made or "none") and (self._method.whitens or asked not in WHITENED):
+            return None if asked == "none" else asked
         remedy = {
             "adam": "run the fit with `TracInCallback(preconditioner='adam')`",
-            "fisher": "run the fit with a `projection_dim`",
-            "none": "run the fit without `preconditioner`",
+            "adam-damped": "run the fit with `TracInCallback(preconditioner='adam-damped')`",
+            "fisher": "run the fit with a `projection_dim`" + (f" and without preconditioner={made!r}" if made in SCALED else ""),
+            "adam-fisher": "run the fit with `TracInCallback(preconditioner='adam-fisher')` and a `projection_dim`",
+            "none": "run the fit with `preconditioner=None`",
         }[asked]
         raise TracInError(f"{self._directory.path} holds nothing to score with preconditioner={asked!r}; {remedy}.")
+
+    def metric(self, scoring: Scoring) -> str:
+        """The name of the inner product that scores are computed with: the preconditioner, the method's own, or "none"."""
+        return self.preconditioner(scoring) or self._method.metric or "none"
 
     def scores(self, snapshot: int, scoring: Scoring) -> Scores:
         """Influence at one snapshot: [train, queries]. The array is cached, so do not change it."""
@@ -197,11 +211,28 @@ class Scorer:
         chosen = self._snapshot(snapshot)
         return group_weights(scoring.weighting, chosen.learning_rates, chosen.visits)
 
+    def nats(self, scoring: Scoring) -> list[float] | None:
+        """What turns each snapshot's scores into first-order falls of a probe's loss, in nats; None if they are not such falls.
+
+        Scores with `similarity="dot"` and `weighting="learning_rate"` follow the optimizer's steps if they are in its metric:
+        preconditioned by Adam, damped or not, or plain after plain SGD. They then take each visit of a train sample for a step of
+        its own. A batch's mean loss shares a step among its samples, so a visit is worth one part of the samples of a step:
+        steps / (train samples x visits). What momentum adds and decay takes is left out.
+        """
+        record, snapshots = self._directory.record(), self._directory.ledger.snapshots()
+        metric = self.metric(scoring)
+        follows = metric in ("adam", "adam-damped") or (
+            metric == "none" and all(snapshot.record.plain_steps for snapshot in snapshots)
+        )
+        if (scoring.similarity, scoring.weighting) != ("dot", "learning_rate") or not follows or "mean" not in record.loss:
+            return None
+        return [snapshot.steps / (self._train * snapshot.visits) if snapshot.visits > 0 else 0.0 for snapshot in snapshots]
+
     def _weights(self, snapshot: int, scoring: Scoring) -> npt.NDArray[np.float64]:
         """The weights still to be applied to the ingredients of each group: 1 for whitened ones, which are weighted already."""
-        return np.ones(1) if self.preconditioner(scoring) == "fisher" else self._group_weights(snapshot, scoring)
+        return np.ones(1) if self.preconditioner(scoring) in WHITENED else self._group_weights(snapshot, scoring)
 
-    def _require_layers(self, scoring: Scoring) -> None:
+    def require_layers(self, scoring: Scoring) -> None:
         """Check that the run has scores by layer.
 
         Raises:
@@ -216,9 +247,10 @@ class Scorer:
                 "Language means are over gradients divided by their whole norms, so a layer's own cosine does not follow from "
                 "them; take similarity='dot' or 'relatif', or compute exact influence."
             )
-        if self.preconditioner(scoring) == "fisher" and scoring.blocks != "layer":
+        used = self.preconditioner(scoring)
+        if used in WHITENED and scoring.blocks != "layer":
             raise TracInError(
-                "preconditioner='fisher' with blocks='whole' mixes the layers; take blocks='layer' for scores by layer."
+                f"preconditioner={used!r} with blocks='whole' mixes the layers; take blocks='layer' for scores by layer."
             )
 
     def _layered(self, snapshot: int, whole: Ingredients, scoring: Scoring) -> dict[str, Scores]:
@@ -227,7 +259,7 @@ class Scorer:
         A layer's cosine is the cosine of the gradients with respect to the layer's own parameters.
         """
         parts = self.parts(snapshot)
-        if self.preconditioner(scoring) == "fisher":
+        if self.preconditioner(scoring) in WHITENED:
             layers, weights = tuple(parts.depths), np.ones(len(parts.depths))
         else:
             layers, weights = parts.layers, self._weights(snapshot, scoring)[list(parts.groups)]

@@ -79,7 +79,8 @@ def require_k(k: int, train: int) -> None:
 def ranked(scores: Scores, sign: Sign) -> npt.NDArray[np.int64]:
     """Rank the train samples of each probe, highest score first (lowest for `"negative"`): [train, probes].
 
-    Equal scores keep the order of the train samples, so the ranking is the same on every machine.
+    Equal scores are in random order, the same on every machine (`tie_order`): datasets are often sorted by language or label, and
+    their order must not decide which language is relied on.
 
     Example:
         >>> scores = np.array([[0.1], [0.3], [-0.2]])
@@ -87,4 +88,23 @@ def ranked(scores: Scores, sign: Sign) -> npt.NDArray[np.int64]:
         ([1, 0, 2], [2, 0, 1])
     """
     check_choice("sign", sign, Sign)
-    return np.argsort(-scores if sign == "positive" else scores, axis=0, kind="stable")
+    keys = -scores if sign == "positive" else scores
+    ties = np.broadcast_to(tie_order(np.arange(len(scores)))[:, None], keys.shape)
+    return np.lexsort((ties, keys), axis=0)
+
+
+def tie_order(train: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+    """A random number for each train sample that orders equal scores; it depends on the sample's index only.
+
+    The numbers are those of SplitMix64 (Steele, Lea and Flood 2014), which are all different.
+
+    Example:
+        >>> np.argsort(tie_order(np.arange(6))).tolist()
+        [2, 4, 5, 1, 0, 3]
+    """
+    with np.errstate(over="ignore"):
+        mixed = (train.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    order: npt.NDArray[np.uint64] = mixed ^ (mixed >> np.uint64(31))
+    return order

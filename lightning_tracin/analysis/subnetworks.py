@@ -80,8 +80,8 @@ def mask_table(
         distinguish the language's own mask from a random one.
 
     Raises:
-        TracInError: a table does not have exactly one row for the language as both probe and train language; there is no random
-            mask; or the tables differ in chance, and so in their train samples.
+        TracInError: a table does not have exactly one row for the language as both probe and train language, or there is no
+            random mask.
     """
     rows = []
     for language in sorted(own):
@@ -89,18 +89,12 @@ def mask_table(
         draws = [_own_row(table, language, f"random mask {draw}") for draw, table in enumerate(at_random.get(language, ()))]
         if not draws:
             raise TracInError(f"There are no random masks to compare the mask of {language!r} with; have {sorted(at_random)}.")
-        for row in (all_parameters, *draws):
-            if not np.isclose(row["chance"], mine["chance"]):
-                raise TracInError(
-                    f"Chance of {language!r} is {mine['chance']:.3g} under its mask but {row['chance']:.3g} under another, so "
-                    "the tables are not of the same train samples; use tables of one fit."
-                )
-        shares = np.asarray([row["share"] for row in draws], dtype=np.float64)
-        share, whole_share, mean = mine["share"], all_parameters["share"], shares.mean()
+        shares = np.asarray([row["value"] for row in draws], dtype=np.float64)
+        share, whole_share, mean = mine["value"], all_parameters["value"], shares.mean()
         rows.append(
             (
                 mine["probe_language"],
-                *(share, mine["low"], mine["high"], mine["chance"], mine["probes"], 1 - share),
+                *(share, mine["low"], mine["high"], mine["null"], mine["probes"], 1 - share),
                 *(mean, shares.min(), shares.max(), 1 - mean, len(draws)),
                 *(whole_share, all_parameters["low"], all_parameters["high"], 1 - whole_share),
             )

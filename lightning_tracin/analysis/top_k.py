@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from lightning_tracin.analysis.scores import Scores
+from lightning_tracin.analysis.scores import Scores, tie_order
 from lightning_tracin.config import Sign, check_choice
 from lightning_tracin.storage.sample_table import SampleTable
 
@@ -16,7 +16,7 @@ _Indices = npt.NDArray[np.int64]
 class Strongest:
     """The k strongest train samples of each probe among all added: the same as `ranked(...)[:k]` on the whole matrix.
 
-    Equal scores are ordered by the train samples' indices, whatever block they arrive in. Only entries stronger than the weakest
+    Equal scores are in the random order of `tie_order`, whatever block they arrive in. Only entries stronger than the weakest
     one held are kept, so memory holds about 2 k entries per probe, and one block.
 
     Args:
@@ -49,7 +49,7 @@ class Strongest:
         found, samples = scores[rows, probes], train[rows]
         if positive:
             found = -found
-        kept = (found < self._keys[-1, probes]) | (samples < self._train[-1, probes])
+        kept = (found < self._keys[-1, probes]) | (tie_order(samples) < tie_order(self._train[-1, probes]))
         self._waiting.append((probes[kept], found[kept], samples[kept]))
         if sum(len(waiting) for waiting, _, _ in self._waiting) > self._keys.size:
             self._settle()
@@ -62,13 +62,13 @@ class Strongest:
 
     def _begin(self, train: _Indices, keys: Scores) -> None:
         """Add a block while fewer than k entries are held."""
-        rows = np.argsort(train)
+        rows = np.argsort(tie_order(train))
         keys, samples = keys[rows], np.broadcast_to(train[rows, None], keys.shape)
         if self._keys is None:
             order = np.argsort(keys, axis=0, kind="stable")[: self._k]
         else:
             keys, samples = np.concatenate([self._keys, keys]), np.concatenate([self._train, samples])
-            order = np.lexsort((samples, keys), axis=0)[: self._k]
+            order = np.lexsort((tie_order(samples), keys), axis=0)[: self._k]
         self._keys, self._train = np.take_along_axis(keys, order, 0), np.take_along_axis(samples, order, 0)
 
     def _settle(self) -> None:
@@ -78,7 +78,7 @@ class Strongest:
         held = np.broadcast_to(np.arange(self._keys.shape[1]), self._keys.shape).ravel()
         whole = [(held, self._keys.ravel(), self._train.ravel()), *self._waiting]
         probes, keys, train = (np.concatenate(parts) for parts in zip(*whole, strict=True))
-        order = np.lexsort((train, keys, probes))
+        order = np.lexsort((tie_order(train), keys, probes))
         starts = np.searchsorted(probes[order], np.arange(self._keys.shape[1]))
         chosen = order[starts + np.arange(len(self._keys))[:, None]]
         self._keys, self._train, self._waiting = keys[chosen], train[chosen], []

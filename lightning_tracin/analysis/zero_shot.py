@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lightning_tracin.analysis.reliance import Interval, bootstrap_mean
+from lightning_tracin.analysis.resampling import Interval, bootstrap_mean
 from lightning_tracin.analysis.scores import Scores, ranked
 from lightning_tracin.analysis.tables import table_from
 from lightning_tracin.config import Sign

@@ -4,6 +4,9 @@ Without learning rate and momentum, Adam's step on a gradient g is P g with P = 
 second moment. To first order, a step on a train sample changes a probe's loss in proportion to ``<grad probe, P grad train>``
 (LESS, Xia et al. 2024, section 2.2; eps and bias correction as in torch's `AdamW`). Both gradients are multiplied by sqrt(P), so
 that norms and cosines belong to the same inner product.
+
+With a `projection_dim`, gradients are scaled before they are projected, because the scale acts on single elements; see
+`gradients.sketch_maps`.
 """
 
 from __future__ import annotations
@@ -11,10 +14,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
-from torch.optim import Optimizer
+from torch import Tensor, nn
+from torch.optim import Adam, AdamW, NAdam, Optimizer, RAdam
 
+from lightning_tracin.config import SCALED, Options, Stored
 from lightning_tracin.errors import TracInError
+from lightning_tracin.storage.snapshots import Snapshot
+
+#: Optimizers whose step is a first moment divided by the root of a second moment, element by element.
+_VARIANTS = (Adam, AdamW, NAdam, RAdam)
 
 
 def require_second_moments(optimizers: Sequence[Optimizer]) -> None:
@@ -39,8 +47,48 @@ def require_second_moments(optimizers: Sequence[Optimizer]) -> None:
             )
 
 
+def stored_scales(options: Stored, snapshot: Snapshot) -> dict[str, Tensor] | None:
+    """The scales that a run's options ask for, as stored with a snapshot.
+
+    Raises:
+        TracInError: they are missing or damaged.
+
+    Example:
+        >>> stored_scales(Stored(), snapshot=None) is None  # plain gradients need none
+        True
+    """
+    return snapshot.scales() if options.preconditioner in SCALED else None
+
+
+def on_model(scales: Mapping[str, Tensor], model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The scales on the model's device, in the type that its gradients have.
+
+    Example:
+        >>> on_model({"weight": torch.ones(2)}, torch.nn.Linear(2, 1), torch.float64)["weight"].dtype
+        torch.float64
+    """
+    device = next(model.parameters()).device
+    return {name: scale.to(device, dtype) for name, scale in scales.items()}
+
+
+def chosen_preconditioner(options: Options, optimizers: Sequence[Optimizer]) -> Options:
+    """The options with `preconditioner="auto"` decided: `"adam-damped"` for exact influence if all optimizers are Adam variants.
+
+    Example:
+        >>> from torch.optim import SGD, AdamW
+        >>> for optimizer in (AdamW([torch.zeros(1)]), SGD([torch.zeros(1)], lr=0.1)):
+        ...     chosen_preconditioner(Options(), [optimizer]).preconditioner
+        'adam-damped'
+    """
+    if options.preconditioner != "auto":
+        return options
+    is_adam = bool(optimizers) and all(isinstance(one, _VARIANTS) for one in optimizers)
+    chosen = "adam-damped" if is_adam and options.method_name == "exact" else None
+    return options.model_copy(update={"preconditioner": chosen})
+
+
 @torch.no_grad()
-def adam_scales(optimizers: Sequence[Optimizer], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def adam_scales(optimizers: Sequence[Optimizer], parameters: Mapping[str, Tensor], damped: bool = False) -> dict[str, Tensor]:
     """The square root of P for every element of the named parameters, on the CPU.
 
     The scale is 0 where P is undefined: for elements without any gradient so far (a token not seen yet), and for parameters that
@@ -49,6 +97,9 @@ def adam_scales(optimizers: Sequence[Optimizer], parameters: Mapping[str, Tensor
     Args:
         optimizers: the fit's, in their current state.
         parameters: name -> parameter.
+        damped: whether to add (1 - beta2) times the mean second moment of the parameter to each of its second moments. A sample's
+            gradient enters its own second moment with this weight, so no step on it is as large as P says where v is almost 0:
+            such elements would otherwise decide every score.
 
     Raises:
         TracInError: an optimizer's state has no second moments under torch's names.
@@ -79,6 +130,9 @@ def adam_scales(optimizers: Sequence[Optimizer], parameters: Mapping[str, Tensor
                     )
                 second = second.detach().to("cpu", torch.float32)
                 corrected = second / (1 - group["betas"][1] ** float(state["step"]))
+                moved = second > 0
+                if damped and moved.any():
+                    corrected = corrected + (1 - group["betas"][1]) * corrected[moved].mean()
                 scale = (corrected.sqrt() + group["eps"]).rsqrt()
-                scales[names[id(parameter)]] = torch.where(second > 0, scale, 0.0)
+                scales[names[id(parameter)]] = torch.where(moved, scale, 0.0)
     return scales

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from lightning_tracin.attribution.adam import on_model, stored_scales
 from lightning_tracin.attribution.batching import Job, Target, free_share
 from lightning_tracin.attribution.checks import checked_loss
 from lightning_tracin.attribution.cost import Cost
@@ -49,10 +50,7 @@ class Attributor:
             TracInError: the weights were not kept, or `attribute` raises it.
         """
         load_weights(model, snapshot.state_dict())
-        self.attribute(model, snapshot, self._stored_scales(snapshot))
-
-    def _stored_scales(self, snapshot: Snapshot) -> dict[str, Tensor] | None:
-        return snapshot.scales() if self._setup.options.preconditioner == "adam" else None
+        self.attribute(model, snapshot, stored_scales(self._setup.options, snapshot))
 
     def score_candidates(self, model: nn.Module, snapshot: Snapshot) -> None:
         """Compute one snapshot's products where the setup's train samples are candidates, which the fit did not see.
@@ -62,7 +60,7 @@ class Attributor:
         """
         load_weights(model, snapshot.state_dict())
         self._set_moment(model, snapshot)
-        target, job = self._verified(model, snapshot, self._stored_scales(snapshot))
+        target, job = self._verified(model, snapshot, stored_scales(self._setup.options, snapshot))
         check = self._method.compute_candidates(target, job, self._directory, snapshot, self._processes)
         self._directory.note_check(snapshot.name, check)
 
@@ -72,7 +70,7 @@ class Attributor:
         Args:
             model: a copy of the module with the snapshot's weights, in evaluation mode.
             snapshot: a snapshot in the ledger.
-            scales: its Adam scales, with `preconditioner="adam"`.
+            scales: its Adam scales, with `preconditioner="adam"` or `"adam-fisher"`.
 
         Raises:
             TracInError: gradients cannot be computed, or a loss or gradient is not finite.
@@ -89,7 +87,7 @@ class Attributor:
             TracInError: the weights were not kept, losses are not those of the fit, or gradients cannot be computed.
         """
         load_weights(model, snapshot.state_dict())
-        return self._ready(model, snapshot, self._stored_scales(snapshot))
+        return self._ready(model, snapshot, stored_scales(self._setup.options, snapshot))
 
     def _ready(self, model: nn.Module, snapshot: Snapshot, scales: Mapping[str, Tensor] | None) -> tuple[Target, Job]:
         setup = self._setup
@@ -161,7 +159,7 @@ class Attributor:
         if self._setup.mask is not None:
             scales = self._setup.mask.scales(frozenset(groups), scales)
         if scales is not None:
-            scales = {name: scale.to(_device(model), self._setup.dtype) for name, scale in scales.items()}
+            scales = on_model(scales, model, self._setup.dtype)
         return Target(name, model, coverage, parts, scales)
 
 

@@ -18,6 +18,7 @@ from lightning_tracin.attribution.no_collectives import no_collectives
 from lightning_tracin.attribution.samples import SampleSet
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import Capture, Coverage, ProbeBank
+from lightning_tracin.gradients.eigenbases import Eigenbasis
 from lightning_tracin.gradients.forms import Form
 from lightning_tracin.gradients.freezing import unfrozen
 from lightning_tracin.gradients.partition import Parts
@@ -65,6 +66,15 @@ class Target:
     coverage: Coverage
     parts: Parts
     scales: Mapping[str, Tensor] | None = None  # parameter -> factor of train and probe gradients, from a preconditioner or mask
+    bases: Mapping[str, Eigenbasis] | None = None  # parameter -> bases that its gradients are expressed in before they are scaled
+
+    def expressed(self, parameter: str, forms: tuple[Form, ...]) -> tuple[Form, ...]:
+        """A parameter's gradients in the target's bases."""
+        return forms if self.bases is None else self.bases[parameter].forms(forms)
+
+    def scale(self, parameter: str) -> Tensor | None:
+        """The factor of a parameter's gradients, elementwise; None means 1."""
+        return None if self.scales is None else self.scales[parameter]
 
 
 def free_share(device: torch.device) -> int:
@@ -141,7 +151,11 @@ def bytes_of_a_probe(target: Target, job: Job) -> int:
     longest = max(batches_of(job.probes, job.batch_size), key=lambda batch: max(job.probes.sizes[index] for index in batch))
     gradients: dict[str, tuple[Form, ...]] = {}
     with Capture(target.model, target.coverage) as capture:
-        run_batch(capture, job, job.probes, longest, gradients.__setitem__, "probe", target.name)
+
+        def keep(name: str, forms: tuple[Form, ...]) -> None:
+            gradients[name] = target.expressed(name, forms)
+
+        run_batch(capture, job, job.probes, longest, keep, "probe", target.name)
     held = ProbeBank(len(job.probes), target.parts.of, len(target.parts), target.scales).bytes_held(gradients)
     unreached = sum(count for name, count in target.coverage.elements.items() if name not in gradients)
     return -(-held // len(longest)) + unreached * _element_size(target.coverage)

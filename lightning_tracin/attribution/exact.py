@@ -30,6 +30,7 @@ from lightning_tracin.attribution.processes import Processes
 from lightning_tracin.attribution.spot_check import check_products
 from lightning_tracin.config import Options
 from lightning_tracin.gradients import Capture, HeldBlock, ProbeBank, ProbeNorms
+from lightning_tracin.gradients.forms import Form
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.ingredients import Block, IngredientStore
 from lightning_tracin.storage.records import SpotCheck
@@ -127,7 +128,11 @@ def collect(capture: Capture, bank: ProbeBank | ProbeNorms, batches: list[list[i
     """Run the probes' batches and collect their gradients in a bank."""
     at = 0
     for batch in batches:
-        run_batch(capture, job, job.probes, batch, lambda name, forms, at=at: bank.collect(name, forms, at), "probe", target.name)
+
+        def keep(name: str, forms: tuple[Form, ...], at: int = at) -> None:
+            bank.collect(name, target.expressed(name, forms), at)
+
+        run_batch(capture, job, job.probes, batch, keep, "probe", target.name)
         at += len(batch)
 
 
@@ -139,8 +144,12 @@ def block_of(
     dot = bank.squared_norms.new_zeros(len(target.parts), len(rows), bank.probes)
     squared = bank.squared_norms.new_zeros(len(target.parts), len(rows))
     held, start, at = HeldBlock(job.held_bytes), 0, 0
+
+    def keep(name: str, forms: tuple[Form, ...]) -> None:
+        held.add(name, target.expressed(name, forms))
+
     for batch in shard:
-        run_batch(capture, job, job.train, batch, held.add, job.train_kind, target.name)
+        run_batch(capture, job, job.train, batch, keep, job.train_kind, target.name)
         held.end_batch(len(batch))
         at += len(batch)
         if held.is_complete or at == len(rows):

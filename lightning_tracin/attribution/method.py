@@ -15,8 +15,9 @@ from typing import Protocol, TypeVar
 from lightning_tracin.attribution.batching import Job, Target
 from lightning_tracin.attribution.cost import Cost
 from lightning_tracin.attribution.processes import Processes
-from lightning_tracin.config import Measure, Options, Similarity
+from lightning_tracin.config import SCALED, WHITENED, Measure, Options, Similarity
 from lightning_tracin.errors import TracInError
+from lightning_tracin.gradients import Coverage
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.records import SpotCheck
 from lightning_tracin.storage.sample_table import SampleTable
@@ -50,6 +51,7 @@ class Method(Protocol):
         layer_cosine: whether the cosine within one layer can be computed from the stored files.
         banks_probes: whether train samples are multiplied with a bank of all probes' gradients.
         takes_scales: whether it multiplies gradients with `Target.scales`, which Adam's preconditioner and masks need.
+        metric: the name of the inner product, if the stored products are of one of the method's own.
     """
 
     measure: Measure = "share"
@@ -58,6 +60,7 @@ class Method(Protocol):
     layer_cosine: bool = False
     banks_probes: bool = False
     takes_scales: bool = False
+    metric: str | None = None
 
     def store(self, directory: RunDirectory, snapshot: Snapshot) -> Store:
         """The store of a snapshot's products."""
@@ -124,6 +127,11 @@ class Method(Protocol):
     def stored_bytes(self, parts: int, train: int, probes: SampleTable) -> int:
         """Disk space of one snapshot's products."""
 
+    def factor_bytes(self, coverage: Coverage) -> int:
+        """Disk space of what else a snapshot's products need."""
+        del coverage
+        return 0
+
     def readable(self, ingredients: Ingredients, similarity: Similarity) -> tuple[Ingredients, Similarity]:
         """The columns that a similarity uses, and the similarity whose formula turns them into scores."""
         return ingredients, similarity
@@ -133,7 +141,7 @@ _Class = TypeVar("_Class", bound=Callable[[Options], Method])
 _METHODS: dict[str, Callable[[Options], Method]] = {}
 
 #: The built-in methods; each is in a module of its name.
-BUILT_IN = ("exact", "means", "projected")
+BUILT_IN = ("exact", "means", "projected", "ekfac")
 
 
 def method(name: str) -> Callable[[_Class], _Class]:
@@ -161,11 +169,12 @@ def method_of(options: Options) -> Method:
     name = options.method_name
     if name not in _METHODS:
         raise TracInError(f"There is no method {name!r}; the methods are {', '.join(sorted(_METHODS))}.")
-    made = _METHODS[name](options)
+    made, used = _METHODS[name](options), f"preconditioner={options.preconditioner!r}"
     for asked, can in (
         ("a mask" if options.mask is not None else None, made.takes_scales),
-        ("preconditioner='adam'" if options.preconditioner == "adam" else None, made.takes_scales),
-        ("preconditioner='fisher'" if options.preconditioner == "fisher" else None, made.whitens),
+        (used if options.preconditioner in SCALED else None, made.takes_scales),
+        (used if options.preconditioner in WHITENED else None, made.whitens),
+        ("per_token=True" if options.per_token else None, made.metric is None),
     ):
         if asked is not None and not can:
             raise TracInError(f"The method {name!r} does not support {asked}; leave it out, or use another method.")

@@ -1,7 +1,11 @@
-"""The projected pass: stores random projections (features) of every gradient; products are computed from them later."""
+"""The projected pass: stores random projections (features) of every gradient; products are computed from them later.
+
+Gradients are multiplied with the target's scales, if it has some, before they are projected.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,10 +19,10 @@ from lightning_tracin.attribution.method import Method, method
 from lightning_tracin.attribution.processes import Processes
 from lightning_tracin.attribution.samples import SampleSet
 from lightning_tracin.attribution.spot_check import check_features
-from lightning_tracin.config import Options
+from lightning_tracin.config import SCALED, Options
 from lightning_tracin.gradients import Capture, Sketch, energy_shares
 from lightning_tracin.gradients.forms import Form
-from lightning_tracin.gradients.products import squared_norms
+from lightning_tracin.gradients.holding import squared_norms_of
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.features import FeatureStore, Side, packed
 from lightning_tracin.storage.records import SpotCheck
@@ -33,11 +37,11 @@ _CALIBRATION = 128
 class Projected(Method):
     """Seeded random projections of every sample's gradient."""
 
-    adds_probes = whitens = layer_cosine = True
+    adds_probes = whitens = layer_cosine = takes_scales = True
 
     def __init__(self, options: Options) -> None:
         assert options.projection_dim is not None
-        self._dim = options.projection_dim
+        self._dim, self._scales = options.projection_dim, options.preconditioner in SCALED
 
     def store(self, directory: RunDirectory, snapshot: Snapshot) -> FeatureStore:
         """The store of the snapshot's features."""
@@ -76,9 +80,10 @@ class Projected(Method):
         return check_features(target, job, self.store(directory, snapshot))
 
     def cost(self, target: Target, job: Job) -> Cost:
-        """No gradients are held; every sample goes through the model once."""
-        pace = measured_pace(target, job)
-        return Cost(0, pace.seconds(job, 1, 0), pace.alone)
+        """No gradients are held; every sample goes through the model once, and scaled gradients are written out."""
+        pace, samples = measured_pace(target, job), len(job.train) / job.ranks + len(job.probes)
+        projecting = _pace_of_scaled(target, job, self._dim) * samples if self._scales else 0.0
+        return Cost(0, pace.seconds(job, 1, 0) + projecting, pace.alone)
 
     def stored_bytes(self, parts: int, train: int, probes: SampleTable) -> int:
         """Features in half precision, one norm and one index per sample."""
@@ -109,13 +114,32 @@ def prepare_sketch(target: Target, job: Job, store: FeatureStore, dim: int, seed
             here: dict[str, Tensor] = {}
 
             def keep(name: str, forms: tuple[Form, ...], here: dict[str, Tensor] = here) -> None:
-                here[name] = squared_norms(forms)
+                here[name] = squared_norms_of(forms, target.scale(name))
 
             run_batch(capture, job, job.train, batch, keep, job.train_kind, target.name)
             for name, found in squared.items():
                 found.append(here.get(name, torch.zeros(len(batch))).cpu().float())
     shares = energy_shares({name: torch.cat(found) for name, found in squared.items()})
     store.write_sketch(Sketch.plan(target.coverage, shares, dim, seed))
+
+
+def _pace_of_scaled(target: Target, job: Job, dim: int) -> float:
+    """Seconds to project one scaled gradient, measured on a batch of medium length; before a fit there are no scales yet."""
+    batches = batches_of(job.train, job.batch_size)
+    batch = batches[len(batches) // 2]
+    sketch = Sketch.plan(target.coverage, {}, dim).to(next(target.model.parameters()).device)
+    seconds = 0.0
+
+    def project(name: str, forms: tuple[Form, ...]) -> None:
+        nonlocal seconds
+        part = sketch.parts[name]
+        start = time.perf_counter()
+        sketch.features(name, forms, part.right_sign.new_ones(part.rows, part.columns))
+        seconds += time.perf_counter() - start
+
+    with Capture(target.model, target.coverage) as capture:
+        run_batch(capture, job, job.train, batch, project, job.train_kind, target.name)
+    return seconds / len(batch)
 
 
 def project_snapshot(target: Target, job: Job, store: FeatureStore, sides: Sequence[Side] = ("probes", "train")) -> None:
@@ -190,7 +214,7 @@ def features_of(
         here = features[done : done + len(batch)]
 
         def consume(name: str, forms: tuple[Form, ...], here: Tensor = here) -> None:
-            here[:, layout[name]] = sketch.features(name, forms)
+            here[:, layout[name]] = sketch.features(name, forms, target.scale(name))
 
         run_batch(capture, job, samples, batch, consume, kind, target.name)
         done += len(batch)

@@ -47,7 +47,7 @@ _BLOCK = 1_000_000
 
 @dataclass(frozen=True)
 class _Alone:
-    """Gradients of single samples at a snapshot, with the scales of a preconditioner or mask."""
+    """Gradients of single samples at a snapshot, in the target's bases and with its scales."""
 
     target: Target
     job: Job
@@ -58,6 +58,8 @@ class _Alone:
         target, job = self.target, self.job
         batch = job.prepare(samples.batch(list(indices)))
         found = plain_gradient(target.model, target.coverage.elements, lambda: job.loss(batch, len(indices)))
+        if target.bases is not None:
+            found = {name: target.bases[name].gradient(one) for name, one in found.items()}
         scales = target.scales
         return found if scales is None else {name: scaled(one, scales[name]) for name, one in found.items()}
 

@@ -47,7 +47,7 @@ class TracInCallback(CallbackBase):
     Example:
         >>> tracin = TracInCallback("runs/xnli", language_column="lang", item_column="item", top_k=50)
         >>> tracin.options.top_k, tracin.options.similarity, tracin.options.every_n_epochs
-        (50, 'cosine', 1)
+        (50, 'dot', 1)
 
         Add it to a Trainer; skipped here, because it takes a fit.
 

@@ -9,8 +9,9 @@ from typing import Literal
 import pandas as pd
 from humanize import naturalsize
 
-from lightning_tracin.analysis.contributions import NO_INTERVAL, whole_fit
+from lightning_tracin.analysis.contributions import whole_fit
 from lightning_tracin.analysis.influence_reader import Ranking
+from lightning_tracin.analysis.resampling import NO_INTERVAL
 from lightning_tracin.analysis.tables import as_csv
 from lightning_tracin.attribution.cost import counted
 from lightning_tracin.attribution.spot_check import described as described_check
@@ -133,7 +134,7 @@ def reliance(
     k: int | None = None,
     sign: Sign = "positive",
     cumulative: bool = False,
-    measure: Measure | None = None,
+    measure: Measure = "sum",
     similarity: Similarity | None = None,
     weighting: Weighting | None = None,
     snapshots: list[int] | None = None,
@@ -143,33 +144,32 @@ def reliance(
     blocks: Blocks = "whole",
     output: Output = "table",
 ) -> str:
-    """Print how much each probe language relies on each train language.
+    """Print what each probe language gets from each train language.
 
     Args:
         run: the run directory.
         k: how many of each probe's strongest train samples to count. Default: as in the fit.
         sign: "positive" for proponents, "negative" for opponents.
         cumulative: sum influence up to each snapshot, instead of taking each snapshot alone.
-        measure: "share" of the top k, "mass" (share of all influence of that sign) or "mean" influence of a sample.
+        measure: "sum" or "mean" of the influence of a language's samples, with its sign; "share" of the strongest k, or "mass"
+            (share of all influence of that sign).
         similarity: which score to rank by. Default: as in the fit.
         weighting: how to weight snapshots. Default: as in the fit.
         snapshots: indices of the snapshots to show. Default: all.
         by: "layer" for a table of each layer alone.
-        preconditioner: "adam" or "fisher" if the run supports it, or "none". Default: as in the fit.
+        preconditioner: "adam", "adam-damped", "fisher" or "adam-fisher" if the run has it, or "none". Default: as in the fit.
         damping: for "fisher": the ridge, as a fraction of the trace.
         blocks: for "fisher": whiten all features together ("whole") or each "layer" separately.
         output: format of the printed table.
     """
     opened = TracInRun.open(run)
-    view = opened.record.options.view(measure or opened.method.measure).but(similarity=similarity, weighting=weighting)
-    k = view.top_k if k is None else k
     table = opened.reliance(
-        k,
+        opened.record.options.top_k if k is None else k,
         sign,
         cumulative,
-        view.measure,
-        view.similarity,
-        view.weighting,
+        measure,
+        similarity,
+        weighting,
         snapshots,
         by=by,
         preconditioner=preconditioner,
@@ -229,7 +229,7 @@ def top(
         similarity: which score to rank by. Default: as in the fit.
         weighting: how to weight snapshots. Default: as in the fit.
         snapshots: indices of the snapshots to sum. Default: all.
-        preconditioner: "adam" or "fisher" if the run supports it, or "none". Default: as in the fit.
+        preconditioner: "adam", "adam-damped", "fisher" or "adam-fisher" if the run has it, or "none". Default: as in the fit.
         damping: for "fisher": the ridge, as a fraction of the trace.
         blocks: for "fisher": whiten all features together ("whole") or each "layer" separately.
         by: "influence" on a probe, or own "contribution" to a group.

@@ -79,9 +79,15 @@ class Sketch:
         stops = accumulate(part.size for part in self.parts.values())
         return {name: slice(stop - part.size, stop) for (name, part), stop in zip(self.parts.items(), stops, strict=True)}
 
-    def features(self, name: str, forms: Sequence[Form]) -> Tensor:
-        """The features of one parameter's gradients: [samples, size of its part]. The map is linear, so several uses add up."""
-        return reduce(torch.add, map(self.parts[name], forms))
+    def features(self, name: str, forms: Sequence[Form], scale: Tensor | None = None) -> Tensor:
+        """The features of one parameter's gradients: [samples, size of its part]. The map is linear, so several uses add up.
+
+        Args:
+            name: the parameter.
+            forms: its gradients.
+            scale: elementwise factor of the gradients before they are projected, in the parameter's shape; None means 1.
+        """
+        return reduce(torch.add, (self.parts[name](form, scale) for form in forms))
 
     def to(self, device: torch.device) -> Sketch:
         """The same sketch on another device."""

@@ -11,6 +11,10 @@ Both steps preserve inner products on average, but their errors differ. For grad
 error of k random features, while a hash of the whole matrix to k * k features has the error of k * k random features (Johnson and
 Lindenstrauss 1984). So the compressed matrix is `_OVERSAMPLING` times larger than the number of features. Where bases would save
 no work there are none: embedding tables are hashed row by row, and a part as large as its parameter is the gradient itself.
+
+A gradient that is multiplied by a scale of each element is no sum of outer products any more. It is written out, some rows of
+the parameter at a time (`tiles`), and each tile is scaled and mapped before the next one: the maps are sums over rows. This takes
+as many multiplications as if every sample's gradient were dense, and the memory of one tile.
 """
 
 from __future__ import annotations
@@ -23,13 +27,17 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lightning_tracin.gradients.forms import Dense, Form, Rows, some_rows, to_dense
+from lightning_tracin.gradients.forms import Dense, Form, Outer, Rows, samples_of, scaled_rows, some_rows, tensor_of, to_dense
+from lightning_tracin.gradients.tiles import tiles
 
 #: Elements of a compressed gradient for each feature. More elements reduce the variance that the bases add, and cost more.
 _OVERSAMPLING = 16
 
 #: Largest number of elements in one block of transforms, which bounds its memory (64 MB in float32).
 _BLOCK = 16_000_000
+
+#: Elements of one tile of scaled gradients, over all samples (4 MB in float32).
+TILE = 1_000_000
 
 #: Names of a part's tensors in a file.
 NEEDED, OPTIONAL = ("sizes", "offset", "left_sign", "right_sign"), ("left", "right")
@@ -53,8 +61,15 @@ class Part:
         """Whether the features are the gradient itself."""
         return self.size == self.rows * self.columns
 
-    def __call__(self, form: Form) -> Tensor:
-        """Features of one form: [samples, size]."""
+    def __call__(self, form: Form, scale: Tensor | None = None) -> Tensor:
+        """Features of one form: [samples, size].
+
+        Args:
+            form: the gradients.
+            scale: elementwise factor of the gradients, in the parameter's shape; None means 1.
+        """
+        if scale is not None:
+            return self(scaled_rows(form, scale)) if isinstance(form, Rows) else self._of_scaled(form, scale)
         if isinstance(form, Rows):
             return self._of_rows(form)
         if isinstance(form, Dense):
@@ -65,6 +80,24 @@ class Part:
         if self.prefers_transforms(left, right):
             return self._of_factors(left, right)
         return self._hashed(torch.bmm(left.transpose(1, 2), right))
+
+    def _of_scaled(self, form: Dense | Outer, scale: Tensor) -> Tensor:
+        """Features of scaled gradients, which are written out some rows of the parameter at a time."""
+        single = Dense(_single(form.values)) if isinstance(form, Dense) else Outer(_single(form.left), _single(form.right))
+        values, count = tensor_of((single,)), samples_of(single)
+        height = max(1, min(self.rows, TILE // max(1, count * self.columns)))
+        out = values.new_zeros(count, self.size)
+        within = None if self.left is None else values.new_zeros(count, self.left.shape[1], len(self.right_sign))
+        each = tiles([(0, single)], height * self.columns, scale.flatten().to(values))
+        for first, tile in zip(range(0, self.rows, height), each, strict=True):
+            rows = slice(first, min(first + height, self.rows))
+            columns = self._right_of(tile.view(count, -1, self.columns))
+            if within is not None:
+                within += self._signed_left[rows].to(values.dtype).T @ columns
+            else:
+                signed = columns * self.left_sign[rows, None].to(values.dtype)
+                out.index_add_(1, self._features.view(self.rows, -1)[rows].flatten(), signed.flatten(1))
+        return out if within is None else self._hashed(within)
 
     @cached_property
     def _signed_left(self) -> Tensor:
@@ -82,6 +115,10 @@ class Part:
             matrices = matrices * self.left_sign[:, None].to(matrices.dtype)
         else:
             matrices = self._signed_left.to(matrices.dtype).T @ matrices
+        return self._right_of(matrices)
+
+    def _right_of(self, matrices: Tensor) -> Tensor:
+        """Apply the base of the columns, if there is one, and their signs: [samples, rows, columns or k of right]."""
         if self.right is None:
             return matrices * self.right_sign.to(matrices.dtype)
         return matrices @ self._signed_right.to(matrices.dtype)

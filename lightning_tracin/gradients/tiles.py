@@ -56,7 +56,8 @@ def tiles(pieces: Sequence[Tileable], step: int, scale: Tensor | None = None) ->
         if part.stop - part.start != tile.shape[1]:
             tile = tile.new_zeros(number, part.stop - part.start)
         for at, piece in pieces:
-            write_out(piece, part, tile[at - first : at - first + samples_of(piece)])
-        if scale is not None:
-            tile *= scale[part]
+            written = tile[at - first : at - first + samples_of(piece)]
+            write_out(piece, part, written)
+            if scale is not None:  # while it is in the innermost cache
+                written *= scale[part]
         yield tile

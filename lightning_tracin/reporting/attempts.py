@@ -61,8 +61,8 @@ def results_command(path: Path, shown: Shown, recorded: Shown) -> str:
     """The command that writes a run's results from what is stored, with the options that differ from the record's.
 
     Example:
-        >>> results_command(Path("runs/my fit"), Shown(top_k=50, similarity="dot"), Shown(top_k=50))
-        "lightning-tracin results --run 'runs/my fit' --similarity dot"
+        >>> results_command(Path("runs/my fit"), Shown(top_k=50, similarity="cosine"), Shown(top_k=50))
+        "lightning-tracin results --run 'runs/my fit' --similarity cosine"
     """
     options = {"k": "top_k", "similarity": "similarity", "weighting": "weighting"}
     chosen = {short: getattr(shown, name) for short, name in options.items() if getattr(shown, name) != getattr(recorded, name)}

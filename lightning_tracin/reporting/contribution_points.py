@@ -7,14 +7,8 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from lightning_tracin.analysis.contributions import (
-    NO_INTERVAL,
-    UNEXPLAINED,
-    contribution_table,
-    grouping_of,
-    mean_losses,
-    whole_fit,
-)
+from lightning_tracin.analysis.contributions import UNEXPLAINED, contribution_table, grouping_of, mean_losses, whole_fit
+from lightning_tracin.analysis.resampling import NO_INTERVAL
 from lightning_tracin.errors import TracInError
 from lightning_tracin.reporting.language_keys import language_keys
 from lightning_tracin.storage.account import AccountStore, Window

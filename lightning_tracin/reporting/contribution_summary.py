@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from lightning_tracin.analysis.contributions import NO_INTERVAL, UNEXPLAINED, grouping_of, whole_fit
+from lightning_tracin.analysis.contributions import UNEXPLAINED, grouping_of, whole_fit
+from lightning_tracin.analysis.resampling import NO_INTERVAL
 from lightning_tracin.errors import one_line
 from lightning_tracin.run import TracInRun
 

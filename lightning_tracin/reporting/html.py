@@ -15,10 +15,12 @@ from typing import Any
 import pandas as pd
 
 from lightning_tracin.analysis.tables import as_csv
+from lightning_tracin.analysis.tally import SIGNED
 from lightning_tracin.errors import needs
 from lightning_tracin.reporting import figures
 from lightning_tracin.reporting.attempts import Attempts
 from lightning_tracin.reporting.findings import Study
+from lightning_tracin.reporting.influence_findings import findings_of_influence
 from lightning_tracin.reporting.results import Results
 from lightning_tracin.reporting.token_colours import coloured_pairs
 from lightning_tracin.storage.files import as_utf8, write_bytes
@@ -101,7 +103,7 @@ def write_results(folder: Path, results: Results, study: Study | None = None) ->
             with attempts.at(f"{name}.csv"):
                 write_bytes(folder / f"{name}.csv", as_utf8(as_csv(table)))
     pictures: dict[str, bytes] = {}
-    for name in ("curves", "heat_map"):
+    for name in ("heat_map", "curves", *(("lift",) if "share" in results.final().tables else ())):
         with attempts.at(f"{name}.png"):
             pictures[name] = figures.png(getattr(figures, name)(results))
             write_bytes(folder / f"{name}.png", pictures[name])
@@ -120,10 +122,16 @@ def _page(results: Results, study: Study | None, pictures: dict[str, bytes]) -> 
         cautions=results.cautions,
         study=study,
         pictures={name: embedded(content) for name, content in pictures.items()},
-        reliance=columns_and_rows(results.final().table),
-        cross_lingual=[(point.epoch, point.step, point.scalars["tracin/cross_lingual/mean"]) for point in results.points()]
-        if results.view.measure == "share"
-        else [],
+        headline=list(findings_of_influence(*(results.final().tables[measure] for measure in SIGNED))),
+        unit=results.final().tables["sum"]["unit"].iloc[0],
+        influence=columns_and_rows(results.final().tables["sum"]),
+        means=columns_and_rows(results.final().tables["mean"]),
+        shares=columns_and_rows(results.final().tables["share"]) if "share" in results.final().tables else None,
+        cross_lingual=[
+            (point.epoch, point.step, *(point.scalars[f"tracin/{name}/mean"] for name in ("cross_lingual", "cross_lingual_null")))
+            for point in results.points()
+            if "share" in point.tables
+        ],
         top=results.top.to_dict("records"),
         pairs=[] if results.tokens is None else coloured_pairs(results.top, results.tokens),
     )

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from lightning_tracin.analysis.contributions import NO_INTERVAL
-from lightning_tracin.analysis.tables import stacked
+from lightning_tracin.analysis.resampling import NO_INTERVAL
+from lightning_tracin.config import Measure
 from lightning_tracin.reporting import figures
-from lightning_tracin.reporting.results import Results
+from lightning_tracin.reporting.results import Results, reliance_of
 from lightning_tracin.run import TracInRun
 
 if TYPE_CHECKING:
@@ -43,34 +43,40 @@ class Plots:
         """
         return figures.contributions(self._run.contributions(cumulative=True, interval=NO_INTERVAL), probe)
 
-    def curves(self, k: int | None = None) -> Figure:
-        """Reliance at each snapshot, a panel for each probe language, by the fit's similarity and weighting.
+    def curves(self, measure: Measure = "sum", k: int | None = None) -> Figure:
+        """A measure at each snapshot, a panel for each probe language, by the fit's similarity and weighting.
 
         Args:
-            k: how many of each probe's strongest train samples to count. None: as in the fit.
+            measure: `"sum"` or `"mean"` of influence with its sign, or `"share"` of the strongest k.
+            k: how many of each probe's strongest train samples to count, for shares. None: as in the fit.
 
         Raises:
-            TracInError: the run has no influence, or `k` is out of range.
+            TracInError: the run has no influence or no such measure, or `k` is out of range.
             MissingPackageError: matplotlib is not installed.
         """
-        return figures.curves(self._reliance(k))
+        return figures.curves(self._results(measure, k), measure=measure)
 
-    def heat_map(self, k: int | None = None) -> Figure:
-        """Lift and reliance of the whole run; see `curves`.
+    def heat_map(self, measure: Measure = "sum") -> Figure:
+        """The signed influence of each train language on each probe language in the whole run, and its contrast.
+
+        Args:
+            measure: `"sum"` or `"mean"`.
 
         Raises:
-            TracInError: the run has no influence, or `k` is out of range.
+            TracInError: the run has no influence, or the measure has no sign.
             MissingPackageError: matplotlib is not installed.
         """
-        return figures.heat_map(self._reliance(k))
+        return figures.heat_map(self._results(measure), measure)
 
-    def _reliance(self, k: int | None) -> Results:
-        run = self._run
-        view = run.record.options.view(run.method.measure).but(top_k=k)
-        parts = {
-            ("positive", cumulative): run.reliance(
-                view.top_k, "positive", cumulative, view.measure, view.similarity, view.weighting
-            )
-            for cumulative in (False, True)
-        }
-        return Results(view, stacked(parts, "sign", "cumulative"), pd.DataFrame())
+    def lift(self, k: int | None = None) -> Figure:
+        """The share of each train language in the strongest k, and its lift, in the whole run; `k` as in `curves`.
+
+        Raises:
+            TracInError: the run has no influence or language means only, or `k` is out of range.
+            MissingPackageError: matplotlib is not installed.
+        """
+        return figures.lift(self._results("share", k))
+
+    def _results(self, measure: Measure, k: int | None = None) -> Results:
+        view = self._run.record.options.view(self._run.method.measure).but(top_k=k)
+        return Results(view, reliance_of(self._run, view, measures=[measure]), pd.DataFrame())

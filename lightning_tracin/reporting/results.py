@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
 from lightning_tracin.analysis.reliance import cross_lingual, mean_cross_lingual
+from lightning_tracin.analysis.resampling import NO_INTERVAL, Interval
 from lightning_tracin.analysis.tables import stacked
+from lightning_tracin.analysis.tally import SIGNED
 from lightning_tracin.config import Measure, Scoring, Sign, View
 from lightning_tracin.reporting.language_keys import language_keys
 from lightning_tracin.run import TracInRun
@@ -20,39 +24,60 @@ _SHOWN, _PROBES_SHOWN = 3, 3
 
 @dataclass(frozen=True)
 class Point:
-    """Reliance at one snapshot."""
+    """What each train language is to each probe language at one snapshot.
+
+    Attributes:
+        epoch: of the snapshot.
+        step: of the snapshot.
+        tables: measure -> one row for each probe language and train language; see `reliance_by_snapshot`. There are no shares
+            in a run with language means.
+    """
 
     epoch: int
     step: int
-    table: pd.DataFrame  # one row for each probe language and train language
-    measure: Measure = "share"
+    tables: Mapping[Measure, pd.DataFrame]
 
     @property
     def keys(self) -> dict[str, str]:
         """Language -> its part of the keys."""
-        return language_keys({*self.table["probe_language"], *self.table["train_language"]})
+        table = self.tables["sum"]
+        return language_keys({*table["probe_language"], *table["train_language"]})
 
     @property
     def scalars(self) -> dict[str, float]:
         """Logged key -> value of its curve at this snapshot.
 
         Example:
-            >>> table = pd.DataFrame([("de", "en", 0.25)], columns=["probe_language", "train_language", "share"])
-            >>> Point(epoch=1, step=10, table=table.assign(lift=0.5), measure="mean").scalars
-            {'tracin/mean_influence/de/en': 0.25}
+            >>> table = pd.DataFrame([("de", "en", 0.25, 0.1)], columns=["probe_language", "train_language", "value", "contrast"])
+            >>> Point(epoch=1, step=10, tables={"sum": table, "mean": table}).scalars
+            {'tracin/influence/de/en': 0.25, 'tracin/contrast/de/en': 0.1, 'tracin/mean_influence/de/en': 0.25}
         """
         values: dict[str, float] = {}
-        key = self.keys
-        lines = self.table[["probe_language", "train_language", "share", "lift"]].to_numpy()
-        if self.measure == "mean":  # has neither a lift nor a cross-lingual complement
-            return {f"tracin/mean_influence/{key[probe]}/{key[train]}": float(mean) for probe, train, mean, _ in lines}
-        for probe, train, share, lift in lines:
-            values[f"tracin/reliance/{key[probe]}/{key[train]}"] = float(share)
-            values[f"tracin/lift/{key[probe]}/{key[train]}"] = float(lift)
-        for language, value in cross_lingual(self.table).items():
-            values[f"tracin/cross_lingual/{key[str(language)]}"] = float(value)
-        values["tracin/cross_lingual/mean"] = mean_cross_lingual(self.table)
+        for name, measure, column in _CURVES:
+            if measure in self.tables:
+                lines = self.tables[measure][["probe_language", "train_language", column]].to_numpy()
+                values |= {
+                    f"tracin/{name}/{self.keys[probe]}/{self.keys[train]}": float(value)
+                    for probe, train, value in lines
+                    if column != "contrast" or np.isfinite(value)
+                }
+        if "share" in self.tables:  # 1 minus a share says something beside its null only
+            shares = self.tables["share"]
+            for name, column in (("cross_lingual", "value"), ("cross_lingual_null", "null")):
+                found = cross_lingual(shares, column)
+                values |= {f"tracin/{name}/{self.keys[str(language)]}": float(value) for language, value in found.items()}
+                values[f"tracin/{name}/mean"] = mean_cross_lingual(shares, column)
         return values
+
+
+#: The curves of each pair of languages: part of the key, measure, column. A contrast that nothing is known of is not logged.
+_CURVES: tuple[tuple[str, Measure, str], ...] = (
+    ("influence", "sum", "value"),
+    ("contrast", "sum", "contrast"),
+    ("mean_influence", "mean", "value"),
+    ("reliance", "share", "value"),
+    ("lift", "share", "lift"),
+)
 
 
 @dataclass(frozen=True)
@@ -60,46 +85,91 @@ class Results:
     """All tables of a run."""
 
     view: View
-    reliance: pd.DataFrame  # long table: sign, cumulative, snapshot, epoch, step, ...
+    reliance: pd.DataFrame  # long table: measure, sign, cumulative, snapshot, epoch, step, ...
     top: pd.DataFrame  # strongest proponents and opponents of some probes of each language, with texts
     cautions: tuple[str, ...] = ()  # what readers have to know of the run, in sentences
     tokens: pd.DataFrame | None = None  # the scores of the pairs in `top`, token by token
 
     def points(self) -> list[Point]:
-        """Reliance by proponents at each single snapshot: the curves."""
-        chosen = self.reliance[(self.reliance["sign"] == "positive") & ~self.reliance["cumulative"]]
-        return [
-            Point(int(table["epoch"].iloc[0]), int(table["step"].iloc[0]), table, self.view.measure)
-            for _, table in chosen.groupby("snapshot", sort=True)
-        ]
+        """Each single snapshot: the curves."""
+        alone = self.reliance[~self.reliance["cumulative"]]
+        return [_point(table) for _, table in alone.groupby("snapshot", sort=True)]
 
     def final(self) -> Point:
-        """Reliance by proponents, by the influence of the whole run."""
-        chosen = self.reliance[(self.reliance["sign"] == "positive") & self.reliance["cumulative"]]
-        last = chosen[chosen["snapshot"] == chosen["snapshot"].max()]
-        return Point(int(last["epoch"].iloc[0]), int(last["step"].iloc[0]), last, self.view.measure)
+        """The whole run, all snapshots summed."""
+        summed = self.reliance[self.reliance["cumulative"]]
+        return _point(summed[summed["snapshot"] == summed["snapshot"].max()])
+
+
+def _point(table: pd.DataFrame) -> Point:
+    """The rows of one snapshot, proponents only where a measure has a sign."""
+    mine = table[table["sign"] == "positive"]
+    tables: dict[Any, pd.DataFrame] = dict(iter(mine.groupby("measure", sort=False)))
+    return Point(int(table["epoch"].iloc[0]), int(table["step"].iloc[0]), tables)
 
 
 def point(run: TracInRun, snapshot: int, view: View) -> Point:
-    """Compute reliance at one snapshot, for live curves."""
-    table = run.reliance(
-        view.top_k, measure=view.measure, similarity=view.similarity, weighting=view.weighting, snapshots=[snapshot]
-    )
-    return Point(run.snapshots[snapshot].epoch, run.snapshots[snapshot].step, table, view.measure)
+    """Compute the measures at one snapshot, without intervals, for live curves."""
+    tables = {
+        measure: run.reliance(
+            view.top_k,
+            measure=measure,
+            similarity=view.similarity,
+            weighting=view.weighting,
+            snapshots=[snapshot],
+            interval=NO_INTERVAL,
+        )
+        for measure in measures_of(view)
+    }
+    return Point(run.snapshots[snapshot].epoch, run.snapshots[snapshot].step, tables)
+
+
+def measures_of(view: View) -> tuple[Measure, ...]:
+    """The measures that are shown: the influence of a language with its sign first, then shares where samples can be ranked.
+
+    Example:
+        >>> measures_of(View()), measures_of(View(measure="mean"))
+        (('sum', 'mean', 'share'), ('sum', 'mean'))
+    """
+    return (*SIGNED, "share") if view.measure == "share" else SIGNED
 
 
 def analyse(run: TracInRun, view: View, progress: bool = False) -> Results:
     """Compute all tables of a run."""
-    signs = _SIGNS if view.measure == "share" else _SIGNS[:1]  # a mean is over influence of both signs
-    kinds = [(sign, cumulative) for cumulative in (False, True) for sign in signs]
+    return Results(view, reliance_of(run, view, progress), _top(run, view), run.record.cautions)
+
+
+def reliance_of(run: TracInRun, view: View, progress: bool = False, measures: Sequence[Measure] | None = None) -> pd.DataFrame:
+    """Measures at each snapshot and summed up to each, with the columns `measure`, `sign` and `cumulative` in front.
+
+    Args:
+        run: the run.
+        view: the score, and k for shares.
+        progress: whether to show a bar.
+        measures: which ones. None: all that are shown; see `measures_of`.
+
+    Raises:
+        TracInError: the run does not support a measure.
+    """
+    kinds = [
+        (measure, sign, cumulative)
+        for measure in measures or measures_of(view)
+        for cumulative in (False, True)
+        for sign in (_SIGNS if measure == "share" else _SIGNS[:1])
+    ]
     parts = {
-        (sign, cumulative): run.reliance(view.top_k, sign, cumulative, view.measure, view.similarity, view.weighting)
-        for sign, cumulative in tqdm(kinds, desc="reliance tables", delay=2, disable=not progress)
+        (measure, sign, cumulative): run.reliance(
+            view.top_k, sign, cumulative, measure, view.similarity, view.weighting, interval=None if cumulative else _CURVES_ALONE
+        )
+        for measure, sign, cumulative in tqdm(kinds, desc="reliance tables", delay=2, disable=not progress)
     }
-    return Results(view, stacked(parts, "sign", "cumulative"), _top(run, view), run.record.cautions)
+    return stacked(parts, "measure", "sign", "cumulative")
 
 
 _SIGNS: tuple[Sign, Sign] = ("positive", "negative")
+
+#: Intervals of curves are looked at, not read off: a tenth of the resamples takes a tenth of the time.
+_CURVES_ALONE = Interval(resamples=99)
 
 
 def _top(run: TracInRun, view: View) -> pd.DataFrame:

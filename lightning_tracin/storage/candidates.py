@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lightning_tracin.storage.directory import RunDirectory
+from lightning_tracin.storage.factors import FactorStore
 from lightning_tracin.storage.features import FeatureStore
 from lightning_tracin.storage.records import known_samples
 from lightning_tracin.storage.sample_table import SampleTable
@@ -47,3 +48,7 @@ class CandidateDirectory(RunDirectory):
         record, owner = self.record(), f"{self.record().run}/features/{snapshot.name}"
         folder, fit = self.path / "features" / snapshot.name, self._run.features(snapshot)
         return FeatureStore(folder, record.train.count, record.probes.count, 0, owner, fit)
+
+    def factors(self, snapshot: Snapshot) -> FactorStore:
+        """The fit's own: candidates are scored by the same inner product."""
+        return self._run.factors(snapshot)

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from lightning_tracin.errors import TracInError
+from lightning_tracin.storage.factors import FactorStore
 from lightning_tracin.storage.features import FeatureStore
 from lightning_tracin.storage.files import (
     as_lines,
@@ -151,6 +152,10 @@ class RunDirectory:
         owner = f"{record.run}/features/{snapshot.name}"
         return FeatureStore(self.path / "features" / snapshot.name, record.train.count, probes, additions, owner)
 
+    def factors(self, snapshot: Snapshot) -> FactorStore:
+        """The eigenbases and scales of one snapshot."""
+        return FactorStore(self.path / "factors" / snapshot.name, f"{self.record().run}/factors/{snapshot.name}")
+
     def discard(self, name: str) -> None:
         """Delete everything computed from the snapshot of this name, by any method."""
         checks = self.record().spot_checks
@@ -216,7 +221,7 @@ class RunDirectory:
 
     def clear(self) -> None:
         """Delete the run: everything that this package writes, and no other file. `run.json` goes last."""
-        for name in ("snapshots", "snapshots.partial", "ingredients", "means", "features", "samples", "results"):
+        for name in ("snapshots", "snapshots.partial", "ingredients", "means", "features", "factors", "samples", "results"):
             remove_tree(self.path / name)
         self._record.unlink(missing_ok=True)
         self.reload()

@@ -138,7 +138,7 @@ def differing_options(ours: Options, theirs: Options) -> list[tuple[str, Any, An
     """
     names = [name for name in Stored.model_fields if name not in SCHEDULE]
     pairs = _differing(ours, theirs, ("method_name", *names))
-    return [(name.removesuffix("_name"), a, b) for name, a, b in pairs]
+    return [(name.removesuffix("_name"), a, b) for name, a, b in pairs if "auto" not in (a, b)]  # whatever the fit's is
 
 
 def differences(ours: RunRecord, theirs: RunRecord) -> list[tuple[str, Any, Any]]:

@@ -66,6 +66,7 @@ class SnapshotRecord(BaseModel):
     run: str = Field(default="", description="identity of the fit")
     global_step: int | None = Field(default=None, ge=0, description="the Trainer's own count of steps; null = unknown")
     witnesses: tuple[float, ...] = Field(default=(), description="losses of a few train samples when it was taken")
+    plain_steps: bool = Field(default=False, description="whether the fit's steps are rates times gradients, as in plain SGD")
     unfrozen: tuple[int, ...] = Field(default=(), description="steps after which parameters were unfrozen")
 
     @property

@@ -22,6 +22,7 @@ from lightning_tracin.studies.datasets import (
 )
 from lightning_tracin.studies.datasets.column_roles import PLACEHOLDER
 from lightning_tracin.studies.datasets.hub import RECIPES
+from lightning_tracin.studies.datasets.table_files import SUFFIXES
 from lightning_tracin.studies.settings import FitSettings
 
 # The train languages differ in family and script, and each zero-shot language is related to one of them. The languages of XNLI
@@ -89,7 +90,7 @@ def _require_apart(options: FitSettings) -> None:
 
 
 def _is_file(name: str) -> bool:
-    return PLACEHOLDER in name or Path(name).suffix in {".csv", ".tsv", ".jsonl"}
+    return PLACEHOLDER in name or Path(name).suffix in SUFFIXES
 
 
 def load(
@@ -159,6 +160,7 @@ def _plan(options: FitSettings, trained: list[str], probed: list[str] | None, ex
         test_per_language=options.test_per_language,
         seed=options.seed,
         share_items=options.share_items,
+        different_items=options.different_items,
         extra_per_language=extra,
     )
 

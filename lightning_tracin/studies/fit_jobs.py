@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from lightning_tracin.callbacks.contribution import ContributionCallback
 from lightning_tracin.callbacks.tracin import TracInCallback
 from lightning_tracin.storage.files import read_tensors, write_tensors
 from lightning_tracin.studies.fits import FitRecipe, build, prepared
@@ -22,6 +24,9 @@ from lightning_tracin.trainer.refits import Fit, fit_on, seeded
 
 #: Batch size for predictions and influence; how samples are batched changes no score.
 _BATCH = 64
+#: Optimizer steps between two looks at the probes (a fixed number, because the default goes by the time that they take), and
+#: probes of a language that are looked at.
+_WINDOW, _LOOKED_AT = 10, 10
 
 
 @dataclass(frozen=True)
@@ -73,27 +78,37 @@ def _right(fit: Fit, loader: DataLoader[Any]) -> torch.Tensor:
     return predicted.cpu() == torch.tensor(labels)
 
 
-def influence_run(recipe: FitRecipe, seed: int, path: Path, top_k: int, callback: dict[str, Any]) -> None:
-    """Fit with the callback. The run is complete once its marker file exists.
+def influence_run(
+    recipe: FitRecipe, seed: int, runs: Mapping[Path, dict[str, Any]], top_k: int, account: Path | None = None
+) -> None:
+    """Fit once with a callback for each run. A run is complete once its marker file exists.
 
     The files of an interrupted fit are deleted first.
 
     Args:
         recipe: recipe of the fit.
         seed: seed of the first weights and of the order of samples.
-        path: run directory.
-        top_k: number of strongest train samples that the run's own results use.
-        callback: additional arguments of `TracInCallback`.
+        runs: run directory -> additional arguments of its `TracInCallback`.
+        top_k: number of strongest train samples that a run's own results use.
+        account: directory of the fit's contributions, one of the runs'; None leaves them out.
     """
-    shutil.rmtree(path, ignore_errors=True)
+    for path in runs:
+        shutil.rmtree(path, ignore_errors=True)
     with seeded(seed):
         fit = build(recipe)
-        tracin = TracInCallback(
-            path, probes=fit.probes, max_probes_per_language=None, item_column="item", batch_size=_BATCH, top_k=top_k, **callback
-        )
-        fit.trainer.callbacks.append(tracin)  # type: ignore[attr-defined]
+        every: dict[str, Any] = {
+            "probes": fit.probes,
+            "item_column": "item",
+            "batch_size": _BATCH,
+            "max_probes_per_language": None,
+        }
+        callbacks: list[Any] = [TracInCallback(path, top_k=top_k, **every, **callback) for path, callback in runs.items()]
+        if account is not None:
+            callbacks.append(ContributionCallback(account, window=_WINDOW, probes_per_language=_LOOKED_AT, **every))
+        fit.trainer.callbacks.extend(callbacks)  # type: ignore[attr-defined]
         fit_on(fit, np.ones(len(fit.train.dataset), dtype=np.bool_), seed)  # type: ignore[arg-type]
-    done(path).write_text(json.dumps({"seed": seed, "callback": {name: str(value) for name, value in callback.items()}}))
+    for path, callback in runs.items():
+        done(path).write_text(json.dumps({"seed": seed, "callback": {name: str(value) for name, value in callback.items()}}))
 
 
 def done(path: Path) -> Path:

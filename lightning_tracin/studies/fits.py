@@ -16,6 +16,7 @@ from lightning_tracin.reporting.language_keys import file_part
 from lightning_tracin.storage.languages import own_languages
 from lightning_tracin.studies.data import load_split
 from lightning_tracin.studies.datasets import Split
+from lightning_tracin.studies.datasets.cloned_split import Shared, cloned
 from lightning_tracin.studies.models.classifier import Classifier, tokenizer_and_model
 from lightning_tracin.studies.quiet import quiet_trainer, silence_own_process
 from lightning_tracin.studies.settings import FitSettings
@@ -31,19 +32,23 @@ class Variant:
         without: train language that is left out, and so becomes zero-shot.
         more: train language that gets more samples.
         per_cent: number of added samples, in per cent of the language's train samples.
+        shared: part of the words that languages share: 0 or 1, see `datasets.cloned_split`. None leaves the texts as they are.
 
     Example:
-        >>> Variant(without="de").name, Variant(more="de", per_cent=50).name
-        ('-without-de', '-de+50')
+        >>> Variant(without="de").name, Variant(more="de", per_cent=50).name, Variant(shared=0).name
+        ('-without-de', '-de+50', '-shared0')
     """
 
     without: str | None = None
     more: str | None = None
     per_cent: int = 0
+    shared: Shared | None = None
 
     @property
     def name(self) -> str:
         """Its part of a run directory's name."""
+        if self.shared is not None:
+            return f"-shared{self.shared}"
         if self.without is not None:
             return f"-without-{file_part(self.without)}"
         return "" if self.more is None else f"-{file_part(self.more)}+{self.per_cent}"
@@ -93,7 +98,7 @@ def build(recipe: FitRecipe) -> Fit:
     options = recipe.options
     if options.threads or options.model == "small":  # its steps are too short to use several threads
         torch.set_num_threads(options.threads or 1)
-    data, split = prepared(options, recipe.extra)
+    data, split = prepared(options, recipe.extra, recipe.variant.shared)
     _, model = tokenizer_and_model(options, split)
     module = Classifier(model, learning_rate=options.learning_rate, warmup=options.warmup, weight_decay=options.weight_decay)
     callbacks: list[pl.Callback] = []
@@ -132,10 +137,18 @@ def _train_samples(data: TextDataModule, recipe: FitRecipe) -> Dataset:
     return more
 
 
-@cached(LRUCache(2), key=lambda options, extra: (json.dumps(asdict(options)), extra))
-def prepared(options: FitSettings, extra: int) -> tuple[TextDataModule, Split]:
-    """Load the samples as batches and as text, cached for the next fit in this process."""
+@cached(LRUCache(2), key=lambda options, extra, shared=None: (json.dumps(asdict(options)), extra, shared))
+def prepared(options: FitSettings, extra: int, shared: Shared | None = None) -> tuple[TextDataModule, Split]:
+    """Load the samples as batches and as text, cached for the next fit in this process.
+
+    Args:
+        options: the data.
+        extra: number of additional train samples of each language.
+        shared: see `Variant`.
+    """
     split, _ = load_split(options, extra=extra)
+    if shared is not None:
+        split = cloned(split, shared)
     with torch.random.fork_rng(devices=[]):
         tokenizer, _ = tokenizer_and_model(options, split)
     return TextDataModule(split, tokenizer, batch_size=options.batch_size, max_length=options.max_length), split

@@ -11,7 +11,7 @@ from lightning_tracin.config import Similarity, Weighting
 from lightning_tracin.run import TracInRun
 
 #: The kinds of runs; see `settings_of` for the arguments of their callbacks.
-Way = Literal["exact", "adam", "projected"]
+Way = Literal["exact", "adam", "adam-damped", "projected", "adam-projected", "ekfac"]
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,16 @@ SCORES: Mapping[str, Score] = {
     "relatif": Score("exact", "relatif"),
     "Adam-aware cosine": Score("adam", "cosine"),
     "Adam-aware dot product": Score("adam", "dot"),
+    "Adam-aware dot product x learning rate": Score("adam", "dot", "learning_rate"),
+    "damped Adam dot product x learning rate": Score("adam-damped", "dot", "learning_rate"),
+    "damped Adam cosine": Score("adam-damped", "cosine"),
     "Fisher-whitened cosine": Score("projected", "cosine"),
     "Fisher-whitened dot product": Score("projected", "dot"),
+    "Fisher-whitened dot product x learning rate": Score("projected", "dot", "learning_rate"),
+    "Adam-aware Fisher-whitened cosine": Score("adam-projected", "cosine"),
+    "Adam-aware Fisher-whitened dot product": Score("adam-projected", "dot"),
+    "EK-FAC cosine": Score("ekfac", "cosine"),
+    "EK-FAC dot product": Score("ekfac", "dot"),
 }
 
 
@@ -51,11 +59,16 @@ def settings_of(way: Way, projection_dim: int) -> dict[str, Any]:
     Example:
         >>> settings_of("projected", projection_dim=64)
         {'projection_dim': 64, 'preconditioner': 'fisher'}
+        >>> settings_of("exact", projection_dim=64)  # plain gradients, whatever the optimizer
+        {'preconditioner': None}
     """
     arguments: dict[Way, dict[str, Any]] = {
-        "exact": {},
+        "exact": {"preconditioner": None},  # in a fit with Adam, the default is Adam's metric
         "adam": {"preconditioner": "adam"},
+        "adam-damped": {"preconditioner": "adam-damped"},
         "projected": {"projection_dim": projection_dim, "preconditioner": "fisher"},
+        "adam-projected": {"projection_dim": projection_dim, "preconditioner": "adam-fisher"},
+        "ekfac": {"method": "ekfac"},
     }
     return arguments[way]
 

@@ -31,13 +31,13 @@ def quietly() -> Iterator[None]:
             if not bars[0]:
                 datasets.enable_progress_bars()
             if bars[1]:
-                transformers.utils.logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+                transformers.utils.logging.enable_progress_bar()
 
 
 def silence() -> None:
     """Silence the libraries for the rest of this process."""
     datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_progress_bar()
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")

@@ -21,8 +21,8 @@ class FitSettings:
     The defaults are names from the Unicode CLDR, a small model, five train languages, and three zero-shot languages.
 
     Args:
-        data: ``cldr``, ``xnli``, ``paws-x``, a path with ``{language}`` in it, the path of one .csv, .tsv or .jsonl file with
-            a language column (or a column for each language), or the name of any data set on the Hugging Face hub.
+        data: ``cldr``, ``xnli``, ``paws-x``, a path with ``{language}`` in it, the path of one .csv, .tsv, .jsonl or .conll
+            file with a language column (or a column for each language), or the name of any data set on the Hugging Face hub.
         data_dir: The folder that paths in ``data`` and ``probe_data`` are relative to.
         probe_data: Like ``data``, for probes and test samples in files of their own; by default they are taken out of
             ``data``, by whole items.
@@ -47,8 +47,12 @@ class FitSettings:
         probes_per_language: Number of probes of each language.
         test_per_language: Largest number of test samples of each language.
         share_items: Whether the train data may contain translations of the probes.
-        model: ``small`` trains a tokenizer and a small XLM-R from scratch; otherwise a name on the hub, such as
+        different_items: Whether every train language has items of its own, so that no train sample is a translation of another;
+            for parallel data.
+        model: ``small`` trains a tokenizer and a small XLM-R from scratch; ``use-multilingual`` is a pretrained sentence encoder
+            of 16 languages, whose weights an installed package ships; otherwise a name on the hub, such as
             ``xlm-roberta-base``, or a folder.
+        freeze_embeddings: Whether the embeddings of word pieces keep their values; frozen parameters are not scored.
         vocabulary_size: Largest vocabulary of the small model's tokenizer.
         hidden_size: Width of the small model.
         layers: Number of layers of the small model.
@@ -90,7 +94,9 @@ class FitSettings:
     probes_per_language: int = 30
     test_per_language: int = 400
     share_items: bool = False
+    different_items: bool = False
     model: str = "small"
+    freeze_embeddings: bool = False
     vocabulary_size: int = 600
     hidden_size: int = 128
     layers: int = 3
@@ -131,6 +137,10 @@ class StudySettings:
         options: Options of single experiments: the experiment's name, then its options.
         scores: Scores to compare. The first one is the study's own score, on which all tables are based.
         baselines: Baselines that need no gradients, compared with the scores.
+        influence_seeds: Number of seeds whose fits are attributed; None: all. Influence varies less over seeds than what refits
+            measure, and takes longer.
+        contribution_seeds: Number of seeds whose fits are also accounted for (ContributionCallback), so that contributions are
+            compared, too; an account takes longer than all scores together.
         top_k: Number of strongest train samples of a probe to count.
         correct_probes: Whether to keep only probes that the fits of all seeds classify correctly, as in the original study.
         candidates_per_language: Number of samples of each language from which the probes are chosen; by default five times the
@@ -163,6 +173,8 @@ class StudySettings:
         default_factory=lambda: ["cosine", "dot product", "dot product x learning rate", "relatif"]
     )
     baselines: list[str] = dataclasses.field(default_factory=lambda: list(BASELINES))
+    influence_seeds: int | None = None
+    contribution_seeds: int = 0
     top_k: int = 100
     correct_probes: bool = True
     candidates_per_language: int | None = None
@@ -242,9 +254,13 @@ class StudySettings:
         for name in ("seeds", "top_k", "draws", "removal_seeds", "variant_seeds", "subsets", "random_masks", "projection_dim"):
             if getattr(self, name) < 1:
                 raise TracInError(f"{name} should be 1 or more, but is {getattr(self, name)}.")
-        for name in ("removal_seeds", "variant_seeds"):
-            if getattr(self, name) > self.seeds:
-                raise TracInError(f"{name}={getattr(self, name)} is more than seeds={self.seeds}.")
+        attributed = self.seeds if self.influence_seeds is None else self.influence_seeds
+        if not 1 <= attributed <= self.seeds:
+            raise TracInError(f"influence_seeds should be 1 to seeds={self.seeds}, but is {attributed}.")
+        for name in ("removal_seeds", "variant_seeds", "contribution_seeds"):
+            if getattr(self, name) > attributed:
+                what = f"seeds={self.seeds}" if self.influence_seeds is None else f"influence_seeds={attributed}"
+                raise TracInError(f"{name}={getattr(self, name)} is more than {what}.")
         if self.fit.test_per_language < 1:
             raise TracInError("fit.test_per_language should be 1 or more, because a study reports the accuracy on test samples.")
         if not 0 < self.kept_heads < 1:

@@ -11,8 +11,10 @@ from typing import Any
 import pandas as pd
 
 from lightning_tracin.analysis.baselines import baselines_of
+from lightning_tracin.analysis.exchange import units_of
 from lightning_tracin.analysis.reliance import reliance_table
 from lightning_tracin.analysis.scores import Scores
+from lightning_tracin.analysis.tally import TrainLanguages
 from lightning_tracin.config import View
 from lightning_tracin.run import TracInRun
 from lightning_tracin.storage.sample_table import SampleTable
@@ -64,6 +66,11 @@ class StudyRuns:
         return range(self.settings.seeds)
 
     @property
+    def attributed(self) -> range:
+        """Those of the seeds whose fits have influence."""
+        return range(self.settings.influence_seeds or self.settings.seeds)
+
+    @property
     def main(self) -> str:
         """Name of the study's own score."""
         return self.settings.scores[0]
@@ -91,15 +98,19 @@ class StudyRuns:
 
     def basic(self) -> list[Wanted]:
         """The runs that every study has."""
-        return [Wanted(seed, way) for seed in self.seeds for way in ways_of(self.settings.scores)]
+        return [Wanted(seed, way) for seed in self.attributed for way in ways_of(self.settings.scores)]
 
     def of_main(self, seed: int, variant: Variant, mask: Path | None = None) -> Wanted:
         """The run of a variant from which the study's own score is read."""
         return Wanted(seed, SCORES[self.main].way, variant, mask)
 
     def complete(self, wanted: Sequence[Wanted]) -> None:
-        """Compute the runs that do not exist yet."""
-        jobs = [self._job(one) for one in dict.fromkeys(wanted) if not done(self._path(one)).exists()]
+        """Compute the runs that do not exist yet; those of one fit are computed in it together."""
+        fits: dict[tuple[int, Variant], list[Wanted]] = {}
+        for one in dict.fromkeys(wanted):
+            if not done(self._path(one)).exists():
+                fits.setdefault((one.seed, one.variant), []).append(one)
+        jobs = [self._job(*fit, together) for fit, together in fits.items()]
         run_all(influence_run, jobs, self.settings.processes, "fits with influence", self._progress)
 
     def run(self, wanted: Wanted) -> TracInRun:
@@ -127,8 +138,8 @@ class StudyRuns:
 
     def reliance(self, scores: Scores, train: SampleTable | None = None) -> pd.DataFrame:
         """The reliance table of some scores [train, probes]; None for `train` means the train samples of every fit."""
-        languages = (self.train if train is None else train).language
-        return reliance_table(scores, languages, self.probes.language, self.settings.top_k)
+        languages = TrainLanguages.of_table(self.train if train is None else train)
+        return reliance_table(scores, languages, self.probes.language, self.settings.top_k, probe_units=units_of(self.probes))
 
     def refits(self, seed: int) -> Refits:
         """The refits with the first weights, order and schedule of this seed."""
@@ -139,12 +150,18 @@ class StudyRuns:
         mask = "" if wanted.mask is None else f"-{wanted.mask.stem}"
         return self.folder / "runs" / f"seed{wanted.seed}{wanted.variant.name}{mask}-{wanted.way}"
 
-    def _job(self, wanted: Wanted) -> tuple[Any, ...]:
-        recipe = replace(self.recipe, stop_after=self.epochs[wanted.seed], variant=wanted.variant)
+    def _job(self, seed: int, variant: Variant, together: Sequence[Wanted]) -> tuple[Any, ...]:
+        recipe = replace(self.recipe, stop_after=self.epochs[seed], variant=variant)
+        runs = {self._path(one): self._callback(one) for one in together}
+        main = self.of_main(seed, Variant())
+        account = self._path(main) if seed < self.settings.contribution_seeds and main in together else None
+        return recipe, seed, runs, self.settings.top_k, account
+
+    def _callback(self, wanted: Wanted) -> dict[str, Any]:
         callback = settings_of(wanted.way, self.settings.projection_dim)
         if wanted.mask is not None:
             callback["mask"] = str(wanted.mask)
         # Both multiply the disk space. Only masks need the kept weights, and only seed 0 has a table by layer.
         callback["keep_snapshots"] = wanted == self.of_main(wanted.seed, Variant())
         callback["per_layer"] = wanted == self.of_main(0, Variant())
-        return recipe, wanted.seed, self._path(wanted), self.settings.top_k, callback
+        return callback

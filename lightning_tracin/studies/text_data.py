@@ -70,9 +70,7 @@ def train_tokenizer(texts: list[str], vocabulary_size: int, *, masked: bool = Fa
         special_tokens=[(token, SPECIAL_TOKENS.index(token)) for token in (START, END)],
     )
     roles = {**ROLES, "mask_token": MASK} if masked else ROLES
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer, model_input_names=["input_ids", "attention_mask"], **roles
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_input_names=["input_ids", "attention_mask"], **roles)
 
 
 def _prepared(tokenizer: Tokenizer) -> Tokenizer:

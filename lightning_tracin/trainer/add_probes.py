@@ -7,6 +7,7 @@ from typing import Any
 
 from pytorch_lightning import LightningModule
 
+from lightning_tracin.attribution.adam import on_model, stored_scales
 from lightning_tracin.attribution.batching import Job, Target
 from lightning_tracin.attribution.checks import checked_loss
 from lightning_tracin.attribution.method import method_of
@@ -77,7 +78,10 @@ def add_probes(
             coverage = verify(copy, frozenset(groups), loss, None, added, prepared, f"at snapshot {snapshot.name}").coverage
             size = 1 if loss.is_of_one else options.batch_size
             job = Job(added, added, loss, prepared, size, memory_budget=0, progress=added.progress)
-            target = Target(snapshot.name, copy, coverage, parts_of(groups, options.per_layer))
+            scales = stored_scales(options, snapshot)
+            if scales is not None:
+                scales = on_model(scales, copy, dtype_of(options))
+            target = Target(snapshot.name, copy, coverage, parts_of(groups, options.per_layer), scales)
             checks[snapshot.name] = method.add(target, job, directory, snapshot, first)
         directory.add(added.table)
         for name, check in checks.items():

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from lightning_tracin.attribution.adam import chosen_preconditioner
 from lightning_tracin.attribution.checks import checked_loss
 from lightning_tracin.attribution.prepare import (
     GivenLanguages,
@@ -28,7 +29,7 @@ from lightning_tracin.attribution.prepare import (
     scored_names,
     verify,
 )
-from lightning_tracin.config import Options
+from lightning_tracin.config import SCALED, Options
 from lightning_tracin.errors import TracInError
 from lightning_tracin.run import TracInRun
 from lightning_tracin.storage.directory import RunDirectory
@@ -92,9 +93,12 @@ def import_checkpoints(
     languages = GivenLanguages(settings.pop("languages", None), settings.pop("languages_of_probes", None))
     if isinstance(changed, str):
         raise TracInError(f"changed should be a list of names, but is the string {changed!r}.")
-    options = Options(**{**settings, "when": "never"})
-    if options.preconditioner == "adam":
-        raise TracInError("preconditioner='adam' needs second moments at each snapshot, which are not taken from checkpoints.")
+    options = chosen_preconditioner(Options(**{**settings, "when": "never"}), ())
+    if options.preconditioner in SCALED:
+        raise TracInError(
+            f"preconditioner={options.preconditioner!r} needs second moments at each snapshot, which are not taken from "
+            "checkpoints."
+        )
     directory = RunDirectory(place(dirpath))
     with RunLock(directory.path), untouched_process(module, train_loader, probes):
         directory.refuse_other_run()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,20 @@ class StepWatch:
 def unwrapped(optimizer: Any) -> Any:
     """The torch optimizer inside a LightningOptimizer."""
     return getattr(optimizer, "optimizer", optimizer)
+
+
+def makes_plain_steps(optimizers: Sequence[Optimizer]) -> bool:
+    """Whether each step is the learning rate times the gradient: plain SGD, without momentum.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> [makes_plain_steps([SGD(layer.parameters(), lr=0.1, momentum=momentum)]) for momentum in (0.0, 0.9)]
+        [True, False]
+    """
+    return all(
+        type(optimizer) is SGD and not any(group["momentum"] or group["maximize"] for group in optimizer.param_groups)
+        for optimizer in optimizers
+    )
 
 
 def groups_of(module: nn.Module, names: frozenset[str], optimizers: Sequence[Optimizer]) -> dict[str, int]:

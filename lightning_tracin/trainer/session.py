@@ -15,7 +15,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities.data import extract_batch_size
 from torch import Tensor, nn
 
-from lightning_tracin.attribution.adam import adam_scales, require_second_moments
+from lightning_tracin.attribution.adam import adam_scales, chosen_preconditioner, require_second_moments
 from lightning_tracin.attribution.attributor import Attributor
 from lightning_tracin.attribution.batch_sizes import Counter, counters_of, samples_in
 from lightning_tracin.attribution.checks import checked_loss
@@ -38,7 +38,7 @@ from lightning_tracin.attribution.prepare import (
 from lightning_tracin.attribution.processes import on_rank_zero
 from lightning_tracin.attribution.token_losses import TokenLoss
 from lightning_tracin.attribution.witnesses import witness_losses
-from lightning_tracin.config import Options
+from lightning_tracin.config import SCALED, Options
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import Coverage
 from lightning_tracin.gradients.partition import parts_of
@@ -63,7 +63,7 @@ from lightning_tracin.trainer.finish import finish
 from lightning_tracin.trainer.fit_facts import averaging_callback, expected_snapshots, users_objects, validation_loaders
 from lightning_tracin.trainer.isolation import discard, isolated_copy, set_moment, untouched_process
 from lightning_tracin.trainer.language_warnings import warn_of_mismatch
-from lightning_tracin.trainer.learning_rates import Recorder, groups_of, rates_by_group
+from lightning_tracin.trainer.learning_rates import Recorder, groups_of, makes_plain_steps, rates_by_group
 from lightning_tracin.trainer.tolerance import appended, end_recorded, logged, stored
 
 
@@ -94,6 +94,7 @@ class Session:
         trainer: Trainer,
         module: LightningModule,
     ) -> None:
+        options = chosen_preconditioner(options, trainer.optimizers)
         self._options, self.directory, self._trainer, self._module = options, directory, trainer, module
         self._processes = Environment(module, trainer.strategy)
         progress = trainer.is_global_zero and trainer.progress_bar_callback is not None
@@ -106,7 +107,7 @@ class Session:
         warn_of_mismatch(train.table.language, probes.table.language)
         if options.when != "never":
             require_top_k(options.top_k, len(train))
-        if options.preconditioner == "adam":
+        if options.preconditioner in SCALED:
             require_second_moments(trainer.optimizers)
         mask = opened_mask(options.mask, module)
         names = scored_names(options, mask, module)
@@ -145,6 +146,8 @@ class Session:
         parts = len(parts_of(groups, options.per_layer))
         trainable = (parameter for parameter in self._module.parameters() if parameter.requires_grad)
         weights = sum(tensor.nbytes for tensor in (*trainable, *self._module.buffers()))
+        products = self._method.stored_bytes(parts, len(setup.train), setup.probes.table)
+        scales = 4 * sum(coverage.elements.values()) if options.preconditioner in SCALED else 0
         return Plan(
             train=setup.train.table,
             probes=setup.probes.table,
@@ -153,8 +156,8 @@ class Session:
             unit=options.loss_unit,
             deviation=setup.deviation,
             kept=None if setup.mask is None else setup.mask.elements(frozenset(coverage.elements)),
-            weights_bytes=weights if options.writes_weights else 0,
-            ingredients_bytes=self._method.stored_bytes(parts, len(setup.train), setup.probes.table) if writes else 0,
+            weights_bytes=weights + scales if options.writes_weights else 0,
+            ingredients_bytes=products + self._method.factor_bytes(coverage) if writes else 0,
             cost=self._attributor.cost(copy, coverage, groups, loss) if writes or options.dry_run else None,
             snapshots=expected_snapshots(options, self._trainer),
         )
@@ -249,8 +252,10 @@ class Session:
         step, held = self._held
         weights = held if step == recorder.step else weights_of(self._module, self._kept_names())
         self._held = (-1, {})
-        adam = self._options.preconditioner == "adam"
-        scales = adam_scales(self._trainer.optimizers, self._scored_now()) if adam else None
+        metric = self._options.preconditioner
+        scales = None
+        if metric in SCALED:
+            scales = adam_scales(self._trainer.optimizers, self._scored_now(), damped=metric == "adam-damped")
         with untouched_process(*users_objects(self._trainer)):
             self.require_same_data()
             copy = self._loaded(weights)
@@ -319,6 +324,7 @@ class Session:
             frozen=frozen_digest(self._module, stored),
             global_step=int(self._trainer.global_step),
             witnesses=losses,
+            plain_steps=makes_plain_steps(self._trainer.optimizers),
         )
 
     def finish(self) -> None:

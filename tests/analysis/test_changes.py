@@ -9,6 +9,8 @@ from scipy import stats
 from lightning_tracin import TracInError
 from lightning_tracin.analysis.changes import change_table
 from lightning_tracin.analysis.reliance import per_probe
+from lightning_tracin.analysis.tally import TrainLanguages
+from lightning_tracin.storage.sample_table import SampleTable
 
 LANGUAGES = ["en"] * 10 + ["de"] * 10
 
@@ -53,6 +55,29 @@ def test_p_are_corrected_over_all_tests() -> None:
     table = change_table({0: leaning(1.0, 1), 1: leaning(0.5, 2), 2: leaning(0, 3)}, LANGUAGES, ["en"] * 6 + ["de"] * 6, k=5)
     np.testing.assert_allclose(table["p_adjusted"], stats.false_discovery_control(table["p"]))
     assert (table["p_adjusted"] >= table["p"]).all()
+
+
+def test_a_trend_that_chance_has_is_none() -> None:
+    """Labels are told apart at the second snapshot; English has most samples of the probes' label, and nothing else changes."""
+    labels = ["a"] * 40 + ["b"] * 10 + ["a"] * 10 + ["b"] * 40
+    languages = ["en"] * 50 + ["de"] * 50
+    nothing = (None,) * 100
+    train = TrainLanguages.of_table(SampleTable(tuple(languages), nothing, ("",) * 100, tuple(labels)))
+    false_alarms, trends = [], []
+    for seed in range(20):
+        generator = np.random.default_rng(seed)
+        before, after = generator.standard_normal((2, 100, 20))
+        after[[label == "a" for label in labels]] += 3
+        lines = change_table({0: before, 1: after}, train, ["en"] * 20, k=10).set_index("train_language")
+        line = lines.loc["en"]
+        assert line["difference"] > 0.1
+        assert line["null_after"] == pytest.approx(0.8, abs=0.05)
+        assert line["beyond_null"] == pytest.approx(line["difference"] - (line["null_after"] - line["null_before"]))
+        false_alarms.append(line["p"] < 0.05)
+        after[:50] += 1
+        trends.append(change_table({0: before, 1: after}, train, ["en"] * 20, k=10).set_index("train_language").loc["en", "p"])
+    assert np.mean(false_alarms) <= 0.2
+    assert np.mean(np.asarray(trends) < 0.05) > 0.5
 
 
 def test_no_change_has_p_of_one_and_no_influence_none() -> None:

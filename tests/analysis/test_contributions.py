@@ -10,14 +10,8 @@ import pandas as pd
 import pytest
 
 from lightning_tracin import TracInError
-from lightning_tracin.analysis.contributions import (
-    NO_INTERVAL,
-    UNEXPLAINED,
-    contribution_table,
-    strongest_contributions,
-    whole_fit,
-)
-from lightning_tracin.analysis.reliance import Interval
+from lightning_tracin.analysis.contributions import UNEXPLAINED, contribution_table, strongest_contributions, whole_fit
+from lightning_tracin.analysis.resampling import NO_INTERVAL, Interval
 from lightning_tracin.storage.account import AccountStore
 from tests.support.accounts import append, record_of, small_account, with_samples
 

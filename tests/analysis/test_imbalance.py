@@ -21,7 +21,7 @@ def test_own_share_beside_the_chance_that_grows_with_the_data() -> None:
     assert found["added"].tolist() == [0, 100]
     np.testing.assert_allclose(found["chance"], [1 / 2, 2 / 3])
     np.testing.assert_allclose(found["over_chance"], found["share"] - found["chance"])
-    own = tables["en", 100.0].query("probe_language == 'de' and train_language == 'de'")["share"].item()
+    own = tables["en", 100.0].query("probe_language == 'de' and train_language == 'de'")["value"].item()
     assert found["mean_cross_lingual_others"].iloc[1] == pytest.approx(1 - own)
 
 

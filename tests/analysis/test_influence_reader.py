@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -30,6 +31,8 @@ NEEDS_INFLUENCE: dict[str, Callable[[TracInRun], object]] = {
     "method": lambda run: run.method,
     "representations": lambda run: run.representations(),
     "curves": lambda run: run.plot.curves(),
+    "heat_map": lambda run: run.plot.heat_map(),
+    "lift": lambda run: run.plot.lift(),
 }
 
 
@@ -64,8 +67,13 @@ def test_a_run_with_both_has_both(tmp_path: Path) -> None:
     run = TracInRun.open(tmp_path / "run")
     assert run.influence().shape == (8, 8)
     assert len(run.contributions()) == 16
-    assert [panel.get_title() for panel in run.plot.curves(k=3).axes if panel.axison] == ["de", "en"]
-    assert run.plot.heat_map(k=3).axes
+    assert [panel.get_title() for panel in run.plot.curves("share", k=3).axes if panel.axison] == ["de", "en"]
+    assert run.plot.curves("share", k=3).get_supylabel() == "share of the strongest 3"
+    sums = run.influence("dot", "learning_rate").groupby("train_language").sum().groupby("probe_language").mean()
+    drawn = run.plot.heat_map().axes[0].images[0].get_array()
+    np.testing.assert_allclose(drawn, sums.transpose("probe_language", "train_language"))
+    lifts = run.reliance(3, measure="share", cumulative=True, snapshots=[1])["lift"]
+    np.testing.assert_allclose(run.plot.lift(k=3).axes[0].images[0].get_array().ravel(), lifts)
 
 
 def test_a_directory_with_neither_is_no_run(tmp_path: Path) -> None:

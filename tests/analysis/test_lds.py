@@ -16,7 +16,7 @@ from lightning_tracin.analysis.lds import (
     repeatability,
     resampled,
 )
-from lightning_tracin.analysis.reliance import Interval
+from lightning_tracin.analysis.resampling import Interval
 
 # Three train samples, two of them in each of three subsets: {0, 1}, {0, 2}, {1, 2}.
 MEMBERS = np.array([[1, 1, 0], [1, 0, 1], [0, 1, 1]], dtype=bool)
@@ -96,6 +96,30 @@ def test_resamples_are_lds_of_the_subsets_and_probes_that_were_drawn() -> None:
         rows, columns = np.repeat(np.arange(12), times_row), np.repeat(np.arange(5), times_column)
         each = [stats.spearmanr(predicted[rows, j], outputs[rows, j]).statistic for j in columns]
         assert value == pytest.approx(np.mean(each))
+
+
+def test_probes_of_an_item_are_drawn_together() -> None:
+    generator = np.random.default_rng(0)
+    predicted, outputs = generator.integers(0, 9, size=(2, 12, 6)).astype(float)
+    got = resampled(predicted, outputs, Interval(resamples=3, seed=4), units=["1", "2", "3", "1", "2", "3"])
+    generator = np.random.default_rng(4)
+    drawn = [generator.multinomial(n, np.full(n, 1 / n), 3) for n in (12, 3)]
+    for value, times_row, times_item in zip(got, *drawn, strict=True):
+        rows, items = np.repeat(np.arange(12), times_row), np.repeat(np.arange(3), times_item)
+        columns = [column for item in items for column in (item, item + 3)]
+        each = [stats.spearmanr(predicted[rows, j], outputs[rows, j]).statistic for j in columns]
+        assert value == pytest.approx(np.mean(each))
+
+
+def test_translated_probes_make_the_interval_wider() -> None:
+    """Four copies of every probe say no more than one: by items, the interval is that of the probes alone."""
+    scores, members, outputs = world(np.random.default_rng(3), 40, 10, 3.0)
+    alone = lds(scores, members, outputs)
+    copies = [np.tile(table, 4) for table in (scores, outputs)]
+    by_probe = lds(copies[0], members, copies[1])
+    by_item = lds(copies[0], members, copies[1], units=[str(probe % 10) for probe in range(40)])
+    assert by_item.high - by_item.low == pytest.approx(alone.high - alone.low)
+    assert by_probe.high - by_probe.low < 0.95 * (by_item.high - by_item.low)
 
 
 def world(generator: np.random.Generator, subsets: int, probes: int, noise: float) -> tuple[np.ndarray, ...]:

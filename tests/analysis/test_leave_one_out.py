@@ -1,101 +1,57 @@
-"""Leave one language out: changes by hand, and tables that are known to agree or not to."""
+"""Leave languages out: changes by hand, and which samples and cells are meant."""
 
 from __future__ import annotations
-
-import itertools
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from lightning_tracin import TracInError
-from lightning_tracin.analysis.leave_one_out import agreement_table, change_in_loss, doubly_centred
-
-LANGUAGES = ["de", "en", "es", "ko", "ru"]
-
-
-def table(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]], name: str) -> pd.DataFrame:
-    pairs = itertools.product(LANGUAGES, LANGUAGES)
-    return pd.DataFrame([(one, other) for one, other in pairs], columns=["probe_language", "train_language"]).assign(
-        **{name: values.ravel()}
-    )
+from lightning_tracin.analysis.leave_one_out import changes_of, grid, pairs, singles, without_languages
 
 
 def test_changes_by_hand() -> None:
-    whole = [[1.0, 2.0, 4.0], [1.0, 1.0, 2.0]]
-    without = {"en": [[2.0, 3.0, 4.0], [4.0, 2.0, 2.0]]}
-    found = change_in_loss(whole, without, ["en", "en", "de"]).set_index("probe_language")
-    assert found.loc["en", "change"] == pytest.approx(1.5)  # 1 at the first seed, 2 at the second
+    losses = [
+        [[1.0, 2.0, 4.0], [2.0, 3.0, 4.0]],  # the first seed: all samples, then without English
+        [[1.0, 1.0, 2.0], [4.0, 2.0, 2.0]],
+    ]
+    changes = changes_of(losses, [("en",)], ["en", "en", "de"])
+    assert changes.probe_languages == ("de", "en")
+    assert changes.values.tolist() == [[[0.0], [1.0]], [[0.0], [2.0]]]
+    found = changes.table().set_index("probe_language")
+    assert found.loc["en", "change"] == pytest.approx(1.5)
     assert found.loc["en", "error"] == pytest.approx(0.5)
     assert found.loc["de", "change"] == 0
     assert found.loc["en", "probes"] == 2
-    assert np.isnan(change_in_loss([[1.0]], {"en": [[2.0]]}, ["en"])["error"].item())
+    assert found.loc["en", "seeds"] == 2
+    assert np.isnan(changes_of([[[1.0], [2.0]]], [("en",)], ["en"]).table()["error"].item())
 
 
-def test_centred_tables_have_no_row_or_column_means() -> None:
-    values = doubly_centred(np.arange(6.0).reshape(2, 3) ** 2)
-    np.testing.assert_allclose(values.sum(0), 0, atol=1e-12)
-    np.testing.assert_allclose(values.sum(1), 0, atol=1e-12)
-    np.testing.assert_allclose(doubly_centred([[1.0, 2.0], [3.0, 4.0]]), 0)  # a sum of row and column effects
+def test_own_cells_are_those_that_leave_out_the_probe_languages_own_by_any_name() -> None:
+    changes = changes_of(np.zeros((1, 4, 2)), pairs(["de", "en", "ru"]), ["english", "fr"])
+    assert changes.left_out == (("de", "en"), ("de", "ru"), ("en", "ru"))
+    assert changes.own.tolist() == [[True, False, True], [False, False, False]]
+    assert changes.names() == {"english": "en", "fr": "fr"}
+    assert changes.table()["train_language"].tolist()[:3] == ["de + en", "de + ru", "en + ru"]
 
 
-def test_a_table_is_found_to_agree_under_strong_column_effects() -> None:
-    generator = np.random.default_rng(0)
-    signal = generator.standard_normal((5, 5))
-    measured = table(signal + 10 * generator.standard_normal(5), "change")
-    shares = signal + 20 * generator.standard_normal(5)
-    found = agreement_table(
-        measured, {"ours": table(shares, "share"), "noise": table(generator.standard_normal((5, 5)), "share")}
-    ).set_index("score")
-    assert found.loc["ours", "centred_pearson"] == pytest.approx(1)
-    assert abs(found.loc["ours", "pearson"]) < 0.9
-    assert found.loc["ours", "p"] == pytest.approx(1 / 1000)
-    assert found.loc["noise", "centred_pearson"] < found.loc["noise", "floor"]
-    assert found.loc["noise", "p"] > 0.05
-    assert found.loc["ours", "cells"] == 25
-
-
-def test_agreement_by_own_language_cells_alone_is_told_apart() -> None:
-    generator = np.random.default_rng(1)
-    own = 5 * np.eye(5)
-    signal, other = generator.standard_normal((2, 5, 5))
-    effects = generator.standard_normal(5) + generator.standard_normal((5, 1))
-    tables = {"both": table(own + signal, "share"), "own only": table(own + 0.1 * other, "share")}
-    found = agreement_table(table(2 * own + signal + effects, "change"), tables).set_index("score")
-    assert found.loc["both", "others_pearson"] == pytest.approx(1)
-    assert found.loc["own only", "centred_pearson"] > 0.8
-    # the best row and column effects of 20 cells, by the normal equations worked out without the code under test
-    cells = [(i, j) for i in range(5) for j in range(5) if i != j]
-    design = np.asarray([[i == r for r in range(5)] + [j == c for c in range(5)] for i, j in cells], dtype=float)
-    project = np.eye(20) - design @ np.linalg.pinv(design)
-    one, two = (project @ np.asarray([values[cell] for cell in cells]) for values in (signal, other))
-    assert found.loc["own only", "others_pearson"] == pytest.approx(one @ two / np.sqrt(one @ one * (two @ two)))
-
-
-def test_a_probe_languages_own_train_language_is_known_by_another_name() -> None:
-    generator = np.random.default_rng(2)
-    names = {"de": "deu", "en": "english", "es": "es-Latn", "ko": "korean", "ru": "rus"}  # in the same order
-    change, share = (table(generator.standard_normal((5, 5)), name) for name in ("change", "share"))
-    alike = agreement_table(change, {"ours": share})
-    change, share = (one.replace({"probe_language": names}) for one in (change, share))
-    other = agreement_table(change, {"ours": share})
-    pd.testing.assert_frame_equal(alike, other)
-
-
-def test_a_table_that_does_not_vary_agrees_with_nothing() -> None:
-    flat = table(np.full((5, 5), 0.2), "share")
-    found = agreement_table(table(np.arange(25.0).reshape(5, 5) ** 2, "change"), {"flat": flat})
-    assert np.isnan(found["centred_pearson"].item())
-    assert np.isnan(found["p"].item())
+def test_a_table_says_of_a_pair_the_sum_of_what_it_says_of_each() -> None:
+    changes = changes_of(np.zeros((1, 4, 1)), pairs(["a", "b", "c"]), ["x"])
+    assert changes.summed([[1.0, 10.0, 100.0]], ["a", "b", "c"]).tolist() == [[11.0, 101.0, 110.0]]
+    alone = changes_of(np.zeros((1, 4, 1)), singles(["a", "b", "c"]), ["x"])
+    assert alone.summed([[1.0, 10.0, 100.0]], ["a", "b", "c"]).tolist() == [[1.0, 10.0, 100.0]]
+    assert alone.summed([[100.0, 1.0, 10.0]], ["c", "a", "b"]).tolist() == [[1.0, 10.0, 100.0]]
 
 
 def test_bad_input() -> None:
-    measured = table(np.arange(25.0).reshape(5, 5), "change")
-    with pytest.raises(TracInError, match="has no share for some"):
-        agreement_table(measured, {"ours": table(np.ones((5, 5)), "share").iloc[:-1]})
-    with pytest.raises(TracInError, match="take one snapshot"):
-        agreement_table(measured, {"ours": pd.concat([table(np.ones((5, 5)), "share")] * 2)})
-    with pytest.raises(TracInError, match="needs at least three of each"):
-        agreement_table(measured[measured["probe_language"].isin(["de", "en"])], {})
-    with pytest.raises(TracInError, match=r"Without 'en' there are \(1, 2\) losses"):
-        change_in_loss([[1.0]], {"en": [[1.0, 2.0]]}, ["en"])
+    with pytest.raises(TracInError, match=r"Losses \(1, 2, 2\) should be \[seeds, fits, probes\], with 2 fits .* and 1 probes"):
+        changes_of(np.zeros((1, 2, 2)), [("en",)], ["en"])
+    with pytest.raises(TracInError, match=r"The train samples are in de, en; 'de \+ en' cannot be left out of these"):
+        without_languages(["de", "en"], [("de", "en")])
+    with pytest.raises(TracInError, match="'fr' cannot be left out"):
+        without_languages(["de", "en"], [("fr",)])
+    table = pd.DataFrame({"probe_language": ["de", "de"], "train_language": ["en", "ru"], "value": [0.5, 0.25]})
+    with pytest.raises(TracInError, match="The table has no value of value for de and ko; give one row for each pair"):
+        grid(table, "value", ["de"], ["en", "ko"])
+    with pytest.raises(TracInError, match="The table has several values of value for de and en"):
+        grid(pd.concat([table, table.assign(value=1.0)]), "value", ["de"], ["en", "ru"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+
 import numpy as np
 import pytest
 
@@ -44,18 +47,43 @@ def test_by_hand() -> None:
     assert by.loc[("de", ALL), "reinforcing"] == pytest.approx(2 / 3)
     assert by.loc[("de", "en"), "reinforcing"] == pytest.approx(1 / 2)
     assert by.loc[("de", "fr"), "reinforcing"] == 1
-    # Of de 1, de 2, fr 1, fr 3 three have a translation in en, which stands among the other three of the top 4 with 3 / 5.
-    assert by.loc[("en", ALL), "chance"] == pytest.approx(3 / 4 * 3 / 5)
-    assert by.loc[("en", "fr"), "chance"] == pytest.approx(1 / 2 * 3 / 5)
+    # Either en probe has one of two en samples in its top: a translation is it in half of the cases. fr 3 has none.
+    assert by.loc[("en", ALL), "chance"] == pytest.approx((np.mean([1 / 2, 1 / 2, 0]) + 1 / 2) / 2)
+    assert by.loc[("en", "fr"), "chance"] == pytest.approx((0 + 1 / 2) / 2)
 
 
-def test_chance_is_what_random_scores_give() -> None:
+def test_chance_is_what_exchanging_the_own_language_samples_of_a_label_gives() -> None:
+    """Oracle: every choice of as many own-language samples of each label as the top has, enumerated."""
+    pairs = [(language, str(item)) for language in ("en", "de", "fr") for item in range(6) if (language, item) != ("en", 4)]
+    train = dataclasses.replace(samples(pairs), label=tuple("ab"[int(item) % 2] for _, item in pairs))
+    generator = np.random.default_rng(1)
+    tops = [list(generator.choice(len(pairs), 8, replace=False)) for _ in range(5)]
+    ranks = np.zeros((len(pairs), 5))
+    for probe, top in enumerate(tops):
+        ranks[top, probe] = range(8, 0, -1)
+    own = {label: [i for i, pair in enumerate(pairs) if pair[0] == "en" and train.label[i] == label] for label in "ab"}
+    place = {pair: i for i, pair in enumerate(pairs)}
+    expected = []
+    for top in tops:
+        counts = [sum(i in top for i in own[label]) for label in "ab"]
+        others = [i for i in top if pairs[i][0] != "en"]
+        choices = itertools.product(*(itertools.combinations(own[label], n) for label, n in zip("ab", counts, strict=True)))
+        hits = [np.mean([place.get(("en", pairs[i][1])) in {*one, *two} for i in others]) for one, two in choices]
+        expected.append(np.mean(hits))
+    table = reinforcement_table(ranks, train, ["en"] * 5, k=8)
+    assert table.loc[table["train_language"] == ALL, "chance"].item() == pytest.approx(np.mean(expected))
+
+
+def test_chance_is_what_scores_of_label_and_language_give() -> None:
+    """The old chance, of random ranks among all, would be 14 / 59 here; of half the label, it is above a half."""
     generator = np.random.default_rng(0)
-    train = samples([(language, str(item)) for language in ("en", "de", "fr") for item in range(20)])
-    table = reinforcement_table(generator.standard_normal((60, 600)), train, ["en"] * 600, k=15)
+    pairs = [(language, str(item)) for language in ("en", "de", "fr") for item in range(20)]
+    train = dataclasses.replace(samples(pairs), label=tuple("ab"[int(item) % 2] for _, item in pairs))
+    lift = np.asarray([2.0 * (label == "a") + 1.0 * (pair[0] == "en") for label, pair in zip(train.label, pairs, strict=True)])
+    table = reinforcement_table(generator.standard_normal((60, 600)) + lift[:, None], train, ["en"] * 600, k=15)
     line = table[table["train_language"] == ALL].iloc[0]
-    assert line["chance"] == pytest.approx(14 / 59)
     assert line["reinforcing"] == pytest.approx(line["chance"], abs=0.02)
+    assert line["chance"] > 0.4
     assert line["low"] < line["reinforcing"] < line["high"]
 
 

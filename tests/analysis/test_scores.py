@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lightning_tracin.analysis.scores import group_weights, ranked, snapshot_scores
+from lightning_tracin.analysis.scores import group_weights, ranked, snapshot_scores, tie_order
 from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.shards import Ingredients
 
@@ -42,10 +42,16 @@ def test_gradient_of_zero_influences_nothing() -> None:
     assert snapshot_scores(silent, "cosine", np.ones(1)).tolist() == [[0.0], [0.0]]
 
 
-def test_ranking_keeps_the_order_of_equal_scores() -> None:
-    scores = np.array([[1.0], [3.0], [1.0], [-2.0], [3.0]])
-    assert ranked(scores, "positive")[:, 0].tolist() == [1, 4, 0, 2, 3]
-    assert ranked(scores, "negative")[:, 0].tolist() == [3, 0, 2, 1, 4]
+def test_equal_scores_are_ranked_in_random_order() -> None:
+    """A dataset sorted by language must not make the first language the strongest."""
+    scores = np.repeat([[1.0], [3.0]], 500, axis=0)
+    for sign, first in (("positive", slice(500, 1000)), ("negative", slice(0, 500))):
+        found = ranked(scores, sign)[:, 0]  # type: ignore[arg-type]
+        assert set(found[:500]) == set(range(1000)[first])
+        assert found[:500].tolist() == ranked(scores[:, [0, 0]], sign)[:500, 1].tolist()  # type: ignore[arg-type]
+        middle = np.mean(found[:100]) - first.start
+        assert 200 < middle < 300  # 250 on average, with a standard deviation of 14
+    assert len(set(tie_order(np.arange(10_000)).tolist())) == 10_000
 
 
 def test_negative_rate_is_refused() -> None:

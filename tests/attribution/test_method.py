@@ -74,7 +74,7 @@ class Mirrored(Exact):
 
 
 def fitted(folder: Path, **options: object) -> TracInRun:
-    callback = TracInCallback(folder / "run", top_k=5, **options)
+    callback = TracInCallback(folder / "run", top_k=5, preconditioner=None, **options)
     trainer(folder, [callback], max_epochs=2).fit(Classifier(), *loaders())
     return TracInRun.open(folder / "run")
 
@@ -84,20 +84,22 @@ def test_a_method_of_one_module_goes_through_fit_and_tables(tmp_path: Path) -> N
     assert mirrored.record.options.method_name == "mirrored"
     assert (mirrored.path / "mirrored.txt").read_text().split() == [snapshot.name for snapshot in mirrored.snapshots]
     np.testing.assert_array_equal(mirrored.influence(), -exact.influence())
-    ours, theirs = mirrored.reliance(5, "negative"), exact.reliance(5, "positive")
-    np.testing.assert_array_equal(ours["share"], theirs["share"])
+    ours, theirs = mirrored.reliance(5, "negative", measure="share"), exact.reliance(5, "positive", measure="share")
+    np.testing.assert_array_equal(ours["value"], theirs["value"])
     assert (mirrored.path / "results" / "reliance.csv").exists()
 
 
 def test_a_method_brings_a_kind_of_store_of_its_own(tmp_path: Path) -> None:
     exact, doubled = fitted(tmp_path / "exact"), fitted(tmp_path / "doubled", method="doubled")
     np.testing.assert_array_equal(doubled.influence(), 2 * exact.influence())
-    np.testing.assert_array_equal(doubled.reliance(5)["share"], exact.reliance(5)["share"])
+    for measure, times in (("share", 1), ("sum", 2)):
+        ours, theirs = doubled.reliance(5, measure=measure), exact.reliance(5, measure=measure)
+        np.testing.assert_array_equal(ours["value"], times * theirs["value"])
 
 
 def test_unknown_methods_are_refused_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(
-        TracInError, match=r"no method 'nearest'; the methods are doubled, exact, hopeful, means, mirrored, .*projected\."
+        TracInError, match=r"no method 'nearest'; the methods are doubled, ekfac, exact, hopeful, means, mirrored, .*projected\."
     ):
         fitted(tmp_path, method="nearest")
 

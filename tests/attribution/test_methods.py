@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from lightning_tracin import TracInCallback, TracInError, TracInRun
+from lightning_tracin.gradients import Outer, Sketch
 from lightning_tracin.gradients.partition import parts_of
 from lightning_tracin.storage.features import FeatureStore
 from lightning_tracin.storage.snapshots import load_weights
 from tests.support.fits import Classifier, Samples, loaders, trainer
 from tests.support.models import padded, tiny_xlmr
-from tests.support.oracles import gradient_loop
+from tests.support.oracles import gradient_loop, written_out
 
 
 def fitted(folder: Path, module: pl.LightningModule | None = None, **settings: Any) -> TracInRun:
@@ -47,7 +50,7 @@ def test_language_means_are_the_means_of_exact_influence(runs: dict[str, TracInR
     np.testing.assert_allclose(means.to_numpy(), expected.to_numpy(), rtol=1e-4, atol=1e-5 * scale)
     table = runs["means"].reliance(measure="mean", similarity=similarity, weighting=weighting)
     whole = runs["exact"].reliance(measure="mean", similarity=similarity, weighting=weighting)
-    np.testing.assert_allclose(table["share"], whole["share"], rtol=1e-4, atol=1e-5 * scale)
+    np.testing.assert_allclose(table["value"], whole["value"], rtol=1e-4, atol=1e-5 * scale)
     assert list(table["probes"]) == list(whole["probes"])
 
 
@@ -55,20 +58,22 @@ def test_language_means_are_the_means_of_exact_influence(runs: dict[str, TracInR
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TracInRun]:
     """The same fit, with influence computed in each way; 7,000 numbers hold all of the model's 6,163 elements."""
     ways: dict[str, dict[str, Any]] = {
-        "exact": {},
+        "exact": {"preconditioner": None},
         "means": {"language_means": True},
         "projected": {"projection_dim": 7000},
         "fisher": {"projection_dim": 300, "preconditioner": "fisher"},
         "adam": {"preconditioner": "adam"},
+        "adam projected": {"preconditioner": "adam", "projection_dim": 1500},
+        "adam fisher": {"preconditioner": "adam-fisher", "projection_dim": 300},
     }
     return {name: fitted(tmp_path_factory.mktemp(name), **way) for name, way in ways.items()}
 
 
 def test_language_means_have_no_ranks_for_each_probe(runs: dict[str, TracInRun]) -> None:
     with pytest.raises(TracInError, match="holds language means only"):
-        runs["means"].reliance(5)
+        runs["means"].reliance(5, measure="share")
     with pytest.raises(TracInError, match="a layer's own cosine does not follow"):
-        runs["means"].reliance(measure="mean", by="layer")
+        runs["means"].reliance(measure="mean", similarity="cosine", by="layer")
 
 
 def test_layers_have_their_own_cosine(runs: dict[str, TracInRun]) -> None:
@@ -76,7 +81,7 @@ def test_layers_have_their_own_cosine(runs: dict[str, TracInRun]) -> None:
     groups = run.snapshots[1].record.groups
     parts = parts_of(groups, per_layer=True)
     z, q = gradients(run, 1, train=True), gradients(run, 1, train=False)
-    table = run.reliance(measure="mean", by="layer", snapshots=[1])
+    table = run.reliance(measure="mean", by="layer", similarity="cosine", weighting="uniform", snapshots=[1])
     assert list(table["layer"].unique()) == ["embeddings", "layer 0", "layer 1", "head"]
     languages = np.array(run.train.language), np.array(run.probes.language)
     for layer in parts.depths:
@@ -85,15 +90,15 @@ def test_layers_have_their_own_cosine(runs: dict[str, TracInRun]) -> None:
         cosine = (torch.nn.functional.normalize(both[0]) @ torch.nn.functional.normalize(both[1]).T).numpy()
         for _, line in table[table["layer"] == layer].iterrows():
             cells = cosine[np.ix_(languages[0] == line["train_language"], languages[1] == line["probe_language"])]
-            assert line["share"] == pytest.approx(cells.mean(), rel=1e-3, abs=1e-5)
+            assert line["value"] == pytest.approx(cells.mean(), rel=1e-3, abs=1e-5)
 
 
 def test_layers_add_up_to_the_whole(runs: dict[str, TracInRun]) -> None:
     run = runs["exact"]
-    whole = run.reliance(measure="mean", similarity="dot", cumulative=True)
-    layers = run.reliance(measure="mean", similarity="dot", cumulative=True, by="layer")
+    asked: dict[str, Any] = {"measure": "mean", "similarity": "dot", "weighting": "uniform", "cumulative": True}
+    whole, layers = run.reliance(**asked), run.reliance(**asked, by="layer")
     keys = ["snapshot", "probe_language", "train_language"]
-    np.testing.assert_allclose(layers.groupby(keys)["share"].sum(), whole.set_index(keys)["share"].sort_index(), rtol=1e-4)
+    np.testing.assert_allclose(layers.groupby(keys)["value"].sum(), whole.set_index(keys)["value"].sort_index(), rtol=1e-4)
 
 
 def test_run_without_layers_says_so(tmp_path: Path) -> None:
@@ -106,7 +111,8 @@ def test_run_without_layers_says_so(tmp_path: Path) -> None:
 def test_features_that_hold_whole_gradients_give_exact_influence(runs: dict[str, TracInRun], similarity: Any) -> None:
     exact, projected = (runs[name].influence(similarity).to_numpy() for name in ("exact", "projected"))
     np.testing.assert_allclose(projected, exact, rtol=1e-2, atol=1e-3 * float(np.abs(exact).max()))
-    layers = [runs[name].reliance(5, measure="mean", by="layer")["share"] for name in ("exact", "projected")]
+    asked: dict[str, Any] = {"measure": "mean", "by": "layer", "similarity": "cosine", "weighting": "uniform"}
+    layers = [runs[name].reliance(**asked)["value"] for name in ("exact", "projected")]
     np.testing.assert_allclose(*layers, rtol=1e-2, atol=1e-3)
 
 
@@ -157,10 +163,10 @@ def test_fisher_by_layer_leaves_out_what_lies_between_layers(runs: dict[str, Tra
     one, other = phi[:, of_head], psi[:, of_head]
     norms = [torch.einsum("nd,de,ne->n", side, inner, side).sqrt() for side in (one, other)]
     cosine = ((one @ inner @ other.T) / norms[0][:, None] / norms[1]).numpy()
-    table = run.reliance(measure="mean", by="layer", snapshots=[0], blocks="layer")
+    table = run.reliance(measure="mean", by="layer", similarity="cosine", weighting="uniform", snapshots=[0], blocks="layer")
     head = table[(table["layer"] == "head") & (table["probe_language"] == "de") & (table["train_language"] == "ru")]
     cells = cosine[np.ix_(np.array(run.train.language) == "ru", np.array(run.probes.language) == "de")]
-    assert float(head["share"].iloc[0]) == pytest.approx(cells.mean(), abs=1e-4)
+    assert float(head["value"].iloc[0]) == pytest.approx(cells.mean(), abs=1e-4)
     with pytest.raises(TracInError, match="take blocks='layer'"):
         run.reliance(5, by="layer")
 
@@ -194,6 +200,39 @@ def test_adam_is_the_cosine_under_the_second_moments(tmp_path: Path) -> None:
     scale = np.outer(sides[0].norm(dim=1), sides[1].norm(dim=1))
     assert (np.abs(dot - expected) <= 1e-5 * scale).all()
     np.testing.assert_allclose(run.influence(snapshots=[1]).to_numpy(), expected / scale, atol=1e-5)
+
+
+@pytest.mark.parametrize("way", ["dot", "cosine"])
+def test_projections_of_scaled_gradients_estimate_exact_influence_under_adam(runs: dict[str, TracInRun], way: Any) -> None:
+    exact, projected = (runs[name].influence(way).to_numpy().ravel() for name in ("adam", "adam projected"))
+    plain = runs["exact"].influence(way).to_numpy().ravel()
+    apart, without_scale = (1 - np.corrcoef(exact, other)[0, 1] for other in (projected, plain))
+    assert apart < 1e-3
+    assert apart < without_scale / 4
+
+
+def test_scaled_features_are_whitened_by_their_own_second_moment(tmp_path: Path) -> None:
+    """A loop of single gradients, times Adam's scale, times the sketch written out as a matrix, times a plain inverse."""
+    module, damping = Remembering(), 0.004
+    run = fitted(tmp_path, module, preconditioner="adam-fisher", projection_dim=300)
+    store = FeatureStore(run.path / "features" / run.snapshots[1].name, len(run.train), len(run.probes))
+    sketch, sides = store.sketch(), []
+    for is_train in (True, False):
+        found = gradients(run, 1, train=is_train)
+        scaled = [found[name] * module.kept[1][name].sqrt() for name in sketch.parts]
+        sides.append(torch.cat([one @ written_out(sketch, name) for one, name in zip(scaled, sketch.parts, strict=True)], 1))
+    phi, psi = sides
+    moment = phi.T @ phi / len(phi)
+    inverse = torch.linalg.inv(moment + damping * moment.trace() * torch.eye(len(moment)))
+    dot = (phi @ inverse @ psi.T).numpy()
+    norms = [torch.einsum("nd,de,ne->n", side, inverse, side).sqrt().numpy() for side in sides]
+    got = run.influence("dot", snapshots=[1], damping=damping)
+    assert got.attrs["preconditioner"] == "adam-fisher"
+    np.testing.assert_allclose(got.to_numpy(), dot, atol=3e-3 * np.abs(dot).max())  # features are kept in half precision
+    cosine = run.influence("cosine", snapshots=[1], damping=damping).to_numpy()
+    np.testing.assert_allclose(cosine, dot / norms[0][:, None] / norms[1], atol=3e-3)
+    plain = torch.nn.functional.normalize(phi) @ torch.nn.functional.normalize(psi).T
+    np.testing.assert_allclose(run.influence(snapshots=[1], preconditioner="adam").to_numpy(), plain, atol=1e-3)
 
 
 def test_adam_predicts_what_a_small_step_does_to_a_probe(tmp_path: Path) -> None:
@@ -279,9 +318,13 @@ def test_probes_cannot_be_added_to_products(runs: dict[str, TracInRun]) -> None:
     ("run", "asked", "message"),
     [
         ("exact", "adam", r"preconditioner='adam'; run the fit with `TracInCallback\(preconditioner='adam'\)`"),
+        ("adam", "adam-damped", r"run the fit with `TracInCallback\(preconditioner='adam-damped'\)`"),
         ("exact", "fisher", "run the fit with a `projection_dim`"),
-        ("adam", "none", "run the fit without `preconditioner`"),
-        ("exact", "newton", "should be one of 'adam', 'fisher'"),
+        ("adam", "none", "run the fit with `preconditioner=None`"),
+        ("adam projected", "fisher", "run the fit with a `projection_dim` and without preconditioner='adam'"),
+        ("adam", "adam-fisher", r"`TracInCallback\(preconditioner='adam-fisher'\)` and a `projection_dim`"),
+        ("fisher", "adam-fisher", r"`TracInCallback\(preconditioner='adam-fisher'\)` and a `projection_dim`"),
+        ("exact", "newton", "should be one of 'adam', 'adam-damped', 'fisher'"),
     ],
 )
 def test_what_a_run_cannot_score(runs: dict[str, TracInRun], run: str, asked: Any, message: str) -> None:
@@ -300,7 +343,11 @@ def test_fisher_run_gives_plain_scores_too(runs: dict[str, TracInRun]) -> None:
     ("settings", "message"),
     [
         ({"preconditioner": "fisher"}, "give a `projection_dim` too"),
-        ({"preconditioner": "adam", "projection_dim": 100}, "acts on single elements .* exact influence only"),
+        (
+            {"preconditioner": "adam-fisher"},
+            "'adam-fisher' whitens projected features; give a `projection_dim` too",
+        ),
+        ({"preconditioner": "adam", "language_means": True}, "acts on single elements of a gradient; leave out `language_means`"),
         ({"language_means": True, "projection_dim": 100}, "not both"),
         ({"projection_dim": 0}, "projection_dim should be 1 or more"),
         ({"preconditioner": "newton"}, "preconditioner should be one of"),
@@ -332,3 +379,17 @@ def test_dry_run_says_what_it_would_cost_and_does_nothing(tmp_path: Path, caplog
     assert "2 snapshots" in said
     assert "takes about 1 second for a snapshot" in said
     assert "nothing is written" in said
+
+
+@pytest.mark.parametrize(("preconditioner", "seconds"), [("fisher", "1 second "), ("adam-fisher", r"([2-9]|\d\d) seconds")])
+def test_projections_of_scaled_gradients_are_in_the_estimate(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, preconditioner: Any, seconds: str
+) -> None:
+    def slow(self: Sketch, *arguments: Any) -> None:
+        time.sleep(0.01 * len(arguments[1][0].left) if isinstance(arguments[1][0], Outer) else 0)  # 0.01 s for a sample
+
+    monkeypatch.setattr(Sketch, "features", slow)
+    callback = TracInCallback(tmp_path / "run", top_k=5, projection_dim=300, preconditioner=preconditioner, dry_run=True)
+    with caplog.at_level("INFO"):
+        trainer(tmp_path, [callback], max_epochs=1).fit(Classifier(), *loaders())
+    assert re.search(f"takes about {seconds}", caplog.text), caplog.text

@@ -50,7 +50,7 @@ class Talkative(Classifier):
 
 if __name__ == "__main__":
     pl.seed_everything(7)
-    callback = TracInCallback("run", top_k=5, batch_size=4)
+    callback = TracInCallback("run", top_k=5, batch_size=4, preconditioner=None)
     trainer(Path("."), [callback], strategy="ddp", devices=2, max_epochs=1).fit(Talkative(), *loaders(batch_size=5))
 """
 

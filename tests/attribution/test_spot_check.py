@@ -20,10 +20,12 @@ from tests.support.fits import Classifier, loaders, trainer
 from tests.trainer.test_attribute import a_mask
 
 WAYS: dict[str, dict[str, Any]] = {
-    "exact": {},
+    "exact": {"preconditioner": None},
     "adam": {"preconditioner": "adam"},
+    "damped": {"preconditioner": "adam-damped"},
     "means": {"language_means": True},
     "projected": {"projection_dim": 300},
+    "ekfac": {"method": "ekfac"},
 }
 
 
@@ -80,6 +82,8 @@ def lose_the_short_probes(dot: torch.Tensor) -> None:
         ("exact", "train_norm", lambda norm: norm.mul_(1.0004)),
         ("exact", "dot", lambda dot: dot.mul_(1.0004)),
         ("adam", "dot", lose_the_short_probes),
+        ("damped", "dot", lose_the_short_probes),
+        ("damped", "dot", lambda dot: dot[0].mul_(1.05)),
         ("means", "dot", lambda dot: dot[:, :, 0].zero_()),
         ("means", "dot", lambda dot: dot[:, :, 3].zero_()),
         ("projected", "features", lambda features: features[:, :40].zero_()),

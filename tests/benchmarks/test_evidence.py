@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import matplotlib.figure
+import numpy as np
 import pandas as pd
+import pytest
 
-from benchmarks.evidence import SHOWN, evidence_settings, part
+from benchmarks.evidence import evidence_settings
+from benchmarks.evidence_page import HEADLINE, SHOWN, STUDYS, evidence_page, part
+from benchmarks.xsid_tables import utterances, write_xsid_tables
+from lightning_tracin.analysis.agreement import Prediction, agreement_tables
+from lightning_tracin.analysis.leave_one_out import Changes
+from lightning_tracin.errors import TracInError
 from lightning_tracin.studies.page import write_page
 from lightning_tracin.studies.runner import Outcome
 from lightning_tracin.studies.section import Section
 
 
-def constructed(folder: Path) -> Outcome:
+def constructed(folder: Path, *more: Section) -> Outcome:
     figure = matplotlib.figure.Figure()
     sections = (
         Section("Some text.", ("<found>",), {"texts": pd.DataFrame({"text": ["the data's own"]})}, name="top", title="E1"),
+        *more,
         Section(
             "n = 3",
             (),
@@ -33,12 +42,29 @@ def constructed(folder: Path) -> Outcome:
     )  # type: ignore[arg-type]
 
 
+def left_out(noise: float) -> Section:
+    """A study whose headline is the measured table with noise, and whose shares are noise alone."""
+    generator = np.random.default_rng(0)
+    names = ("a", "b", "c", "d", "e", "f", "g", "h")
+    truth = generator.normal(size=(len(names), len(names)))
+    changes = Changes(truth + 0.1 * generator.normal(size=(4, *truth.shape)), names, tuple((name,) for name in names), (9,) * 8)
+    predictions = [
+        Prediction(*HEADLINE, truth[None] + noise * generator.normal(size=truth.shape)),
+        Prediction(*STUDYS, generator.normal(size=(1, *truth.shape))),
+        Prediction("identity", "table", np.eye(8)[None], baseline=True),
+        Prediction("representations", "mean", generator.normal(size=(1, *truth.shape)), baseline=True),
+    ]
+    agreement, differences = (table.assign(left_out="one") for table in agreement_tables(changes, predictions, permutations=9))
+    tables = {"agreement": agreement, "differences": differences}
+    return Section("n", ("Found here.",), tables, name="left_out", title="Leaving out")
+
+
 def test_its_part_shows_chosen_figures_and_none_of_the_datas_texts(tmp_path: Path) -> None:
     outcome = constructed(tmp_path)
     write_page(outcome)
     text = part(outcome, tmp_path / "docs" / "evidence.md")
     assert text.startswith("## nusax\n")
-    assert "### LDS" in text
+    assert "#### LDS" in text
     assert "| a\\|b | 0.250 |" in text
     assert "the data's own" not in text
     assert "![LDS: lds](evidence/nusax/lds-lds.png)" in text
@@ -48,8 +74,47 @@ def test_its_part_shows_chosen_figures_and_none_of_the_datas_texts(tmp_path: Pat
     assert "the data&#39;s own" in (tmp_path / "nusax" / "results" / "report.html").read_text()
 
 
+def test_the_page_begins_with_what_to_believe_and_folds_the_rest(tmp_path: Path) -> None:
+    good, poor = (constructed(tmp_path, left_out(noise)) for noise in (0.1, 3.0))
+    poor = dataclasses.replace(poor, settings=dataclasses.replace(poor.settings, name="poor"))
+    text = evidence_page([good, poor], tmp_path / "docs" / "evidence.md")
+    believed = next(line for line in text.splitlines() if "What to believe" in line)
+    rows = [outcome.sections[1].tables["agreement"].iloc[0] for outcome in (good, poor)]
+    assert f"by {rows[1]['others']:.2f} to {rows[0]['others']:.2f}, and by" in believed
+    assert "in 1 of 2 studies as it is (nusax)" in believed
+    assert "**What not.** Shares" in believed
+    assert text.index("What to believe") < text.index("## All studies") < text.index("## nusax") < text.index("## poor")
+    assert text.count("<details>") == text.count("</details>") == 2
+    unfolded = text[: text.index("<details>")]
+    assert "- Found here." in unfolded
+    assert "E1" not in unfolded
+    line = good.sections[1].tables["agreement"].iloc[0]
+    assert f"{line['others']:.2f} [{line['others_low']:.2f}, {line['others_high']:.2f}]" in unfolded
+
+
 def test_data_and_folder_are_of_this_machine(tmp_path: Path) -> None:
-    settings = evidence_settings("pawsx", tmp_path / "data", tmp_path / "out")
+    settings = evidence_settings("sib200", tmp_path / "data", tmp_path / "out")
     assert (settings.fit.data_dir, settings.output) == (str(tmp_path / "data"), str(tmp_path / "out"))
-    assert settings.fit.data == "pawsx-dev/dev-{language}.tsv"
+    assert settings.fit.data == "sib200/{language}/train.tsv"
     assert len(SHOWN) == len(set(SHOWN))
+
+
+def test_utterances_become_tables_whose_items_are_shared(tmp_path: Path) -> None:
+    source = tmp_path / "xsid-0.7"
+    source.mkdir()
+    (source / "en.valid.conll").write_text(
+        "# text: Wake me = now\n# intent: alarm\n1\tWake\talarm\tO\n\n# text = Rain?\n# intent = weather\n"
+    )
+    (source / "de.valid.conll").write_text(
+        "# id = 1\n# text-en = Wake me\n# text = Weck mich\n# intent = alarm\n1\tWeck\talarm\tO\n"
+    )
+    write_xsid_tables(source, tmp_path / "tables")
+    english = pd.read_csv(tmp_path / "tables" / "en.valid.tsv", sep="\t")
+    assert english.to_numpy().tolist() == [["valid-0", "alarm", "Wake me = now"], ["valid-1", "weather", "Rain?"]]
+    german = pd.read_csv(tmp_path / "tables" / "de.valid.tsv", sep="\t")
+    assert german.to_numpy().tolist() == [["valid-0", "alarm", "Weck mich"]]
+    (source / "it.valid.conll").write_text("# text = Piove?\n1\tPiove\t\tO\n")
+    with pytest.raises(TracInError, match=r"Utterance 0 of .*it\.valid\.conll has no `# text` or no `# intent` line"):
+        utterances(source / "it.valid.conll")
+    with pytest.raises(TracInError, match=r"has no \.conll files of xSID; download them"):
+        write_xsid_tables(tmp_path / "tables", tmp_path / "other")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 
 from benchmarks.lds_fits import BatchesOfMembers
 from benchmarks.lds_grams import block_of
-from benchmarks.lds_scores import Spectrum, cosine, whitened_cosine
+from benchmarks.lds_page import MAIN, page
+from benchmarks.lds_scores import PROJECTED, Spectrum, cosine, whitened_cosine, whitened_name
 from lightning_tracin import TracInError
 
 
@@ -64,3 +66,33 @@ def test_batches_of_a_subset_are_those_of_all_samples_without_what_is_left_out()
 def test_batch_without_a_member() -> None:
     with pytest.raises(TracInError, match="make --batch_size larger"):
         list(BatchesOfMembers(np.arange(10) == 0, 2, 0))
+
+
+def of(name: str, lds: float) -> dict[str, Any]:
+    figures = dict.fromkeys(("low", "high", "difference", "difference_low", "difference_high"), 0.1)
+    return {"score": name, "lds": lds, "probes": 4, **figures}
+
+
+@pytest.mark.parametrize("has_reference", [True, False])
+def test_the_page_has_a_table_with_and_without_a_reference(has_reference: bool) -> None:
+    dampings = (0.0025, 0.25)
+    names = [before + whitened_name(one, size) for before in PROJECTED for one in ("cosine", "dot product") for size in dampings]
+    rows = [of(name, 0.5 + place / 100) for place, name in enumerate([*names, "EK-FAC dot product", "cosine"])]
+    made = {
+        **dict.fromkeys(("accuracy_train", "accuracy_probes", "accuracy_test", "majority_test"), 0.5),
+        "options": {
+            "model": "use-multilingual", "freeze_embeddings": True,
+            "learning_rate": 1e-3, "batch_size": 32, "epochs": 4, "seed": 0,
+        },
+        "train": 300, "probes": 4, "subsets": 40, "repeats": 1, "parameters": 10, "steps": [1, 2], "all_snapshots": 2,
+        "rows": rows, "reference_rows": [of(name, 0.25) for name in names] if has_reference else [], "dampings": dampings,
+        "chosen_on": 0, "unseen": [one for one in rows if one["score"] in MAIN],
+    }  # fmt: skip
+    written = page({"sib200": made})
+    assert "use-multilingual with frozen embeddings, 10 trained parameters" in written
+    assert "No damping was chosen on these data." in written
+    assert "| EK-FAC dot product | 0.580 [0.100, 0.100] |" in written
+    line = next(one for one in written.splitlines() if one.startswith("| 0.25 |"))
+    mine = ["0.510", "0.530", "0.550", "0.570"]
+    cells = [cell for one in mine for cell in ((one, "0.250") if has_reference else (one,))]
+    assert line == "| 0.25 | " + " | ".join(cells) + " |"

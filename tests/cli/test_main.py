@@ -159,17 +159,22 @@ def test_status_of_a_part(
 
 def test_reliance_is_the_table_of_the_run(fits: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     run = TracInRun.open(fits["fit_end"] / "run")
-    asked = ["--sign", "negative", "--similarity", "dot", "--weighting", "learning_rate", "--k", 4, "--snapshots", "[1]"]
-    expected = run.reliance(4, "negative", similarity="dot", weighting="learning_rate", snapshots=[1])
+    asked = ["--sign", "negative", "--similarity", "cosine", "--weighting", "uniform", "--k", 4, "--snapshots", "[1]"]
+    asked += ["--measure", "share"]
+    expected = run.reliance(4, "negative", measure="share", similarity="cosine", weighting="uniform", snapshots=[1])
     as_csv = pd.read_csv(StringIO(said(capsys, "reliance", "--run", run.path, *asked, "--output", "csv")))
     pd.testing.assert_frame_equal(as_csv, expected)
     as_json = json.loads(said(capsys, "reliance", "--run", run.path, *asked, "--output", "json"))
-    assert [line["share"] for line in as_json] == pytest.approx(expected["share"].tolist())
+    assert [line["value"] for line in as_json] == pytest.approx(expected["value"].tolist())
+    plain = pd.read_csv(StringIO(said(capsys, "reliance", "--run", run.path, "--output", "csv")))
+    headline = run.reliance(measure="sum", similarity="dot", weighting="learning_rate", preconditioner="adam-damped")
+    pd.testing.assert_frame_equal(plain, headline, check_dtype=False)  # a column without any number has no type in a file
+    assert set(headline["unit"]) == {"nats (first order)"}
     table = said(capsys, "reliance", "--run", run.path).splitlines()
     assert table[0].split() == list(run.reliance(5).columns)
     assert len(table) == 1 + 2 * 3 * 3
     mass = pd.read_csv(StringIO(said(capsys, "reliance", "--run", run.path, "--measure", "mass", "--output", "csv")))
-    assert mass["share"].tolist() == pytest.approx(run.reliance(5, measure="mass")["share"].tolist())
+    assert mass["value"].tolist() == pytest.approx(run.reliance(5, measure="mass")["value"].tolist())
 
 
 def test_top_shows_no_control_characters(tmp_path: Path, fits: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,7 +212,9 @@ def test_export_writes_every_table(
     assert {path.name for path in (tmp_path / "tables").iterdir()} == {f"{name}.{kind}" for name in names}
     assert f"Written to {tmp_path / 'tables'}: snapshots.{kind}, train.{kind}" in told
     table = read(tmp_path / "tables" / f"reliance.{kind}").query("sign == 'positive' and not cumulative")
-    assert table["share"].tolist() == pytest.approx(run.reliance(5)["share"].tolist())
+    assert set(table["measure"]) == {"sum", "mean", "share"}
+    for measure, of_it in table.groupby("measure"):
+        assert of_it["value"].tolist() == pytest.approx(run.reliance(5, measure=measure)["value"].tolist())
     assert read(tmp_path / "tables" / f"train.{kind}")["language"].tolist() == list(run.train.language)
 
 
@@ -252,7 +259,9 @@ def test_errors_are_one_sentence(tmp_path: Path, fits: dict[str, Path]) -> None:
     assert "bad.yaml is not a YAML file: ParserError" in failed("attribute", "--run", run, "--config", tmp_path / "bad.yaml")
     assert "run.json is missing" in failed("status", "--run", tmp_path)
     assert "There is no probe 9; the run has probes 0 to 8." in failed("top", "--run", run, "--probe", 9)
-    assert "k should be between 1 and the number of train samples (30), but is 31." in failed("reliance", "--run", run, "--k", 31)
+    shares = ("reliance", "--run", run, "--measure", "share")
+    assert "k should be between 1 and the number of train samples (30), but is 31." in failed(*shares, "--k", 31)
+    assert "measure='sum' adds up influence with its sign" in failed("reliance", "--run", run, "--sign", "negative")
     assert "holds no ingredients" in failed("reliance", "--run", fits["never"] / "run")
 
 

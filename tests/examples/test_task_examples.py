@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -18,14 +19,14 @@ TASKS = ("slots", "intents", "causal_lora", "translation", "answers")
 TRAIN, PROBES = (0, 7, 30), (0, 3, 11)
 
 
-def gradient(trainer: pl.Trainer, loader: object, index: int) -> Tensor:
-    """The gradient of one sample's loss, over all trainable parameters, by plain autograd."""
+def gradient(trainer: pl.Trainer, loader: object, index: int, scales: Mapping[str, Tensor]) -> Tensor:
+    """The gradient of one sample's loss, over all trainable parameters, by plain autograd; scaled as the fit's Adam does."""
     module = trainer.lightning_module
     batch = loader.collate_fn([loader.dataset[index]])
-    parameters = [one for one in module.parameters() if one.requires_grad]
-    found = torch.autograd.grad(module.training_step(batch, 0), parameters, allow_unused=True)
-    pairs = zip(parameters, found, strict=True)
-    return torch.cat([(torch.zeros_like(one) if gradient is None else gradient).flatten() for one, gradient in pairs])
+    named = {name: one for name, one in module.named_parameters() if one.requires_grad}
+    found = torch.autograd.grad(module.training_step(batch, 0), list(named.values()), allow_unused=True)
+    pairs = zip(named, found, strict=True)
+    return torch.cat([((0 if gradient is None else gradient) * scales[name]).flatten() for name, gradient in pairs])
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -37,8 +38,10 @@ def test_scores_are_those_of_single_samples(
     module = trainer.lightning_module.eval()
     assert run.record.elements == sum(one.numel() for one in module.parameters() if one.requires_grad)
     influence = run.influence("dot").to_numpy()
-    train = torch.stack([gradient(trainer, trainer.train_dataloader, index) for index in TRAIN]).double()
-    probes = torch.stack([gradient(trainer, trainer.val_dataloaders, index) for index in PROBES]).double()
+    assert run.record.options.preconditioner == "adam-damped"
+    scales = run.snapshots[0].scales()
+    train = torch.stack([gradient(trainer, trainer.train_dataloader, index, scales) for index in TRAIN]).double()
+    probes = torch.stack([gradient(trainer, trainer.val_dataloaders, index, scales) for index in PROBES]).double()
     off = (train @ probes.T - torch.from_numpy(influence[list(TRAIN)][:, list(PROBES)])).abs()
     assert float((off / (train.norm(dim=1)[:, None] * probes.norm(dim=1))).max()) < 1e-5
     if run.record.options.per_token:
@@ -46,9 +49,15 @@ def test_scores_are_those_of_single_samples(
         sums = tokens.groupby(["probe", "train"])["score"].sum()
         assert all(sums[line.probe, line.train] == pytest.approx(line.score, abs=1e-5) for line in top.itertuples())
         assert tokens["text"].notna().all()
-    printed = capsys.readouterr().out.split("Lift of the train languages")[1]
-    rows = {line.split()[0] for line in printed.splitlines()[3:-1]}
-    assert rows == set(run.probes.language)
+    printed = capsys.readouterr().out.split("Influence of the train languages")[1]
+    assert printed.startswith(" (columns) on the probe languages (rows), nats (first order)\n")
+    rows = {line.split()[0]: [float(value) for value in line.split()[1:]] for line in printed.splitlines()[3:-1]}
+    assert set(rows) == set(run.probes.language)
+    (only,) = run.snapshots
+    nats = run.influence("dot", "learning_rate") * only.steps / (len(run.train) * only.visits)
+    sums = nats.groupby("train_language").sum("train").groupby("probe_language").mean("probe")
+    for language, values in rows.items():
+        assert values == pytest.approx(sums.sel(probe_language=language).to_numpy().tolist(), abs=6e-4)
     assert set(run.probes.language) - set(run.train.language) >= {"da", "id"}
 
 

@@ -11,23 +11,11 @@ from torch import Tensor, nn
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import Capture, Dense, Outer, Rows, plan_coverage
+from lightning_tracin.gradients.forms import to_dense
 from lightning_tracin.gradients.sketch import SCALE, Sketch, energy_shares, share_out, to_half
 from tests.gradients.test_exact import Tied
 from tests.support.models import padded, ragged_samples, tiny_xlmr
-from tests.support.oracles import gradient_loop
-
-
-def written_out(sketch: Sketch, name: str) -> Tensor:
-    """The matrix of one parameter's map, element by element from what its file holds: [elements, size]."""
-    held = {key.removeprefix(f"{name}/"): tensor for key, tensor in sketch.state().items() if key.startswith(f"{name}/")}
-    rows, columns, size = held["sizes"].tolist()
-    left = held.get("left", torch.eye(rows)).double()
-    right = held.get("right", torch.eye(columns)).double()
-    hashed = torch.zeros(left.shape[1], right.shape[1], size, dtype=torch.float64)
-    for i in range(left.shape[1]):
-        for j in range(right.shape[1]):
-            hashed[i, j, (held["offset"][i] + j) % size] = held["left_sign"][i] * held["right_sign"][j]
-    return torch.einsum("ai,bj,ijk->abk", left, right, hashed).reshape(rows * columns, size)
+from tests.support.oracles import gradient_loop, written_out
 
 
 def sketched(model: nn.Module, loss: Any, samples: list[Any], sketch: Sketch, batch_size: int) -> Tensor:
@@ -82,6 +70,47 @@ def test_factors_compressed_and_written_out_have_the_same_features(positions: in
     want = gradients.double() @ written_out(sketch, "weight")
     for form in (Outer(left, right), Dense(gradients)):
         torch.testing.assert_close(sketch.features("weight", (form,)).double(), want, rtol=1e-4, atol=1e-3)
+
+
+def sample_of(kind: str, rows: int, columns: int) -> Any:
+    if kind == "rows":
+        return Rows(torch.tensor([0, 0, 2]), torch.tensor([1, rows - 1, 1]), torch.randn(3, columns), 3, rows)
+    left, right = torch.randn(3, 4, rows), torch.randn(3, 4, columns)
+    return Outer(left, right) if kind == "outer" else Dense(torch.bmm(left.transpose(1, 2), right).flatten(1))
+
+
+@pytest.mark.parametrize("tile", [1, 500, 1_000_000])
+@pytest.mark.parametrize("kind", ["outer", "dense", "rows"])
+@pytest.mark.parametrize(
+    ("layer", "dim"),
+    [
+        (nn.Linear(90, 70, bias=False), 20),
+        (nn.Linear(9, 7, bias=False), 63),
+        (nn.Linear(9, 7, bias=False), 20),
+        (nn.Embedding(80, 16), 30),
+    ],
+    ids=["compressed", "exact", "hashed", "table"],
+)
+def test_features_of_scaled_gradients_are_those_of_the_products_written_out(
+    layer: nn.Module, dim: int, kind: str, tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr("lightning_tracin.gradients.sketch_maps.TILE", tile)
+    sketch, shape = planned(layer, dim), next(layer.parameters()).shape
+    form, scale = sample_of(kind, *shape), torch.rand(shape) ** 3
+    want = (to_dense(form) * scale.flatten()).double() @ written_out(sketch, "weight")
+    got = sketch.features("weight", (form, form), scale).double()
+    torch.testing.assert_close(got, 2 * want, rtol=1e-4, atol=1e-4 * float(want.abs().max()))
+
+
+def test_scaled_gradients_in_half_precision_are_projected_in_single() -> None:
+    torch.manual_seed(0)
+    sketch, left, right = planned(nn.Linear(90, 70, bias=False), 20), torch.randn(3, 4, 70).bfloat16(), torch.randn(3, 4, 90)
+    scale = torch.rand(70, 90).bfloat16()
+    got = sketch.features("weight", (Outer(left, right.bfloat16()),), scale)
+    want = sketch.features("weight", (Outer(left.float(), right.bfloat16().float()),), scale.float())
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, want)
 
 
 def test_a_head_on_a_table_by_fourier_transforms() -> None:

@@ -224,18 +224,18 @@ def free(monkeypatch: pytest.MonkeyPatch, *sizes: int) -> None:
 
 def test_disk_that_cannot_hold_a_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free(monkeypatch, 30_000)
-    refused(tmp_path, r"has 30\.0 kB free, but one snapshot needs 37\.9 kB; take fewer snapshots \(`every_n_epochs")
+    refused(tmp_path, r"has 30\.0 kB free, but one snapshot needs 62\.6 kB; take fewer snapshots \(`every_n_epochs")
 
 
 def test_disk_for_some_of_the_snapshots_is_a_warning_and_the_fit_goes_on_when_it_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free(monkeypatch, 90_000, 90_000, 90_000, 40_000)
+    free(monkeypatch, 150_000, 150_000, 150_000, 60_000)
     callback = TracInCallback(tmp_path / "run", top_k=5)
     fitting = trainer(tmp_path, [callback], max_epochs=1000, max_steps=20)
     with (
-        pytest.warns(UserWarning, match=r"90\.0 kB free, which is enough for 2 of 1000 snapshots \(37\.9 kB each\)"),
-        pytest.warns(UserWarning, match=r"40\.0 kB free, but the next .* need .*: the fit goes on, and no more snapshots"),
+        pytest.warns(UserWarning, match=r"150\.0 kB free, which is enough for 2 of 1000 snapshots \(62\.6 kB each\)"),
+        pytest.warns(UserWarning, match=r"60\.0 kB free, but the next .* need .*: the fit goes on, and no more snapshots"),
     ):
         fitting.fit(Classifier(), *loaders())
     assert fitting.global_step == 20
@@ -319,10 +319,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TracInRun:
 
 def test_reading_out_of_range(run: TracInRun) -> None:
     for ask, message in (
-        (lambda: run.reliance(k=31), r"k should be between 1 and the number of train samples \(30\), but is 31"),
+        (lambda: run.reliance(k=31, measure="share"), r"k should be between 1 and the number of train samples \(30\), but is 31"),
         (lambda: run.top(12), r"no probe 12; the run has probes 0 to 11"),
         (lambda: run.influence(snapshots=[1]), r"no snapshot 1; the run has 1"),
-        (lambda: run.reliance(k=5, measure="mean", sign="negative"), r"has no sign"),
+        (
+            lambda: run.reliance(measure="mean", sign="negative"),
+            r"measure='mean' adds up influence with its sign, .* leave `sign`",
+        ),
+        (lambda: run.plot.heat_map("share"), r"measure='share' has no sign; draw it with `lift` or `shares`"),
         (lambda: run.reliance(k=5, measure="weight"), r"measure should be one of"),
     ):
         with pytest.raises(TracInError, match=message):

@@ -60,7 +60,7 @@ class Distilled(Classifier):
 def fitted(folder: Path, kind: type[Classifier], when: str) -> tuple[Classifier, TracInRun]:
     pl.seed_everything(3)
     module = kind()
-    callback = TracInCallback(folder / "run", top_k=5, when=when)
+    callback = TracInCallback(folder / "run", top_k=5, when=when, preconditioner=None)
     trainer(folder, [callback], max_epochs=2).fit(module, *loaders())
     return module, TracInRun.open(folder / "run")
 

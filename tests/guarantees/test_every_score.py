@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 
 from lightning_tracin import TracInCallback, TracInError, TracInRun
-from lightning_tracin.attribution import method as methods
+from lightning_tracin.attribution.ekfac import halves_of
+from lightning_tracin.attribution.method import BUILT_IN, method_of
 from lightning_tracin.config import Blocks, Preconditioner, Preconditioning, Scoring, Similarity, Weighting
+from lightning_tracin.gradients.second_moments import DAMPINGS
 from tests.support.two_rates import (
     ALSO_PROBES,
     GROUPS,
@@ -35,6 +37,9 @@ from tests.support.two_rates import (
 )
 
 DAMPING = 0.02
+STEPS, SAMPLES = 2, 10  # of an epoch: a visit is worth one part of the samples of a step
+ADAM = ("adam", "adam-fisher")  # the preconditioners for which a fit keeps Adam's second moments
+DAMPED = "adam-damped"  # for which it keeps them damped
 
 
 @dataclass(frozen=True)
@@ -47,19 +52,29 @@ class Made:
     per_layer: bool
 
     def settings(self, folder: Path) -> dict[str, Any]:
-        needed = {"means": {"language_means": True}, "projected": {"projection_dim": 100}}.get(self.method, {})
+        needed = {"projected": {"projection_dim": 100}, "ekfac": {"method": "ekfac"}, "means": {"language_means": True}}
         mask = {"mask": mask_file(folder)} if self.masked else {}
-        return {**needed, **mask, "preconditioner": self.preconditioner, "per_layer": self.per_layer, "dtype": "float64"}
+        return {
+            **needed.get(self.method, {}),
+            **mask,
+            "preconditioner": self.preconditioner,
+            "per_layer": self.per_layer,
+            "dtype": "float64",
+        }
 
     @property
     def refused(self) -> str | None:
         """The message that a fit is refused with."""
-        if self.preconditioner == "fisher" and self.method != "projected":
-            return r"preconditioner='fisher' whitens projected features; give a `projection_dim` too"
-        if self.preconditioner == "adam" and self.method != "exact":
-            return r"preconditioner='adam' acts on single elements .* leave out `language_means` and `projection_dim`"
+        if self.preconditioner in ("fisher", "adam-fisher") and self.method != "projected":
+            return rf"preconditioner='{self.preconditioner}' whitens projected features; give a `projection_dim` too"
+        if self.preconditioner in ("adam", DAMPED) and self.method == "means":
+            return rf"preconditioner='{self.preconditioner}' acts on single elements of a gradient; leave out `language_means`"
+        if self.masked and self.method == "ekfac":
+            return r"The method 'ekfac' does not support a mask"
+        if self.preconditioner in ("adam", DAMPED) and self.method == "ekfac":
+            return rf"The method 'ekfac' does not support preconditioner='{self.preconditioner}'"
         if self.masked and self.method != "exact":
-            return r"mask='.*' acts on single elements .* leave out `language_means` and `projection_dim`"
+            return r"mask='.*' needs exact influence; leave out `language_means` and `projection_dim`"
         return None
 
 
@@ -79,22 +94,30 @@ class Asked:
             return r"keeps no products by layer; run the fit with `TracInCallback\(per_layer=True\)`"
         if self.by == "layer" and made.method == "means" and self.similarity == "cosine":
             return r"a layer's own cosine does not follow .* take similarity='dot' or 'relatif'"
-        if self.preconditioner == "adam" and made.preconditioner != "adam":
+        if self.preconditioner is not None and made.method == "ekfac":
+            return rf"method='ekfac', so it has no scores with preconditioner='{self.preconditioner}'; leave `preconditioner` out"
+        if self.preconditioner == "adam" and made.preconditioner not in ADAM:
             return r"preconditioner='adam'; run the fit with `TracInCallback\(preconditioner='adam'\)`"
+        if self.preconditioner == DAMPED and made.preconditioner != DAMPED:
+            return r"preconditioner='adam-damped'; run the fit with `TracInCallback\(preconditioner='adam-damped'\)`"
+        if self.preconditioner == "fisher" and made.preconditioner in (*ADAM, DAMPED):
+            return rf"preconditioner='fisher'; run .* a `projection_dim` and without preconditioner='{made.preconditioner}'"
         if self.preconditioner == "fisher" and made.method != "projected":
             return r"preconditioner='fisher'; run the fit with a `projection_dim`"
-        if self.preconditioner == "none" and made.preconditioner == "adam":
-            return r"preconditioner='none'; run the fit without `preconditioner`"
-        if self.by == "layer" and self.used(made) == "fisher" and self.blocks == "whole":
-            return r"preconditioner='fisher' with blocks='whole' mixes the layers; take blocks='layer'"
+        if self.preconditioner == "adam-fisher" and (made.method != "projected" or made.preconditioner not in ADAM):
+            return r"preconditioner='adam-fisher'; run the fit with `TracInCallback\(preconditioner='adam-fisher'\)` and a `proj"
+        if self.preconditioner == "none" and made.preconditioner in (*ADAM, DAMPED):
+            return r"preconditioner='none'; run the fit with `preconditioner=None`"
+        if self.by == "layer" and self.used(made) in ("fisher", "adam-fisher") and self.blocks == "whole":
+            return rf"preconditioner='{self.used(made)}' with blocks='whole' mixes the layers; take blocks='layer'"
         return None
 
     def used(self, made: Made) -> str:
-        """The preconditioner that applies."""
-        return self.preconditioner or made.preconditioner or "none"
+        """The preconditioner that applies, or the method's own inner product."""
+        return made.method if made.method == "ekfac" else self.preconditioner or made.preconditioner or "none"
 
 
-MADE = [Made(*one) for one in product(methods.BUILT_IN, (None, *get_args(Preconditioner)), (False, True), (True, False))]
+MADE = [Made(*one) for one in product(BUILT_IN, (None, *get_args(Preconditioner)), (False, True), (True, False))]
 ASKED = [
     Asked(*one)
     for one in product(
@@ -116,7 +139,8 @@ def plain_pieces(moment: Moment, train: dict[str, Floats], made: Made, asked: As
     pieces: Pieces = []
     kept = some_elements()
     for name, group in GROUPS.items():
-        scale = np.ones(train[name].shape[1]) if asked.used(made) == "none" else moment.preconditioner[name].numpy()
+        scales = {"adam": moment.preconditioner, DAMPED: moment.damped}.get(asked.used(made))
+        scale = np.ones(train[name].shape[1]) if scales is None else scales[name].numpy()
         if made.masked:
             scale = scale * kept[name].flatten().numpy() if name in kept else 0 * scale
         pieces.append((layer_of(name), [name], weights(moment, asked.weighting)[group], np.diag(scale)))
@@ -138,10 +162,50 @@ def whitened_pieces(moment: Moment, train: dict[str, Floats], made: Made, asked:
     return pieces
 
 
+def scaled_and_whitened_pieces(moment: Moment, train: dict[str, Floats], made: Made, asked: Asked) -> Pieces:
+    """S N S with S = sqrt(P) of Adam, where N whitens the scaled gradients S g."""
+    scales = {name: np.sqrt(moment.preconditioner[name].numpy()) for name in train}
+    pieces = whitened_pieces(moment, {name: one * scales[name] for name, one in train.items()}, made, asked)
+    both = [np.concatenate([scales[name] for name in names]) for _, names, _, _ in pieces]
+    return [(layer, names, s, one[:, None] * inner * one) for (layer, names, s, inner), one in zip(pieces, both, strict=True)]
+
+
+def ekfac_pieces(moment: Moment, train: dict[str, Floats], made: Made, asked: Asked) -> Pieces:
+    """EK-FAC's damped inverse of each parameter, with the Kronecker products of eigenvectors written out.
+
+    All layers are Linear and see one position, so a bias has the output gradients as gradients, and the input is what is left of
+    the weight's.
+    """
+    pieces: Pieces = []
+    halves = halves_of([None] * TRAIN).numpy()
+    for name, group in GROUPS.items():
+        basis, gradients = np.eye(train[name].shape[1]), train[name]
+        if name.endswith("weight"):
+            outputs = train[name.replace("weight", "bias")]
+            matrices = gradients.reshape(TRAIN, outputs.shape[1], -1)
+            inputs = np.einsum("no,noi->ni", outputs, matrices) / (outputs**2).sum(1, keepdims=True)
+            basis = np.kron(np.linalg.eigh(outputs.T @ outputs)[1], np.linalg.eigh(inputs.T @ inputs)[1])
+        squares = (gradients @ basis) ** 2
+        known = squares.sum(0) > 1e-12 * squares.sum(0).max()  # a softmax's output gradients add up to 0: one direction has none
+        basis, squares = basis[:, known], squares[:, known]
+        first, second = squares[halves == 0].mean(0), squares[halves == 1].mean(0)
+        held_out = []
+        for damping in DAMPINGS:
+            c = damping * (first + second).mean() / 2
+            held_out.append((np.log(first + c) + second / (first + c) + np.log(second + c) + first / (second + c)).sum())
+        values = squares.mean(0)
+        inverse = basis @ np.diag(1 / (values + DAMPINGS[int(np.argmin(held_out))] * values.mean())) @ basis.T
+        pieces.append((layer_of(name), [name], weights(moment, asked.weighting)[group], inverse))
+    return pieces
+
+
 PIECES: dict[str, Callable[[Moment, dict[str, Floats], Made, Asked], Pieces]] = {
     "none": plain_pieces,
     "adam": plain_pieces,
+    DAMPED: plain_pieces,
     "fisher": whitened_pieces,
+    "adam-fisher": scaled_and_whitened_pieces,
+    "ekfac": ekfac_pieces,
 }
 
 
@@ -203,7 +267,7 @@ def tolerance(made: Made) -> float:
 @pytest.mark.parametrize("made", [made for made in MADE if made.refused is not None], ids=name)
 def test_fits_that_cannot_be_made_are_refused(made: Made, tmp_path: Path) -> None:
     with pytest.raises(TracInError, match=made.refused):
-        TracInCallback(tmp_path / "run", **made.settings(tmp_path))
+        method_of(TracInCallback(tmp_path / "run", **made.settings(tmp_path)).options)
 
 
 @pytest.mark.parametrize("asked", ASKED, ids=name)
@@ -227,17 +291,18 @@ def test_scores_equal_their_formula_or_are_refused(made: Made, asked: Asked, run
     table = run.reliance(measure="mean", cumulative=True, snapshots=[1], **chosen)
     kept = [layer for layer in LAYERS if not made.masked or any(layer_of(name) == layer for name in some_elements())]
     assert list(table["layer"].unique()) == kept
-    means = table.set_index(["layer", "probe_language", "train_language"])["share"]
+    means = table.set_index(["layer", "probe_language", "train_language"])["value"]
     train, columns = np.array(Vectors(0, TRAIN).language), np.array(run.queries.language)
+    in_nats = asked.used(made) in ("adam", DAMPED) and (asked.similarity, asked.weighting) == ("dot", "learning_rate")
     for layer in kept:
-        want = expected(moments, made, asked, layer)
+        want = expected(moments, made, asked, layer) * (STEPS / SAMPLES if in_nats else 1.0)
         for one, other in product(("de", "en", "ru"), repeat=2):
             cell = want[np.ix_(train == other, columns == one)].mean()
             assert means[layer, one, other] == pytest.approx(cell, rel=0, abs=tolerance(made) * np.abs(want).max())
     if asked.similarity == "dot":
         whole = run.reliance(measure="mean", cumulative=True, snapshots=[1], **{**chosen, "by": None})
         summed = means.groupby(level=[1, 2]).sum()
-        want = whole.set_index(["probe_language", "train_language"])["share"].sort_index()
+        want = whole.set_index(["probe_language", "train_language"])["value"].sort_index()
         np.testing.assert_allclose(summed, want, rtol=0, atol=1e-5 * float(np.abs(want).max()))
 
 

@@ -30,7 +30,7 @@ from tests.trainer.test_attribute import assert_same_files, files
 def fitted(folder: Path, batch_size: int = 7, attention: str = "sdpa", **settings: Any) -> tuple[Classifier, TracInRun]:
     pl.seed_everything(7)
     module = Classifier(attention)
-    callback = TracInCallback(folder / "run", top_k=5, batch_size=batch_size)
+    callback = TracInCallback(folder / "run", top_k=5, batch_size=batch_size, preconditioner=None)
     trainer(folder, [callback], **settings).fit(module, *loaders())
     return module, TracInRun.open(folder / "run")
 
@@ -139,7 +139,9 @@ def test_small_memory_budget_takes_the_probes_in_chunks_with_the_same_scores(
     whole = fitted(tmp_path / "whole")[1].influence("dot")
     pl.seed_everything(7)
     monkeypatch.setattr("lightning_tracin.attribution.batching.bytes_of_a_probe", lambda target, job: 3000)
-    callback = TracInCallback(tmp_path / "run", top_k=5, memory_budget=4 * 1000 * 5 + 4)  # three quarters of it: five probes
+    callback = TracInCallback(
+        tmp_path / "run", top_k=5, memory_budget=4 * 1000 * 5 + 4, preconditioner=None
+    )  # three quarters of it: five probes
     trainer(tmp_path, [callback]).fit(Classifier(), *loaders())
     run = TracInRun.open(tmp_path / "run")
     assert len(list((run.path / "ingredients" / run.snapshots[0].name).iterdir())) == 3
@@ -149,7 +151,7 @@ def test_small_memory_budget_takes_the_probes_in_chunks_with_the_same_scores(
 def test_probes_may_be_scored_in_float64(tmp_path: Path) -> None:
     pl.seed_everything(7)
     module = Classifier()
-    trainer(tmp_path, [TracInCallback(tmp_path / "run", top_k=5, dtype="float64")]).fit(module, *loaders())
+    trainer(tmp_path, [TracInCallback(tmp_path / "run", top_k=5, dtype="float64", preconditioner=None)]).fit(module, *loaders())
     assert_scores_equal_the_loop(module, TracInRun.open(tmp_path / "run"))
 
 
@@ -206,7 +208,7 @@ samples.read_table, samples.size_of, prepare.measured = noted_facts, noted_size,
 
 if __name__ == "__main__":
     pl.seed_everything(7)
-    callback = TracInCallback("run", top_k=5, batch_size=4, text_columns=["text"])
+    callback = TracInCallback("run", top_k=5, batch_size=4, text_columns=["text"], preconditioner=None)
     fitting = trainer(Path("."), [callback], strategy="ddp", devices=int(sys.argv[1]), max_epochs=2)
     fitting.fit(Classifier(), *with_texts(*loaders(batch_size=5)))
     Path(f"rank{fitting.global_rank}").write_text(json.dumps(noted))

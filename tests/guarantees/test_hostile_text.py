@@ -48,7 +48,7 @@ def test_text_language_label_and_item_are_escaped_in_the_page(tmp_path: Path) ->
     page = Elements((tmp_path / "results" / "report.html").read_text(encoding="utf-8"))
     assert "script" not in page.names
     assert "onerror" not in page.attributes
-    assert page.names.count("img") == 2
+    assert page.names.count("img") == 3
     assert {f"{kind}{SCRIPT}" in page.text for kind in "ltk"} == {True}
 
 

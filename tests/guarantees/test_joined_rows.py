@@ -57,7 +57,7 @@ def alone(model: Module, ids: list[int]) -> Tensor:
     "options", [{}, {"language_means": True}, {"projection_dim": 100_000}], ids=["exact", "means", "projected"]
 )
 def test_samples_in_one_row_are_scored_as_single_samples(options: dict[str, Any], tmp_path: Path) -> None:
-    callback = TracInCallback(tmp_path, top_k=3, dtype="float64", similarity="dot", **options)
+    callback = TracInCallback(tmp_path, top_k=3, dtype="float64", similarity="dot", preconditioner=None, **options)
     torch.manual_seed(0)
     fits.trainer(tmp_path, [callback], max_epochs=1).fit(module(), *loaders())
     run = TracInRun.open(tmp_path)
@@ -75,14 +75,16 @@ def test_samples_in_one_row_are_scored_as_single_samples(options: dict[str, Any]
 
 
 def test_samples_that_see_each_other_in_their_row_are_refused(tmp_path: Path) -> None:
-    callback = TracInCallback(tmp_path, top_k=3, dtype="float64")
+    callback = TracInCallback(tmp_path, top_k=3, dtype="float64", preconditioner=None)
     with pytest.raises(TracInError, match="the loss changes when the same samples come in another order"):
         fits.trainer(tmp_path, [callback], max_epochs=1).fit(module(use_cache=True), *loaders())
 
 
 def test_tokens_of_a_sample_in_a_row_add_up_to_its_score(tmp_path: Path) -> None:
     model = module()
-    fits.trainer(tmp_path, [TracInCallback(tmp_path, top_k=3, dtype="float64")], max_epochs=1).fit(model, *loaders())
+    fits.trainer(tmp_path, [TracInCallback(tmp_path, top_k=3, dtype="float64", preconditioner=None)], max_epochs=1).fit(
+        model, *loaders()
+    )
     run = TracInRun.open(tmp_path)
     tokens = run.per_token(model, *loaders(), probes=[1, 2], similarity="dot")
     sums = tokens.groupby("probe").sum("token").transpose("train", "probe").values
@@ -92,7 +94,9 @@ def test_tokens_of_a_sample_in_a_row_add_up_to_its_score(tmp_path: Path) -> None
 
 def test_candidates_in_a_row_have_the_scores_of_train_samples(tmp_path: Path) -> None:
     model = module()
-    fits.trainer(tmp_path, [TracInCallback(tmp_path, top_k=3, dtype="float64")], max_epochs=1).fit(model, *loaders())
+    fits.trainer(tmp_path, [TracInCallback(tmp_path, top_k=3, dtype="float64", preconditioner=None)], max_epochs=1).fit(
+        model, *loaders()
+    )
     run = TracInRun.open(tmp_path)
     scores = run.score(model, *loaders(), similarity="dot")
     wanted = run.influence("dot").values

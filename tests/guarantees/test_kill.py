@@ -31,7 +31,8 @@ KILLS = int(os.environ.get("TRACIN_KILLS", "4"))
 WAYS: tuple[dict[str, Any], ...] = (
     {},
     {"when": "snapshot", "keep_snapshots": False, "every_n_train_steps": 2, "preconditioner": "adam"},
-    {"projection_dim": 64, "every_n_epochs": 2},
+    {"projection_dim": 64, "every_n_epochs": 2, "preconditioner": "adam-fisher"},
+    {"method": "ekfac"},
 )
 
 #: Attribution in a process of its own: products and features.

@@ -36,11 +36,12 @@ def test_pairs_are_languages(tmp_path: Path) -> None:
     assert list(run.train.language) == wanted
     assert run.record.options.language_column == ("source", "target")
 
-    one = run.reliance(5).query("probe_language == 'en>ru'").set_index("train_language")
+    shares = run.reliance(5, measure="share", similarity="cosine", weighting="uniform")
+    one = shares.query("probe_language == 'en>ru'").set_index("train_language")
     scores, members = run.influence().to_numpy(), np.array(run.probes.language) == "en>ru"
     top = np.argsort(-scores[:, members], axis=0, kind="stable")[:5]
     for language in set(wanted):
-        assert one.loc[language, "share"] == pytest.approx(np.mean(np.array(wanted)[top] == language))
+        assert one.loc[language, "value"] == pytest.approx(np.mean(np.array(wanted)[top] == language))
 
 
 def test_a_pair_with_a_missing_half_has_no_language(tmp_path: Path) -> None:

@@ -277,7 +277,7 @@ KINDS = [
 def test_scores_of_a_fit_equal_the_loop(tmp_path: Path, kind: type[Module]) -> None:
     pl.seed_everything(3)
     module, train, probes = kind(), Samples(22, 1), Samples(7, 2)
-    callback = TracInCallback(tmp_path / "run", top_k=3, batch_size=4, every_n_epochs=1)
+    callback = TracInCallback(tmp_path / "run", top_k=3, batch_size=4, every_n_epochs=1, preconditioner=None)
     loaders = (DataLoader(data, batch_size=6, shuffle=data is train, collate_fn=padded) for data in (train, probes))
     trainer(tmp_path, [callback], max_epochs=1).fit(module, *loaders)
     run = TracInRun.open(tmp_path / "run")

@@ -71,7 +71,7 @@ def data() -> tuple[DataLoader[Any], DataLoader[Any]]:
 def test_scores_of_a_fit_are_those_of_a_loop_in_both_units(tmp_path: Path, unit: LossUnit) -> None:
     pl.seed_everything(3)
     module = Tagger()
-    callback = TracInCallback(tmp_path / "run", top_k=5, when="never", loss_unit=unit)
+    callback = TracInCallback(tmp_path / "run", top_k=5, when="never", loss_unit=unit, preconditioner=None)
     train, probes = data()
     trainer(tmp_path, [callback], max_epochs=1).fit(module, train, probes)
     run = attribute(module, TracInRun.open(tmp_path / "run"), *data(), progress=False)

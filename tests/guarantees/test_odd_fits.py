@@ -34,7 +34,9 @@ class Keeping(pl.Callback):
 def fit(folder: Path, module: pl.LightningModule | None = None, before: Sequence[Any] = (), **settings: Any) -> TracInRun:
     pl.seed_everything(3)
     options = {"max_epochs": 2, **settings}
-    trainer(folder, [*before, TracInCallback(folder / "run", top_k=5)], **options).fit(module or Classifier(), *loaders())
+    trainer(folder, [*before, TracInCallback(folder / "run", top_k=5, preconditioner=None)], **options).fit(
+        module or Classifier(), *loaders()
+    )
     return TracInRun.open(folder / "run")
 
 
@@ -232,7 +234,7 @@ def test_interrupted_fit_keeps_its_snapshots_and_can_be_resumed(
     with pytest.raises(seen):
         fit(tmp_path, module, **settings)
     assert steps(TracInRun.open(tmp_path / "run"))[0] == (1, 5, 5)
-    resuming = trainer(tmp_path, [TracInCallback(tmp_path / "run", top_k=5)], max_epochs=3)
+    resuming = trainer(tmp_path, [TracInCallback(tmp_path / "run", top_k=5, preconditioner=None)], max_epochs=3)
     resuming.fit(Failing(), *loaders(), ckpt_path=tmp_path / "checkpoints" / "epoch=0.ckpt")
     run = TracInRun.open(tmp_path / "run")
     assert steps(run) == [(1, 5, 5), (2, 10, 5), (3, 15, 5)]

@@ -109,7 +109,12 @@ def test_a_fit_without_them_has_its_tables_and_curves_and_says_once_what_is_left
         assert part in said
     assert "\n" not in said
     names = {path.name for path in (bare / "run" / "results").iterdir()}
-    assert names == {path.name for path in (whole / "run" / "results").iterdir()} - {"curves.png", "heat_map.png", "report.html"}
+    assert names == {path.name for path in (whole / "run" / "results").iterdir()} - {
+        "curves.png",
+        "heat_map.png",
+        "lift.png",
+        "report.html",
+    }
     for name in ("reliance.csv", "top.csv", "changes.csv"):
         assert (bare / "run" / "results" / name).read_bytes() == (whole / "run" / "results" / name).read_bytes()
     curves = [

@@ -13,7 +13,8 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_tracin import TracInCallback, TracInRun
-from lightning_tracin.analysis.reliance import Tally
+from lightning_tracin.analysis.scores import ranked
+from lightning_tracin.analysis.tally import Tally
 from lightning_tracin.analysis.top_k import Strongest
 from lightning_tracin.storage.ingredients import Block, IngredientStore
 from lightning_tracin.storage.prefetch import Ahead
@@ -31,14 +32,14 @@ def blocks(generator: np.random.Generator, count: int, most: int) -> list[np.nda
 @pytest.mark.parametrize("sign", ["positive", "negative"])
 @pytest.mark.parametrize("values", [2, 5, 10_000])
 @pytest.mark.parametrize("most", [1, 7, 60, 400])
-def test_strongest_of_blocks_are_those_of_a_stable_sort(sign: Any, values: int, most: int) -> None:
+def test_strongest_of_blocks_are_those_of_the_whole_ranking(sign: Any, values: int, most: int) -> None:
     generator = np.random.default_rng(values + most)
     for k in (1, 13, 60, 300):
         scores = generator.integers(-values, values + 1, (300, 4)).astype(float)
         strongest = Strongest(k, sign)
         for block in blocks(generator, 300, most):
             strongest.add(block, scores[block])
-        order = np.argsort(-scores if sign == "positive" else scores, axis=0, kind="stable")[:k]
+        order = ranked(scores, sign)[:k]
         found, their = strongest.found()
         np.testing.assert_array_equal(found, order)
         np.testing.assert_array_equal(their, np.take_along_axis(scores, order, 0))
@@ -60,7 +61,8 @@ def test_strongest_holds_no_more_than_twice_k_of_a_probe_and_a_block() -> None:
 
 
 @pytest.mark.parametrize(
-    ("measure", "sign"), [("share", "negative"), ("mass", "positive"), ("mass", "negative"), ("mean", "positive")]
+    ("measure", "sign"),
+    [("share", "negative"), ("mass", "positive"), ("mass", "negative"), ("mean", "positive"), ("sum", "positive")],
 )
 def test_tally_of_blocks_is_that_of_the_matrix(measure: Any, sign: Any) -> None:
     generator = np.random.default_rng(0)
@@ -73,14 +75,18 @@ def test_tally_of_blocks_is_that_of_the_matrix(measure: Any, sign: Any) -> None:
     strength = scores if sign == "positive" else -scores
     part = np.clip(strength, 0, None)
     want = {
-        "share": member[np.argsort(-strength, axis=0, kind="stable")[:20]].mean(0),
+        "share": member[ranked(scores, sign)[:20]].mean(0),
         "mass": part.T @ member / np.where(part.sum(0) > 0, part.sum(0), np.nan)[:, None],
         "mean": scores.T @ member / member.sum(0),
+        "sum": scores.T @ member,
     }[measure]
     if measure == "share":
         want[4] = np.nan
     np.testing.assert_allclose(tally.values(), want, rtol=1e-12, atol=1e-12)
-    chance = np.repeat(scores.mean(0)[:, None], 3, 1) if measure == "mean" else np.repeat(member.mean(0)[None], 5, 0)
+    chance = np.repeat(member.mean(0)[None], 5, 0)
+    if measure in ("sum", "mean"):
+        chance = scores.mean(0)[:, None] * (member.sum(0) if measure == "sum" else np.ones(3))
+    chance[np.isnan(want)] = np.nan  # without any influence there is nothing to expect
     np.testing.assert_allclose(tally.chance(), chance, rtol=1e-12, atol=1e-12)
 
 
@@ -133,7 +139,7 @@ def said(run: TracInRun, by_layer: bool) -> dict[str, Any]:
         found[f"influence {similarity}"] = run.influence(similarity, "learning_rate").to_numpy()  # type: ignore[arg-type]
         for sign in ("positive", "negative"):
             found[f"top {similarity} {sign}"] = run.top(1, 7, sign, similarity, "learning_rate")  # type: ignore[arg-type]
-    kinds = [("mean", "positive")]
+    kinds = [("mean", "positive"), ("sum", "positive")]
     if run.record.options.method_name != "means":
         kinds += [("share", "positive"), ("share", "negative"), ("mass", "negative")]
     for measure, sign in kinds:
@@ -210,7 +216,8 @@ def test_streaming_never_holds_the_matrix(tmp_path: Path, monkeypatch: pytest.Mo
     write_features(tmp_path / "run", train, probes, 8, shards=(256, 256))
     for name, work in {
         "top": lambda run: run.top(0, 20),
-        "share": lambda run: run.reliance(20, cumulative=True),
+        "share": lambda run: run.reliance(20, cumulative=True, measure="share"),
+        "sum": lambda run: run.reliance(cumulative=True),
         "mass": lambda run: run.reliance(20, "negative", measure="mass"),
     }.items():
         held = TracInRun.open(tmp_path / "run")
@@ -220,7 +227,8 @@ def test_streaming_never_holds_the_matrix(tmp_path: Path, monkeypatch: pytest.Mo
     streamed = TracInRun.open(tmp_path / "run")
     for work in (
         lambda: streamed.top(0, 20),
-        lambda: streamed.reliance(20, cumulative=True),
+        lambda: streamed.reliance(20, cumulative=True, measure="share"),
+        lambda: streamed.reliance(cumulative=True),
         lambda: streamed.reliance(20, "negative", measure="mass"),
     ):
         assert peak(work) < matrix

@@ -29,7 +29,7 @@ from tests.cli.test_main import CONFIG
 from tests.guarantees.test_damage import size_limit
 from tests.support.fits import Classifier, loaders, trainer, with_texts
 
-TABLES, PICTURES = ("reliance.csv", "top.csv", "compared.csv", "changes.csv"), ("curves.png", "heat_map.png")
+TABLES, PICTURES = ("reliance.csv", "top.csv", "compared.csv", "changes.csv"), ("heat_map.png", "curves.png", "lift.png")
 EVERYTHING = {*TABLES, *PICTURES, "report.html", "representations.safetensors"}
 
 
@@ -107,11 +107,11 @@ def test_a_full_disk_costs_one_result(tmp_path: Path, whole: dict[str, bytes], n
 def test_files_that_may_not_grow_cost_only_themselves(tmp_path: Path, whole: dict[str, bytes]) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        told = fitted(tmp_path, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (25_000, hard)), saves=False)
+        told = fitted(tmp_path, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard)), saves=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     (said,) = [one for one in told if "of its results" in one]
-    assert "curves.png, heat_map.png, report.html (File too large)" in said
+    assert "heat_map.png, curves.png, lift.png, report.html (File too large)" in said
     assert {path.name for path in (tmp_path / "run" / "results").iterdir()} >= set(TABLES)
     main(command(said)[1:])
     assert contents(tmp_path / "run") == whole
@@ -123,7 +123,7 @@ def test_a_results_folder_that_is_a_file_is_named(tmp_path: Path, whole: dict[st
         (tmp_path / "run" / "results").write_text("mine")
 
     (told,) = fitted(tmp_path, block)
-    assert "reliance.csv, top.csv, compared.csv, changes.csv, curves.png, heat_map.png, report.html" in told
+    assert "reliance.csv, top.csv, compared.csv, changes.csv, heat_map.png, curves.png, lift.png, report.html" in told
     (tmp_path / "run" / "results").unlink()
     run_line(told)
     assert contents(tmp_path / "run") == whole
@@ -265,12 +265,13 @@ def test_the_command_ends_with_an_error_after_everything_else_is_written(tmp_pat
 def test_the_command_shows_what_the_attribution_was_asked_for(tmp_path: Path) -> None:
     fitted(tmp_path, when="never")
     full_disk(tmp_path / "run" / "results" / "reliance.csv")
-    with pytest.raises(TracInError, match=r"results --run \S+ --k 7 --similarity dot`") as caught:
-        lightning_tracin.attribute(Classifier(), tmp_path / "run", *with_texts(*loaders()), top_k=7, similarity="dot")
+    with pytest.raises(TracInError, match=r"results --run \S+ --k 7 --similarity relatif`") as caught:
+        lightning_tracin.attribute(Classifier(), tmp_path / "run", *with_texts(*loaders()), top_k=7, similarity="relatif")
     main(command(str(caught.value))[1:])
     written = pd.read_csv(tmp_path / "run" / "results" / "reliance.csv").query("sign == 'positive' and not cumulative")
-    expected = TracInRun.open(tmp_path / "run").reliance(7, similarity="dot")
-    assert written["share"].tolist() == pytest.approx(expected["share"].tolist())
+    for measure, table in written.groupby("measure"):
+        expected = TracInRun.open(tmp_path / "run").reliance(7, similarity="relatif", measure=measure)
+        assert table["value"].tolist() == pytest.approx(expected["value"].tolist())
 
 
 def test_export_writes_what_it_can_and_ends_with_an_error(tmp_path: Path) -> None:

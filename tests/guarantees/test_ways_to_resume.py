@@ -182,7 +182,7 @@ REFUSED: dict[str, Any] = {
     "projection_dim": 16,
     "language_means": True,
     "per_layer": False,
-    "preconditioner": "adam",
+    "preconditioner": None,  # the fit has Adam
     "max_probes_per_language": 2,
     "languages": ["de", "en", "fr"] * 10,
 }

@@ -52,7 +52,7 @@ def rare(count: int, heavy: int, seed: int) -> Samples:
 
 def fitted(folder: Path, module: pl.LightningModule, **options: Any) -> TracInRun:
     pl.seed_everything(3)
-    callback = TracInCallback(folder / "run", top_k=5, **options)
+    callback = TracInCallback(folder / "run", top_k=5, preconditioner=None, **options)
     train = DataLoader(rare(60, 2, 1), batch_size=12, shuffle=True, collate_fn=padded)
     probes = DataLoader(rare(9, 1, 2), batch_size=5, collate_fn=padded)
     trainer(folder, [callback], max_epochs=1).fit(module, train, probes)

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_tracin import TracInCallback, TracInRun
 from lightning_tracin.attribution.masks import write_mask
+from lightning_tracin.config import SCALED
 from lightning_tracin.storage.snapshots import load_weights
 from tests.gradients.test_wide_layers import Encoder, loss_of, samples_of
 from tests.support.fits import trainer
@@ -60,7 +61,7 @@ def loader(seed: int) -> DataLoader[Any]:
 
 def fit(folder: Path, width: int, ranks: int = 1, **settings: Any) -> None:
     pl.seed_everything(7)
-    callback = TracInCallback(folder / "run", top_k=5, batch_size=4, **settings)
+    callback = TracInCallback(folder / "run", **{"top_k": 5, "batch_size": 4, "preconditioner": None, **settings})
     several = {"strategy": "ddp", "devices": ranks} if ranks > 1 else {}
     trainer(folder, [callback], max_epochs=1, **several).fit(Wide(width), loader(1), loader(2))
 
@@ -79,7 +80,7 @@ def loop(run: TracInRun, width: int, mask: Path | None = None) -> tuple[Tensor, 
     load_weights(module, snapshot.state_dict())
     names = list(dict(module.named_parameters()))
     scales: dict[str, Tensor] = {}
-    if run.record.options.preconditioner == "adam":
+    if run.record.options.preconditioner in SCALED:
         scales = snapshot.scales()
     if mask is not None:
         from safetensors.torch import load_file

@@ -20,7 +20,8 @@ RECORD = record_of(TABLE, TABLE, 1, 1)
     ("options", "changes", "arguments"),
     [
         ({}, {}, ""),
-        ({"top_k": 7, "similarity": "dot"}, {}, ", top_k=7, similarity='dot'"),
+        ({"top_k": 7, "similarity": "dot"}, {}, ", top_k=7"),  # the default is left out
+        ({"similarity": "cosine", "weighting": "uniform"}, {}, ", similarity='cosine', weighting='uniform'"),
         ({"mask": Path("m.safetensors")}, {"mask": "abc"}, ", mask='m.safetensors'"),
         ({}, {"mask": "abc"}, ", mask=mask"),
         (

@@ -23,6 +23,7 @@ from matplotlib.text import Text
 from lightning_tracin import TracInError
 from lightning_tracin.analysis import reinforcement
 from lightning_tracin.analysis.reliance import reliance_table
+from lightning_tracin.config import Measure, View
 from lightning_tracin.reporting import figures
 from lightning_tracin.reporting.figures import lettering
 from lightning_tracin.reporting.figures.drawing import looks
@@ -47,9 +48,12 @@ from tests.support.study_tables import (
 
 FIGURES: dict[str, Callable[[], Figure]] = {
     "curves": lambda: figures.curves(results()),
+    "curves of shares": lambda: figures.curves(results(), measure="share"),
     "contributions": lambda: figures.contributions(contributed()),
     "contributions to one language": lambda: figures.contributions(contributed(), ZERO_SHOT),
     "heat_map": lambda: figures.heat_map(results()),
+    "heat_map of samples": lambda: figures.heat_map(results(), "mean"),
+    "lift": lambda: figures.lift(results()),
     "shares": lambda: figures.shares(reliance().assign(k=50)),
     "shares of 14 scores": lambda: figures.shares(pd.concat([reliance().assign(score=score) for score in SCORES])),
     "shares of both signs": lambda: figures.shares(pd.concat([reliance().assign(sign=s) for s in ("positive", "negative")])),
@@ -158,6 +162,7 @@ OF_LANGUAGES: dict[str, tuple[Callable[[pd.DataFrame], Figure], Callable[[], pd.
     "contributions": (figures.contributions, contributed),
     "curves": (lambda table: figures.curves(dataclasses.replace(results(), reliance=table)), lambda: results().reliance),
     "heat_map": (lambda table: figures.heat_map(dataclasses.replace(results(), reliance=table)), lambda: results().reliance),
+    "lift": (lambda table: figures.lift(dataclasses.replace(results(), reliance=table)), lambda: results().reliance),
 }
 
 
@@ -229,40 +234,103 @@ def test_a_language_has_the_look_of_what_its_name_means() -> None:
     assert to_hex(drawn.get_facecolor()[0]) == looks(LANGUAGES)["english"].colour.lower()
 
 
-def test_curves() -> None:
+@pytest.mark.parametrize("measure", ["sum", "mean", "share"])
+def test_curves(measure: Measure) -> None:
     given = results()
-    figure = figures.curves(given)
-    line = (
-        given.reliance[~given.reliance["cumulative"]].set_index(["probe_language", "train_language"]).loc[(ZERO_SHOT, "english")]
-    )
-    np.testing.assert_allclose(points(panel_of(figure, ZERO_SHOT), "english"), line[["step", "share"]])
+    figure = figures.curves(given, measure=measure)
+    alone = given.reliance[~given.reliance["cumulative"] & (given.reliance["measure"] == measure)]
+    line = alone.set_index(["probe_language", "train_language"]).loc[(ZERO_SHOT, "english")]
+    np.testing.assert_allclose(points(panel_of(figure, ZERO_SHOT), "english"), line[["step", "value"]])
+    dotted = [one for one in panel_of(figure, ZERO_SHOT).lines if one.get_linestyle() == ":"]
+    np.testing.assert_allclose(np.column_stack(dotted[LANGUAGES.index("english")].get_data()), line[["step", "null"]])
     assert [panel.get_title() for panel in figure.axes if panel.axison][-1] == f"{ZERO_SHOT} (zero-shot)"
     assert "20 probes a language" in said(figure)
-    assert "95 % interval" in said(figure)
+    assert "shaded: 95 % interval over train samples and probes" in said(figure)
     assert "dotted: chance" in said(figure)
     wide = [line.get_label() for line in panel_of(figure, "javanese").lines if line.get_linewidth() > 2]
     assert wide == ["javanese"]
+    zero = [line for line in panel_of(figure, "javanese").lines if list(line.get_ydata()) == [0, 0]]
+    assert len(zero) == (measure != "share")
+    names = {"sum": "influence of a language, nats (first order)", "mean": "influence of a sample, nats (first order)"}
+    assert figure.get_supylabel() == names.get(measure, "share of the strongest 50")
 
 
-def test_heat_map_says_where_nothing_is_defined() -> None:
+def test_influence_that_is_not_in_nats_is_called_by_its_similarity() -> None:
+    given = results()
+    scores = dataclasses.replace(given, reliance=given.reliance.assign(unit="score"), view=View(similarity="relatif"))
+    assert figures.curves(scores).get_supylabel() == "influence of a language (relatif)"
+
+
+def test_figures_of_a_measure_that_results_do_not_have() -> None:
+    means = results(measures=("sum", "mean"))
+    for draw in (figures.lift, lambda given: figures.curves(given, measure="share")):
+        with pytest.raises(TracInError, match=r"^The results have no measure 'share'; they have sum, mean\.$"):
+            draw(means)
+    with pytest.raises(TracInError, match=r"^measure='share' has no sign; draw it with `lift` or `shares`\.$"):
+        figures.heat_map(results(), "share")
+
+
+def cells(panel: Axes) -> dict[tuple[str, str], str]:
+    """Probe language and train language -> what stands in their cell."""
+    rows, columns = ticks(panel), [name.get_text() for name in panel.get_xticklabels()]
+    return {(rows[int(y)], columns[int(x)]): text.get_text() for text in panel.texts for x, y in [text.get_position()]}
+
+
+@pytest.mark.parametrize("measure", ["sum", "mean"])
+def test_heat_map_shows_influence_and_contrast_with_a_star_where_intervals_leave_zero_out(measure: Measure) -> None:
+    given = results()
+    figure = figures.heat_map(given, measure)
+    table = given.final().tables[measure].set_index(["probe_language", "train_language"])
+    for panel, value in zip(figure.axes[:2], ("value", "contrast"), strict=True):
+        low, high = ("low", "high") if value == "value" else ("contrast_low", "contrast_high")
+        digits = 1 if value == "value" else 2  # so that two digits of the largest value are seen
+        expected = {
+            pair: f"{line[value]:+.{digits}f}" + ("*" if line[low] > 0 or line[high] < 0 else "")
+            for pair, line in table.iterrows()
+        }
+        assert cells(panel) == expected
+        assert {text[-1] == "*" for text in expected.values()} == {True, False}
+        assert len(panel.patches) == 7  # own languages, and none of the zero-shot one
+        np.testing.assert_allclose(panel.images[0].get_array().ravel(), table[value])
+        assert panel.images[0].norm.vmin == -panel.images[0].norm.vmax
+    what = "whole languages" if measure == "sum" else "a sample of each language"
+    assert said(figure).startswith(f"Influence of {what}, all snapshots summed 20 probes a language;")
+    assert "*: 95 % interval over train samples and probes without 0" in said(figure)
+    unit = "influence of a language" if measure == "sum" else "influence of a sample"
+    assert [bar.get_ylabel() for bar in figure.axes[2:]] == [
+        f"{unit}, nats (first order)",
+        "contrast: without row and column effects",
+    ]
+
+
+def test_heat_map_without_any_contrast_has_one_panel() -> None:
+    given = results(trains=["de", "en"], probes=["de", "en"])
+    given.reliance[["contrast", "contrast_low", "contrast_high"]] = np.nan  # of two languages, nothing remains
+    given.reliance.loc[given.reliance["train_language"] == "en", ["value", "low", "high"]] = np.nan
+    figure = figures.heat_map(given)
+    assert len(figure.axes) == 2  # and the colour bar
+    assert cells(figure.axes[0])[("de", "en")] == "–"
+
+
+def test_lift_says_where_nothing_is_defined() -> None:
     given = results(1)
     hole = (given.reliance["probe_language"] == "english") & (given.reliance["train_language"] == "javanese")
-    given.reliance.loc[hole, ["lift", "share"]] = np.nan
-    figure = figures.heat_map(given)
+    given.reliance.loc[hole, ["lift", "value"]] = np.nan
+    figure = figures.lift(given)
     panel = figure.axes[0]
     assert ticks(panel) == [*LANGUAGES, ZERO_SHOT]
-    row, column = LANGUAGES.index("english"), LANGUAGES.index("javanese")
-    cells = {text.get_position(): text.get_text() for text in panel.texts}
-    assert cells[(column, row)] == "–\n(–)"
-    other = given.final().table.set_index(["probe_language", "train_language"]).loc[(ZERO_SHOT, "acehnese")]
-    assert cells[(0, 7)] == f"{other['lift']:.2f}\n({other['share']:.0%})"
+    found = cells(panel)
+    assert found[("english", "javanese")] == "–\n– (14%)"
+    other = given.final().tables["share"].set_index(["probe_language", "train_language"]).loc[(ZERO_SHOT, "acehnese")]
+    assert found[(ZERO_SHOT, "acehnese")] == f"{other['lift']:.2f}\n{other['value']:.0%} ({other['null']:.0%})"
     assert len(panel.patches) == 7  # own languages, and none of the zero-shot one
+    assert said(figure).startswith("Lift, share of the strongest 50 and (chance), all snapshots summed")
 
 
 def test_shares_are_the_tables_cells() -> None:
     table = reliance()
-    table.loc[3, ["share", "low", "high"]] = np.nan  # acehnese on indonesian
-    table.loc[table["train_language"] == "english", "chance"] = 0.3
+    table.loc[3, ["value", "low", "high"]] = np.nan  # acehnese on indonesian
+    table.loc[table["train_language"] == "english", "null"] = 0.3
     figure = figures.shares(table.sample(frac=1, random_state=0).assign(k=50, seeds=3))
     panel = figure.axes[0]
     assert ticks(panel)[0] == "acehnese\nn = 20"
@@ -270,11 +338,11 @@ def test_shares_are_the_tables_cells() -> None:
     cells = table.set_index(["train_language", "probe_language"])
     for train in LANGUAGES:
         mine, found = cells.loc[train], points(panel, train)
-        np.testing.assert_allclose(found[:, 0], mine["share"])
-        there = mine["share"].notna().to_numpy()
+        np.testing.assert_allclose(found[:, 0], mine["value"])
+        there = mine["value"].notna().to_numpy()
         np.testing.assert_array_equal(np.round(found[there, 1]), np.arange(8)[there])  # each in its probe language's row
         np.testing.assert_allclose(bars(panel, train)[:, :, 0], mine[["low", "high"]])
-        np.testing.assert_allclose(bars(panel, train, "chance")[:, :, 0], mine[["chance", "chance"]])
+        np.testing.assert_allclose(bars(panel, train, "chance")[:, :, 0], mine[["null", "null"]])
         (marks,) = named(panel, train)
         own = [not np.allclose(face, 1) for face in marks.get_facecolors()]
         assert own == [probe == train for probe in (*LANGUAGES, ZERO_SHOT)]
@@ -294,7 +362,7 @@ def test_shares_of_scores_and_signs_have_panels_of_their_own() -> None:
     figure = figures.shares(pd.concat(tables.values()))
     words = {"positive": "proponents", "negative": "opponents"}
     for (score, sign), table in tables.items():
-        mine = table.set_index(["train_language", "probe_language"]).loc["english", "share"]
+        mine = table.set_index(["train_language", "probe_language"]).loc["english", "value"]
         np.testing.assert_allclose(points(panel_of(figure, f"{score}, {words[sign]}"), "english")[:, 0], mine)
 
 
@@ -432,17 +500,17 @@ def test_within_class_lies_beside_its_score() -> None:
 
 def test_agreement() -> None:
     table = agreed()
-    table.loc[0, ["centred_pearson", "centred_low", "centred_high"]] = np.nan
+    table.loc[0, ["contrast", "contrast_low", "contrast_high"]] = np.nan
     figure = figures.agreement(table)
     panel, cells = figure.axes[0], table.set_index(["measure", "score"])
-    shares = cells.loc["share", "centred_pearson"]
+    shares = cells.loc["share", "contrast"]
     assert ticks(panel)[0] == shares.idxmax()
     assert ticks(panel)[-1] == SCORES[0]  # where nothing is known
     for measure in ("share", "mass", "mean"):
         mine = cells.loc[measure].loc[ticks(panel)]
-        np.testing.assert_allclose(points(panel, measure)[:, 0], mine["centred_pearson"])
-        np.testing.assert_allclose(bars(panel, measure)[:, :, 0], mine[["centred_low", "centred_high"]])
-        np.testing.assert_allclose(bars(panel, measure, "chance")[:, :, 0], mine[["floor", "floor"]])
+        np.testing.assert_allclose(points(panel, measure)[:, 0], mine["contrast"])
+        np.testing.assert_allclose(bars(panel, measure)[:, :, 0], mine[["contrast_low", "contrast_high"]])
+        np.testing.assert_allclose(bars(panel, measure, "chance")[:, :, 0], mine[["contrast_floor", "contrast_floor"]])
     assert "49 cells" in said(figure)
 
 
@@ -450,16 +518,17 @@ def test_left_out_against_the_table() -> None:
     changes, table = left(), reliance()
     figure = figures.left_out(changes, table.assign(k=100))
     cells = changes.merge(table, on=["probe_language", "train_language"])
-    for value in ("share", "change"):  # twice over: means out of rows, then out of columns
-        by_row = cells[value] - cells.groupby("probe_language")[value].transform("mean")
-        cells[value] = by_row - by_row.groupby(cells["train_language"]).transform("mean")
     own = cells["probe_language"] == cells["train_language"]
+    effects = pd.get_dummies(cells[["probe_language", "train_language"]]).to_numpy(float)
+    for value in ("value", "change"):  # what the best row and column effects of other languages leave
+        fitted = np.linalg.lstsq(effects[~own], cells.loc[~own, value].to_numpy(float), rcond=None)[0]
+        cells[value] = cells[value] - effects @ fitted
     scatter, grid = figure.axes[:2]
     for name, mine in (("own language", cells[own]), ("other language", cells[~own])):
         expected = mine.sort_values(["probe_language", "train_language"])
-        np.testing.assert_allclose(points(scatter, name), expected[["share", "change"]], atol=1e-12)
+        np.testing.assert_allclose(points(scatter, name), expected[["value", "change"]], atol=1e-12)
         np.testing.assert_allclose(np.ptp(bars(scatter, name, "error")[:, :, 1], axis=1), 2 * expected["error"])
-    assert scatter.get_title() == f"Pearson {cells['share'].corr(cells['change']):.2f} over 56 of 56 cells"
+    assert scatter.get_title() == f"Pearson {cells['value'].corr(cells['change']):.2f} over 56 of 56 cells"
     first = changes.set_index(["probe_language", "train_language"]).loc[("acehnese", "acehnese")]
     assert grid.texts[0].get_text() == f"{first['change']:+.2f}\n± {first['error']:.2f}"
     assert "3 seeds" in said(figure)
@@ -468,7 +537,7 @@ def test_left_out_against_the_table() -> None:
 
 def test_left_out_without_some_shares() -> None:
     table = reliance()
-    table.loc[table["probe_language"] == "english", "share"] = np.nan
+    table.loc[table["probe_language"] == "english", "value"] = np.nan
     table = table[table["train_language"] != "javanese"]
     figure = figures.left_out(left(1), table)
     assert figure.axes[0].get_title().endswith("over 42 of 56 cells")
@@ -498,8 +567,8 @@ def test_png_is_a_picture_of_the_figures_size() -> None:
 
 
 def test_bad_tables() -> None:
-    with pytest.raises(TracInError, match=r"needs the columns chance, but the table has probe_language, .*probes\."):
-        figures.shares(reliance().drop(columns="chance"))
+    with pytest.raises(TracInError, match=r"needs the columns null, but the table has probe_language, .*probes\."):
+        figures.shares(reliance().drop(columns="null"))
     with pytest.raises(TracInError, match="several lines for acehnese, acehnese; choose those of one snapshot"):
         figures.shares(pd.concat([reliance()] * 2))
     with pytest.raises(TracInError, match="no lines"):

@@ -14,9 +14,10 @@ import pytorch_lightning as pl
 
 from lightning_tracin import TracInCallback, TracInError, TracInRun
 from lightning_tracin.analysis.baselines import representation_similarity, without_ties
+from lightning_tracin.analysis.reinforcement import ALL
 from lightning_tracin.analysis.reliance import reliance_table
 from lightning_tracin.config import View
-from lightning_tracin.reporting.findings import findings_of_reliance, study_of
+from lightning_tracin.reporting.findings import findings_of_reinforcement, findings_of_reliance, study_of
 from lightning_tracin.storage.sample_table import SampleTable
 from tests.support.fits import Classifier, loaders, trainer
 
@@ -54,13 +55,14 @@ def test_findings_of_a_constructed_run() -> None:
     assert (line["mean_before"], line["mean_after"]) == (pytest.approx(1), pytest.approx(0.0875))
     text = "\n".join(study.findings)
     assert (
-        "en: the own-language share of the top 10 falls from 1.00 at epoch 0 (step 5) to 0.09 at epoch 1 (step 10), p = " in text
-    )
-    assert "de: the own-language share of the top 10 does not change significantly, going from 1.00" in text
-    assert "8 probes; chance 0.50" in text
-    assert "Choenni et al. (2023) report that reliance on other languages grows" in text
+        "en: the own-language share of the top 10 falls, beyond chance, from 1.00 at epoch 0 (step 5; chance 0.50) to 0.09 at "
+        "epoch 1 (step 10; chance 0.50), -0.91 beyond chance, p = "
+    ) in text
+    assert "de: the own-language share of the top 10 does not change significantly beyond chance, going from 1.00" in text
+    assert "(95 % interval 1.00 to 1.00; chance 0.50, lift 2.00, 8 probes)" in text
+    assert "Choenni" not in text  # this is not the set-up of their study
     assert set(study.compared["score"]) == {"influence", "random", "BM25", "same label", "BM25 x same label"}
-    assert (study.compared.groupby(["score", "probe_language"])["share"].sum().round(9) == 1).all()
+    assert (study.compared.groupby(["score", "probe_language"])["value"].sum().round(9) == 1).all()
     assert study.reinforcement is not None
 
 
@@ -69,14 +71,14 @@ def test_findings_are_the_same_whatever_the_probes_call_their_language() -> None
     names = {"en": "english", "de": "deu"}
     other.probes = dataclasses.replace(other.probes, language=tuple(names[one] for one in other.probes.language))
     expected, found = (study_of(run, View(top_k=10)).findings for run in (alike, other))  # type: ignore[arg-type]
-    assert sum("of the top 10 proponents come from its own language" in one for one in found) == 2
+    assert sum("of the strongest 10 are in its own language" in one for one in found) == 2
     back = [one.replace("english:", "en:").replace("deu:", "de:") for one in found]
     plain = [one.split("interval")[0].split(", p = ")[0] for one in back]  # without what bootstraps draw in the names' order
     assert sorted(plain) == sorted(one.split("interval")[0].split(", p = ")[0] for one in expected)
 
 
 def test_a_language_is_drawn_on_only_where_the_whole_interval_says_so() -> None:
-    columns = ["probe_language", "train_language", "share", "chance", "lift", "low", "high", "probes"]
+    columns = ["probe_language", "train_language", "value", "null", "lift", "low", "high", "probes"]
     lines = [
         ("fr", "fr", 0.30, 0.2, 1.50, 0.25, 0.35, 9),
         ("fr", "de", 0.40, 0.2, 1.30, 0.36, 0.44, 9),  # other probe languages: 0.40 / 1.30 = 0.31
@@ -84,22 +86,34 @@ def test_a_language_is_drawn_on_only_where_the_whole_interval_says_so() -> None:
         ("fr", "ru", 0.24, 0.2, 1.60, 0.18, 0.30, 9),  # more than the others, but chance may do it
     ]
     named = [
-        said
-        for said in findings_of_reliance(pd.DataFrame(lines, columns=columns), 10)
-        if "more than by chance and more than" in said
+        said for said in findings_of_reliance(pd.DataFrame(lines, columns=columns), 10) if "of the average probe language" in said
     ]
     assert named == [
-        "fr: it relies on these languages more than by chance and more than the average probe language does: de (0.40, 95 % "
+        "fr: more of the strongest 10 than by chance, and than of the average probe language, are in de (0.40, 95 % "
         "interval 0.36 to 0.44, chance 0.20, lift 1.30). Each interval is for a single cell, without correction for the 3 "
         "comparisons."
     ]
 
 
-def test_translations_are_a_majority_only_where_the_interval_says_so() -> None:
+def test_translations_that_must_be_there_are_no_finding() -> None:
     study = study_of(ConstructedRun(), View(top_k=15))  # type: ignore[arg-type]
     (line,) = [finding for finding in study.findings if finding.startswith("en: of the samples in other languages")]
-    assert "in its top 15, 1.00 are translations of own-language samples there" in line  # all ten English ones stand there
-    assert line.endswith("8 probes): mostly reinforcing.")
+    assert "in its top 15, 1.00 reinforce: they are translations of own-language samples there" in line
+    assert line.endswith("it is 1.00 by chance: no different from chance.")  # all ten English ones stand there
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "chance", "said"),
+    [
+        (0.3, 0.5, 0.2, "more than by chance."),
+        (0.3, 0.5, 0.6, "less than by chance."),
+        (0.3, 0.5, 0.4, "no different from chance."),
+    ],
+)
+def test_reinforcing_is_said_against_its_chance(low: float, high: float, chance: float, said: str) -> None:
+    line = {"probe_language": "en", "train_language": ALL, "reinforcing": 0.4, "low": low, "high": high, "chance": chance}
+    (found,) = findings_of_reinforcement(pd.DataFrame([{**line, "probes": 8}]), 10)
+    assert found.endswith(said)
 
 
 def test_representations_are_compared_where_the_model_gives_them() -> None:
@@ -146,6 +160,7 @@ def test_a_fit_writes_its_study(tmp_path: Path) -> None:
         without_ties(representation_similarity(*run.representations())), run.train.language, run.probes.language, 5
     )
     of_them = compared[compared["score"] == "representations"]
-    np.testing.assert_allclose(of_them["share"], kept["share"], atol=0.07)  # kept in single precision: ranks may differ
-    own = compared.query("score == 'influence' and probe_language == 'en' and train_language == 'en'")["share"].item()
-    assert f"en: {own:.2f} of the top 5 proponents come from its own language" in page
+    np.testing.assert_allclose(of_them["value"], kept["value"], atol=0.07)  # kept in single precision: ranks may differ
+    own = compared.query("score == 'influence' and probe_language == 'en' and train_language == 'en'").iloc[0]
+    assert f"en: {own['value']:.2f} of the strongest 5 are in its own language" in page
+    assert f"in other languages {1 - own['value']:.2f}, by chance {1 - own['null']:.2f}." in page

@@ -87,8 +87,9 @@ def test_real_loggers_and_files_take_any_names(tmp_path: Path, monkeypatch: pyte
     sinks[0].experiment.finish()
     wandb.teardown()
     keys = language_keys(NAMES)
-    expected = {f"tracin/{kind}/{keys[one]}/{keys[other]}" for kind in ("reliance", "lift") for one in probes for other in NAMES}
-    expected |= {f"tracin/cross_lingual/{keys[one]}" for one in probes} | {"tracin/cross_lingual/mean"}
+    kinds, alone = ("influence", "contrast", "mean_influence", "reliance", "lift"), ("cross_lingual", "cross_lingual_null")
+    expected = {f"tracin/{kind}/{keys[one]}/{keys[other]}" for kind in kinds for one in probes for other in NAMES}
+    expected |= {f"tracin/{kind}/{name}" for kind in alone for name in (*(keys[one] for one in probes), "mean")}
     assert set(pd.read_csv(tmp_path / "csv" / "metrics.csv").filter(like="tracin/")) == expected
     events = EventAccumulator(str(tmp_path / "tb")).Reload()
     assert {tag for tag in events.Tags()["scalars"] if tag.startswith("tracin/")} == expected

@@ -19,12 +19,25 @@ from lightning_tracin import TracInCallback, TracInRun
 from tests.support.fits import LANGUAGES, Classifier, Samples, loaders, trainer
 
 PAIRS = [f"{probe}/{train}" for probe in LANGUAGES for train in LANGUAGES]
+SIGNED = {f"tracin/{kind}/{pair}" for kind in ("influence", "contrast", "mean_influence") for pair in PAIRS}
 CURVES = {
-    *(f"tracin/reliance/{pair}" for pair in PAIRS),
-    *(f"tracin/lift/{pair}" for pair in PAIRS),
-    *(f"tracin/cross_lingual/{language}" for language in LANGUAGES),
-    "tracin/cross_lingual/mean",
+    *SIGNED,
+    *(f"tracin/{kind}/{pair}" for kind in ("reliance", "lift") for pair in PAIRS),
+    *(f"tracin/{kind}/{name}" for kind in ("cross_lingual", "cross_lingual_null") for name in (*LANGUAGES, "mean")),
 }
+
+
+def influence_in_nats(run: TracInRun, snapshot: int) -> dict[str, float]:
+    """The sum over each language's train samples, from the matrix of scores: the mean over the probes of each language."""
+    about = run.snapshots[snapshot]
+    nats = run.influence("dot", "learning_rate", [snapshot]) * about.steps / (len(run.train) * about.visits)
+    by_train = nats.groupby("train_language").sum("train")
+    by_both = by_train.groupby("probe_language").mean("probe")
+    return {
+        f"tracin/influence/{probe}/{train}": float(by_both.sel(probe_language=probe, train_language=train))
+        for probe in LANGUAGES
+        for train in LANGUAGES
+    }
 
 
 class TextSamples(Samples):
@@ -48,6 +61,12 @@ def history(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in output.stdout.splitlines() if line.startswith("{")]
 
 
+def lines_of(chart: dict[str, Any]) -> list[tuple[int, str, float]]:
+    """The points of a line chart: step, name of the line, value."""
+    columns = [chart["columns"].index(name) for name in ("step", "lineKey", "lineVal")]
+    return [tuple(row[column] for column in columns) for row in chart["data"]]
+
+
 @pytest.mark.parametrize("when", ["fit_end", "snapshot"])
 def test_wandb_holds_every_curve_table_and_chart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: Any) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -58,18 +77,26 @@ def test_wandb_holds_every_curve_table_and_chart(tmp_path: Path, monkeypatch: py
     fit.fit(Classifier(), *text_loaders())
     logger.experiment.finish()
     wandb.teardown()
-    table = TracInRun.open(tmp_path / "run").reliance(k=5)
+    run = TracInRun.open(tmp_path / "run")
+    shares, sums, means = (run.reliance(k=5, measure=measure) for measure in ("share", "sum", "mean"))
     records = history(tmp_path)
     rows = [record["history"]["item"] for record in records if record["type"] == "history"]
     points = [row for row in rows if "tracin/checkpoint_step" in row]
     assert [row["tracin/checkpoint_step"] for row in points] == [5, 10, 15]
-    for row, (_, expected) in zip(points, table.groupby("snapshot"), strict=True):
+    for row, (snapshot, expected) in zip(points, shares.groupby("snapshot"), strict=True):
         assert {name for name in row if name.startswith("tracin/")} == CURVES | {"tracin/checkpoint_step"}
         for line in expected.itertuples():
-            assert row[f"tracin/reliance/{line.probe_language}/{line.train_language}"] == pytest.approx(line.share)
+            assert row[f"tracin/reliance/{line.probe_language}/{line.train_language}"] == pytest.approx(line.value)
             assert row[f"tracin/lift/{line.probe_language}/{line.train_language}"] == pytest.approx(line.lift)
             if line.probe_language == line.train_language:
-                assert row[f"tracin/cross_lingual/{line.probe_language}"] == pytest.approx(1 - line.share)
+                assert row[f"tracin/cross_lingual/{line.probe_language}"] == pytest.approx(1 - line.value)
+                assert row[f"tracin/cross_lingual_null/{line.probe_language}"] == pytest.approx(1 - line.null)
+        for name, value in influence_in_nats(run, int(str(snapshot))).items():
+            assert row[name] == pytest.approx(value, rel=1e-5, abs=1e-9)
+        for line in sums[sums["snapshot"] == snapshot].itertuples():
+            assert row[f"tracin/contrast/{line.probe_language}/{line.train_language}"] == pytest.approx(line.contrast)
+        for line in means[means["snapshot"] == snapshot].itertuples():
+            assert row[f"tracin/mean_influence/{line.probe_language}/{line.train_language}"] == pytest.approx(line.value)
     assert len([row for row in rows if "train_loss" in row]) == 15  # the fit's own rows are all there
     defined = {r["metric"]["name"]: r["metric"].get("step_metric") for r in records if "name" in r.get("metric", {})}
     assert {name for name, step in defined.items() if step == "tracin/checkpoint_step"} == CURVES
@@ -77,16 +104,19 @@ def test_wandb_holds_every_curve_table_and_chart(tmp_path: Path, monkeypatch: py
     summary: dict[str, Any] = {}
     for record in records:
         summary.update(record.get("summary", {}).get("update", {}))
-    final = TracInRun.open(tmp_path / "run").reliance(k=5, cumulative=True, snapshots=[2])
-    for line in final.itertuples():
-        key = f"tracin/final/reliance/{line.probe_language}/{line.train_language}"
-        assert summary[key] == pytest.approx(line.share)
+    for kind, measure in (("reliance", "share"), ("influence", "sum")):
+        for line in run.reliance(k=5, cumulative=True, measure=measure, snapshots=[2]).itertuples():
+            key = f"tracin/final/{kind}/{line.probe_language}/{line.train_language}"
+            assert summary[key] == pytest.approx(line.value)
 
     media = next(tmp_path.glob("wandb/offline-run-*/files/media"))
     tables = {path.name.split("_table_")[0]: json.loads(path.read_text()) for path in media.rglob("*.table.json")}
     assert set(tables) == {*LANGUAGES, "reliance", next(name for name in tables if name.startswith("top"))}
-    assert len(tables["reliance"]["data"]) == 4 * 3 * 9  # signs x cumulative, snapshots, pairs of languages
-    assert all(len(tables[language]["data"]) == 3 * 3 for language in LANGUAGES)
+    assert len(tables["reliance"]["data"]) == 4 * 2 * 3 * 9  # measures and signs, cumulative, snapshots, pairs of languages
+    for language in LANGUAGES:
+        expected = sums[sums["probe_language"] == language].set_index(["step", "train_language"])["value"].to_dict()
+        drawn = {(step, name): value for step, name, value in lines_of(tables[language])}
+        assert drawn == pytest.approx(expected)
     top = next(value for name, value in tables.items() if name.startswith("top"))
     texts = [line[top["columns"].index("text")] for line in top["data"]]
     trains = [line[top["columns"].index("train")] for line in top["data"]]
@@ -101,9 +131,20 @@ def test_csv_logger_gets_the_scalars(tmp_path: Path) -> None:
     logged = pd.read_csv(tmp_path / "csv" / "metrics.csv").dropna(subset=["tracin/cross_lingual/mean"])
     assert logged["step"].tolist() == [5, 10, 15]
     assert set(logged.filter(like="tracin/")) == CURVES
-    table = TracInRun.open(tmp_path / "run").reliance(k=5)
-    expected = table[(table["probe_language"] == "de") & (table["train_language"] == "ru")]["share"]
-    assert logged["tracin/reliance/de/ru"].tolist() == pytest.approx(expected.tolist())
+    run = TracInRun.open(tmp_path / "run")
+    for kind, measure in (("reliance", "share"), ("influence", "sum"), ("mean_influence", "mean")):
+        table = run.reliance(k=5, measure=measure)
+        expected = table[(table["probe_language"] == "de") & (table["train_language"] == "ru")]["value"]
+        assert logged[f"tracin/{kind}/de/ru"].tolist() == pytest.approx(expected.tolist())
+
+
+def test_language_means_are_logged_without_shares(tmp_path: Path) -> None:
+    callback = TracInCallback(tmp_path / "run", top_k=5, language_means=True)
+    fit = trainer(tmp_path, [callback], logger=CSVLogger(tmp_path, version="", name="csv"))
+    fit.fit(Classifier(), *loaders())
+    logged = pd.read_csv(tmp_path / "csv" / "metrics.csv").dropna(subset=["tracin/influence/de/de"])
+    assert set(logged.filter(like="tracin/")) == SIGNED
+    assert (logged["tracin/influence/de/ru"] / logged["tracin/mean_influence/de/ru"]).tolist() == pytest.approx([10] * 3)
 
 
 def test_tensorboard_logger_gets_the_scalars(tmp_path: Path) -> None:
@@ -126,7 +167,7 @@ def test_default_directory_stands_beside_the_loggers_files(tmp_path: Path) -> No
 def test_without_a_logger_the_result_files_are_written(tmp_path: Path) -> None:
     trainer(tmp_path, [TracInCallback(top_k=5)]).fit(Classifier(), *text_loaders())
     results = tmp_path / "tracin" / "results"
-    tables, pictures = ("reliance", "top", "compared", "changes"), ("curves", "heat_map")  # no items, so no translations
+    tables, pictures = ("reliance", "top", "compared", "changes"), ("curves", "heat_map", "lift")  # no items, so no translations
     assert {path.name for path in results.iterdir()} == {
         "report.html",
         "representations.safetensors",
@@ -134,13 +175,17 @@ def test_without_a_logger_the_result_files_are_written(tmp_path: Path) -> None:
         *(f"{name}.png" for name in pictures),
     }
     run = TracInRun.open(tmp_path / "tracin")
-    written = (
-        pd.read_csv(results / "reliance.csv").query("sign == 'negative' and cumulative").drop(columns=["sign", "cumulative"])
-    )
-    pd.testing.assert_frame_equal(written.reset_index(drop=True), run.reliance(k=5, sign="negative", cumulative=True))
+    written = pd.read_csv(results / "reliance.csv")
+    for measure, sign in (("share", "negative"), ("share", "positive"), ("sum", "positive"), ("mean", "positive")):
+        of_it = written.query(f"measure == '{measure}' and sign == '{sign}' and cumulative")
+        expected = run.reliance(k=5, sign=sign, cumulative=True, measure=measure)
+        pd.testing.assert_frame_equal(
+            of_it.drop(columns=["measure", "sign", "cumulative"]).reset_index(drop=True), expected, check_dtype=False
+        )
     top = pd.read_csv(results / "top.csv").query("probe == 0 and sign == 'positive'")
-    assert top["train"].tolist() == run.top(0, 3)["train"].tolist()
-    assert top["text"].tolist() == run.top(0, 3)["text"].tolist()
+    expected = run.top(0, 3, similarity="dot", weighting="learning_rate")
+    assert top["train"].tolist() == expected["train"].tolist()
+    assert top["text"].tolist() == expected["text"].tolist()
 
 
 def test_text_is_escaped_in_the_page(tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ from lightning_tracin.studies.data import load_split
 from lightning_tracin.studies.datasets import Split, hub
 from lightning_tracin.studies.settings import FitSettings
 from tests.studies.datasets.test_hub import data_set
-from tests.support.rows import labels, write, write_jsonl
+from tests.support.rows import labels, real_data, write, write_jsonl
 
 CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
-STUDIES = ("cldr", "local", "marc", "paws_x", "xnli")
+STUDIES = ("cldr", "local", "marc", "paws_x", "sib200", "xnli", "xsid")
 SMALL = {"train_per_language": 4, "probes_per_language": 2, "test_per_language": 2}
 
 
@@ -202,3 +202,63 @@ def test_paws_x_drops_placeholders_and_labels_that_differ(tmp_path: Path, monkey
     reasons = "dropped 1 with a placeholder for a text, 1 with labels that differ between translations"
     assert account.count(f"18 samples; {reasons}") == 10  # five languages, to train on and to probe
     assert {"3", "5"}.isdisjoint([*split.train["item"], *split.probes["item"], *split.test["item"]])
+
+
+SIB_TOPICS = ("entertainment", "geography", "health", "politics", "science/technology", "sports", "travel")
+
+
+def sib_table(language: str, part: str, count: int) -> str:
+    rows = "".join(f"{part}{i}\t{SIB_TOPICS[i % 7]}\t{language} {part} {i}\n" for i in range(count))
+    return f"index_id\tcategory\ttext\n{rows}"
+
+
+@pytest.mark.parametrize("real", [False, True])
+def test_sib200_trains_each_language_on_sentences_of_its_own(tmp_path: Path, real: bool) -> None:
+    read = options("sib200")
+    if not real:
+        for language in read.probe_languages or ():
+            for part, count in (("train", 320), ("test", 204)):
+                write(tmp_path / "sib200" / language / f"{part}.tsv", sib_table(language, part, count))
+    split, account = load_split(dataclasses.replace(read, data_dir=str(real_data("sib200").parent if real else tmp_path)))
+    assert len(set(split.train["item"])) == len(split.train) == 5 * 60
+    assert split.train.features["label"].names == list(SIB_TOPICS)
+    assert Counter(split.probes["language"]) == dict.fromkeys(read.probe_languages or (), 40)
+    assert Counter(split.test["language"]) == dict.fromkeys(read.probe_languages or (), 150)
+    assert "fewer" not in account
+
+
+INTENTS = ("weather/find", "PlayMusic", "alarm/set_alarm", "alarm/modify_alarm")
+
+
+def commands(language: str, part: str, count: int) -> str:
+    """As published: English without numbers and with a line of slots, the others with the English text."""
+    blocks = []
+    for i in range(count):
+        text, intent = f"{language} {part} {i}", INTENTS[i % 4]
+        own = f"# text = {text}\n# intent = {intent}\n"
+        comments = f"{own}# slots: 0:2:thing\n" if language == "en" else f"# id = {i + 1}\n# text-en = en {part} {i}\n{own}"
+        words = "".join(f"{n}\t{word}\t{intent}\tO\n" for n, word in enumerate(text.split(), start=1))
+        blocks.append(comments + words)
+    return "\n".join(blocks) + "\n"
+
+
+def test_xsid_is_read_as_published(tmp_path: Path) -> None:
+    read = options("xsid", data_dir=str(tmp_path), test_per_language=20)
+    for language in read.probe_languages or ():
+        for part, count in (("valid", 400), ("test", 80)):
+            write(tmp_path / "xsid-0.7" / f"{language}.{part}.conll", commands(language, part, count))
+    split, account = load_split(read)
+    assert account.count("300 samples; dropped 100 with a label that is left out") == 6
+    assert len({text.split()[2] for text in split.train["text"]}) == len(split.train) == 6 * 49
+    for part, name in ((split.train, "valid"), (split.probes, "test"), (split.test, "test")):
+        assert [text.split()[:2] for text in part["text"]] == [[language, name] for language in part["language"]]
+        assert labels(part) == [INTENTS[int(text.split()[2]) % 4] for text in part["text"]]
+    assert set(split.probes["item"]).isdisjoint([*split.train["item"], *split.test["item"]])
+
+
+def test_xsid_as_it_is() -> None:
+    split, account = load_split(options("xsid", data_dir=str(real_data("xsid-0.7").parent)))
+    assert Counter(split.train["language"]) == dict.fromkeys(("en", "de", "it", "nl", "tr", "zh"), 49)
+    assert len(split.train.features["label"].names) == 13
+    assert account.count("297 samples; dropped 3 with a label that is left out") == 6
+    assert "fewer" not in account

@@ -140,11 +140,11 @@ def test_its_runs_refits_table_and_findings_are_in_the_study_and_a_second_run_fi
     [
         (
             {"experiments": ["pear"]},
-            r"^experiments has 'pear', but should have some of: pair, zero_shot, imbalance, masks, removal, left_out, lds\.$",
+            r"^experiments has 'pear', but should have some of: rails, pair, zero_shot, imbalance, masks, removal, left_out, lds",
         ),
         (
             {"options": {"pear": {}}},
-            r"^There is no experiment 'pear'; the known ones are: top, reliance, reinforcement, ch",
+            r"^There is no experiment 'pear'; the known ones are: top, reliance, rails, reinforcement, ch",
         ),
         (
             {"options": {"pair": {"langauge": "de"}}},
@@ -176,7 +176,7 @@ def test_help_and_command_line_know_it(tmp_path: Path, capsys: pytest.CaptureFix
     with pytest.raises(SystemExit, match="0"):
         main(["study", "--help"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "any of: ``pair`` (E10: one run and one refit), ``zero_shot`` (E7: fits without a language, and" in said
+    assert "``pair`` (E10: one run and one refit), ``zero_shot`` (E7: fits without a language, and" in said
     path = tmp_path / "study.yaml"
     path.write_text("name: x\nexperiments: [pair]\noptions: {pair: {language: en}}\n")
     assert settings_from(path).options_of(PairOptions) == PairOptions("en")

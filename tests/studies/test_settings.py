@@ -17,7 +17,7 @@ EVIDENCE = Path(__file__).parents[2] / "benchmarks" / "evidence_settings"
         ({"scores": []}, r"scores is empty"),
         (
             {"experiments": ["removals"]},
-            r"experiments has 'removals', but should have some of: zero_shot, imbalance, masks, removal, left_out, lds",
+            r"experiments has 'removals', but should have some of: rails, zero_shot, imbalance, masks, removal, left_out, lds",
         ),
         ({"area_scores": ["TF-IDF"]}, r"area_scores has 'TF-IDF'"),
         (
@@ -28,6 +28,9 @@ EVIDENCE = Path(__file__).parents[2] / "benchmarks" / "evidence_settings"
         ({"experiments": ["removal"], "ks": []}, r"ks should be ascending numbers from 1 on, but is \[\]"),
         ({"seeds": 0}, r"seeds should be 1 or more, but is 0"),
         ({"removal_seeds": 2}, r"removal_seeds=2 is more than seeds=1"),
+        ({"influence_seeds": 2}, r"influence_seeds should be 1 to seeds=1, but is 2"),
+        ({"seeds": 2, "influence_seeds": 0}, r"influence_seeds should be 1 to seeds=2, but is 0"),
+        ({"seeds": 2, "influence_seeds": 1, "contribution_seeds": 2}, r"contribution_seeds=2 is more than influence_seeds=1"),
         ({"experiments": ["lds"], "subsets": 2}, r"subsets should be 3 or more"),
         ({"experiments": ["imbalance"], "amounts": [50, -1]}, r"amounts should be percentages from 1 on, but is \[50, -1\]"),
         ({"experiments": ["zero_shot"], "zero_shot": []}, r"zero_shot is empty"),
@@ -56,7 +59,7 @@ def test_ready_settings_are_possible_and_named_after_their_file(path: Path) -> N
         assert settings.correct_probes
 
 
-@pytest.mark.parametrize("name", ["nusax", "pawsx"])
+@pytest.mark.parametrize("name", ["nusax", "sib200", "sib200-second", "sib200-120", "sib200-embeddings", "xsid"])
 def test_the_evidences_settings_are_possible(name: str) -> None:
     assert settings_from(EVIDENCE / f"{name}.yaml").seeds >= 5
 

@@ -69,7 +69,7 @@ def test_every_table_of_the_study_is_the_same_but_for_the_names(both: tuple[Outc
 
 def test_findings_are_about_the_own_language(both: tuple[Outcome, Outcome]) -> None:
     alike, other = (" ".join(line for section in each.sections for line in section.findings) for each in both)
-    assert alike.count("proponents come from its own language") == other.count("proponents come from its own language") == 3
+    assert alike.count("are in its own language") == other.count("are in its own language") >= 3
     assert alike.count("own-language share") == other.count("own-language share") > 0
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_tracin.gradients import Sketch
+
 
 def gradient_of_one(model: nn.Module, loss: Callable[[], Tensor], names: Sequence[str]) -> dict[str, Tensor]:
     """The gradient of one sample's loss, parameter by parameter, flattened; zero where the loss does not depend on it."""
@@ -26,6 +28,19 @@ def gradient_loop(
     """Every sample's gradient: parameter -> [samples, elements], in float64."""
     each = [gradient_of_one(model, lambda sample=sample: loss_of_one(sample), names) for sample in samples]
     return {name: torch.stack([one[name] for one in each]).double() for name in names}
+
+
+def written_out(sketch: Sketch, name: str) -> Tensor:
+    """The matrix of one parameter's map, element by element from what its file holds: [elements, size]."""
+    held = {key.removeprefix(f"{name}/"): tensor for key, tensor in sketch.state().items() if key.startswith(f"{name}/")}
+    rows, columns, size = held["sizes"].tolist()
+    left = held.get("left", torch.eye(rows)).double()
+    right = held.get("right", torch.eye(columns)).double()
+    hashed = torch.zeros(left.shape[1], right.shape[1], size, dtype=torch.float64)
+    for i in range(left.shape[1]):
+        for j in range(right.shape[1]):
+            hashed[i, j, (held["offset"][i] + j) % size] = held["left_sign"][i] * held["right_sign"][j]
+    return torch.einsum("ai,bj,ijk->abk", left, right, hashed).reshape(rows * columns, size)
 
 
 def ingredients_loop(

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 
 from lightning_tracin.analysis import changes, imbalance, reinforcement, removal, zero_shot
-from lightning_tracin.analysis.leave_one_out import change_in_loss
+from lightning_tracin.analysis.leave_one_out import changes_of, singles
 from lightning_tracin.analysis.reliance import COLUMNS
-from lightning_tracin.config import View
+from lightning_tracin.analysis.reliance_by_snapshot import NATS, PART
+from lightning_tracin.config import Measure, View
 from lightning_tracin.reporting.results import Results
 
 LANGUAGES = ("acehnese", "banjarese", "english", "indonesian", "javanese", "minangkabau", "sundanese")
@@ -23,19 +24,42 @@ SCORES = (
 
 
 def reliance(trains: Sequence[str] = LANGUAGES, probes: Sequence[str] = (*LANGUAGES, ZERO_SHOT), seed: int = 0) -> pd.DataFrame:
-    """A reliance table whose cells all differ, so that none can stand for another."""
-    generator = np.random.default_rng(seed)
-    share = generator.permutation(len(trains) * len(probes)) / (len(trains) * len(probes))
+    """A table of shares whose cells all differ, so that none can stand for another."""
+    share, table = _cells(trains, probes, seed)
+    centred = share - 0.5
+    bounds = {"low": share - 0.06, "high": share + 0.04, "contrast_low": centred - 0.05, "contrast_high": centred + 0.03}
+    found = table.assign(value=share, contrast=centred, null=1 / len(trains), lift=share * 2, probes=20, **bounds)
+    return found[list(COLUMNS)]
+
+
+def influence(trains: Sequence[str] = LANGUAGES, probes: Sequence[str] = (*LANGUAGES, ZERO_SHOT), seed: int = 0) -> pd.DataFrame:
+    """A table of signed influence whose cells all differ; intervals leave out 0 except near it."""
+    part, table = _cells(trains, probes, seed)
+    other, _ = _cells(trains, probes, seed + 100)
+    value, contrast = 3 * part - 1.2, 0.5 * other - 0.3
+    bounds = {"low": value - 0.3, "high": value + 0.2, "contrast_low": contrast - 0.04, "contrast_high": contrast + 0.06}
+    return table.assign(value=value, contrast=contrast, null=value.mean(), lift=np.nan, probes=20, **bounds)[list(COLUMNS)]
+
+
+def _cells(trains: Sequence[str], probes: Sequence[str], seed: int) -> tuple[np.ndarray, pd.DataFrame]:
+    """A number from 0 to 1 for each pair of languages, and the pairs."""
+    count = len(trains) * len(probes)
     rows = [(probe, train) for probe in probes for train in trains]
-    table = pd.DataFrame(rows, columns=["probe_language", "train_language"]).assign(share=share, chance=1 / len(trains))
-    return table.assign(lift=share * 2, low=share - 0.06, high=share + 0.04, probes=20)[list(COLUMNS)]
+    return np.random.default_rng(seed).permutation(count) / count, pd.DataFrame(rows, columns=list(COLUMNS[:2]))
 
 
-def results(snapshots: int = 3, **options: Sequence[str]) -> Results:
+def results(snapshots: int = 3, measures: Sequence[Measure] = ("sum", "mean", "share"), **options: Sequence[str]) -> Results:
     parts = [
-        reliance(**options, seed=index).assign(
-            sign="positive", cumulative=whole, snapshot=index, epoch=index, step=10 * (index + 1)
+        (reliance if measure == "share" else influence)(**options, seed=index + 10 * number).assign(
+            measure=measure,
+            unit=PART if measure == "share" else NATS,
+            sign="positive",
+            cumulative=whole,
+            snapshot=index,
+            epoch=index,
+            step=10 * (index + 1),
         )
+        for number, measure in enumerate(measures)
         for whole in (False, True)
         for index in range(snapshots)
     ]
@@ -45,7 +69,7 @@ def results(snapshots: int = 3, **options: Sequence[str]) -> Results:
 def changed() -> pd.DataFrame:
     """Three snapshots; every third change is significant."""
     rows = [
-        (probe, train, *pair, 0.2, 0.2 + change, change, 20, 50.0, p / 4, p)
+        (probe, train, *pair, 0.2, 0.2 + change, change, 0.1, 0.1 + change / 3, change * 2 / 3, 20, 50.0, p / 4, p)
         for i, (probe, train) in enumerate((p, t) for p in (*LANGUAGES, ZERO_SHOT) for t in LANGUAGES)
         for j, pair in enumerate([(0, 1), (1, 2), (0, 2)])
         for change, p in [((i - 25) / 60 + j / 900, 0.01 if i % 3 == 0 else 0.2)]
@@ -118,15 +142,15 @@ def agreed() -> pd.DataFrame:
         for j, measure in enumerate(("share", "mass", "mean"))
         for value in [((5 * i + j) % 14) / 20]
     ]
-    columns = ["score", "measure", "centred_pearson", "centred_low", "centred_high", "floor", "cells"]
+    columns = ["score", "measure", "contrast", "contrast_low", "contrast_high", "contrast_floor", "cells"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def left(seeds: int = 3, probes: Sequence[str] = (*LANGUAGES, ZERO_SHOT)) -> pd.DataFrame:
     generator = np.random.default_rng(0)
     whole = generator.normal(size=(seeds, len(probes)))
-    without = {t: whole + 0.4 * (np.asarray(probes) == t) + generator.normal(size=whole.shape) * 0.1 for t in LANGUAGES}
-    return change_in_loss(whole, without, np.asarray(probes))
+    without = [whole + 0.4 * (np.asarray(probes) == t) + generator.normal(size=whole.shape) * 0.1 for t in LANGUAGES]
+    return changes_of(np.stack([whole, *without], axis=1), singles(LANGUAGES), probes).table()
 
 
 def contributed(trains: Sequence[str] = LANGUAGES, probes: Sequence[str] = (*LANGUAGES, ZERO_SHOT)) -> pd.DataFrame:

@@ -76,6 +76,7 @@ class Moment:
     state: dict[str, Tensor]
     weights: Floats  # of each group: mean rate over the epoch's steps, times visits of a train sample
     preconditioner: dict[str, Tensor]  # Adam's
+    damped: dict[str, Tensor]  # the same, with second moments that are 1 - beta2 of their parameter's mean larger
 
 
 class TwoRates(pl.LightningModule):
@@ -116,20 +117,35 @@ class TwoRates(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         optimizer: Any = self.trainer.optimizers[0]
         scales = {name: torch.zeros(parameter.numel()) for name, parameter in self.named_parameters()}
-        for name, parameter in ((name, one) for name, one in self.named_parameters() if one in optimizer.state):
+        damped = dict(scales)
+        for name, parameter in (
+            (name, one) for name, one in self.named_parameters() if "exp_avg_sq" in optimizer.state.get(one, {})
+        ):
             state = optimizer.state[parameter]
             second = (state["exp_avg_sq"] / (1 - 0.999 ** state["step"])).double().flatten()
             scales[name] = torch.where(second > 0, 1 / (second.sqrt() + 1e-8), 0.0)
+            added = 0.001 * second.sum() / (second > 0).sum().clamp(min=1)
+            damped[name] = torch.where(second > 0, 1 / ((second + added).sqrt() + 1e-8), 0.0)
         state = {name: value.detach().clone() for name, value in self.state_dict().items()}
         weights = np.append(np.mean(self._rates, axis=0), 0.0) * self._seen / TRAIN
-        self.moments.append(Moment(state, weights, scales))
+        self.moments.append(Moment(state, weights, scales, damped))
         self._rates, self._seen = [], 0
 
 
-def fit(folder: Path, *callbacks: pl.Callback) -> TwoRates:
+class PlainSteps(TwoRates):
+    """The same with steps that are rates times gradients."""
+
+    def configure_optimizers(self) -> Any:
+        optimizers, schedules = super().configure_optimizers()
+        groups = [{"params": group["params"], "lr": group["initial_lr"]} for group in optimizers[0].param_groups]
+        optimizer = torch.optim.SGD(groups)
+        return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, schedules[0].lr_lambdas)]
+
+
+def fit(folder: Path, *callbacks: pl.Callback, of: type[TwoRates] = TwoRates) -> TwoRates:
     """Two epochs, so two snapshots."""
     pl.seed_everything(7)
-    module = TwoRates()
+    module = of()
     train = DataLoader(Vectors(0, TRAIN), batch_size=5, shuffle=True)
     trainer(folder, list(callbacks), max_epochs=2, limit_train_batches=2).fit(module, train, DataLoader(Probes(), batch_size=5))
     return module

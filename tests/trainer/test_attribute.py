@@ -60,7 +60,9 @@ def a_mask(folder: Path) -> Path:
         {"language_means": True},
         {"projection_dim": 200},
         {"projection_dim": 200, "preconditioner": "fisher"},
+        {"projection_dim": 200, "preconditioner": "adam-fisher"},
         {"preconditioner": "adam", "dtype": "float64"},
+        {"method": "ekfac"},
         {"similarity": "dot", "weighting": "learning_rate", "per_layer": False, "max_probes_per_language": 2},
     ],
     ids=lambda settings: "-".join(settings) or "exact",
@@ -249,17 +251,16 @@ IngredientStore.write = noted
 run = attribute(Classifier(), "exact", *loaders(), fabric=fabric)
 assert (run.path / "results" / "report.html").exists()
 attribute(Classifier(), "projected", *loaders(), fabric=fabric)
+attribute(Classifier(), "ekfac", *loaders(), fabric=fabric)
 """
 
 
 def test_ranks_of_a_fabric_share_the_work(tmp_path: Path) -> None:
-    alone = {
-        name: fitted(tmp_path / "alone" / name, "fit_end", **settings, batch_size=4)
-        for name, settings in (("exact", {}), ("projected", {"projection_dim": 200}))
-    }
+    ways = {"exact": {}, "projected": {"projection_dim": 200}, "ekfac": {"method": "ekfac", "dtype": "float64"}}
+    alone = {name: fitted(tmp_path / "alone" / name, "fit_end", **settings, batch_size=4) for name, settings in ways.items()}
     for name, run in alone.items():
         folder = shutil.copytree(run.path, tmp_path / name)
-        for computed in ("ingredients", "features", "results"):
+        for computed in ("ingredients", "features", "factors", "results"):
             shutil.rmtree(folder / computed, ignore_errors=True)
     (tmp_path / "script.py").write_text(_RANKS)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -272,7 +273,7 @@ def test_ranks_of_a_fabric_share_the_work(tmp_path: Path) -> None:
         timeout=500,
     )
     assert done.returncode == 0, done.stderr
-    shards = [set((tmp_path / f"rank{rank}").read_text().split()) for rank in (0, 1)]
+    shards = [set((tmp_path / f"rank{rank}").read_text().split()) for rank in (0, 1)]  # of two methods that name them alike
     assert [len(mine) for mine in shards] == [2, 2]
     assert not shards[0] & shards[1]
     for name, run in alone.items():

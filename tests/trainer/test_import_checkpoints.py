@@ -34,7 +34,7 @@ def fit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fit")
     pl.seed_everything(7)
     saver = ModelCheckpoint(folder / "checkpoints", filename="{step}", save_top_k=-1, every_n_train_steps=4, save_last=True)
-    watcher = TracInCallback(folder / "run", top_k=5, every_n_train_steps=4)
+    watcher = TracInCallback(folder / "run", top_k=5, every_n_train_steps=4, preconditioner=None)
     trainer(folder, [watcher, saver], enable_checkpointing=True, max_epochs=4).fit(Constant(), *loaders())
     return folder
 

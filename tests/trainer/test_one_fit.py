@@ -232,7 +232,7 @@ def test_two_fits_are_refused_whatever_may_have_changed(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_groups_that_the_fit_added_are_imported_as_two_runs(tmp_path: Path) -> None:
-    live = TracInCallback(tmp_path / "live", top_k=5)
+    live = TracInCallback(tmp_path / "live", top_k=5, preconditioner=None)
     made = saved(tmp_path, Plain(), live, Unfreezing())
     frozen, whole = Plain(), Plain()
     frozen.model.roberta.requires_grad_(False)
@@ -267,7 +267,7 @@ def test_a_group_without_all_parameters_is_not_taken_for_all(tmp_path: Path) -> 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_accumulated_batches_are_one_step(tmp_path: Path) -> None:
-    live = TracInCallback(tmp_path / "live", top_k=5)
+    live = TracInCallback(tmp_path / "live", top_k=5, preconditioner=None)
     made = saved(tmp_path, Plain(), live, GradientAccumulationScheduler({0: 1, 1: 2, 2: 3}))
     run = import_checkpoints(tmp_path / "run", made, Plain(), *loaders(), top_k=5)
     expected = TracInRun.open(tmp_path / "live").snapshots

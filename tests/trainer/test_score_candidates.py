@@ -58,8 +58,10 @@ def a_mask(folder: Path) -> Path:
         {"language_means": True},
         {"projection_dim": 200},
         {"projection_dim": 200, "preconditioner": "fisher"},
+        {"projection_dim": 200, "preconditioner": "adam-fisher"},
         {"preconditioner": "adam", "dtype": "float64"},
         {"mask": True},
+        {"method": "ekfac", "dtype": "float64"},
         {"per_layer": False, "memory_budget": 20_000, "batch_size": 4},
     ],
     ids=lambda settings: "-".join(settings) or "exact",
@@ -84,7 +86,7 @@ def test_candidates_that_were_trained_on_have_the_scores_of_train_samples(tmp_pa
 
 
 def test_samples_that_were_not_trained_on_have_the_scores_of_a_loop(tmp_path: Path) -> None:
-    run = fitted(tmp_path)
+    run = fitted(tmp_path, preconditioner=None)
     new, probes = Samples(9, 5, ("sw", "hi")), Samples(12, 2)
     found = run.score(Classifier(), of(new), loaders()[1], similarity="dot", weighting="learning_rate", snapshots=[1])
     module = Classifier().eval()

@@ -85,7 +85,7 @@ def writer() -> torch.nn.Module:
 
 def fitted(module: Module, classes: int | None, path: Path, **options: Any) -> TracInRun:
     torch.manual_seed(0)
-    callback = TracInCallback(path, **{"top_k": 3, "dtype": "float64", **options})
+    callback = TracInCallback(path, **{"top_k": 3, "dtype": "float64", "preconditioner": None, **options})
     fits.trainer(path, [callback], max_epochs=2).fit(module, *loaders(classes))
     return TracInRun.open(path)
 
@@ -297,14 +297,15 @@ def test_indices_are_checked(given: dict[str, Any], message: str, tmp_path: Path
         fitted(module, 3, tmp_path, **LATER).per_token(module, *loaders(3), **given)
 
 
+class Adam(Module):
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=1e-3)
+
+
 @pytest.mark.parametrize(
     "options", [{"preconditioner": "adam"}, {"memory_budget": 1}, {"batch_size": 1}, {"parameters": ["*classifier*"]}], ids=str
 )
 def test_tokens_add_up_with_other_options(options: dict[str, Any], tmp_path: Path) -> None:
-    class Adam(Module):
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return torch.optim.AdamW(self.parameters(), lr=1e-3)
-
     assert_tokens_add_up(Adam(tagger()), 3, tmp_path, **options)
 
 
@@ -318,12 +319,13 @@ def test_runs_without_products_of_pairs_have_exact_tokens(options: dict[str, Any
     np.testing.assert_allclose(found.sum("token").values, whole, atol=1e-5 * np.abs(whole).max())
 
 
-def test_whitened_scores_are_refused(tmp_path: Path) -> None:
-    module = Module(tagger())
-    run = fitted(module, 3, tmp_path, projection_dim=512, preconditioner="fisher", **LATER)
-    with pytest.raises(TracInError, match=r"Per-token scores are not whitened; take `preconditioner='none'`\."):
+@pytest.mark.parametrize(("made", "instead"), [("fisher", "none"), ("adam-fisher", "adam")])
+def test_whitened_scores_are_refused(tmp_path: Path, made: Any, instead: Any) -> None:
+    module = Adam(tagger())
+    run = fitted(module, 3, tmp_path, projection_dim=512, preconditioner=made, **LATER)
+    with pytest.raises(TracInError, match=rf"Per-token scores are not whitened; take `preconditioner='{instead}'`\."):
         run.per_token(module, *loaders(3), probes=[1])
-    found = run.per_token(module, *loaders(3), probes=[1], train=[0], preconditioner="none")
+    found = run.per_token(module, *loaders(3), probes=[1], train=[0], preconditioner=instead)
     assert found.sizes["token"] > 1
 
 

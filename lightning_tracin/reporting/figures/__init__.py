@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lightning_tracin.reporting.figures.drawing import png
     from lightning_tracin.reporting.figures.evidence_charts import agreement, deletion_areas, lds_bars, left_out, removal_curve
     from lightning_tracin.reporting.figures.experiment_charts import changes, imbalance, masks, reinforcement, zero_shot
-    from lightning_tracin.reporting.figures.reliance_charts import curves, heat_map, shares
+    from lightning_tracin.reporting.figures.reliance_charts import curves, heat_map, lift, shares
 
 _MODULES = ("contribution_charts", "drawing", "evidence_charts", "experiment_charts", "reliance_charts")
 
@@ -32,6 +32,7 @@ __all__ = [
     "imbalance",
     "lds_bars",
     "left_out",
+    "lift",
     "masks",
     "png",
     "reinforcement",

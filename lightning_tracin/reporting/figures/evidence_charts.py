@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
-from lightning_tracin.analysis.leave_one_out import doubly_centred
+from lightning_tracin.analysis.contrast import contrast_of
 from lightning_tracin.analysis.reliance import Floats
 from lightning_tracin.analysis.tables import own_cells
 from lightning_tracin.errors import TracInError
@@ -131,58 +131,59 @@ def agreement(table: pd.DataFrame) -> Figure:
     """How well each score's reliance table predicts leaving a language out, the best on top, with the noise floor.
 
     Args:
-        table: as from `leave_one_out.agreement_table`, with a column `measure`.
+        table: as from `agreement.agreement_tables`.
 
     Raises:
         TracInError: a column is missing, or two rows are for the same score and measure.
     """
-    columns = ["score", "measure", "centred_pearson", "centred_low", "centred_high", "floor"]
+    columns = ["score", "measure", "contrast", "contrast_low", "contrast_high", "contrast_floor"]
     drawing.require(table, columns, columns[:2])
     measures = list(dict.fromkeys(table["measure"]))
-    first = table[table["measure"] == measures[0]].sort_values("centred_pearson", ascending=False, kind="stable")
+    first = table[table["measure"] == measures[0]].sort_values("contrast", ascending=False, kind="stable")
     names = list(dict.fromkeys([*first["score"], *table["score"]]))
     style = drawing.looks(measures)
-    lines = table.rename(columns={"centred_low": "low", "centred_high": "high", "floor": "chance"})
+    lines = table.rename(columns={"contrast_low": "low", "contrast_high": "high", "contrast_floor": "chance"})
     figure, (panel,) = drawing.panels(
         1, 1, (4.4, dots.height(len(names), len(measures))), 1.2 + drawing.letters(names) + drawing.letters(measures)
     )
-    dots.grouped(panel, lines, ("score", "measure", "centred_pearson"), {name: name for name in names}, style, lambda *_: True)
+    dots.grouped(panel, lines, ("score", "measure", "contrast"), {name: name for name in names}, style, lambda *_: True)
     dots.zero(panel)
     panel.set_xlim(-1.03, 1.03)
     panel.set_xticks(np.linspace(-1, 1, 5))
-    panel.set_xlabel("correlation with the measured change in loss\n(row and column means removed)")
+    panel.set_xlabel("correlation with the measured change in loss\n(other languages, row and column effects taken out)")
     drawing.legend(figure, "measure", {name: drawing.key(look) for name, look in style.items()})
     drawing.title(
         figure,
         "Which tables predict the effect of leaving a language out",
         drawing.facts(table, cells="cell{}"),
-        f"bars: Fisher's {drawing.INTERVAL}; dotted: 95th percentile of permuted tables",
+        f"bars: {drawing.INTERVAL} over seeds and languages; dotted: 95th percentile of permuted tables",
     )
     return figure
 
 
 def left_out(changes: pd.DataFrame, table: pd.DataFrame) -> Figure:
-    """Change in each probe language's loss without a train language: against a reliance table, and as a heat map.
+    """Change in each probe language's loss without a train language: its contrast against a table's, and as a heat map.
 
     Args:
-        changes: as from `leave_one_out.change_in_loss`.
-        table: as from `reliance.reliance_table`, of one score. Cells without a share are in the heat map only.
+        changes: as from `leave_one_out.Changes.table`.
+        table: as from `reliance.reliance_table`, of one score; a column `measure` says by which measure, otherwise it is
+            the share. Cells without a value are in the heat map only.
 
     Raises:
         TracInError: a column is missing, two rows are for the same cell, or the tables have no cells in common.
     """
     columns = ["probe_language", "train_language"]
     drawing.require(changes, [*columns, "change", "error", "seeds", "probes"], columns)
-    drawing.require(table, [*columns, "share"], columns)
+    drawing.require(table, [*columns, "value"], columns)
     change, error = (changes.pivot(index=columns[0], columns=columns[1], values=value) for value in ("change", "error"))
-    share = table.pivot(index=columns[0], columns=columns[1], values="share").reindex(index=change.index, columns=change.columns)
+    share = table.pivot(index=columns[0], columns=columns[1], values="value").reindex(index=change.index, columns=change.columns)
     known = share.where(change.notna()).dropna(axis="columns", how="all").dropna()
     if known.empty:
         raise TracInError("The table has shares for none of the measured languages; give one with the same languages.")
-    said, was = doubly_centred(known), doubly_centred(change.loc[known.index, known.columns])
     spread = error.loc[known.index, known.columns].to_numpy()
     whole = pd.DataFrame(own_cells(change), change.index, change.columns)  # other names may tell which script a name means
     own = whole.loc[known.index, known.columns].to_numpy()
+    said, was = contrast_of(known, own), contrast_of(change.loc[known.index, known.columns], own)
     wide, tall = grids.size(change)
     figure = drawing.canvas(wide + 4.4, max(tall, 4.2))
     scatter, grid = figure.subplots(1, 2, width_ratios=[4.4, wide])
@@ -193,8 +194,10 @@ def left_out(changes: pd.DataFrame, table: pd.DataFrame) -> Figure:
         scatter.scatter(said[which], middle, marker=look.marker, s=26, color=look.colour, label=name, zorder=3)
     scatter.axhline(0, color=drawing.GREY, lw=0.8, zorder=1)
     scatter.axvline(0, color=drawing.GREY, lw=0.8, zorder=1)
-    scatter.set_xlabel(f"share of the {drawing.top(table)}\n(row and column means removed)")
-    scatter.set_ylabel("change in loss\n(row and column means removed)")
+    measures = table["measure"].unique() if "measure" in table else ["share"]
+    what = f"share of the {drawing.top(table)}" if list(measures) == ["share"] else f"{', '.join(measures)} of influence"
+    scatter.set_xlabel(f"{what}\n(row and column effects taken out)")
+    scatter.set_ylabel("change in loss\n(row and column effects taken out)")
     scatter.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
     low, high = scatter.get_ylim()
     scatter.set_ylim(low, high + 0.12 * (high - low))  # space for the legend
@@ -216,9 +219,11 @@ def left_out(changes: pd.DataFrame, table: pd.DataFrame) -> Figure:
 
 
 def _correlation(one: Floats, other: Floats) -> str:
+    both = np.isfinite(one) & np.isfinite(other)
+    one, other = one[both], other[both]
     if one.size < 3 or np.ptp(one) < 1e-12 or np.ptp(other) < 1e-12:
         return "undefined"
-    return f"{stats.pearsonr(one.ravel(), other.ravel()).statistic:.2f}"
+    return f"{stats.pearsonr(one, other).statistic:.2f}"
 
 
 def _forest(lines: pd.DataFrame, names: str, value: str) -> tuple[Figure, Axes]:

@@ -121,15 +121,15 @@ class WandbSink:
 
 
 def _line_chart(results: Results, language: str) -> Any:
-    """Line chart of a probe language: share by step, one line for each train language."""
+    """Line chart of a probe language: influence by step, one line for each train language."""
     import wandb
 
-    table = pd.concat([point.table for point in results.points()])
-    lines = table[table["probe_language"] == language].pivot(index="step", columns="train_language", values="share")
+    table = pd.concat([point.tables["sum"] for point in results.points()])
+    lines = table[table["probe_language"] == language].pivot(index="step", columns="train_language", values="value")
     return wandb.plot.line_series(
         xs=lines.index.tolist(),
         ys=[lines[name].tolist() for name in lines],
         keys=[str(name) for name in lines],
-        title=f"{language}: {results.view.described} by train language",
+        title=f"{language}: influence of each train language ({table['unit'].iloc[0]})",
         xname="optimizer step",
     )

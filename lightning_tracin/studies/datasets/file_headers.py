@@ -18,6 +18,7 @@ import pandas as pd
 from lightning_tracin.attribution.language_names import trimmed
 from lightning_tracin.errors import TracInError
 from lightning_tracin.studies.datasets.column_roles import Columns
+from lightning_tracin.studies.datasets.table_files import NAMED_CELLS
 
 #: Names that people give to columns: no label and no text.
 _USUAL = frozenset(
@@ -64,7 +65,7 @@ def check_headers(files: Sequence[FileTable], header: Sequence[str] | None) -> N
         lightning_tracin.errors.TracInError: The first row of en.csv is a header, ['Text', 'Label'], but ...
     """
     for file in files:
-        if header is None and not file.source.endswith(".jsonl"):
+        if header is None and not file.source.endswith(NAMED_CELLS):
             _check_names(file, files)
     if header is not None:
         _check_first(files, header)
@@ -75,7 +76,7 @@ def check_headers(files: Sequence[FileTable], header: Sequence[str] | None) -> N
 def _check_first(files: Sequence[FileTable], header: Sequence[str]) -> None:
     """Check that no first row is a header, where names are given."""
     files = [
-        file for file in files if file.columns.label in file.table and len(file.table) and not file.source.endswith(".jsonl")
+        file for file in files if file.columns.label in file.table and len(file.table) and not file.source.endswith(NAMED_CELLS)
     ]
     counts = Counter(label for file in files for label in _labels(file)[1:])
     repeated = all(count > 1 for count in counts.values())

@@ -34,6 +34,7 @@ class SplitPlan:
         test_per_language: largest number of test samples per language; by default all that are left.
         seed: seed of the order of items.
         share_items: whether translations of the probes (never the probes themselves) may be in the train data.
+        different_items: whether every train language has items of its own, so that no train sample is a translation of another.
         extra_per_language: number of additional train samples per train language. They come after the train samples in the
             order of items, so they do not change train samples or probes.
     """
@@ -45,6 +46,7 @@ class SplitPlan:
     test_per_language: int | None = None
     seed: int = 0
     share_items: bool = False
+    different_items: bool = False
     extra_per_language: int = 0
 
     def __post_init__(self) -> None:
@@ -159,9 +161,11 @@ def _train_and_extra(
     rows: Rows, order: Sequence[str], plan: SplitPlan, hidden: Mapping[str, Collection[str]]
 ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """The items to train on and, next in the order, those to add; hidden items are in neither."""
-    train, extra = {}, {}
+    train: dict[str, list[str]] = {}
+    extra: dict[str, list[str]] = {}
     for language in plan.train_languages:
-        held = frozenset(hidden.get(language, ()))
+        of_others = _union([*train.values(), *extra.values()]) if plan.different_items else frozenset()
+        held = of_others.union(hidden.get(language, ()))
         train[language] = _take(rows, language, order, plan.train_per_language, "train samples", exclude=held)
         taken = held.union(train[language])
         extra[language] = _take(rows, language, order, plan.extra_per_language, "extra train samples", exclude=taken)

@@ -1,4 +1,4 @@
-"""Tables of strings from CSV, TSV and JSON-lines files; no types are guessed, so ``NA`` stays a text and ``01`` a label."""
+"""Tables of strings from files: CSV, TSV, JSON lines, CoNLL; no types are guessed, so ``NA`` stays a text and ``01`` a label."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from lightning_tracin.errors import TracInError
+from lightning_tracin.studies.datasets.conll_comments import sentences_of
 from lightning_tracin.studies.datasets.json_lines import cells_of, objects_of
+
+#: What the names of files end in.
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".conll")
+
+#: Of these, the files whose cells have their column's name beside them, so that there is no header.
+NAMED_CELLS = (".jsonl", ".conll")
 
 #: Name of the index of a table from a file: the number of the line in which a row begins.
 LINE = "line"
@@ -34,7 +41,8 @@ def read_table(
     r"""Read a file as a table of strings, whose index is the number of each row's line.
 
     A ``.tsv`` file is split at tabs only, and quotes have no meaning; a ``.csv`` file is quoted as in RFC 4180; a ``.jsonl``
-    file has one object per line, with numbers and missing values as in `cell_text`. Blank lines at the end are ignored.
+    file has one object per line, with numbers and missing values as in `cell_text`; a row of a ``.conll`` file is a sentence,
+    and its cells are the sentence's comments, ``# name = value``. Blank lines at the end are ignored.
 
     Args:
         path: a file with one of these extensions.
@@ -53,13 +61,16 @@ def read_table(
         >>> read_table(path).values.tolist()
         [['"NA"', '01']]
     """
-    if path.suffix not in {".csv", ".tsv", ".jsonl"}:
-        raise TracInError(f"{path} ends in {path.suffix!r}: only .csv, .tsv and .jsonl files can be read.")
+    if path.suffix not in SUFFIXES:
+        *others, last = SUFFIXES
+        raise TracInError(f"{path} ends in {path.suffix!r}: only {', '.join(others)} and {last} files can be read.")
     if not path.is_file():
         raise TracInError(f"There is no file {path}: correct the path.")
     text = _decoded(path)
     if path.suffix == ".jsonl":
         return _from_objects(_to_last(objects_of(text, path), path, skip_blank), roles or {}, path)
+    if path.suffix == ".conll":
+        return _from_objects(_to_last(sentences_of(text, path), path, skip_blank), roles or {}, path)
     return _from_rows(_to_last(_rows(text, path), path, skip_blank), header, path)
 
 

@@ -38,7 +38,7 @@ def load_files(
     item_prefix: str = "",
     **cleaning: Unpack[Cleaning],
 ) -> Corpus:
-    r"""Load samples from local CSV, TSV or JSON-lines files (see `read_table` for the formats).
+    r"""Load samples from local CSV, TSV, JSON-lines or CoNLL files (see `read_table` for the formats).
 
     Args:
         pattern: a path with ``{language}`` in it (one file per language), or the path of a file with a language column or with

@@ -14,8 +14,9 @@ import pandas as pd
 from scipy import stats
 
 from lightning_tracin.analysis.lds import Members
-from lightning_tracin.analysis.reliance import Floats, Interval, bootstrap_mean, by_unit
+from lightning_tracin.analysis.reliance import Floats
 from lightning_tracin.analysis.removal import area_by_deletion, removal_table, without_random, without_top
+from lightning_tracin.analysis.resampling import Interval, bootstrap_mean, by_unit
 from lightning_tracin.config import Sign
 from lightning_tracin.errors import TracInError
 from lightning_tracin.reporting import figures

@@ -9,14 +9,18 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lightning_tracin.analysis.reliance import Interval, reliance_table, table_of, tally_of
+from lightning_tracin.analysis.exchange import units_of
+from lightning_tracin.analysis.reliance import table_of, tally_of
+from lightning_tracin.analysis.resampling import NO_INTERVAL, Interval
 from lightning_tracin.analysis.scores import Scores
 from lightning_tracin.analysis.tables import own_language, stacked
-from lightning_tracin.config import Sign
+from lightning_tracin.analysis.tally import TrainLanguages
+from lightning_tracin.config import WHITENED, Sign
 from lightning_tracin.reporting import figures
-from lightning_tracin.reporting.findings import findings_of_baselines, findings_of_reliance
+from lightning_tracin.reporting.findings import findings_of_baselines, findings_of_reliance, findings_of_sizes
 from lightning_tracin.reporting.results import analyse
 from lightning_tracin.studies.registry import experiment
+from lightning_tracin.studies.reported import reported
 from lightning_tracin.studies.section import Contents
 from lightning_tracin.studies.study_runs import StudyRuns
 
@@ -25,7 +29,7 @@ from lightning_tracin.studies.study_runs import StudyRuns
 def reliance(study: StudyRuns) -> Contents:
     """E3 and E4: reliance by proponents and opponents, averaged over seeds, and by every baseline."""
     k = study.settings.top_k
-    by_seed = [study.scores(seed) for seed in study.seeds]
+    by_seed = [study.scores(seed) for seed in study.attributed]
     main = pd.concat(
         [over_seeds([scores[study.main] for scores in by_seed], study, sign).assign(sign=sign) for sign in get_args(Sign)],
         ignore_index=True,
@@ -36,10 +40,16 @@ def reliance(study: StudyRuns) -> Contents:
     seeds = "one seed" if len(by_seed) == 1 else f"{len(by_seed)} seeds"
     return Contents(
         f"Share of each train language in a probe's top {k} of {len(study.train)} train samples by {study.main}, averaged over "
-        f"the probes of a language and {seeds}. Chance is the language's fraction of the train samples. Lift is the share "
-        "divided by its mean over the probe languages. Intervals are bootstraps over probes (95 %). `error` is the standard "
-        "error over seeds.",
-        (*findings_of_reliance(proponents, k), *findings_of_baselines(every, study.main), *_spread(proponents, len(by_seed))),
+        f"the probes of a language and {seeds}. Chance is the share if languages were shuffled among the train samples of a "
+        "label, or of an item. Lift is the share divided by its mean over the probe languages. Intervals (95 %) are for other "
+        "train samples and probes. `error` is the standard error over seeds.",
+        (
+            *findings_of_reliance(proponents, k),
+            *findings_of_sizes(study.train.counts(), k),
+            *findings_of_baselines(every, study.main),
+            *_spread(proponents, len(by_seed)),
+            *reported(study.settings.fit, "reliance"),
+        ),
         {"shares": main, "every_score": every, "layers": _layers(study)},
         {
             "shares": figures.shares(main.assign(k=k), study.languages),
@@ -60,7 +70,7 @@ def _layers(study: StudyRuns) -> pd.DataFrame:
         snapshots=[len(run.snapshots) - 1],
         by="layer",
         interval=Interval(resamples=99),
-        blocks="layer" if run.record.options.preconditioner == "fisher" else "whole",
+        blocks="layer" if run.record.options.preconditioner in WHITENED else "whole",
     )
 
 
@@ -75,14 +85,11 @@ def over_seeds(scores: Sequence[Scores], study: StudyRuns, sign: Sign) -> pd.Dat
         study: the study.
         sign: proponents or opponents.
     """
-    languages = study.train.language
+    languages = TrainLanguages.of_table(study.train)
     tallies = [tally_of(one, languages, study.settings.top_k, sign) for one in scores]
-    values = np.mean([tally.values() for tally in tallies], axis=0)
-    table = table_of(tallies[0].languages, values, tallies[0].chance(), study.probes.language)
-    few = Interval(resamples=2)
-    alone = [reliance_table(one, languages, study.probes.language, study.settings.top_k, sign, interval=few) for one in scores]
-    spread = np.stack([one["share"].to_numpy() for one in alone])
-    error = stats.sem(spread, axis=0) if len(scores) > 1 else np.full(spread.shape[1], np.nan)
+    table = table_of(tallies, study.probes.language, probe_units=units_of(study.probes))
+    alone = np.stack([table_of([one], study.probes.language, NO_INTERVAL)["value"].to_numpy() for one in tallies])
+    error = stats.sem(alone, axis=0) if len(scores) > 1 else np.full(alone.shape[1], np.nan)
     found: pd.DataFrame = table.assign(error=error, seeds=len(scores))
     return found
 

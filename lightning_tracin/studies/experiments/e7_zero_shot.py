@@ -15,12 +15,11 @@ from lightning_tracin.reporting import figures
 from lightning_tracin.studies.datasets import Split
 from lightning_tracin.studies.fits import Variant
 from lightning_tracin.studies.registry import experiment
+from lightning_tracin.studies.reported import reported
 from lightning_tracin.studies.section import Contents
 from lightning_tracin.studies.settings import StudySettings
 from lightning_tracin.studies.study_runs import StudyRuns, Wanted
 from lightning_tracin.studies.variant_languages import require_languages, require_trained_and_probed, varied_languages
-
-_REPORTED = "that probes hardly rely on the same samples once their language is zero-shot"
 
 
 def check_data(settings: StudySettings, split: Split) -> None:
@@ -74,7 +73,7 @@ def zero_shot(study: StudyRuns) -> Contents:
         "language's samples in the old top. `stayed` is the fraction of the other languages' samples in the old top that are in "
         "the new top. Chance is the value for random ranks without the language; intervals are bootstraps over probes (95 %). A "
         "fit without the language takes fewer steps. The findings are for seed 0.",
-        tuple(_findings(first)),
+        (*_findings(first), *reported(study.settings.fit, "zero_shot")),
         {"zero_shot": whole},
         {"zero_shot": figures.zero_shot(first.assign(k=k, seeds=1), study.languages)},
     )
@@ -97,4 +96,3 @@ def _findings(table: pd.DataFrame) -> Iterator[str]:
             f"(95 % interval {one['low']:.2f} to {one['high']:.2f}, chance {one['chance']:.2f}); {stayed}; {one['probes']} probes"
             "."
         )
-    yield f"For comparison, Choenni et al. (2023) report {_REPORTED}."

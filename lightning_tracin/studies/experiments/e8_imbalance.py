@@ -13,12 +13,11 @@ from lightning_tracin.errors import TracInError
 from lightning_tracin.reporting import figures
 from lightning_tracin.studies.fits import Variant
 from lightning_tracin.studies.registry import experiment
+from lightning_tracin.studies.reported import reported
 from lightning_tracin.studies.section import Contents
 from lightning_tracin.studies.settings import StudySettings
 from lightning_tracin.studies.study_runs import StudyRuns, Wanted
 from lightning_tracin.studies.variant_languages import require_languages, require_trained_and_probed, varied_languages
-
-_REPORTED = "reliance that is still largely cross-lingual, and higher on the own language if it is over-represented"
 
 
 def check_settings(settings: StudySettings) -> None:
@@ -76,7 +75,7 @@ def imbalance(study: StudyRuns) -> Contents:
         f"The model is fitted with more samples of one language. `share` is the own-language share of its probes' top {k}; "
         f"{study.settings.variant_seeds} seed(s). Chance grows with the number of added samples; intervals are bootstraps over "
         "probes (95 %). The findings are for seed 0.",
-        tuple(_findings(tables[0])),
+        (*_findings(tables[0]), *reported(study.settings.fit, "imbalance")),
         {"imbalance": with_seeds(tables)},
         {"imbalance": figures.imbalance(tables[0].assign(k=k, seeds=1), study.languages)},
     )
@@ -91,4 +90,3 @@ def _findings(table: pd.DataFrame) -> Iterator[str]:
             f"{other['high']:.2f}, chance {other['chance']:.2f}); its difference from chance, from {one['over_chance']:+.2f} to "
             f"{other['over_chance']:+.2f}."
         )
-    yield f"For comparison, Choenni et al. (2023) report {_REPORTED}."

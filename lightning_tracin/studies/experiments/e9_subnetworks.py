@@ -39,9 +39,9 @@ def check_settings(settings: StudySettings) -> None:
     """Check that the study's own score works with masks.
 
     Raises:
-        TracInError: the study's own score is read from projected features.
+        TracInError: the study's own score is not one of exact products.
     """
-    if SCORES[settings.scores[0]].way == "projected":
+    if SCORES[settings.scores[0]].way not in ("exact", "adam", "adam-damped"):
         raise TracInError(
             f"masks work with exact influence only, so the first of scores cannot be {settings.scores[0]!r}; put cosine first."
         )

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from lightning_tracin.analysis.exchange import units_of
 from lightning_tracin.analysis.lds import Members, draw_subsets, lds, lds_difference, lds_within_class
-from lightning_tracin.analysis.reliance import Interval, bootstrap_mean, by_unit
+from lightning_tracin.analysis.resampling import Interval, bootstrap_mean, by_unit
 from lightning_tracin.analysis.tables import table_from
 from lightning_tracin.errors import TracInError
 from lightning_tracin.reporting import figures
@@ -49,10 +50,11 @@ def datamodelling_score(study: StudyRuns) -> Contents:
     """
     halves = members(study, _SEED)
     outputs = -study.refits(_SEED).losses(halves, _SEED)
-    scores = study.scores(_SEED)
+    scores, items = study.scores(_SEED), units_of(study.probes)
     rows = []
     for name, one in scores.items():
-        own, above = lds(one, halves, outputs), lds_difference(one, scores[study.main], halves, outputs)
+        own = lds(one, halves, outputs, units=items)
+        above = lds_difference(one, scores[study.main], halves, outputs, units=items)
         within = lds_within_class(one, halves, outputs, study.train.label, study.probes.label)
         finite = np.isfinite(within)
         within, units = within[finite], [item for item, counts in zip(study.probes.item, finite, strict=True) if counts]
@@ -63,8 +65,8 @@ def datamodelling_score(study: StudyRuns) -> Contents:
     return Contents(
         f"{len(halves)} refits on random halves of the {len(study.train)} train samples, seed {_SEED}. LDS is Spearman's "
         f"correlation over the halves between summed influence and minus the loss of a probe, averaged over {len(study.probes)} "
-        "probes; 95 % intervals come from resampling halves and probes. `within_class` controls for the number of samples of the "
-        f"probe's class (interval over items only); `minus_main` is the difference from {study.main}.",
+        "probes; 95 % intervals come from resampling halves and the items of probes. `within_class` controls for the number of "
+        f"samples of the probe's class (interval over items only); `minus_main` is the difference from {study.main}.",
         tuple(_findings(table, study.main)),
         {"lds": table},
         {"lds": figures.lds_bars(table.assign(subsets=len(halves), seeds=1))},

@@ -19,6 +19,7 @@ from transformers import (
 
 from lightning_tracin.errors import needs
 from lightning_tracin.studies.datasets import Split
+from lightning_tracin.studies.models.shipped_encoder import NAME, shipped_model, shipped_tokenizer
 from lightning_tracin.studies.settings import FitSettings
 from lightning_tracin.studies.text_data import found_on_hub, pretrained_tokenizer, texts_of, train_tokenizer
 
@@ -77,18 +78,27 @@ def adamw_with_warmup(
     """AdamW with a linear warm-up over a fraction of the steps and a linear decay to zero, advanced after every step."""
     optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=weight_decay)
     steps = int(module.trainer.estimated_stepping_batches)
-    scheduler = get_linear_schedule_with_warmup(optimizer, int(warmup * steps), steps)  # type: ignore[no-untyped-call]
+    scheduler = get_linear_schedule_with_warmup(optimizer, int(warmup * steps), steps)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
 def tokenizer_and_model(options: FitSettings, split: Split) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Train a tokenizer and build a small model, or load both."""
+    """Train a tokenizer and build a small model, or load both.
+
+    Raises:
+        TracInError: the model does not exist, or there is no network.
+        MissingPackageError: the package that ships the model's weights is not installed.
+    """
     labels = split.train.features["label"].names
     if options.model == "small":
         tokenizer = train_tokenizer(texts_of(split.train), options.vocabulary_size)
         model = small_model(tokenizer, labels, options)
+    elif options.model == NAME:
+        tokenizer, model = shipped_tokenizer(), shipped_model(**label_names(labels))
     else:
         tokenizer, model = pretrained_tokenizer(options.model), pretrained_model(options.model, labels)
+    if options.freeze_embeddings:
+        model.get_input_embeddings().requires_grad_(False)
     for part in model.modules():
         if isinstance(part, nn.Dropout) and options.dropout is not None:
             part.p = options.dropout

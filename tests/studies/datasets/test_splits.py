@@ -31,6 +31,21 @@ def test_every_language_gets_the_same_items() -> None:
     assert items(split.probes, "en") == items(split.probes, "de") == items(split.probes, "fr")
 
 
+@pytest.mark.parametrize("extra", [0, 2])
+def test_different_items_leave_no_translation_among_the_train_samples(extra: int) -> None:
+    asked = plan(different_items=True, extra_per_language=extra)
+    for split in (split_by_item(parallel(40), asked), split_two(parallel(40), parallel(14, prefix="probe:"), asked)):
+        trained = [*split.train["item"], *split.extra["item"]]
+        assert len(trained) == len(set(trained)) == 2 * (10 + extra)
+        assert set(trained).isdisjoint([*split.probes["item"], *split.test["item"]])
+        assert items(split.probes, "en") == items(split.probes, "de") == items(split.probes, "fr")
+
+
+def test_too_few_different_items_are_counted() -> None:
+    with pytest.raises(TracInError, match="Language 'de' has 6 items to choose train samples from, but 10 are needed"):
+        split_by_item(parallel(20), plan(different_items=True))
+
+
 def test_every_language_gets_as_many_as_asked_for() -> None:
     split = split_by_item(parallel(20), plan())
     assert {language: len(set(items(split.train, language))) for language in LANGUAGES} == {"en": 10, "de": 10, "fr": 0}

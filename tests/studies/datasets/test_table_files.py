@@ -50,7 +50,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_another_kind_of_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TracInError, match=r"a\.xlsx ends in '\.xlsx': only \.csv, \.tsv and \.jsonl files can be read"):
+    with pytest.raises(TracInError, match=r"a\.xlsx ends in '\.xlsx': only \.csv, \.tsv, \.jsonl and \.conll files can be read"):
         read_table(write(tmp_path / "a.xlsx", ""))
 
 
@@ -61,7 +61,7 @@ def test_a_row_of_another_length_is_named(tmp_path: Path, row: str) -> None:
         read_table(path)
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.conll"])
 def test_an_empty_file_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(TracInError, match=rf"{name} is empty: correct the path or the file"):
         read_table(write(tmp_path / name, ""))
@@ -119,7 +119,7 @@ def test_very_long_cells(tmp_path: Path, name: str) -> None:
     assert cells(write(tmp_path / name, content[name]))[0]["text"] == text
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.conll"])
 def test_bytes_that_are_no_text_are_named_by_their_line(tmp_path: Path, name: str) -> None:
     with pytest.raises(TracInError, match=r"has a NUL character in line 2: remove it, or save the file as UTF-8 if it is UTF-16"):
         read_table(write(tmp_path / name, "text\na\0b\n"))
@@ -150,7 +150,7 @@ def test_what_a_library_writes_is_read_again(rows: list[tuple[str, str]]) -> Non
 @given(st.binary())
 def test_any_bytes_are_a_table_or_an_error_in_words(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("a.csv", "a.tsv", "a.jsonl"):
+        for name in ("a.csv", "a.tsv", "a.jsonl", "a.conll"):
             path = Path(folder) / name
             path.write_bytes(content)
             try:

@@ -1,11 +1,13 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
+from datasets import ClassLabel, Dataset
 
 from lightning_tracin.errors import TracInError
-from lightning_tracin.studies.datasets import load_cldr
-from lightning_tracin.studies.models.classifier import pretrained_model, small_model
+from lightning_tracin.studies.datasets import Split, load_cldr
+from lightning_tracin.studies.models.classifier import pretrained_model, small_model, tokenizer_and_model
 from lightning_tracin.studies.settings import FitSettings
 from lightning_tracin.studies.text_data import pretrained_tokenizer, train_tokenizer
 
@@ -39,6 +41,15 @@ def test_a_model_of_a_local_folder_keeps_its_weights_and_gets_a_head_of_the_righ
     assert loaded.classifier.out_proj.out_features == 3
     assert loaded.config.id2label == {0: "x", 1: "y", 2: "z"}
     assert pretrained_tokenizer(str(tmp_path))("Peru")["input_ids"] == tokenizer("Peru")["input_ids"]
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_embeddings_of_word_pieces_can_keep_their_values(frozen: bool) -> None:
+    samples = Dataset.from_dict({"text": TEXTS, "label": [0] * len(TEXTS)}).cast_column("label", ClassLabel(names=["a", "b"]))
+    options = dataclasses.replace(SIZES, freeze_embeddings=frozen, vocabulary_size=300)
+    _, model = tokenizer_and_model(options, Split(samples, samples, samples))
+    fixed = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    assert fixed == (["roberta.embeddings.word_embeddings.weight"] if frozen else [])
 
 
 def test_a_model_of_a_local_folder_is_trained_with_dropout(tmp_path: Path) -> None:

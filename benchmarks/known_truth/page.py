@@ -1,0 +1,369 @@
+"""docs/known-truth.md from what is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from benchmarks.known_truth import judge
+from benchmarks.known_truth.measure import Found
+from benchmarks.known_truth.plan import ARMS, MODELS, Plan
+
+#: Which cells of a table.
+Cells = npt.NDArray[np.bool_]
+
+#: Rows of the tables; all others are in `judged.csv`, beside what is measured.
+SHOWN = (
+    ("identity", "table"),
+    ("shared words", "table"),
+    ("same label", "table"),
+    ("BM25 x same label", "table"),
+    ("cosine", "share"),
+    ("cosine", "mass"),
+    ("cosine", "mean"),
+    ("dot product x learning rate", "share"),
+    ("dot product x learning rate", "mean"),
+    ("damped Adam dot product x learning rate", "share"),
+    ("damped Adam dot product x learning rate", "mean"),
+    ("Adam-aware dot product x learning rate", "mean"),
+    ("Fisher-whitened dot product", "share"),
+    ("Fisher-whitened dot product", "mean"),
+    ("EK-FAC dot product", "mean"),
+    ("contributions", "nats"),
+)
+HEADLINE, STUDYS = ("damped Adam dot product x learning rate", "mean"), ("cosine", "share")
+
+_HEAD = """# Known truth: what each number is worth where the answer is known
+
+Written by `python -m benchmarks.known_truth --data_dir FOLDER`; change the code, not this page.
+
+Languages are made from one: each clone maps the words of real text one-to-one to words of its own, and a part p of the
+different words is the same in all. So it is known what a language can have from another. A model is fitted on all of them with
+the package's callbacks, and fitted again without each language, with the same first weights and the same batches in the same
+order. What is true is *need*: by how many nats the loss of a language's probes rises without a train language.
+"""
+
+_TAIL = """
+## What this cannot say
+
+- The models are small and start from nothing; a pretrained encoder, whose rows would be permuted, is not measured here.
+- A clone is the same language in other words: grammar, topics and label proportions are those of English.
+- At p = 0 languages still share a head, a hidden layer and the proportions of labels; need says what that is worth.
+- Need is one kind of truth: it takes one language out of all. Where documents are parallel, no single language is needed, and
+  what the languages are worth together is said by Shapley values.
+"""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is measured of a model: its worlds by arm, and the coverage of intervals by what was drawn anew."""
+
+    model: str
+    arms: Mapping[str, Sequence[Found]]
+    coverage: Mapping[str, Mapping[str, Mapping[str, float]]]
+
+
+def page(measured: Sequence[Measured], plan: Plan, source: str, documents: int) -> str:
+    """The page, with a section for each model and arm that was measured."""
+    sections = []
+    for one in measured:
+        sections.append(f"\n## {one.model}: {MODELS[one.model]}\n")
+        sections += [f"\n### {arm}: {ARMS[arm]}\n\n{_TABLES[arm](worlds)}\n" for arm, worlds in one.arms.items() if worlds]
+        if one.coverage:
+            sections.append(f"\n### Intervals\n\n{coverage_table(one.coverage, plan)}\n")
+    said = "\n".join(f"- {sentence}" for one in measured for sentence in findings(one))
+    return f"{_HEAD}\n## Findings\n\n{said}\n\n## Settings\n\n{facts(plan, source, documents)}\n{''.join(sections)}{_TAIL}"
+
+
+def facts(plan: Plan, source: str, documents: int) -> str:
+    """The settings in a paragraph."""
+    rates = ", ".join(f"{rate:g} ({model})" for model, rate in plan.rates)
+    return (
+        f"{source}: {documents:,} documents, of which each language trains on {plan.train} (half and twice as many in the arm "
+        f"*sizes*, {plan.fewer} in *labels* and *families*) and each is probed with the same {plan.probes}, not selected. AdamW, "
+        f"highest learning rate {rates}, batches of {plan.batch_size}, {plan.epochs} epochs, a snapshot after every second. Need "
+        f"is the mean of {plan.seeds} seeds of "
+        f"first weights and order; scores are those of {plan.scored} of them, summed over snapshots. Shares are of the top "
+        f"{plan.top_k}. Intervals are 95 %, of {plan.resamples} resamples of train samples and probes; a cell *claims* help if "
+        "its interval is above its null (shares) or above 0 (means, contrasts, contributions), and need does if it is above 0 by "
+        "two standard errors over seeds. *Other / own* is the mean value of other languages in parts of that of own languages. "
+        "Agreement is Pearson's correlation with need over the cells of other languages, as they are / without row and column "
+        "effects. `identity` is 1 for the own language, `shared words` the part of a language's probe words that the train "
+        "language has, `same label` and `BM25 x same label` look at no gradient either."
+    )
+
+
+def judged(measured: Sequence[Measured]) -> pd.DataFrame:
+    """Every score and measure in every world, as one long table."""
+    rows = [
+        {
+            "model": one.model,
+            "arm": arm,
+            "setting": world.truth["setting"],
+            "score": score,
+            "measure": measure,
+            "other_over_own": judge.other_over_own(judge.grid(world.table(score, measure))),
+            "claims": _claims(world, score, measure),
+            "contrast_claims": _contrast_claims(world, score, measure),
+            "pearson": _agreement(world, score, measure).plain,
+            "centred_pearson": _agreement(world, score, measure).centred,
+        }
+        for one in measured
+        for arm, worlds in one.arms.items()
+        for world in worlds
+        for score, measure in world.rows
+    ]
+    found: pd.DataFrame = pd.DataFrame(rows)
+    return found
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown.
+
+    Example:
+        >>> print(table(["score", "r"], [["cosine", "0.50"]]))
+        | score | r |
+        |---|---|
+        | cosine | 0.50 |
+    """
+    lines = ["| " + " | ".join(row) + " |" for row in (columns, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(columns), *lines[1:]])
+
+
+def number(value: float, digits: int = 2) -> str:
+    """A number, or a dash if there is none.
+
+    Example:
+        >>> number(0.256), number(float("nan"))
+        ('0.26', '–')
+    """
+    return f"{value:.{digits}f}" if np.isfinite(value) else "–"
+
+
+def _named(score: str, measure: str) -> str:
+    return score if measure in ("table", "nats") else f"{score}: {measure}"
+
+
+def _claims(world: Found, score: str, measure: str, cells: Cells | None = None) -> float:
+    if measure == "table":
+        return np.nan
+    return judge.part(judge.claimed(world.table(score, measure), measure), cells)
+
+
+def _contrast_claims(world: Found, score: str, measure: str, cells: Cells | None = None) -> float:
+    if measure in ("table", "nats"):
+        return np.nan
+    return judge.part(judge.contrast_claimed(world.table(score, measure)), cells)
+
+
+def _agreement(world: Found, score: str, measure: str) -> judge.Agreement:
+    return judge.agreement(judge.grid(world.table(score, measure)), world.need)
+
+
+def _need_claims(world: Found, cells: Cells | None = None) -> float:
+    return judge.part(judge.need_claimed(world.need, np.asarray(world.truth["error"])), cells)
+
+
+def _ratio(world: Found, score: str, measure: str) -> float:
+    return judge.other_over_own(judge.grid(world.table(score, measure)))
+
+
+def _by_part(worlds: Sequence[Found]) -> str:
+    levels = [world.truth["level"] for world in worlds]
+    first, last = worlds[0], worlds[-1]
+
+    def line(name: str, ratio: Callable[[Found], float], *claims: float) -> list[str]:
+        ratios = [ratio(world) for world in worlds]
+        return [name, *map(number, ratios), number(judge.monotony(levels, ratios)), *map(number, claims)]
+
+    rows = [line("**need**", lambda world: judge.other_over_own(world.need), _need_claims(first), np.nan, _need_claims(last))]
+    for score, measure in SHOWN:
+        claims = _claims(first, score, measure), _contrast_claims(first, score, measure), _claims(last, score, measure)
+        rows.append(line(_named(score, measure), lambda world, of=(score, measure): _ratio(world, *of), *claims))  # type: ignore[misc]
+    at = [f"p = {level:g}" for level in levels]
+    ends = f"claims at {at[0]}", f"of contrasts at {at[0]}", f"claims at {at[-1]}"
+    shown = table(["other / own", *at, "Spearman with p", *ends], rows)
+    begin, end = (f"{value:.2f}" for value in (first.curve[0][0], first.curve[-1][0]))
+    return (
+        f"{shown}\n\nNeed of the own language at p = {levels[0]:g}: {np.diagonal(first.need).mean():+.3f}, of others "
+        f"{judge.others(first.need).mean():+.3f}; at p = {levels[-1]:g}: {np.diagonal(last.need).mean():+.3f} and "
+        f"{judge.others(last.need).mean():+.3f}. Cross-lingual share (cosine) at p = {levels[0]:g}: {begin} at the first "
+        f"snapshot, {end} at the last, chance {first.curve[-1][1]:.2f}."
+    )
+
+
+def _parallel(worlds: Sequence[Found]) -> str:
+    rows = []
+    for world in worlds:
+        shapley, need = np.asarray(world.truth["shapley"]), world.need
+        values = (
+            np.diagonal(need).mean(),
+            judge.others(need).mean(),
+            world.truth["pair"][0],
+            np.diagonal(shapley).mean(),
+            judge.others(shapley).mean(),
+            judge.correlation(judge.others(judge.grid(world.table(*HEADLINE))), judge.others(shapley)),
+        )
+        rows.append([world.truth["setting"], *(number(value, 3) for value in values)])
+    columns = (
+        "nats",
+        "need, own",
+        "need, other",
+        "need of A and B by A",
+        "Shapley, own",
+        "Shapley, other",
+        "r of headline, Shapley",
+    )
+    return f"{_by_part(worlds)}\n\n{table(columns, rows)}"
+
+
+def noisy_value(world: Found, values: judge.Floats) -> float:
+    """The noisy language's mean value for the other languages, in parts of what those are worth to each other.
+
+    NaN where those are worth nothing to each other.
+    """
+    noisy = world.truth["languages"].index(world.truth["noisy"])
+    rest = [i for i in range(len(values)) if i != noisy]
+    between = float(judge.others(values[np.ix_(rest, rest)]).mean())
+    return judge.column_of_others(values, noisy) / between if between > 0 else np.nan
+
+
+def _noise(worlds: Sequence[Found]) -> str:
+    last = worlds[-1]
+    rows = [["**need**", *(number(noisy_value(world, world.need)) for world in worlds), "1.00"]]
+    for score, measure in SHOWN:
+        values = [noisy_value(world, judge.grid(world.table(score, measure))) for world in worlds]
+        rows.append([_named(score, measure), *map(number, values), number(_agreement(last, score, measure).plain)])
+    shown = table(["noisy / clean", *(str(world.truth["setting"]) for world in worlds), "r"], rows)
+    needs = ", ".join(f"{_noisy_need(world):+.3f}" for world in worlds)
+    said = "What the noisy language is worth to the others, in parts of what those are worth to each other."
+    return f"{said}\n\n{shown}\n\nIts need: {needs}."
+
+
+def _noisy_need(world: Found) -> float:
+    return judge.column_of_others(world.need, world.truth["languages"].index(world.truth["noisy"]))
+
+
+def _agreements(worlds: Sequence[Found], sums: bool = False) -> str:
+    rows = []
+    (world,) = worlds
+    for score, measure in SHOWN:
+        for one in ("sum", "mean") if sums and measure == "mean" else (measure,):
+            found = _agreement(world, score, one)
+            rows.append([_named(score, one), number(found.plain), number(found.centred)])
+    reliable = judge.reliability(np.asarray(world.truth["by_seed"]))
+    return f"{table(['agreement with need', 'r', 'r of contrasts'], rows)}\n\nReliability of need over seeds: {reliable:.2f}."
+
+
+def related(languages: Sequence[str]) -> Cells:
+    """Which cells are of two languages of a family.
+
+    Example:
+        >>> related(["A1", "A2", "I"]).astype(int).tolist()
+        [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
+    """
+    family = np.array([name[0] for name in languages])
+    found: Cells = (family[:, None] == family) & ~np.eye(len(family), dtype=bool)
+    return found
+
+
+def _families(worlds: Sequence[Found]) -> str:
+    (world,) = worlds
+    kin = related(world.truth["languages"])
+    strangers = ~kin & ~np.eye(len(kin), dtype=bool)
+    rows = [["**need**", "1.00", "1.00", number(_need_claims(world, kin)), number(_need_claims(world, strangers)), "–", "–"]]
+    for score, measure in SHOWN:
+        found = _agreement(world, score, measure)
+        each = [of(world, score, measure, cells) for of in (_claims, _contrast_claims) for cells in (kin, strangers)]
+        rows.append([_named(score, measure), number(found.plain), number(found.centred), *map(number, each)])
+    columns = ("agreement with need", "r", "r of contrasts", "claims, family", "claims, strangers")
+    reliable = judge.reliability(np.asarray(world.truth["by_seed"]))
+    return (
+        f"{table([*columns, 'of contrasts, family', 'of contrasts, strangers'], rows)}\n\nReliability of need over seeds: "
+        f"{reliable:.2f}. Need within a family {world.need[kin].mean():+.3f}, of strangers {world.need[strangers].mean():+.3f}, "
+        f"own {np.diagonal(world.need).mean():+.3f}."
+    )
+
+
+_TABLES: Mapping[str, Callable[[Sequence[Found]], str]] = {
+    "different": _by_part,
+    "parallel": _parallel,
+    "noise": _noise,
+    "sizes": lambda worlds: _agreements(worlds, sums=True),
+    "labels": lambda worlds: _agreements(worlds, sums=True),
+    "families": _families,
+}
+
+
+def coverage_table(coverage: Mapping[str, Mapping[str, Mapping[str, float]]], plan: Plan) -> str:
+    """How often 95 % intervals cover what other data sets give."""
+    names = list(dict.fromkeys(name for by_name in coverage.values() for name in by_name))
+    rows = [
+        [name, *(number(by_name[name][column]) for by_name in coverage.values() for column in ("value", "contrast"))]
+        for name in names
+    ]
+    columns = [f"{column}, new {kind}" for kind in coverage for column in ("value", "contrast")]
+    return (
+        f"{plan.redraws} data sets of {plan.train // 2} train documents a language are drawn anew (p = 0.5), and one fit of "
+        "each is attributed. Below is the part of cells and data sets in which the interval covers the mean over the other data "
+        "sets.\n\n"
+        f"{table(['score', *columns], rows)}"
+    )
+
+
+def findings(one: Measured) -> Iterator[str]:
+    """What the tables say, a sentence each."""
+    for arm in ("different", "parallel"):
+        worlds = one.arms.get(arm, ())
+        if worlds and worlds[0].truth["level"] == 0:
+            yield _of_nothing_shared(one.model, arm, worlds)
+    if one.arms.get("parallel"):
+        last = one.arms["parallel"][-1]
+        shapley = np.asarray(last.truth["shapley"])
+        yield (
+            f"{one.model}, parallel clones (p = {last.truth['level']:g}): leaving another language out costs "
+            f"{judge.others(last.need).mean():+.3f} nats and the own one {np.diagonal(last.need).mean():+.3f}, while the Shapley "
+            f"value of each is {judge.others(shapley).mean():+.3f}; other / own is {_ratio(last, *STUDYS):.2f} by shares and "
+            f"{_ratio(last, *HEADLINE):.2f} by the headline. Influence says what is used, not what is needed."
+        )
+    if one.arms.get("noise"):
+        last = one.arms["noise"][-1]
+        values = {row: noisy_value(last, judge.grid(last.table(*row))) for row in (HEADLINE, ("contributions", "nats"), STUDYS)}
+        yield (
+            f"{one.model}, {last.truth['setting']} labels: the need of the noisy language is {_noisy_need(last):+.3f}. In "
+            f"parts of what clean languages are worth, need says {noisy_value(last, last.need):+.2f}, the headline "
+            f"{values[HEADLINE]:+.2f}, contributions {values['contributions', 'nats']:+.2f}, the share by cosine "
+            f"{values[STUDYS]:+.2f}."
+        )
+    if one.arms.get("families"):
+        (world,) = one.arms["families"]
+        best = max(world.rows, key=lambda row: np.nan_to_num(_agreement(world, *row).plain, nan=-1))
+        found, shared = _agreement(world, *HEADLINE), _agreement(world, "shared words", "table")
+        yield (
+            f"{one.model}, families: over other languages the headline agrees with need at {found.plain:.2f} "
+            f"({found.centred:.2f} without row and column effects), the share by cosine at "
+            f"{_agreement(world, *STUDYS).plain:.2f}, shared words at {shared.plain:.2f}; best is {_named(*best)} with "
+            f"{_agreement(world, *best).plain:.2f}."
+        )
+    for kind, by_name in one.coverage.items():
+        parts = [columns["value"] for columns in by_name.values()]
+        yield f"{one.model}, new {kind}: 95 % intervals of signed measures cover {min(parts):.2f} to {max(parts):.2f}."
+
+
+def _of_nothing_shared(model: str, arm: str, worlds: Sequence[Found]) -> str:
+    first, last = worlds[0], worlds[-1]
+    levels = [world.truth["level"] for world in worlds]
+    rising = judge.monotony(levels, [_ratio(world, *HEADLINE) for world in worlds])
+    return (
+        f"{model}, {arm} documents, no word shared: the cross-lingual share by cosine is {first.curve[-1][0]:.2f} where chance "
+        f"is {first.curve[-1][1]:.2f}, and no more than that can be read from it. Help by another language is claimed in "
+        f"{_claims(first, *STUDYS):.0%} of the cells by shares above their null, in {_claims(first, *HEADLINE):.0%} by the "
+        f"headline ({_named(*HEADLINE)}), in {_contrast_claims(first, *HEADLINE):.0%} by its contrast, and in "
+        f"{_claims(first, 'contributions', 'nats'):.0%} by contributions; need is above 0 in {_need_claims(first):.0%}. Other / "
+        f"own of the headline goes from {_ratio(first, *HEADLINE):.2f} to {_ratio(last, *HEADLINE):.2f} (Spearman with p "
+        f"{rising:.2f})."
+    )

@@ -1,0 +1,96 @@
+"""The influence of languages in sentences: the headline of a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from lightning_tracin.analysis.reliance_by_snapshot import NATS
+from lightning_tracin.analysis.tables import own_language
+
+#: Names of at most this many languages are in a sentence.
+_NAMED = 3
+
+
+def findings_of_influence(sums: pd.DataFrame, means: pd.DataFrame) -> Iterator[str]:
+    """State what each probe language gets from the train languages.
+
+    Args:
+        sums: the influence of each language, of the whole run; see `reliance_by_snapshot`.
+        means: the influence of one of its samples.
+
+    Yields:
+        For each probe language: the languages that lowered its loss most, those that raised it, and those that it gets more or
+        less from than other probe languages do. Only cells whose interval excludes 0 are named.
+
+    Example:
+        >>> cells = {"train_language": ["de", "en"], "value": [0.5, 0.2], "low": [0.4, 0.1], "high": [0.6, 0.3]}
+        >>> contrast = {"contrast": 0.0, "contrast_low": 0.0, "contrast_high": 0.0}
+        >>> table = pd.DataFrame({"probe_language": "de", **cells, **contrast, "unit": NATS})
+        >>> next(findings_of_influence(table, table))
+        'de: lowered most by de (own language; 0.5 nats [0.4, 0.6]) and en (0.2 nats [0.1, 0.3]).'
+    """
+    own = set(own_language(sums).index)
+    for language, lines in sums.groupby("probe_language"):
+        said = _sentences(str(language), lines.to_dict("index"), own)
+        worth = _worth(means[means["probe_language"] == language], lines)
+        yield " ".join([*said, *worth])
+    if sums["unit"].iloc[0] == NATS:
+        yield (
+            "Nats are to first order: what each language's samples took off the loss in the fit; what other languages would make "
+            "up for if it were left out is not subtracted. Intervals [95 %] are each for a single cell, over train samples and "
+            "probes."
+        )
+    else:
+        yield "Numbers are in units of the score. Intervals [95 %] are each for a single cell, over train samples and probes."
+
+
+def _sentences(language: str, lines: Mapping[Hashable, Mapping[Hashable, Any]], own: set[Hashable]) -> Iterator[str]:
+    by_value = sorted(lines, key=lambda index: -lines[index]["value"])
+    helpful = [index for index in by_value if lines[index]["low"] > 0]
+    harmful = [index for index in reversed(by_value) if lines[index]["high"] < 0]
+
+    def listed(chosen: list[Hashable], what: str) -> str:
+        return _and([_cell(lines[index], what, index in own) for index in chosen[:_NAMED]])
+
+    if helpful:
+        yield f"{language}: lowered most by {listed(helpful, 'value')}."
+    else:
+        yield f"{language}: no train language clearly lowered its loss."
+    if harmful:
+        yield f"Raised by {listed(harmful, 'value')}."
+    known = [index for index in lines if index not in own and not math.isnan(lines[index]["contrast"])]  # NaN cannot be sorted
+    by_contrast = sorted(known, key=lambda index: -lines[index]["contrast"])
+    more = [index for index in by_contrast if lines[index]["contrast_low"] > 0]
+    less = [index for index in reversed(by_contrast) if lines[index]["contrast_high"] < 0]
+    if more:
+        yield f"In particular, it gets more than other probe languages do from {listed(more, 'contrast')}."
+    if less:
+        yield f"It gets less than they do from {listed(less, 'contrast')}."
+
+
+def _worth(means: pd.DataFrame, sums: pd.DataFrame) -> Iterator[str]:
+    """Which language's samples are worth most, where sizes make that another language than the one with the largest sum."""
+    if means.empty or not means["value"].notna().any():
+        return
+    best, largest = (table.sort_values("value", ascending=False).to_dict("records")[0] for table in (means, sums))
+    if best["train_language"] != largest["train_language"] and best["low"] > 0:
+        yield f"Sample by sample, {_cell(best, 'value', False)} is worth most."
+
+
+def _cell(line: Mapping[Hashable, Any], what: str, is_own: bool) -> str:
+    low, high = ("low", "high") if what == "value" else ("contrast_low", "contrast_high")
+    unit = " nats" if line["unit"] == NATS else ""
+    own = "own language; " if is_own else ""
+    return f"{line['train_language']} ({own}{_number(line[what])}{unit} [{_number(line[low])}, {_number(line[high])}])"
+
+
+def _number(value: float) -> str:
+    return f"{value:.2g}"
+
+
+def _and(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

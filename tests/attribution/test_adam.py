@@ -1,0 +1,130 @@
+"""Which fits are scored in the metric of Adam without being told to, and what their records say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam
+
+from lightning_tracin import TracInCallback, TracInError, TracInRun
+from lightning_tracin.attribution.adam import chosen_preconditioner
+from lightning_tracin.config import Options
+from tests.support import resumed
+from tests.support.fits import Classifier, loaders, trainer
+
+WEIGHT = nn.Parameter(torch.zeros(2))
+MAKE: dict[str, Callable[[], list[Optimizer]]] = {
+    "AdamW": lambda: [AdamW([WEIGHT])],
+    "Adam": lambda: [Adam([WEIGHT])],
+    "NAdam": lambda: [NAdam([WEIGHT])],
+    "RAdam": lambda: [RAdam([WEIGHT])],
+    "two": lambda: [AdamW([WEIGHT]), Adam([WEIGHT])],
+    "SGD": lambda: [SGD([WEIGHT], lr=0.1)],
+    "Adagrad": lambda: [Adagrad([WEIGHT])],
+    "Adamax": lambda: [Adamax([WEIGHT])],
+    "AdamW and SGD": lambda: [AdamW([WEIGHT]), SGD([WEIGHT], lr=0.1)],
+    "none": lambda: [],
+}
+OF_ADAM = {"AdamW", "Adam", "NAdam", "RAdam", "two"}
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_exact_influence_takes_the_metric_of_adam_if_every_optimizer_is_a_variant(name: str) -> None:
+    chosen = chosen_preconditioner(Options(), MAKE[name]())
+    assert chosen.preconditioner == ("adam-damped" if name in OF_ADAM else None)
+    assert chosen.but(preconditioner="auto") == Options()  # nothing else changes
+
+
+@pytest.mark.parametrize("given", [{"language_means": True}, {"projection_dim": 64}, {"preconditioner": None}])
+def test_other_methods_and_plain_gradients_stay_as_they_are(given: dict[str, Any]) -> None:
+    assert chosen_preconditioner(Options(**given), MAKE["AdamW"]()).preconditioner is None
+
+
+@pytest.mark.parametrize("given", [{"preconditioner": "adam"}, {"preconditioner": "fisher", "projection_dim": 64}])
+def test_what_is_asked_for_is_not_changed(given: dict[str, Any]) -> None:
+    for name in MAKE:
+        assert chosen_preconditioner(Options(**given), MAKE[name]()).preconditioner == given["preconditioner"]
+
+
+class With(Classifier):
+    """Trained by another optimizer, or by several, by hand."""
+
+    def __init__(self, *makers: Callable[[Any], Optimizer]) -> None:
+        super().__init__()
+        self.makers, self.automatic_optimization = makers, False
+
+    def configure_optimizers(self) -> Any:
+        parts = [self.model.roberta, self.model.classifier] if len(self.makers) == 2 else [self.model]
+        return [make(part.parameters()) for make, part in zip(self.makers, parts, strict=True)]
+
+    def per_sample_loss(self, batch: dict[str, Tensor]) -> Tensor:
+        return nn.functional.cross_entropy(
+            self.model(batch["input_ids"], batch["attention_mask"]).logits, batch["labels"], reduction="none"
+        )
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self.manual_backward(self.per_sample_loss(batch).mean())
+        optimizers = self.optimizers()
+        for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def sgd(parameters: Any) -> Optimizer:
+    return SGD(parameters, lr=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("module", "given", "recorded"),
+    [
+        (Classifier, {}, "adam-damped"),
+        (Classifier, {"preconditioner": None}, None),
+        (Classifier, {"language_means": True}, None),
+        (Classifier, {"projection_dim": 64}, None),
+        (lambda: With(sgd), {}, None),
+        (lambda: With(AdamW, Adam), {}, "adam-damped"),
+        (lambda: With(AdamW, sgd), {}, None),
+    ],
+    ids=["AdamW", "plain", "means", "projected", "SGD", "two of Adam", "AdamW and SGD"],
+)
+def test_the_record_says_what_was_chosen(module: Any, given: dict[str, Any], recorded: str | None, tmp_path: Path) -> None:
+    trainer(tmp_path, [TracInCallback(tmp_path / "run", top_k=5, **given)], max_epochs=1).fit(module(), *loaders())
+    run = TracInRun.open(tmp_path / "run")
+    assert json.loads((run.path / "run.json").read_text())["options"]["preconditioner"] == recorded
+    assert run.influence().attrs["preconditioner"] == (recorded or "none")
+    assert bool(list(run.snapshots[0].path.glob("*adam*"))) == (recorded == "adam-damped")
+
+
+def test_the_default_scores_are_those_that_damped_adam_is_asked_for(tmp_path: Path) -> None:
+    for name, given in (("auto", {}), ("adam", {"preconditioner": "adam-damped"}), ("plain", {"preconditioner": None})):
+        resumed.fit(tmp_path / name, 1, top_k=5, when="fit_end", **given)
+    auto, adam, plain = (TracInRun.open(tmp_path / name / "run").influence().to_numpy() for name in ("auto", "adam", "plain"))
+    np.testing.assert_array_equal(auto, adam)
+    assert np.abs(auto - plain).max() > 0.01
+
+
+def test_a_resumed_fit_goes_on_with_what_its_run_was_made_with(tmp_path: Path) -> None:
+    resumed.fit(tmp_path, 2)
+    resumed.fit(tmp_path, 3, resumed.at(tmp_path, 10), when="fit_end")
+    run = TracInRun.open(tmp_path / "run")
+    assert run.record.options.preconditioner == "adam-damped"
+    assert len(run.snapshots) == 3
+    assert all(list(one.path.glob("*adam*")) for one in run.snapshots)
+    resumed.fit(tmp_path / "whole", 3, when="fit_end")
+    whole = TracInRun.open(tmp_path / "whole" / "run")
+    np.testing.assert_allclose(run.influence(snapshots=[0, 1]), whole.influence(snapshots=[0, 1]), rtol=1e-5, atol=1e-6)
+
+
+def test_a_run_of_plain_gradients_is_not_resumed_in_the_metric_of_adam(tmp_path: Path) -> None:
+    resumed.fit(tmp_path, 2, preconditioner=None)
+    with pytest.raises(TracInError, match=r"holds a run with preconditioner None, but this fit has adam-damped"):
+        resumed.fit(tmp_path, 3, resumed.at(tmp_path, 10))
+    resumed.fit(tmp_path, 3, resumed.at(tmp_path, 10), preconditioner=None)
+    assert TracInRun.open(tmp_path / "run").record.options.preconditioner is None
