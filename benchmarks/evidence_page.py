@@ -16,7 +16,7 @@ from lightning_tracin.studies.runner import Outcome
 from lightning_tracin.studies.section import Section
 
 #: The score and measure that the tool leads with, and those of the original study.
-HEADLINE = ("damped Adam dot product x learning rate", "sum")
+HEADLINE = ("factored Adam dot product x learning rate", "sum")
 STUDYS = ("cosine", "share")
 
 #: Figures that the page shows; the others are in the studies' own folders.

@@ -28,14 +28,14 @@ Precision = Literal["float32", "float64", "bfloat16"]
 Similarity = Literal["cosine", "dot", "relatif"]
 Weighting = Literal["uniform", "learning_rate"]
 LossUnit = Literal["sample", "token"]
-Preconditioner = Literal["adam", "adam-damped", "fisher", "adam-fisher"]
-PreconditionerChoice = Literal["auto", "adam", "adam-damped", "fisher", "adam-fisher"]
+Preconditioner = Literal["adam", "adam-factored", "fisher", "adam-fisher"]
+PreconditionerChoice = Literal["auto", "adam", "adam-factored", "fisher", "adam-fisher"]
 Sign = Literal["positive", "negative"]
 Measure = Literal["sum", "mean", "share", "mass"]
 
 #: The preconditioners to choose from when reading scores; "none" overrides the one that the run was made with.
-Preconditioning = Literal["adam", "adam-damped", "fisher", "adam-fisher", "none"]
-SCALED = ("adam", "adam-damped", "adam-fisher")  # by Adam's second moments
+Preconditioning = Literal["adam", "adam-factored", "fisher", "adam-fisher", "none"]
+SCALED = ("adam", "adam-factored", "adam-fisher")  # by Adam's second moments
 WHITENED = ("fisher", "adam-fisher")  # by the Fisher information
 
 #: Whether to whiten all features together, or each layer separately (F without its cross-layer blocks).
@@ -241,9 +241,10 @@ class Stored(Evaluation):
     )
     preconditioner: PreconditionerChoice | None = Field(
         default="auto",
-        description='`"adam"` scales gradients as the Adam optimizer does, by its second moments; `"adam-damped"` also bounds '
-        'the scale of elements that hardly had a gradient. `"fisher"` whitens projected features (needs `projection_dim`), '
-        '`"adam-fisher"` those of scaled gradients. None: plain gradients. `"auto"`: `"adam-damped"` for exact scores with Adam.',
+        description='`"adam"` scales gradients as the Adam optimizer does, by its second moments; `"adam-factored"` by their '
+        'means over rows and columns, at no more cost than plain gradients. `"fisher"` whitens projected features (needs '
+        '`projection_dim`), `"adam-fisher"` those of scaled gradients. None: plain gradients. `"auto"`: `"adam-factored"` for '
+        "exact scores with Adam.",
     )
     per_layer: bool = Field(
         default=True,

@@ -27,7 +27,7 @@ from lightning_tracin.analysis.tables import as_csv
 from lightning_tracin.storage.files import as_utf8, write_bytes
 
 #: Scores whose intervals are checked, and the measures that have a sign.
-COVERED = ("cosine", "dot product x learning rate", "damped Adam dot product x learning rate")
+COVERED = ("cosine", "dot product x learning rate", "factored Adam dot product x learning rate")
 COVERED_MEASURES = ("sum", "mean")
 #: What differs between the data sets whose intervals are checked.
 KINDS = ("documents", "documents and first weights")

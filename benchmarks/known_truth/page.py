@@ -27,15 +27,15 @@ SHOWN = (
     ("cosine", "mean"),
     ("dot product x learning rate", "share"),
     ("dot product x learning rate", "mean"),
-    ("damped Adam dot product x learning rate", "share"),
-    ("damped Adam dot product x learning rate", "mean"),
+    ("factored Adam dot product x learning rate", "share"),
+    ("factored Adam dot product x learning rate", "mean"),
     ("Adam-aware dot product x learning rate", "mean"),
     ("Fisher-whitened dot product", "share"),
     ("Fisher-whitened dot product", "mean"),
     ("EK-FAC dot product", "mean"),
     ("contributions", "nats"),
 )
-HEADLINE, STUDYS = ("damped Adam dot product x learning rate", "mean"), ("cosine", "share")
+HEADLINE, STUDYS = ("factored Adam dot product x learning rate", "mean"), ("cosine", "share")
 
 _HEAD = """# Known truth: what each number is worth where the answer is known
 

@@ -150,7 +150,7 @@ class InfluenceReader(ABC):
             weighting: `"uniform"` or `"learning_rate"`. With whitening, learning rates enter before the whitening (see
                 `analysis.fisher`).
             snapshots: indices of the snapshots to sum. None: all.
-            preconditioner: `"adam"`, `"adam-damped"`, `"fisher"` or `"adam-fisher"` (both) if the run supports it, or `"none"`.
+            preconditioner: `"adam"`, `"adam-factored"`, `"fisher"` or `"adam-fisher"` (both) if the run supports it, or `"none"`.
                 None: the one that the run was made with.
             damping: for `"fisher"` and `"adam-fisher"`: the ridge, as a fraction of F's trace (see `analysis.fisher`).
             blocks: for these two: whiten all features together (`"whole"`) or each `"layer"` separately.

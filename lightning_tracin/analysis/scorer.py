@@ -19,7 +19,7 @@ from lightning_tracin.storage.shards import Indices, Ingredients, Shards, side_b
 from lightning_tracin.storage.snapshots import Snapshot
 
 #: How the gradients of a run with this preconditioner were scaled; others are plain.
-_SCALING = {"adam": "adam", "adam-fisher": "adam", "adam-damped": "damped"}
+_SCALING = {"adam": "adam", "adam-fisher": "adam", "adam-factored": "factored"}
 
 #: Bytes of cached scores, and twice the bytes of cached products: tables need every snapshot several times, and whitening takes
 #: seconds each time.
@@ -189,7 +189,7 @@ class Scorer:
             return None if asked == "none" else asked
         remedy = {
             "adam": "run the fit with `TracInCallback(preconditioner='adam')`",
-            "adam-damped": "run the fit with `TracInCallback(preconditioner='adam-damped')`",
+            "adam-factored": "run the fit with `TracInCallback(preconditioner='adam-factored')`",
             "fisher": "run the fit with a `projection_dim`" + (f" and without preconditioner={made!r}" if made in SCALED else ""),
             "adam-fisher": "run the fit with `TracInCallback(preconditioner='adam-fisher')` and a `projection_dim`",
             "none": "run the fit with `preconditioner=None`",
@@ -215,13 +215,13 @@ class Scorer:
         """What turns each snapshot's scores into first-order falls of a probe's loss, in nats; None if they are not such falls.
 
         Scores with `similarity="dot"` and `weighting="learning_rate"` follow the optimizer's steps if they are in its metric:
-        preconditioned by Adam, damped or not, or plain after plain SGD. They then take each visit of a train sample for a step of
-        its own. A batch's mean loss shares a step among its samples, so a visit is worth one part of the samples of a step:
-        steps / (train samples x visits). What momentum adds and decay takes is left out.
+        preconditioned by Adam, factored or not, or plain after plain SGD. They then take each visit of a train sample for a
+        step of its own. A batch's mean loss shares a step among its samples, so a visit is worth one part of the samples of a
+        step: steps / (train samples x visits). What momentum adds and decay takes is left out.
         """
         record, snapshots = self._directory.record(), self._directory.ledger.snapshots()
         metric = self.metric(scoring)
-        follows = metric in ("adam", "adam-damped") or (
+        follows = metric in ("adam", "adam-factored") or (
             metric == "none" and all(snapshot.record.plain_steps for snapshot in snapshots)
         )
         if (scoring.similarity, scoring.weighting) != ("dot", "learning_rate") or not follows or "mean" not in record.loss:

@@ -5,6 +5,12 @@ second moment. To first order, a step on a train sample changes a probe's loss i
 (LESS, Xia et al. 2024, section 2.2; eps and bias correction as in torch's `AdamW`). Both gradients are multiplied by sqrt(P), so
 that norms and cosines belong to the same inner product.
 
+`"adam-factored"` takes P from second moments that are factored as Adafactor's are (Shazeer and Stern 2018): the outer product
+of the means of v over rows and over columns. Such a P scales the factors of a gradient, which need not be written out, so it costs
+no more than plain gradients. An element that hardly had a gradient gets the scale of its row and column. Where a whole row or
+column hardly had any, and for parameters of one dimension, the scale is bounded: (1 - beta2) times the mean second moment is
+added, the weight with which a sample's own gradient enters its second moment.
+
 With a `projection_dim`, gradients are scaled before they are projected, because the scale acts on single elements; see
 `gradients.sketch_maps`.
 """
@@ -72,23 +78,23 @@ def on_model(scales: Mapping[str, Tensor], model: nn.Module, dtype: torch.dtype)
 
 
 def chosen_preconditioner(options: Options, optimizers: Sequence[Optimizer]) -> Options:
-    """The options with `preconditioner="auto"` decided: `"adam-damped"` for exact influence if all optimizers are Adam variants.
+    """The options with `preconditioner="auto"` decided: `"adam-factored"` for exact influence if all optimizers are Adam's kin.
 
     Example:
         >>> from torch.optim import SGD, AdamW
         >>> for optimizer in (AdamW([torch.zeros(1)]), SGD([torch.zeros(1)], lr=0.1)):
         ...     chosen_preconditioner(Options(), [optimizer]).preconditioner
-        'adam-damped'
+        'adam-factored'
     """
     if options.preconditioner != "auto":
         return options
     is_adam = bool(optimizers) and all(isinstance(one, _VARIANTS) for one in optimizers)
-    chosen = "adam-damped" if is_adam and options.method_name == "exact" else None
+    chosen = "adam-factored" if is_adam and options.method_name == "exact" else None
     return options.model_copy(update={"preconditioner": chosen})
 
 
 @torch.no_grad()
-def adam_scales(optimizers: Sequence[Optimizer], parameters: Mapping[str, Tensor], damped: bool = False) -> dict[str, Tensor]:
+def adam_scales(optimizers: Sequence[Optimizer], parameters: Mapping[str, Tensor], factored: bool = False) -> dict[str, Tensor]:
     """The square root of P for every element of the named parameters, on the CPU.
 
     The scale is 0 where P is undefined: for elements without any gradient so far (a token not seen yet), and for parameters that
@@ -97,9 +103,7 @@ def adam_scales(optimizers: Sequence[Optimizer], parameters: Mapping[str, Tensor
     Args:
         optimizers: the fit's, in their current state.
         parameters: name -> parameter.
-        damped: whether to add (1 - beta2) times the mean second moment of the parameter to each of its second moments. A sample's
-            gradient enters its own second moment with this weight, so no step on it is as large as P says where v is almost 0:
-            such elements would otherwise decide every score.
+        factored: whether to factor and bound the second moments, as `"adam-factored"` does.
 
     Raises:
         TracInError: an optimizer's state has no second moments under torch's names.
@@ -130,9 +134,34 @@ def adam_scales(optimizers: Sequence[Optimizer], parameters: Mapping[str, Tensor
                     )
                 second = second.detach().to("cpu", torch.float32)
                 corrected = second / (1 - group["betas"][1] ** float(state["step"]))
-                moved = second > 0
-                if damped and moved.any():
-                    corrected = corrected + (1 - group["betas"][1]) * corrected[moved].mean()
-                scale = (corrected.sqrt() + group["eps"]).rsqrt()
-                scales[names[id(parameter)]] = torch.where(moved, scale, 0.0)
+                if factored:
+                    scale = _factored(corrected, 1 - group["betas"][1])
+                else:
+                    scale = torch.where(second > 0, (corrected.sqrt() + group["eps"]).rsqrt(), 0.0)
+                scales[names[id(parameter)]] = scale
     return scales
+
+
+def _factored(second: Tensor, damping: float) -> Tensor:
+    """The root of P from factored second moments, which are bounded from below.
+
+    With row means r, column means c and mean m of the second moments, that of element (i, j) is
+    ``(r[i] + damping m) (c[j] + damping m) / ((1 + damping) m)``; of a parameter with one dimension, ``v[i] + damping m``.
+    Rows without any gradient keep the scale 0, as do columns.
+
+    Example:
+        >>> _factored(torch.tensor([[1.0, 4.0], [0.0, 0.0]]), damping=0.0).square().round(decimals=4).tolist()
+        [[1.0, 0.5], [0.0, 0.0]]
+    """
+    mean = second.mean()
+    if not mean > 0:
+        return torch.zeros_like(second)
+    if second.dim() < 2:
+        return torch.where(second > 0, (second + damping * mean).pow(-0.25), 0.0)
+    matrix = second.flatten(1)
+    factors = []
+    for part in (matrix.mean(1), matrix.mean(0)):
+        relative = part / mean  # of mean 1
+        factors.append(torch.where(part > 0, ((relative + damping) / (1 + damping)).pow(-0.25), 0.0))
+    whole = (mean * (1 + damping)).pow(-0.25)
+    return (whole * torch.outer(*factors)).view_as(second)

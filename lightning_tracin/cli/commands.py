@@ -157,7 +157,7 @@ def reliance(
         weighting: how to weight snapshots. Default: as in the fit.
         snapshots: indices of the snapshots to show. Default: all.
         by: "layer" for a table of each layer alone.
-        preconditioner: "adam", "adam-damped", "fisher" or "adam-fisher" if the run has it, or "none". Default: as in the fit.
+        preconditioner: "adam", "adam-factored", "fisher" or "adam-fisher" if the run has it, or "none". Default: as in the fit.
         damping: for "fisher": the ridge, as a fraction of the trace.
         blocks: for "fisher": whiten all features together ("whole") or each "layer" separately.
         output: format of the printed table.
@@ -229,7 +229,7 @@ def top(
         similarity: which score to rank by. Default: as in the fit.
         weighting: how to weight snapshots. Default: as in the fit.
         snapshots: indices of the snapshots to sum. Default: all.
-        preconditioner: "adam", "adam-damped", "fisher" or "adam-fisher" if the run has it, or "none". Default: as in the fit.
+        preconditioner: "adam", "adam-factored", "fisher" or "adam-fisher" if the run has it, or "none". Default: as in the fit.
         damping: for "fisher": the ridge, as a fraction of the trace.
         blocks: for "fisher": whiten all features together ("whole") or each "layer" separately.
         by: "influence" on a probe, or own "contribution" to a group.

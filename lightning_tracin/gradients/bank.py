@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from lightning_tracin.gradients.factored_scale import FactoredScale, factored
 from lightning_tracin.gradients.forms import Form, samples_of, tensor_of, tensors
 from lightning_tracin.gradients.holding import Holding, Pieces, compact, hold, most_bytes, squared_norms_of
 from lightning_tracin.gradients.products import wide_type
@@ -26,7 +27,7 @@ class ProbeBank:
         parts: parameter -> the part of the ingredients that it belongs to.
         part_count: number of parts.
         scales: parameter -> factor of each of its elements, in the parameter's shape; train samples' and probes' gradients are
-            both multiplied by it. None means 1.
+            both multiplied by it. None means 1. One that is an outer product costs next to nothing (`factored_scale`).
 
     Example:
         >>> from lightning_tracin.gradients import Dense
@@ -45,7 +46,9 @@ class ProbeBank:
         self.probes = probes
         self._parts = parts
         self._part_count = part_count
-        self._scales = scales
+        factors = {name: factored(scale) for name, scale in (scales or {}).items()}
+        self._factors: dict[str, FactoredScale] = {name: one for name, one in factors.items() if one is not None}
+        self._scales = scales and {name: scale for name, scale in scales.items() if name not in self._factors}
         self._collected: dict[str, list[tuple[int, tuple[Form, ...]]]] = {}
         self._holdings: dict[str, Holding] | None = None  # None until the bank is sealed
         self._squared: Tensor | None = None
@@ -57,7 +60,7 @@ class ProbeBank:
             ValueError: the bank is sealed.
         """
         self._require_unsealed()
-        forms = compact(forms)
+        forms = self._factored(name, compact(forms))
         self._collected.setdefault(name, []).append((at, forms))
         self._squares(forms)[self._parts[name], at : at + samples_of(forms[0])] += squared_norms_of(forms, self._scale(name))
 
@@ -66,7 +69,9 @@ class ProbeBank:
         written_out, storages = 0, {}
         for name, forms in gradients.items():
             most = most_bytes(forms, scaled=self._scale(name) is not None)
-            if most is None:
+            if most is None and name in self._factors:  # scaled copies share nothing
+                written_out += sum(tensor.nbytes for tensor in tensors(forms))
+            elif most is None:
                 kept = [tensor.untyped_storage() for tensor in tensors(forms)]
                 storages.update({storage.data_ptr(): storage.nbytes() for storage in kept})  # layers share inputs
             else:
@@ -84,7 +89,10 @@ class ProbeBank:
         return self._squared
 
     def _scale(self, name: str) -> Tensor | None:
-        return None if self._scales is None else self._scales[name]
+        return None if self._scales is None or name in self._factors else self._scales[name]
+
+    def _factored(self, name: str, forms: tuple[Form, ...]) -> tuple[Form, ...]:
+        return self._factors[name].of(forms) if name in self._factors else forms
 
     def seal(self) -> None:
         """Stop collecting and prepare for products."""
@@ -121,6 +129,7 @@ class ProbeBank:
         if self._holdings is None:
             raise ValueError("A bank gives products once it is sealed.")
         part = self._parts[name]
+        pieces = [(at, self._factored(name, forms)) for at, forms in pieces] if name in self._factors else pieces
         holding = self._holdings.get(name)
         if holding is not None:
             holding.multiply(pieces, dot[part], squared[part])

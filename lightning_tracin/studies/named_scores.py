@@ -11,7 +11,7 @@ from lightning_tracin.config import Similarity, Weighting
 from lightning_tracin.run import TracInRun
 
 #: The kinds of runs; see `settings_of` for the arguments of their callbacks.
-Way = Literal["exact", "adam", "adam-damped", "projected", "adam-projected", "ekfac"]
+Way = Literal["exact", "adam", "adam-factored", "projected", "adam-projected", "ekfac"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ SCORES: Mapping[str, Score] = {
     "Adam-aware cosine": Score("adam", "cosine"),
     "Adam-aware dot product": Score("adam", "dot"),
     "Adam-aware dot product x learning rate": Score("adam", "dot", "learning_rate"),
-    "damped Adam dot product x learning rate": Score("adam-damped", "dot", "learning_rate"),
-    "damped Adam cosine": Score("adam-damped", "cosine"),
+    "factored Adam dot product x learning rate": Score("adam-factored", "dot", "learning_rate"),
+    "factored Adam cosine": Score("adam-factored", "cosine"),
     "Fisher-whitened cosine": Score("projected", "cosine"),
     "Fisher-whitened dot product": Score("projected", "dot"),
     "Fisher-whitened dot product x learning rate": Score("projected", "dot", "learning_rate"),
@@ -65,7 +65,7 @@ def settings_of(way: Way, projection_dim: int) -> dict[str, Any]:
     arguments: dict[Way, dict[str, Any]] = {
         "exact": {"preconditioner": None},  # in a fit with Adam, the default is Adam's metric
         "adam": {"preconditioner": "adam"},
-        "adam-damped": {"preconditioner": "adam-damped"},
+        "adam-factored": {"preconditioner": "adam-factored"},
         "projected": {"projection_dim": projection_dim, "preconditioner": "fisher"},
         "adam-projected": {"projection_dim": projection_dim, "preconditioner": "adam-fisher"},
         "ekfac": {"method": "ekfac"},

@@ -255,7 +255,7 @@ class Session:
         metric = self._options.preconditioner
         scales = None
         if metric in SCALED:
-            scales = adam_scales(self._trainer.optimizers, self._scored_now(), damped=metric == "adam-damped")
+            scales = adam_scales(self._trainer.optimizers, self._scored_now(), factored=metric == "adam-factored")
         with untouched_process(*users_objects(self._trainer)):
             self.require_same_data()
             copy = self._loaded(weights)

@@ -16,6 +16,7 @@ from torch.optim import SGD, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAd
 from lightning_tracin import TracInCallback, TracInError, TracInRun
 from lightning_tracin.attribution.adam import chosen_preconditioner
 from lightning_tracin.config import Options
+from lightning_tracin.gradients.factored_scale import factored
 from tests.support import resumed
 from tests.support.fits import Classifier, loaders, trainer
 
@@ -38,7 +39,7 @@ OF_ADAM = {"AdamW", "Adam", "NAdam", "RAdam", "two"}
 @pytest.mark.parametrize("name", MAKE)
 def test_exact_influence_takes_the_metric_of_adam_if_every_optimizer_is_a_variant(name: str) -> None:
     chosen = chosen_preconditioner(Options(), MAKE[name]())
-    assert chosen.preconditioner == ("adam-damped" if name in OF_ADAM else None)
+    assert chosen.preconditioner == ("adam-factored" if name in OF_ADAM else None)
     assert chosen.but(preconditioner="auto") == Options()  # nothing else changes
 
 
@@ -84,12 +85,12 @@ def sgd(parameters: Any) -> Optimizer:
 @pytest.mark.parametrize(
     ("module", "given", "recorded"),
     [
-        (Classifier, {}, "adam-damped"),
+        (Classifier, {}, "adam-factored"),
         (Classifier, {"preconditioner": None}, None),
         (Classifier, {"language_means": True}, None),
         (Classifier, {"projection_dim": 64}, None),
         (lambda: With(sgd), {}, None),
-        (lambda: With(AdamW, Adam), {}, "adam-damped"),
+        (lambda: With(AdamW, Adam), {}, "adam-factored"),
         (lambda: With(AdamW, sgd), {}, None),
     ],
     ids=["AdamW", "plain", "means", "projected", "SGD", "two of Adam", "AdamW and SGD"],
@@ -99,22 +100,43 @@ def test_the_record_says_what_was_chosen(module: Any, given: dict[str, Any], rec
     run = TracInRun.open(tmp_path / "run")
     assert json.loads((run.path / "run.json").read_text())["options"]["preconditioner"] == recorded
     assert run.influence().attrs["preconditioner"] == (recorded or "none")
-    assert bool(list(run.snapshots[0].path.glob("*adam*"))) == (recorded == "adam-damped")
+    assert bool(list(run.snapshots[0].path.glob("*adam*"))) == (recorded == "adam-factored")
 
 
 def test_the_default_scores_are_those_that_damped_adam_is_asked_for(tmp_path: Path) -> None:
-    for name, given in (("auto", {}), ("adam", {"preconditioner": "adam-damped"}), ("plain", {"preconditioner": None})):
+    for name, given in (("auto", {}), ("adam", {"preconditioner": "adam-factored"}), ("plain", {"preconditioner": None})):
         resumed.fit(tmp_path / name, 1, top_k=5, when="fit_end", **given)
     auto, adam, plain = (TracInRun.open(tmp_path / name / "run").influence().to_numpy() for name in ("auto", "adam", "plain"))
     np.testing.assert_array_equal(auto, adam)
     assert np.abs(auto - plain).max() > 0.01
 
 
+def test_factored_scales_are_outer_products_of_what_rows_and_columns_had(tmp_path: Path) -> None:
+    module = Classifier()
+    trainer(tmp_path, [TracInCallback(tmp_path / "run", top_k=5, when="never")], max_epochs=2).fit(module, *loaders())
+    (optimizer,) = module.trainer.optimizers
+    stored = TracInRun.open(tmp_path / "run").snapshots[-1].scales()
+    for name, parameter in module.named_parameters():
+        state = optimizer.state[parameter]
+        second = (state["exp_avg_sq"] / (1 - 0.999 ** float(state["step"]))).double()
+        matrix = second.flatten(1) if second.dim() > 1 else second[:, None]
+        expected = torch.zeros_like(matrix)
+        for row, values in enumerate(matrix):
+            for column in range(matrix.shape[1]):
+                added = 0.001 * matrix.mean()
+                by_row, by_column = values.mean(), matrix[:, column].mean()
+                whole = (by_row + added) * (by_column + added) / (1.001 * matrix.mean())
+                whole = values[0] + added if second.dim() == 1 else whole
+                expected[row, column] = whole**-0.25 if by_row > 0 and by_column > 0 else 0.0
+        torch.testing.assert_close(stored[name].double(), expected.view_as(second), rtol=1e-5, atol=0)
+        assert parameter.dim() < 2 or factored(stored[name]) is not None
+
+
 def test_a_resumed_fit_goes_on_with_what_its_run_was_made_with(tmp_path: Path) -> None:
     resumed.fit(tmp_path, 2)
     resumed.fit(tmp_path, 3, resumed.at(tmp_path, 10), when="fit_end")
     run = TracInRun.open(tmp_path / "run")
-    assert run.record.options.preconditioner == "adam-damped"
+    assert run.record.options.preconditioner == "adam-factored"
     assert len(run.snapshots) == 3
     assert all(list(one.path.glob("*adam*")) for one in run.snapshots)
     resumed.fit(tmp_path / "whole", 3, when="fit_end")
@@ -124,7 +146,7 @@ def test_a_resumed_fit_goes_on_with_what_its_run_was_made_with(tmp_path: Path) -
 
 def test_a_run_of_plain_gradients_is_not_resumed_in_the_metric_of_adam(tmp_path: Path) -> None:
     resumed.fit(tmp_path, 2, preconditioner=None)
-    with pytest.raises(TracInError, match=r"holds a run with preconditioner None, but this fit has adam-damped"):
+    with pytest.raises(TracInError, match=r"holds a run with preconditioner None, but this fit has adam-factored"):
         resumed.fit(tmp_path, 3, resumed.at(tmp_path, 10))
     resumed.fit(tmp_path, 3, resumed.at(tmp_path, 10), preconditioner=None)
     assert TracInRun.open(tmp_path / "run").record.options.preconditioner is None

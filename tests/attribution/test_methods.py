@@ -318,13 +318,13 @@ def test_probes_cannot_be_added_to_products(runs: dict[str, TracInRun]) -> None:
     ("run", "asked", "message"),
     [
         ("exact", "adam", r"preconditioner='adam'; run the fit with `TracInCallback\(preconditioner='adam'\)`"),
-        ("adam", "adam-damped", r"run the fit with `TracInCallback\(preconditioner='adam-damped'\)`"),
+        ("adam", "adam-factored", r"run the fit with `TracInCallback\(preconditioner='adam-factored'\)`"),
         ("exact", "fisher", "run the fit with a `projection_dim`"),
         ("adam", "none", "run the fit with `preconditioner=None`"),
         ("adam projected", "fisher", "run the fit with a `projection_dim` and without preconditioner='adam'"),
         ("adam", "adam-fisher", r"`TracInCallback\(preconditioner='adam-fisher'\)` and a `projection_dim`"),
         ("fisher", "adam-fisher", r"`TracInCallback\(preconditioner='adam-fisher'\)` and a `projection_dim`"),
-        ("exact", "newton", "should be one of 'adam', 'adam-damped', 'fisher'"),
+        ("exact", "newton", "should be one of 'adam', 'adam-factored', 'fisher'"),
     ],
 )
 def test_what_a_run_cannot_score(runs: dict[str, TracInRun], run: str, asked: Any, message: str) -> None:

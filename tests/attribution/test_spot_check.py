@@ -22,7 +22,7 @@ from tests.trainer.test_attribute import a_mask
 WAYS: dict[str, dict[str, Any]] = {
     "exact": {"preconditioner": None},
     "adam": {"preconditioner": "adam"},
-    "damped": {"preconditioner": "adam-damped"},
+    "damped": {"preconditioner": "adam-factored"},
     "means": {"language_means": True},
     "projected": {"projection_dim": 300},
     "ekfac": {"method": "ekfac"},

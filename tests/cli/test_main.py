@@ -167,7 +167,7 @@ def test_reliance_is_the_table_of_the_run(fits: dict[str, Path], capsys: pytest.
     as_json = json.loads(said(capsys, "reliance", "--run", run.path, *asked, "--output", "json"))
     assert [line["value"] for line in as_json] == pytest.approx(expected["value"].tolist())
     plain = pd.read_csv(StringIO(said(capsys, "reliance", "--run", run.path, "--output", "csv")))
-    headline = run.reliance(measure="sum", similarity="dot", weighting="learning_rate", preconditioner="adam-damped")
+    headline = run.reliance(measure="sum", similarity="dot", weighting="learning_rate", preconditioner="adam-factored")
     pd.testing.assert_frame_equal(plain, headline, check_dtype=False)  # a column without any number has no type in a file
     assert set(headline["unit"]) == {"nats (first order)"}
     table = said(capsys, "reliance", "--run", run.path).splitlines()

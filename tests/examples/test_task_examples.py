@@ -38,7 +38,7 @@ def test_scores_are_those_of_single_samples(
     module = trainer.lightning_module.eval()
     assert run.record.elements == sum(one.numel() for one in module.parameters() if one.requires_grad)
     influence = run.influence("dot").to_numpy()
-    assert run.record.options.preconditioner == "adam-damped"
+    assert run.record.options.preconditioner == "adam-factored"
     scales = run.snapshots[0].scales()
     train = torch.stack([gradient(trainer, trainer.train_dataloader, index, scales) for index in TRAIN]).double()
     probes = torch.stack([gradient(trainer, trainer.val_dataloaders, index, scales) for index in PROBES]).double()

@@ -117,18 +117,27 @@ def both_sides(width: int) -> tuple[nn.Module, list[list[Any]], list[list[Any]],
     return model, train, probes, dict.fromkeys(dict(model.named_parameters()), 0)
 
 
+def outer(drawn: Tensor) -> Tensor:
+    """The outer product of the first row and the first column."""
+    if drawn.dim() < 2:
+        return drawn
+    matrix = drawn.flatten(1) + 0.1
+    return torch.outer(matrix[:, 0], matrix[0]).view_as(drawn)
+
+
 def some_scales(model: nn.Module, way: str) -> dict[str, Tensor] | None:
-    """Nothing, what Adam's second moments scale with, or a mask."""
+    """Nothing, what Adam's second moments scale with (also factored), or a mask."""
     generator = torch.Generator().manual_seed(3)
     drawn = {name: torch.rand(p.shape, generator=generator) for name, p in model.named_parameters()}
     scales = {
         "adam": {name: one + 0.1 for name, one in drawn.items()},
+        "factored": {n: outer(one) for n, one in drawn.items()},
         "mask": {n: (one < 0.3).float() for n, one in drawn.items()},
     }
     return scales.get(way)
 
 
-@pytest.mark.parametrize("way", ["exact", "adam", "mask"])
+@pytest.mark.parametrize("way", ["exact", "adam", "factored", "mask"])
 @pytest.mark.parametrize("width", [16, 128, 256, 768, 1024])
 def test_products_at_every_width(width: int, way: str) -> None:
     model, train, probes, parts = both_sides(width)

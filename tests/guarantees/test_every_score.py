@@ -39,7 +39,7 @@ from tests.support.two_rates import (
 DAMPING = 0.02
 STEPS, SAMPLES = 2, 10  # of an epoch: a visit is worth one part of the samples of a step
 ADAM = ("adam", "adam-fisher")  # the preconditioners for which a fit keeps Adam's second moments
-DAMPED = "adam-damped"  # for which it keeps them damped
+FACTORED = "adam-factored"  # for which it keeps them factored
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ class Made:
         """The message that a fit is refused with."""
         if self.preconditioner in ("fisher", "adam-fisher") and self.method != "projected":
             return rf"preconditioner='{self.preconditioner}' whitens projected features; give a `projection_dim` too"
-        if self.preconditioner in ("adam", DAMPED) and self.method == "means":
+        if self.preconditioner in ("adam", FACTORED) and self.method == "means":
             return rf"preconditioner='{self.preconditioner}' acts on single elements of a gradient; leave out `language_means`"
         if self.masked and self.method == "ekfac":
             return r"The method 'ekfac' does not support a mask"
-        if self.preconditioner in ("adam", DAMPED) and self.method == "ekfac":
+        if self.preconditioner in ("adam", FACTORED) and self.method == "ekfac":
             return rf"The method 'ekfac' does not support preconditioner='{self.preconditioner}'"
         if self.masked and self.method != "exact":
             return r"mask='.*' needs exact influence; leave out `language_means` and `projection_dim`"
@@ -98,15 +98,15 @@ class Asked:
             return rf"method='ekfac', so it has no scores with preconditioner='{self.preconditioner}'; leave `preconditioner` out"
         if self.preconditioner == "adam" and made.preconditioner not in ADAM:
             return r"preconditioner='adam'; run the fit with `TracInCallback\(preconditioner='adam'\)`"
-        if self.preconditioner == DAMPED and made.preconditioner != DAMPED:
-            return r"preconditioner='adam-damped'; run the fit with `TracInCallback\(preconditioner='adam-damped'\)`"
-        if self.preconditioner == "fisher" and made.preconditioner in (*ADAM, DAMPED):
+        if self.preconditioner == FACTORED and made.preconditioner != FACTORED:
+            return r"preconditioner='adam-factored'; run the fit with `TracInCallback\(preconditioner='adam-factored'\)`"
+        if self.preconditioner == "fisher" and made.preconditioner in (*ADAM, FACTORED):
             return rf"preconditioner='fisher'; run .* a `projection_dim` and without preconditioner='{made.preconditioner}'"
         if self.preconditioner == "fisher" and made.method != "projected":
             return r"preconditioner='fisher'; run the fit with a `projection_dim`"
         if self.preconditioner == "adam-fisher" and (made.method != "projected" or made.preconditioner not in ADAM):
             return r"preconditioner='adam-fisher'; run the fit with `TracInCallback\(preconditioner='adam-fisher'\)` and a `proj"
-        if self.preconditioner == "none" and made.preconditioner in (*ADAM, DAMPED):
+        if self.preconditioner == "none" and made.preconditioner in (*ADAM, FACTORED):
             return r"preconditioner='none'; run the fit with `preconditioner=None`"
         if self.by == "layer" and self.used(made) in ("fisher", "adam-fisher") and self.blocks == "whole":
             return rf"preconditioner='{self.used(made)}' with blocks='whole' mixes the layers; take blocks='layer'"
@@ -139,7 +139,7 @@ def plain_pieces(moment: Moment, train: dict[str, Floats], made: Made, asked: As
     pieces: Pieces = []
     kept = some_elements()
     for name, group in GROUPS.items():
-        scales = {"adam": moment.preconditioner, DAMPED: moment.damped}.get(asked.used(made))
+        scales = {"adam": moment.preconditioner, FACTORED: moment.factored}.get(asked.used(made))
         scale = np.ones(train[name].shape[1]) if scales is None else scales[name].numpy()
         if made.masked:
             scale = scale * kept[name].flatten().numpy() if name in kept else 0 * scale
@@ -202,7 +202,7 @@ def ekfac_pieces(moment: Moment, train: dict[str, Floats], made: Made, asked: As
 PIECES: dict[str, Callable[[Moment, dict[str, Floats], Made, Asked], Pieces]] = {
     "none": plain_pieces,
     "adam": plain_pieces,
-    DAMPED: plain_pieces,
+    FACTORED: plain_pieces,
     "fisher": whitened_pieces,
     "adam-fisher": scaled_and_whitened_pieces,
     "ekfac": ekfac_pieces,
@@ -293,7 +293,7 @@ def test_scores_equal_their_formula_or_are_refused(made: Made, asked: Asked, run
     assert list(table["layer"].unique()) == kept
     means = table.set_index(["layer", "probe_language", "train_language"])["value"]
     train, columns = np.array(Vectors(0, TRAIN).language), np.array(run.queries.language)
-    in_nats = asked.used(made) in ("adam", DAMPED) and (asked.similarity, asked.weighting) == ("dot", "learning_rate")
+    in_nats = asked.used(made) in ("adam", FACTORED) and (asked.similarity, asked.weighting) == ("dot", "learning_rate")
     for layer in kept:
         want = expected(moments, made, asked, layer) * (STEPS / SAMPLES if in_nats else 1.0)
         for one, other in product(("de", "en", "ru"), repeat=2):

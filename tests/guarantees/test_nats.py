@@ -32,7 +32,7 @@ def by_hand(module: TwoRates, metric: str) -> list[np.ndarray]:
         rates = moment.weights * TRAIN / SAMPLES  # which the module notes times visits
         nats = np.zeros((TRAIN, len(OF_PROBES)))
         for name, group in GROUPS.items():
-            scales = {"adam": moment.preconditioner, "adam-damped": moment.damped}.get(metric)
+            scales = {"adam": moment.preconditioner, "adam-factored": moment.factored}.get(metric)
             scale = np.ones(train[name].shape[1]) if scales is None else scales[name].numpy()
             nats += rates[group] * STEPS / TRAIN * (train[name] * scale) @ probes[name].T
         cells = [
@@ -45,11 +45,11 @@ def by_hand(module: TwoRates, metric: str) -> list[np.ndarray]:
 @pytest.mark.parametrize(
     ("of", "settings", "metric"),
     [
-        (TwoRates, {}, "adam-damped"),
+        (TwoRates, {}, "adam-factored"),
         (TwoRates, {"preconditioner": "adam"}, "adam"),
         (PlainSteps, {}, "none"),
     ],
-    ids=["AdamW", "AdamW, undamped", "SGD"],
+    ids=["AdamW", "AdamW, by elements", "SGD"],
 )
 def test_sums_are_rates_times_steps_times_inner_products(
     of: type[TwoRates], settings: dict[str, Any], metric: str, tmp_path: Path

@@ -26,7 +26,7 @@ LANGUAGES = np.array(Vectors(0, TRAIN).language), np.array(Probes().language)
 WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "exact": ({"preconditioner": None}, {}),
     "Adam": ({"preconditioner": "adam"}, {}),
-    "damped Adam": ({"preconditioner": "adam-damped"}, {}),
+    "factored Adam": ({"preconditioner": "adam-factored"}, {}),
     "projected": ({"projection_dim": 60}, {}),
     "whitened": ({"projection_dim": 60, "preconditioner": "fisher"}, {}),
     "Adam's, projected": ({"projection_dim": 60, "preconditioner": "adam"}, {}),
@@ -63,7 +63,7 @@ def sums(influence: Any) -> pd.Series[float]:
 
 def nats_per_score(run: TracInRun, **chosen: Any) -> list[float]:
     """What a score of each snapshot is worth: 1 unless it follows the steps of Adam, which are shared by a batch's samples."""
-    if run.influence(**VIEW, **chosen).attrs["preconditioner"] not in ("adam", "adam-damped"):
+    if run.influence(**VIEW, **chosen).attrs["preconditioner"] not in ("adam", "adam-factored"):
         return [1.0] * 2  # plain and whitened gradients, after AdamW's steps
     return [one.steps / (TRAIN * one.visits) for one in run.snapshots]
 
@@ -162,7 +162,7 @@ def test_named_scores_are_those_of_the_run(name: str, tmp_path: Path) -> None:
     chosen = {
         "exact": None,  # plain, though the fit's optimizer is AdamW
         "adam": "adam",
-        "adam-damped": "adam-damped",
+        "adam-factored": "adam-factored",
         "projected": "fisher",
         "adam-projected": "adam-fisher",
         "ekfac": None,

@@ -5,6 +5,7 @@ No optimizer trains the head's bias, which makes a third group of rate 0. An epo
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ class Moment:
     state: dict[str, Tensor]
     weights: Floats  # of each group: mean rate over the epoch's steps, times visits of a train sample
     preconditioner: dict[str, Tensor]  # Adam's
-    damped: dict[str, Tensor]  # the same, with second moments that are 1 - beta2 of their parameter's mean larger
+    factored: dict[str, Tensor]  # the same from factored second moments
 
 
 class TwoRates(pl.LightningModule):
@@ -117,19 +118,33 @@ class TwoRates(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         optimizer: Any = self.trainer.optimizers[0]
         scales = {name: torch.zeros(parameter.numel()) for name, parameter in self.named_parameters()}
-        damped = dict(scales)
+        factored = dict(scales)
         for name, parameter in (
             (name, one) for name, one in self.named_parameters() if "exp_avg_sq" in optimizer.state.get(one, {})
         ):
             state = optimizer.state[parameter]
             second = (state["exp_avg_sq"] / (1 - 0.999 ** state["step"])).double().flatten()
             scales[name] = torch.where(second > 0, 1 / (second.sqrt() + 1e-8), 0.0)
-            added = 0.001 * second.sum() / (second > 0).sum().clamp(min=1)
-            damped[name] = torch.where(second > 0, 1 / ((second + added).sqrt() + 1e-8), 0.0)
+            factored[name] = self.factored(second.view(parameter.shape)).flatten()
         state = {name: value.detach().clone() for name, value in self.state_dict().items()}
         weights = np.append(np.mean(self._rates, axis=0), 0.0) * self._seen / TRAIN
-        self.moments.append(Moment(state, weights, scales, damped))
+        self.moments.append(Moment(state, weights, scales, factored))
         self._rates, self._seen = [], 0
+
+    @staticmethod
+    def factored(second: Tensor) -> Tensor:
+        """P from the factored second moments of one parameter, element by element."""
+        mean, found = float(second.mean()), torch.zeros_like(second)
+        for index in itertools.product(*map(range, second.shape)):
+            if second.dim() == 1:
+                bounded = float(second[index]) + 0.001 * mean
+                is_known = bool(second[index] > 0)
+            else:
+                row, column = float(second[index[0]].mean()), float(second[:, index[1]].mean())
+                bounded = (row + 0.001 * mean) * (column + 0.001 * mean) / (1.001 * mean) if mean else 0.0
+                is_known = row > 0 and column > 0
+            found[index] = bounded**-0.5 if is_known else 0.0
+        return found
 
 
 class PlainSteps(TwoRates):

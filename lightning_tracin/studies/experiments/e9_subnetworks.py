@@ -41,7 +41,7 @@ def check_settings(settings: StudySettings) -> None:
     Raises:
         TracInError: the study's own score is not one of exact products.
     """
-    if SCORES[settings.scores[0]].way not in ("exact", "adam", "adam-damped"):
+    if SCORES[settings.scores[0]].way not in ("exact", "adam", "adam-factored"):
         raise TracInError(
             f"masks work with exact influence only, so the first of scores cannot be {settings.scores[0]!r}; put cosine first."
         )
