@@ -46,6 +46,7 @@ class Finetuning(FitSettings):
             folder.
         freeze_embeddings: Whether the embeddings of a pretrained model keep their values.
         epochs: Epochs of fine-tuning; from scratch, 6 are better.
+        learning_rate: Highest learning rate; from scratch, 0.001 is better.
         batch_size: Samples in one optimizer step; from scratch, 32 are better.
         top_k: Number of proponents of a probe that count in its reliance.
         output: Folder for everything; by default ``runs/<data>``. A number is added if the folder is in use.
@@ -55,6 +56,7 @@ class Finetuning(FitSettings):
     model: str = NAME
     freeze_embeddings: bool = True
     epochs: int = 4
+    learning_rate: float = 3e-4
     batch_size: int = 64
     top_k: int = 100
     output: str | None = None
@@ -129,7 +131,7 @@ def with_available_model(options: Finetuning) -> Finetuning:
     if options.model == NAME and not is_installed():
         print(
             f"The weights of {NAME!r} are not installed, so a small model is trained from scratch, which transfers little from "
-            "one language to another (and learns more with --epochs 6 --batch_size 32). To have them: "
+            "one language to another (and learns more with --epochs 6 --batch_size 32 --learning_rate 0.001). To have them: "
             "pip install 'lightning-tracin[study]'"
         )
     elif options.model != "scratch":

@@ -40,9 +40,10 @@ def findings_of_influence(sums: pd.DataFrame, means: pd.DataFrame) -> Iterator[s
         yield " ".join([*said, *worth])
     if sums["unit"].iloc[0] == NATS:
         yield (
-            "Nats are to first order: what each language's samples took off the loss in the fit; what other languages would make "
-            "up for if it were left out is not subtracted. Intervals [95 %] are each for a single cell, over train samples and "
-            "probes."
+            "Nats are to first order: what each language's samples took off the loss in the fit, as if the loss were straight "
+            "along every step. Where steps are large they add up to more than the loss fell by (contributions measure that), and "
+            "what other languages would make up for if one were left out is not subtracted. Intervals [95 %] are each for a "
+            "single cell, over train samples and probes."
         )
     else:
         yield "Numbers are in units of the score. Intervals [95 %] are each for a single cell, over train samples and probes."
