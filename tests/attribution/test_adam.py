@@ -103,7 +103,7 @@ def test_the_record_says_what_was_chosen(module: Any, given: dict[str, Any], rec
     assert bool(list(run.snapshots[0].path.glob("*adam*"))) == (recorded == "adam-factored")
 
 
-def test_the_default_scores_are_those_that_damped_adam_is_asked_for(tmp_path: Path) -> None:
+def test_the_default_scores_are_those_that_factored_adam_is_asked_for(tmp_path: Path) -> None:
     for name, given in (("auto", {}), ("adam", {"preconditioner": "adam-factored"}), ("plain", {"preconditioner": None})):
         resumed.fit(tmp_path / name, 1, top_k=5, when="fit_end", **given)
     auto, adam, plain = (TracInRun.open(tmp_path / name / "run").influence().to_numpy() for name in ("auto", "adam", "plain"))

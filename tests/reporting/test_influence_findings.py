@@ -115,8 +115,8 @@ def test_what_is_not_in_nats_has_no_unit() -> None:
     assert last == (
         "Nats are to first order: what each language's samples took off the loss in the fit, as if the loss were straight "
         "along every step. Where steps are large they add up to more than the loss fell by (contributions measure that), and "
-        "what other languages would make up for if one were left out is not subtracted. Intervals [95 %] are each for a single cell, "
-        "over train samples and probes."
+        "what other languages would make up for if one were left out is not subtracted. Intervals [95 %] are each for a "
+        "single cell, over train samples and probes."
     )
 
 
