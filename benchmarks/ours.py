@@ -65,7 +65,7 @@ def exact(
 ) -> Tensor:
     """The whole exact pass over one snapshot, with probes, writing and reading: inner products [train, probes].
 
-    `scales` are factors of gradients, as `preconditioner="adam"` has them.
+    `scales` are factors of gradients, as `preconditioner="adam-factored"` has them.
     """
     job = job_of(workload, batch_size, memory_budget)
     with tempfile.TemporaryDirectory() as folder:
