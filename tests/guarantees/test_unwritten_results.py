@@ -107,7 +107,7 @@ def test_a_full_disk_costs_one_result(tmp_path: Path, whole: dict[str, bytes], n
 def test_files_that_may_not_grow_cost_only_themselves(tmp_path: Path, whole: dict[str, bytes]) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        told = fitted(tmp_path, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard)), saves=False)
+        told = fitted(tmp_path, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (33_000, hard)), saves=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     (said,) = [one for one in told if "of its results" in one]
