@@ -2,7 +2,7 @@
 
 `python -m benchmarks.evidence --data_dir FOLDER` runs what is missing of the studies in `benchmarks/evidence_settings` (up to
 some hundred fits each) and writes docs/evidence.md with its figures. FOLDER holds sib200/, xsid-0.7/ and nusax-senti/. A study
-that was interrupted goes on where it stopped.
+that was interrupted goes on where it stopped; `--only NAME ...` runs and shows some of them.
 """
 
 from __future__ import annotations
