@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# One more than cores, because tests also wait for processes that they start; at most 4.
+WORKERS = $(shell $(BIN)/python -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')
 PEERS := .venv-peers
 PEERS_READY := $(PEERS)/.ready
 
@@ -32,7 +34,7 @@ demo: $(READY)
 	$(BIN)/python examples/finetune.py
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 # 5,000 drawn mixtures of forms, widths, lengths and batches for each property; about 45 minutes on one core.
 fuzz: $(READY)
