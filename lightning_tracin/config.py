@@ -242,7 +242,7 @@ class Stored(Evaluation):
     preconditioner: PreconditionerChoice | None = Field(
         default="auto",
         description='`"adam"` scales gradients as the Adam optimizer does, by its second moments; `"adam-factored"` by their '
-        'means over rows and columns, at no more cost than plain gradients. `"fisher"` whitens projected features (needs '
+        'means over rows and columns, at about the cost of plain gradients. `"fisher"` whitens projected features (needs '
         '`projection_dim`), `"adam-fisher"` those of scaled gradients. None: plain gradients. `"auto"`: `"adam-factored"` for '
         "exact scores with Adam.",
     )

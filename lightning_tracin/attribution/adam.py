@@ -7,7 +7,7 @@ that norms and cosines belong to the same inner product.
 
 `"adam-factored"` takes P from second moments that are factored as Adafactor's are (Shazeer and Stern 2018): the outer product
 of the means of v over rows and over columns. Such a P scales the factors of a gradient, which need not be written out, so it
-costs no more than plain gradients. An element that hardly had a gradient gets the scale of its row and column. Where a whole
+costs about as much as plain gradients. An element that hardly had a gradient gets the scale of its row and column. Where a whole
 row or column hardly had any, and for parameters of one dimension, the scale is bounded: (1 - beta2) times the mean second
 moment is added, the weight with which a sample's own gradient enters its second moment.
 

@@ -13,8 +13,11 @@ from torch import Tensor
 
 from lightning_tracin.gradients.forms import Dense, Form, Outer, shape_of, to_dense
 
-#: A scale is an outer product if no element differs by more than this, relative to the largest element of its row and column.
+#: A scale is an outer product if no element differs from the product by more than this part of it.
 _ROUNDING = 1e-6
+
+#: Number of elements compared at a time.
+_BLOCK = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -63,5 +66,9 @@ def factored(scale: Tensor) -> FactoredScale | None:
     if matrix[i, j] <= 0:
         return None
     rows, columns = matrix[:, j], matrix[i] / matrix[i, j]
-    apart = (matrix - torch.outer(rows, columns)).abs()
-    return FactoredScale(rows, columns) if bool((apart <= _ROUNDING * torch.outer(rows, columns)).all()) else None
+    step = max(1, _BLOCK // len(columns))
+    for some, factors in zip(matrix.split(step), rows.split(step), strict=True):  # a table's scale is not held twice
+        product = torch.outer(factors, columns)
+        if not bool(((some - product).abs() <= _ROUNDING * product).all()):
+            return None
+    return FactoredScale(rows, columns)
