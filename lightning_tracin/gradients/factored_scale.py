@@ -67,8 +67,8 @@ def factored(scale: Tensor) -> FactoredScale | None:
         return None
     rows, columns = matrix[:, j], matrix[i] / matrix[i, j]
     step = max(1, _BLOCK // len(columns))
-    for some, factors in zip(matrix.split(step), rows.split(step), strict=True):  # a table's scale is not held twice
-        product = torch.outer(factors, columns)
-        if not bool(((some - product).abs() <= _ROUNDING * product).all()):
+    for first in range(0, len(rows), step):  # block by block: the scale of an embedding table is not held twice
+        product = torch.outer(rows[first : first + step], columns)
+        if not bool(((matrix[first : first + step] - product).abs() <= _ROUNDING * product).all()):
             return None
     return FactoredScale(rows, columns)
