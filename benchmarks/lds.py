@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.lds_fits import OPTIONS, WAYS, Trial, full_fit, refits, require_same_fit, stability, trial
+from benchmarks.lds_fits import OPTIONS, Trial, full_fit, refits, require_same_fit, stability, trial
 from benchmarks.lds_grams import has_reference
 from benchmarks.lds_page import MAIN, page
 from benchmarks.lds_scores import baselines, package_scores, reference_scores
@@ -24,6 +24,7 @@ from lightning_tracin.analysis.lds import Members, Outputs, lds, lds_difference,
 from lightning_tracin.analysis.resampling import Interval
 from lightning_tracin.config import DAMPING
 from lightning_tracin.storage.files import read_tensors, write_bytes
+from lightning_tracin.studies.named_scores import SCORES, ways_of
 from lightning_tracin.studies.quiet import silence
 
 DAMPINGS = (0.000025, 0.00025, DAMPING, 0.025)
@@ -49,14 +50,15 @@ def main() -> None:
             print(f"{settings.data}, learning rate {settings.stability:g}: {stability(made):.2f}")
         return
     made = trial(settings.data, settings.data_dir, settings.output)
-    for way in WAYS:
+    ways = ways_of(tuple(SCORES))
+    for way in ways:
         full_fit(made, way)
     require_same_fit(made)
     fits = [refits(made, settings.subsets, repeat) for repeat in range(settings.repeats)]
     if settings.fits_only:
         return
     members, said = fits[0][0], [each for _, each in fits]
-    runs = {way: TracInRun.open(made.run(way)) for way in WAYS}
+    runs = {way: TracInRun.open(made.run(way)) for way in ways}
     run = runs["exact"]
     snapshots = list(range(len(run.snapshots))) if settings.snapshots is None else [int(i) for i in settings.snapshots.split(",")]
     scores = {**package_scores(runs, snapshots, DAMPINGS), **baselines(run, made.options.seed)}

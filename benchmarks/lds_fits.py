@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -27,6 +27,7 @@ from lightning_tracin.analysis.lds import Members, Outputs, draw_subsets
 from lightning_tracin.storage.files import read_tensors, write_bytes, write_tensors
 from lightning_tracin.studies.data import load_split
 from lightning_tracin.studies.models.classifier import Classifier, tokenizer_and_model
+from lightning_tracin.studies.named_scores import SCORES, Way, settings_of, ways_of
 from lightning_tracin.studies.settings import FitSettings
 from lightning_tracin.studies.text_data import TextDataModule
 
@@ -61,7 +62,7 @@ OPTIONS = {
         model="use-multilingual",
         freeze_embeddings=True,
         train_per_language=60,
-        learning_rate=1e-3,
+        learning_rate=3e-4,
         epochs=4,
         batch_size=32,
         probes_per_language=20,
@@ -70,15 +71,8 @@ OPTIONS = {
     ),
 }
 
-Way = Literal["exact", "adam", "projected", "adam-projected", "ekfac"]
-#: Options of the callback for each method, on top of those that all share.
-WAYS: dict[Way, dict[str, Any]] = {
-    "exact": {"preconditioner": None},
-    "adam": {"preconditioner": "adam"},
-    "projected": {"projection_dim": 4096, "preconditioner": "fisher"},
-    "adam-projected": {"projection_dim": 4096, "preconditioner": "adam-fisher"},
-    "ekfac": {"method": "ekfac"},
-}
+#: Features of whitened scores.
+PROJECTION_DIM = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +206,7 @@ def full_fit(made: Trial, way: Way) -> None:
         item_column="item",
         batch_size=64,
         top_k=100,
-        **WAYS[way],
+        **settings_of(way, PROJECTION_DIM),
     )
     module = fit(made, np.ones(len(made.data.train), dtype=np.bool_), 0, [callback, KeepMoments(made.folder / "moments")])
     write_tensors(made.outputs(way), {"margin": margins(module, made), **accuracies(module, made)})
@@ -225,7 +219,7 @@ def require_same_fit(made: Trial) -> None:
         TracInError: a weight differs.
     """
     first = TracInRun.open(made.run("exact")).snapshots
-    for way in WAYS:
+    for way in ways_of(tuple(SCORES)):
         others = TracInRun.open(made.run(way)).snapshots
         for one, other in zip(first, others, strict=True):
             want, have = one.state_dict(), other.state_dict()

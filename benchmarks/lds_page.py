@@ -36,10 +36,10 @@ Every refit has the same first weights and the same batches in the same order, w
 makes as many optimizer steps as the fit on all samples, with the same learning rates. Dropout is off. Intervals are 95 %
 percentile intervals of 999 resamples, which draw both halves *and* probes; a difference uses the same draws for its two scores.
 
-Scores are those of the package: of exact products, of `preconditioner="adam"`, of `method="ekfac"`, and of projected features
-(`projection_dim=4096`, `preconditioner="fisher"` or `"adam-fisher"`) with the default damping, the ridge as a part of the trace
-of F; by layer: `blocks="layer"`. The full fit is made once for each of them. Its weights are the same in all, bit by bit, which
-the command checks. The damping of EK-FAC is chosen by held-out fit of the second moment, on no data set by LDS.
+Scores are those of the package: of exact products, of `preconditioner="adam"` and `"adam-factored"`, of `method="ekfac"`, and of
+projected features (`projection_dim=4096`, `preconditioner="fisher"` or `"adam-fisher"`) with the default damping, the ridge as a
+part of the trace of F; by layer: `blocks="layer"`. The full fit is made once for each of them. Its weights are the same in all,
+bit by bit, which the command checks. The damping of EK-FAC is chosen by held-out fit of the second moment, on no data set by LDS.
 
 The reference computes the same scores from whole gradients of single samples, without projection, where all of them fit in
 memory. Whitened scores use inner products in the metric of F^-1, where F is the mean outer product of the train gradients plus

@@ -11,45 +11,36 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.lds_fits import Trial, Way
+from benchmarks.lds_fits import Trial
 from benchmarks.lds_grams import Gram, gram
 from lightning_tracin import TracInRun
 from lightning_tracin.analysis.baselines import random_scores, same_label
-from lightning_tracin.config import DAMPING, Similarity
+from lightning_tracin.config import DAMPING, Similarity, Weighting
+from lightning_tracin.studies.named_scores import SCORES, Way
 
 Floats = npt.NDArray[np.float64]
 
+PRODUCTS: dict[str, Similarity] = {"cosine": "cosine", "dot product": "dot"}
 #: Whitened scores: the beginning of the name, and the run that has the features.
 PROJECTED: dict[str, Way] = {"": "projected", "Adam-aware ": "adam-projected"}
 
 
 def package_scores(runs: Mapping[Way, TracInRun], snapshots: Sequence[int], dampings: Sequence[float]) -> dict[str, Floats]:
-    """`TracInRun.influence` of exact products, of products under Adam's moments, and of projected features."""
+    """`TracInRun.influence` by every named score, and by whitened scores of other dampings and by layer."""
     total: dict[str, Floats] = {}
 
-    def add(index: int, name: str, way: Way, similarity: Similarity, **options: Any) -> None:
-        how = {"weighting": "uniform", **options}
-        score = runs[way].influence(similarity, snapshots=[index], **how).to_numpy().astype(np.float64)
+    def add(index: int, name: str, way: Way, similarity: Similarity, weighting: Weighting = "uniform", **options: Any) -> None:
+        score = runs[way].influence(similarity, weighting, [index], **options).to_numpy().astype(np.float64)
         total[name] = total[name] + score if name in total else score
 
     for index in snapshots:  # everything that needs a snapshot's features, so that they are whitened once
-        add(index, "cosine", "exact", "cosine")
-        add(index, "dot product", "exact", "dot")
-        add(index, "dot product x learning rate", "exact", "dot", weighting="learning_rate")
-        add(index, "relatif", "exact", "relatif")
-        add(index, "Adam-aware cosine", "adam", "cosine")
-        add(index, "Adam-aware dot product", "adam", "dot")
-        add(index, "Adam-aware dot product x learning rate", "adam", "dot", weighting="learning_rate")
+        for name, score in SCORES.items():
+            add(index, name, score.way, score.similarity, score.weighting)
         add(index, "cosine, projected", "projected", "cosine", preconditioner="none")
-        for damping in dampings:
+        for damping in (one for one in dampings if one != DAMPING):  # that is a named score
             for before, way in PROJECTED.items():
-                add(index, before + whitened_name("cosine", damping), way, "cosine", damping=damping)
-                add(index, before + whitened_name("dot product", damping), way, "dot", damping=damping)
-        for before, way in PROJECTED.items():
-            add(index, f"{before}Fisher-whitened dot product x learning rate", way, "dot", weighting="learning_rate")
-        add(index, "EK-FAC cosine", "ekfac", "cosine")
-        add(index, "EK-FAC dot product", "ekfac", "dot")
-        add(index, "EK-FAC dot product x learning rate", "ekfac", "dot", weighting="learning_rate")
+                for product, similarity in PRODUCTS.items():
+                    add(index, before + whitened_name(product, damping), way, similarity, damping=damping)
         add(index, "Fisher-whitened cosine by layer", "projected", "cosine", blocks="layer")
         add(index, "Fisher-whitened dot product by layer", "projected", "dot", blocks="layer")
     return total

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import XLMRobertaConfig, XLMRobertaForSequenceClassification
 
+from benchmarks.known_truth.permuted_encoder import PermutedEncoder
 from benchmarks.known_truth.plan import Plan
 from benchmarks.known_truth.worlds import World
 from lightning_tracin.storage.sample_table import SampleTable
@@ -40,7 +41,7 @@ class Encoded:
     Attributes:
         train: the train samples.
         probes: the probes.
-        vocabulary: number of different ids.
+        words: the word of each id; None where an id is no word.
         classes: number of labels.
     """
 
@@ -50,7 +51,7 @@ class Encoded:
         number = {word: FIRST_WORD + index for index, word in enumerate(every)}
         label = {name: index for index, name in enumerate(world.labels)}
         longest = 1 + max(len(text) for part in texts.values() for text in part)
-        self.vocabulary, self.classes, self.longest = FIRST_WORD + len(every), len(label), longest
+        self.words, self.classes, self.longest = [*[None] * FIRST_WORD, *every], len(label), longest
 
         def encoded(name: str, table: SampleTable) -> Texts:
             ids = torch.full((len(table), longest), PADDING)
@@ -109,10 +110,12 @@ class OneLayer(nn.Module):
 
 
 def network_of(model: str, data: Encoded, plan: Plan) -> nn.Module:
-    """A network with first weights from the current random seed."""
+    """A network with first weights from the current random seed; of the pretrained encoder, these are the head's."""
     if model == "mlp":
-        return MeanOfWords(data.vocabulary, data.classes, plan.width)
-    return OneLayer(data.vocabulary, data.classes, plan.width, data.longest)
+        return MeanOfWords(len(data.words), data.classes, plan.width)
+    if model == "xlmr":
+        return OneLayer(len(data.words), data.classes, plan.width, data.longest)
+    return PermutedEncoder(data.words, data.classes, PADDING)
 
 
 class WordClassifier(pl.LightningModule):

@@ -18,6 +18,7 @@ ARMS: Mapping[str, str] = {
 MODELS: Mapping[str, str] = {
     "mlp": "mean of word embeddings, one hidden layer",
     "xlmr": "XLM-R with one layer, from scratch, on whole words",
+    "encoder": "the pretrained sentence encoder on whole words, embeddings frozen; clones' own words have rows of other pieces",
 }
 #: Arms of the models other than the first, whose fits take seconds.
 SLOW_ARMS = ("different", "noise", "families")
@@ -58,7 +59,7 @@ class Plan:
     top_k: int = 50
     epochs: int = 8
     batch_size: int = 32
-    rates: tuple[tuple[str, float], ...] = (("mlp", 5e-3), ("xlmr", 2e-3))
+    rates: tuple[tuple[str, float], ...] = (("mlp", 5e-3), ("xlmr", 2e-3), ("encoder", 3e-4))
     width: int = 32
     words: int = 32
     projection_dim: int = 512

@@ -15,12 +15,14 @@ from benchmarks.known_truth.documents import generated
 from benchmarks.known_truth.measure import Found, measured
 from benchmarks.known_truth.networks import Encoded
 from benchmarks.known_truth.page import HEADLINE, Measured, judged, noisy_value, page, related
+from benchmarks.known_truth.permuted_encoder import rows_of
 from benchmarks.known_truth.plan import SMALL
 from benchmarks.known_truth.product import watched
 from benchmarks.known_truth.truth import Truth, batches_of, coalitions, probe_losses
 from benchmarks.known_truth.worlds import Pool, worlds
 from lightning_tracin import TracInError
-from lightning_tracin.studies.datasets.clones import words
+from lightning_tracin.studies.datasets.clones import Clone, words
+from lightning_tracin.studies.models.shipped_encoder import shipped_tokenizer, shipped_weights
 
 DOCUMENTS = generated(420)
 #: The scores of one fit of each world; the truth of two seeds.
@@ -97,6 +99,20 @@ def test_the_samples_of_a_language_are_left_out_of_the_same_batches() -> None:
     members = np.arange(90) % 3 != 0
     whole, some = (batches_of(90, chosen, 5, PLAN) for chosen in (np.ones(90, dtype=np.bool_), members))
     assert list(some) == [[index for index in batch if members[index]] for batch in whole]
+
+
+def test_words_of_clones_have_rows_of_other_pieces() -> None:
+    table = shipped_weights()["embeddings.weight"]
+    clones = [Clone(number).text("dog") for number in (1, 2)]
+    start, dog, unlike, *own = rows_of([None, "dog", "unlikeliest", *clones], table)
+    ids = shipped_tokenizer()("unlikeliest", add_special_tokens=False)["input_ids"]
+    assert len(ids) > 1
+    torch.testing.assert_close(unlike, table[ids].mean(0))
+    torch.testing.assert_close(start, table[1])
+    for row in own:
+        assert (table == row).all(1).any()
+        assert not torch.equal(row, dog)
+    assert not torch.equal(*own)
 
 
 def test_coalitions_and_shapley_values_of_a_game() -> None:

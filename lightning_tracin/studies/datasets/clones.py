@@ -36,6 +36,16 @@ def words(text: str) -> list[str]:
     return [word.lower() for word in _WORD.findall(text)]
 
 
+def is_cloned(word: str) -> bool:
+    """Whether a word is written in the letters of a clone.
+
+    Example:
+        >>> [is_cloned(Clone(1, shared).text("dog")) for shared in (0.0, 1.0)]
+        [True, False]
+    """
+    return _FOREIGN.search(word) is not None
+
+
 @dataclass(frozen=True)
 class Clone:
     """A language that is made from another one by mapping its words.
