@@ -133,6 +133,8 @@ class KeepMoments(pl.Callback):
         _, beta = optimizer.param_groups[0]["betas"]
         moments = {}
         for name, parameter in pl_module.named_parameters():
+            if not parameter.requires_grad:
+                continue
             state = optimizer.state[parameter]
             moments[name] = (state["exp_avg_sq"] / (1 - beta ** float(state["step"]))).clone()
         write_tensors(self.folder / f"{trainer.current_epoch:04d}.safetensors", moments)

@@ -40,7 +40,7 @@ class Gram:
 
 
 def block_of(parameter: str) -> str:
-    """The block of a parameter: `embeddings`, `layer 0` and so on, or `head`."""
+    """The block of a parameter: `embeddings`, `layer 0` and so on, or `head`, which is all the rest."""
     parts = parameter.split(".")
     if "embeddings" in parts:
         return "embeddings"
@@ -75,7 +75,8 @@ def gram(made: Trial, snapshot: Snapshot, adam: bool) -> Gram:
 def _blocks(module: nn.Module) -> tuple[tuple[str, ...], tuple[int, ...]]:
     sizes: dict[str, int] = {}
     for name, parameter in module.named_parameters():
-        sizes[block_of(name)] = sizes.get(block_of(name), 0) + parameter.numel()
+        if parameter.requires_grad:
+            sizes[block_of(name)] = sizes.get(block_of(name), 0) + parameter.numel()
     return tuple(sizes), tuple(sizes.values())
 
 

@@ -50,16 +50,16 @@ snapshot.
 _TAIL = """
 ## What this cannot say
 
-- There is one small model from scratch and one data split for each data set, and refits differ only by the samples left out. So
-  the intervals hold for other halves and other probes of this fit, not for other seeds, sizes or data.
+- There is one model and one data split for each data set, and refits differ only by the samples left out. So the intervals
+  hold for other halves and other probes of this fit, not for other seeds, sizes or data.
 - How high an LDS can get depends on how much of a refit's outcome is chance. `--stability LEARNING_RATE` prints how much the
   probes' log-odds change if 1 % of a half is exchanged, relative to the change from one half to another: 0.14 for a linear
   model, near 1 if there is nothing to predict. The settings were chosen by it: 0.17 (CLDR) and 0.19 (NusaX); a learning rate of
   2e-3 has 0.56 on CLDR.
 - Half of the data is a large change; the effects of single samples may be ordered differently.
-- Damping was chosen on these halves, so whitened scores look a little better than they are. The default, 0.0025 = 10 / 4,096,
-  comes from whole gradients at the last snapshot alone, on the first 24 (CLDR) and 34 (NusaX) of the halves. The last sentence
-  under each table counts only the other halves, which are few.
+- On CLDR and NusaX, damping was chosen on these halves, so whitened scores look a little better there than they are. The
+  default, 0.0025 = 10 / 4,096, comes from whole gradients at the last snapshot alone, on the first 24 (CLDR) and 34 (NusaX) of
+  the halves. The last sentence under each table counts only the other halves, which are few. Nothing was chosen on SIB-200.
 - The right damping depends on the number of train samples relative to the number of directions with gradient, so other data may
   need another one.
 """
@@ -72,7 +72,8 @@ def page(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _missing(name: str) -> str:
-    return f"\n## {TITLES[name]}\n\nNot measured: run `python -m benchmarks.lds --data {name}`.\n"
+    folder = "" if name == "cldr" else " --data_dir FOLDER"
+    return f"\n## {TITLES[name]}\n\nNot measured: run `python -m benchmarks.lds --data {name}{folder}`.\n"
 
 
 def _section(name: str, result: Mapping[str, Any]) -> str:

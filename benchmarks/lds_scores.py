@@ -68,7 +68,8 @@ def reference_scores(made: Trial, run: TracInRun, snapshots: Sequence[int], damp
 
     for index in snapshots:
         plain, adam = (gram(made, run.snapshots[index], adam) for adam in (False, True))
-        add("cosine without embeddings", cosine(plain.values[_others(plain, "embeddings")].sum(0), plain.train))
+        if "embeddings" in plain.blocks:
+            add("cosine without embeddings", cosine(plain.values[_others(plain, "embeddings")].sum(0), plain.train))
         for before, of in (("", plain), ("Adam-aware ", adam)):
             products = of.values.sum(0)
             add(f"{before}cosine".strip(), cosine(products, of.train))

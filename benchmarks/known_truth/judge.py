@@ -10,7 +10,9 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from lightning_tracin.analysis.contrast import contrast_of
+from lightning_tracin.analysis.agreement import correlations
+from lightning_tracin.analysis.agreement import reliability as reliability_of
+from lightning_tracin.analysis.leave_one_out import Changes
 from lightning_tracin.analysis.tally import SIGNED
 
 Floats = npt.NDArray[np.float64]
@@ -64,13 +66,8 @@ def agreement(values: Floats, truth: Floats) -> Agreement:
         >>> round(found.centred, 6), found.plain < 0.9
         (1.0, True)
     """
-    return Agreement(correlation(others(values), others(truth)), correlation(_contrasts(values), _contrasts(truth)))
-
-
-def _contrasts(values: Floats) -> Floats:
-    """The contrasts of the cells of other languages; what is rounding of the values is 0."""
-    found = others(contrast_of(values, np.eye(len(values), dtype=bool)))
-    return np.where(np.abs(found) < _ROUNDING * np.abs(values).max(), 0.0, found)
+    found = correlations(values, truth, np.eye(len(values), dtype=bool))
+    return Agreement(float(found["others"]), float(found["contrast"]))
 
 
 def correlation(one: Floats, other: Floats) -> float:
@@ -90,13 +87,9 @@ def reliability(by_seed: Floats) -> float:
     Args:
         by_seed: [seeds, probe languages, train languages].
     """
-    generator, found = np.random.default_rng(0), []
-    for _ in range(50):
-        order = generator.permutation(len(by_seed))
-        halves = (by_seed[order[part::2]].mean(0) for part in (0, 1))
-        found.append(correlation(*(others(half) for half in halves)))
-    half = float(np.mean(found))
-    return 2 * half / (1 + half)
+    names = tuple(map(str, range(by_seed.shape[1])))
+    changes = Changes(by_seed, names, tuple((name,) for name in names), (1,) * len(names))
+    return reliability_of(changes)["others"]
 
 
 def claimed(table: pd.DataFrame, measure: str) -> Floats:

@@ -41,7 +41,7 @@ class Found:
 
     @cached_property
     def truth(self) -> dict[str, Any]:
-        """Arm, setting, level, languages, noisy, need, error, by_seed, loss; for parallel documents also shapley and pair."""
+        """Arm, setting, level, languages, noisy, need, error, by_seed; for parallel documents also shapley and pair."""
         found: dict[str, Any] = json.loads((self.folder / "truth.json").read_text())
         return found
 
@@ -96,7 +96,6 @@ def _write_tables(world: World, model: str, plan: Plan, folder: Path) -> None:
 
 def _write_truth(world: World, model: str, plan: Plan, folder: Path) -> None:
     truth = truth_of(world, model, plan)
-    whole = frozenset(world.languages)
     stored: dict[str, Any] = {
         "arm": world.arm,
         "setting": world.setting,
@@ -106,12 +105,10 @@ def _write_truth(world: World, model: str, plan: Plan, folder: Path) -> None:
         "need": truth.need().tolist(),
         "error": truth.error().tolist(),
         "by_seed": truth.need_by_seed().tolist(),
-        "loss": float(truth.losses[whole].mean()),
     }
     if frozenset() in truth.losses:
         first, second = world.languages[:2]
         stored |= {"shapley": truth.shapley().tolist(), "pair": truth.pair(first, second).tolist()}
-        stored["first_loss"] = float(truth.losses[frozenset()].mean())
     write_bytes(folder / "truth.json", json.dumps(stored).encode())
 
 

@@ -50,7 +50,8 @@ order. What is true is *need*: by how many nats the loss of a language's probes 
 _TAIL = """
 ## What this cannot say
 
-- The models are small and start from nothing; a pretrained encoder, whose rows would be permuted, is not measured here.
+- Two of the models are small and start from nothing. The pretrained encoder knows the words that languages share and none of a
+  clone's own: it has to learn those from a few hundred documents.
 - A clone is the same language in other words: grammar, topics and label proportions are those of English.
 - At p = 0 languages still share a head, a hidden layer and the proportions of labels; need says what that is worth.
 - Need is one kind of truth: it takes one language out of all. Where documents are parallel, no single language is needed, and

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from benchmarks.known_truth import judge
-from benchmarks.known_truth.documents import generated
 from benchmarks.known_truth.measure import Found, measured
 from benchmarks.known_truth.networks import Encoded
 from benchmarks.known_truth.page import HEADLINE, Measured, judged, noisy_value, page, related
@@ -23,6 +22,7 @@ from benchmarks.known_truth.worlds import Pool, worlds
 from lightning_tracin import TracInError
 from lightning_tracin.studies.datasets.clones import Clone, words
 from lightning_tracin.studies.models.shipped_encoder import shipped_tokenizer, shipped_weights
+from tests.support.documents import generated
 
 DOCUMENTS = generated(420)
 #: The scores of one fit of each world; the truth of two seeds.
