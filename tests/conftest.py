@@ -10,6 +10,9 @@ import hypothesis
 import pytest
 import torch
 
+from lightning_tracin.reporting.every_result import WrittenResults
+from lightning_tracin.trainer import attribute, session
+
 hypothesis.settings.register_profile("default", max_examples=50, deadline=None)
 hypothesis.settings.register_profile("fuzz", max_examples=5000, deadline=None)
 hypothesis.settings.load_profile("default")
@@ -54,6 +57,25 @@ def _one_thread_stays_one() -> Iterator[None]:
     """Commands set torch's threads for their process; the tests after them would round sums in another order."""
     yield
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _results_are_not_written(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tables, figures and the page take half of a small fit, and few tests look at them: the fits of others write none.
+
+    Tests of a folder in `_LOOKED_AT`, and of modules with the mark `results`, have all of them.
+    """
+    if _LOOKED_AT & {*request.path.parts} or request.node.get_closest_marker("results") is not None:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (session, attribute):
+            patch.setattr(module, "finish", lambda *_: WrittenResults(None, None))
+        yield
+
+
+#: Folders of the tests that look at results.
+_LOOKED_AT = {"reporting", "cli", "examples", "studies", "benchmarks"}
 
 
 @pytest.fixture

@@ -31,8 +31,8 @@ class PermutedEncoder(nn.Module):
         super().__init__()
         names = label_names([str(number) for number in range(classes)])
         self.model, self.padding = shipped_model(classifier_dropout=0.0, **names), padding
-        rows = rows_of(tuple(words), self.model.get_input_embeddings().weight.detach())
-        self.model.set_input_embeddings(nn.Embedding.from_pretrained(rows, freeze=True))
+        rows = rows_of(words, self.model.encoder.embeddings.weight.detach())
+        self.model.set_input_embeddings(nn.Embedding(*rows.shape, _weight=rows, _freeze=True))
 
     def forward(self, ids: Tensor) -> Tensor:
         """Logits [texts, classes] of ids [texts, words]."""

@@ -24,6 +24,8 @@ from lightning_tracin.storage.shards import Ingredients, Shards
 from lightning_tracin.storage.snapshots import Snapshot
 from tests.support.fits import Classifier, loaders, trainer
 
+pytestmark = pytest.mark.results
+
 
 class DoubledStore:
     """A kind of store that the package does not know: the norms of a snapshot, with twice its products."""

@@ -26,6 +26,8 @@ from lightning_tracin import TracInCallback, TracInError, TracInRun
 from lightning_tracin.storage.files import read_tensors, write_tensors
 from tests.support.fits import Classifier, loaders, trainer
 
+pytestmark = pytest.mark.results
+
 #: What goes wrong with a file: its content, and the content of the file of that name in another run of the same settings.
 DAMAGES: dict[str, Callable[[bytes, bytes], bytes | None]] = {
     "deleted": lambda content, other: None,

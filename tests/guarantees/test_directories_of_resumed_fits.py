@@ -20,6 +20,8 @@ from tests.support.fits import Classifier, Samples, loaders, trainer
 from tests.support.models import padded, tiny_xlmr
 from tests.support.resumed import WHOLE, at, fit, steps
 
+pytestmark = pytest.mark.results
+
 
 def test_an_earlier_checkpoint_than_the_last_snapshot(tmp_path: Path) -> None:
     fit(tmp_path, 3, when="fit_end")

@@ -26,6 +26,8 @@ from tests.support.models import padded
 from tests.support.oracles import gradient_loop, ingredients_loop
 from tests.trainer.test_attribute import assert_same_files, files
 
+pytestmark = pytest.mark.results
+
 
 def fitted(folder: Path, batch_size: int = 7, attention: str = "sdpa", **settings: Any) -> tuple[Classifier, TracInRun]:
     pl.seed_everything(7)

@@ -13,6 +13,8 @@ from pytorch_lightning.loggers import CSVLogger, WandbLogger
 from lightning_tracin import TracInCallback, TracInRun
 from tests.support.fits import Classifier, loaders, trainer
 
+pytestmark = pytest.mark.results
+
 
 class Failing(CSVLogger):
     """Raises when the callback logs, and not before."""

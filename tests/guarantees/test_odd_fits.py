@@ -20,6 +20,8 @@ from tests.support.fits import Classifier, Samples, loaders, trainer
 from tests.support.models import padded
 from tests.support.oracles import gradient_loop, ingredients_loop
 
+pytestmark = pytest.mark.results
+
 
 class Keeping(pl.Callback):
     """Keeps the trained weights as they are after every step."""

@@ -20,6 +20,8 @@ from lightning_tracin.reporting.results import analyse, point
 from lightning_tracin.studies.named_scores import SCORES, influence_of, settings_of
 from tests.support.two_rates import PROBES, TRAIN, Probes, TwoRates, Vectors, fit
 
+pytestmark = pytest.mark.results
+
 LANGUAGES = np.array(Vectors(0, TRAIN).language), np.array(Probes().language)
 
 #: The fit's settings, and how its scores are read.

@@ -25,6 +25,8 @@ from tests.support.fits import Classifier, loaders, trainer
 from tests.support.models import tiny_xlmr
 from tests.support.small import settings
 
+pytestmark = pytest.mark.results
+
 #: Package -> what uses it, in what words, and the extras that must hold it.
 USES: dict[str, tuple[Callable[[], object], str, tuple[str, ...]]] = {
     "babel": (lambda: load_cldr(["en"]), "Names from the Unicode CLDR need babel", ("study",)),

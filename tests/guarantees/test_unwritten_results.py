@@ -29,6 +29,8 @@ from tests.cli.test_main import CONFIG
 from tests.guarantees.test_damage import size_limit
 from tests.support.fits import Classifier, loaders, trainer, with_texts
 
+pytestmark = pytest.mark.results
+
 TABLES, PICTURES = ("reliance.csv", "top.csv", "compared.csv", "changes.csv"), ("heat_map.png", "curves.png", "lift.png")
 EVERYTHING = {*TABLES, *PICTURES, "report.html", "representations.safetensors"}
 

@@ -19,6 +19,8 @@ from lightning_tracin.cli.main import main
 from tests.support.fits import Classifier, loaders, trainer
 from tests.support.resumed import WHOLE, Counting, at, fit, steps
 
+pytestmark = pytest.mark.results
+
 
 @pytest.mark.parametrize("given", ["file", "last", "best", "registry"])
 def test_ways_to_name_the_checkpoint_continue_the_run(tmp_path: Path, given: str) -> None:

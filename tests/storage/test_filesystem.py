@@ -24,6 +24,8 @@ from lightning_tracin.storage.filesystem import place, write_whole
 from lightning_tracin.storage.lock import Holder, RunLock
 from tests.support.fits import Classifier, loaders, trainer
 
+pytestmark = pytest.mark.results
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:

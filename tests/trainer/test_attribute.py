@@ -23,6 +23,8 @@ from lightning_tracin.storage.lock import RunLock
 from tests.support.fits import Classifier, Samples, loaders, trainer
 from tests.support.models import padded
 
+pytestmark = pytest.mark.results
+
 
 def fitted(folder: Path, when: str, module: pl.LightningModule | None = None, **settings: Any) -> TracInRun:
     pl.seed_everything(7)

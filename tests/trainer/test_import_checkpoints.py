@@ -19,6 +19,8 @@ from tests.support.fits import Classifier, Samples, loaders, trainer
 from tests.support.models import padded, tiny_xlmr
 from tests.support.oracles import gradient_loop
 
+pytestmark = pytest.mark.results
+
 
 class Constant(Classifier):
     """Two groups whose learning rates do not change, so that rates at checkpoints are the rates between them."""

@@ -16,6 +16,8 @@ from lightning_tracin import TracInCallback, TracInRun, attribute, import_checkp
 from lightning_tracin.cli.commands import status
 from tests.support.fits import Classifier, loaders, trainer
 
+pytestmark = pytest.mark.results
+
 Made = Callable[[Any], Any]
 
 SCHEDULERS: dict[str, tuple[Made, str]] = {

@@ -21,6 +21,8 @@ from tests.support import fits
 from tests.support.models import PAD
 from tests.support.zoo import CAUSAL, SMALL, unsettled
 
+pytestmark = pytest.mark.results
+
 LATER = {"when": "never"}  # snapshots are all that per-token scores need
 Step = Callable[[torch.nn.Module, dict[str, Tensor]], Tensor]
 
