@@ -38,9 +38,14 @@ class Interval:
     seed: int = 0
 
     def bounds(self, draws: Floats) -> tuple[Floats, Floats]:
-        """The percentiles of draws [resamples, ...]; NaN where a draw is."""
-        tail = (1 - self.confidence) / 2
-        low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
+        """The percentiles of the known (finite) draws, of [resamples, ...]; NaN where fewer than half are known."""
+        tail, known = (1 - self.confidence) / 2, np.isfinite(draws)
+        if known.all():
+            low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
+            return low, high
+        enough = 2 * known.sum(0) >= len(draws)
+        usable = np.where(enough, np.where(known, draws, np.nan), 0.0)
+        low, high = np.where(enough, np.nanquantile(usable, [tail, 1 - tail], axis=0), np.nan)
         return low, high
 
 

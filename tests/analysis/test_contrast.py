@@ -31,3 +31,25 @@ def test_an_effect_that_one_cell_alone_decides_leaves_nothing() -> None:
     assert np.isnan(contrast[0, 3])  # its column's effect follows from it
     assert np.isnan(contrast[3]).all()  # the row's effect is unknown
     assert np.isfinite(contrast[:3, :3]).all()
+
+
+def test_a_cell_that_is_unknown_is_left_out_of_the_effects_and_alone_has_no_contrast() -> None:
+    own = np.eye(5, dtype=bool)
+    effects = np.arange(5.0)[:, None] + 10 * np.arange(5.0)
+    missing = effects + 7 * own
+    missing[0, 1] = np.nan
+    missing[3, 3] = np.inf
+    unknown = ~np.isfinite(missing)
+    np.testing.assert_allclose(contrast_of(missing, own)[~unknown], (7.0 * own)[~unknown], atol=1e-12)
+    np.testing.assert_array_equal(np.isnan(contrast_of(missing, own)), unknown)
+
+
+def test_without_a_row_the_others_have_the_contrasts_of_the_table_without_it() -> None:
+    own = np.eye(5, dtype=bool)
+    tables = np.random.default_rng(3).normal(size=(2, 5, 5))
+    tables[1, 2] = np.nan
+    kept = [0, 1, 3, 4]
+    contrast = contrast_of(tables, own)
+    np.testing.assert_allclose(contrast[0], contrast_of(tables[0], own), atol=1e-12)
+    np.testing.assert_allclose(contrast[1, kept], contrast_of(tables[1, kept], own[kept]), atol=1e-12)
+    assert np.isnan(contrast[1, 2]).all()

@@ -206,6 +206,17 @@ def test_contrast_is_what_row_and_column_effects_of_other_languages_leave() -> N
     assert inside.mean() > 0.8
 
 
+@pytest.mark.parametrize("silent", [1, 3])
+def test_probes_without_influence_leave_the_contrasts_of_other_languages(silent: int) -> None:
+    generator = np.random.default_rng(6)
+    scores, languages = generator.normal(size=(40, 12)), ["a", "b", "c", "d"]
+    scores[:, 9 : 9 + silent] = 0.0  # of the three probes of d
+    table = reliance_table(scores, languages * 10, list(np.repeat(languages, 3)), k=8, interval=Interval(resamples=199))
+    unknown = (table["probe_language"] == "d") & (silent == 3)
+    found = table[["value", "contrast", "low", "high", "contrast_low", "contrast_high"]].isna()
+    np.testing.assert_array_equal(found, np.repeat(unknown.to_numpy()[:, None], 6, axis=1))
+
+
 def test_two_languages_have_no_contrast() -> None:
     """Neither effect is known: each language has one other cell."""
     table = reliance_table(SCORES[:, :3], ["de", "de", "en", "en", "en", "de"], PROBES[:3], k=2, measure="sum")

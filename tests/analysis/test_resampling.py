@@ -47,6 +47,13 @@ def test_bounds_are_percentiles_and_no_interval_has_none() -> None:
     assert NO_INTERVAL.resamples == 0
 
 
+def test_bounds_ignore_unknown_draws_unless_they_are_most() -> None:
+    draws = np.stack([np.arange(101.0)] * 3, axis=1)
+    draws[1::2, 0], draws[:51, 1] = np.nan, np.inf  # 51 of 101 are known, and 50
+    low, high = Interval(confidence=0.9).bounds(draws)
+    np.testing.assert_allclose([low, high], [[5, np.nan, 5], [95, np.nan, 95]])
+
+
 def test_translations_of_an_item_are_one_unit() -> None:
     values = np.array([[1.0], [np.nan], [3.0], [5.0]])
     np.testing.assert_array_equal(by_unit(values, ["1", "1", "1", None]), [[2.0], [5.0]])
