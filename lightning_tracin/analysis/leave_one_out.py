@@ -82,10 +82,11 @@ class Changes:
             train_languages: names of its columns.
 
         Returns:
-            [..., probe languages, columns].
+            [..., probe languages, columns]; NaN where a language that is left out is unknown.
         """
-        inside = np.asarray([[name in left for left in self.left_out] for name in train_languages], dtype=np.float64)
-        found: Floats = np.asarray(cells, dtype=np.float64) @ inside
+        table = np.asarray(cells, dtype=np.float64)
+        inside = [[name in left for name in train_languages] for left in self.left_out]
+        found: Floats = np.stack([table[..., chosen].sum(-1) for chosen in inside], axis=-1)
         return found
 
 

@@ -180,8 +180,10 @@ class Tally:
         for start in range(0, interval.resamples, step):
             here = slice(start, start + step)
             train, probes = weights.draw(len(out[here]))
-            values = np.nan_to_num(self._resampled(train))
-            probes = (probes * usable)[:, None] * mine  # [resamples, probe languages, probes]
+            values = self._resampled(train)
+            known = usable & np.isfinite(values).all(2)  # without its few train samples, a probe may have no mass
+            values[~known] = 0.0
+            probes = (probes * known)[:, None] * mine  # [resamples, probe languages, probes]
             sizes = probes.sum(2)[..., None]
             np.divide(probes @ values, sizes, out=out[here], where=sizes > 0)
         return out

@@ -43,6 +43,11 @@ def test_a_table_says_of_a_pair_the_sum_of_what_it_says_of_each() -> None:
     assert alone.summed([[100.0, 1.0, 10.0]], ["c", "a", "b"]).tolist() == [[1.0, 10.0, 100.0]]
 
 
+def test_an_unknown_language_leaves_the_pairs_without_it_known() -> None:
+    changes = changes_of(np.zeros((1, 4, 1)), pairs(["a", "b", "c"]), ["x"])
+    np.testing.assert_array_equal(changes.summed([[1.0, 10.0, np.nan]], ["a", "b", "c"]), [[11.0, np.nan, np.nan]])
+
+
 def test_bad_input() -> None:
     with pytest.raises(TracInError, match=r"Losses \(1, 2, 2\) should be \[seeds, fits, probes\], with 2 fits .* and 1 probes"):
         changes_of(np.zeros((1, 2, 2)), [("en",)], ["en"])

@@ -59,6 +59,17 @@ def test_draws_are_the_measure_of_the_data_drawn(measure: Any) -> None:
         np.testing.assert_allclose(found[number], again(train[number][group], probes[number], measure, 3), atol=1e-12)
 
 
+def test_masses_of_every_resample_add_up_to_one() -> None:
+    """Also where a probe's only supporting train samples are not drawn."""
+    tally = Tally(LANGUAGES, 3, measure="mass")
+    scores = np.abs(SCORES)
+    scores[1:, 0] = -1.0
+    tally.add(np.arange(8), scores)
+    draws = tally.draws(PROBES, None, Interval(resamples=200)).sum(2)
+    assert np.isfinite(draws).any(0).all()
+    np.testing.assert_allclose(draws[np.isfinite(draws)], 1.0)
+
+
 def test_a_probe_that_feels_nothing_has_no_share() -> None:
     tally = Tally(LANGUAGES, 2)
     tally.add(np.arange(8), np.where([True, False], SCORES[:, :2], 0.0))
