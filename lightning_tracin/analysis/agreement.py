@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from math import comb
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,7 @@ from lightning_tracin.errors import TracInError
 
 Floats = npt.NDArray[np.float64]
 Cells = npt.NDArray[np.bool_]
+Integers = npt.NDArray[np.int64]
 
 #: The four correlations.
 KINDS = ("others", "contrast", "within", "all")
@@ -167,7 +169,8 @@ def slope(predicted: npt.ArrayLike, change: npt.ArrayLike, others: Cells) -> Flo
 def reliability(changes: Changes) -> dict[str, float]:
     """How well other seeds would repeat the measured changes.
 
-    It is the mean correlation between two halves of the seeds, stepped up to all seeds by the formula of Spearman and Brown.
+    It is the mean correlation between two halves of the seeds, stepped up to all seeds by the formula of Spearman and Brown. The
+    mean is over all ways to divide the seeds, or over random ones if there are more than 200.
 
     Returns:
         For `others` and `contrast`; 0 if halves do not agree at all, NaN with one seed.
@@ -182,15 +185,27 @@ def reliability(changes: Changes) -> dict[str, float]:
     half = seeds // 2
     if half == 0:
         return dict.fromkeys(_OF_OTHERS, np.nan)
-    first = list(combinations(range(seeds), half))
-    divided = [(one, other) for one in first for other in first if one < other and not set(one) & set(other)]
-    if len(divided) > _HALVES:
-        divided = [divided[index] for index in np.random.default_rng(0).choice(len(divided), _HALVES, replace=False)]
-    one, other = (np.stack([changes.values[list(pair[side])].mean(0) for pair in divided]) for side in (0, 1))
+    one, other = (changes.values[side].mean(1) for side in _halves(seeds))  # [divisions, probe languages, columns]
     found = correlations(one, other, changes.own)
     ratio = seeds / half
     means = {kind: float(np.maximum(_mean_of_known(found[kind]), 0)) for kind in _OF_OTHERS}
     return {kind: ratio * mean / (1 + (ratio - 1) * mean) for kind, mean in means.items()}
+
+
+def _halves(seeds: int) -> tuple[Integers, Integers]:
+    """Ways to divide the seeds into halves (of an odd number, one seed is out): two arrays [divisions, seeds // 2]."""
+    half = seeds // 2
+    if comb(seeds, half) * comb(seeds - half, half) <= 2 * _HALVES:
+        divided = [
+            (one, other)
+            for one in combinations(range(seeds), half)
+            for other in combinations(sorted(set(range(seeds)) - set(one)), half)
+            if one < other
+        ]
+        first, second = np.asarray(divided).swapaxes(0, 1)
+        return first, second
+    shuffled = np.random.default_rng(0).permuted(np.tile(np.arange(seeds), (_HALVES, 1)), axis=1)
+    return shuffled[:, :half], shuffled[:, half : 2 * half]
 
 
 def jackknifed(changes: Changes, tables: Sequence[Floats]) -> list[Jackknifed]:

@@ -103,6 +103,18 @@ def test_reliability_of_an_odd_number_of_seeds_is_stepped_up_to_all() -> None:
     assert reliability(changes_from(values))["others"] == pytest.approx(3 * mean / (1 + 2 * mean))
 
 
+def test_reliability_of_many_seeds_is_that_of_random_halves() -> None:
+    """Oracle: all 6,435 divisions of 16 seeds."""
+    values = random(0) + 4 * random(1, 16)
+    halves = np.asarray([half for half in itertools.combinations(range(16), 8) if 0 in half])
+    cells, total = values[:, ~OWN], values[:, ~OWN].sum(0)
+    one = cells[halves].sum(1)
+    centred = [each - each.mean(1, keepdims=True) for each in (one, total - one)]
+    product, *squares = ((a * b).sum(1) for a, b in (centred, centred[:1] * 2, centred[1:] * 2))
+    mean = float(np.mean(product / np.sqrt(squares[0] * squares[1])))
+    assert reliability(changes_from(values))["others"] == pytest.approx(2 * mean / (1 + mean), abs=0.02)
+
+
 def test_jackknife_leaves_out_seeds_languages_and_cells() -> None:
     changes, cells = changes_from(random(0, 4)), random(1, 4)
     (found,) = jackknifed(changes, [cells])
