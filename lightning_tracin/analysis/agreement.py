@@ -283,7 +283,8 @@ def agreement_tables(
         what a perfect prediction would have; `_floor` is the 95th percentile and `_p` the fraction (of permutations that
         correlate at least as well) under a null that permutes the cells of other languages within each probe language; `slope`
         is in nats for each unit of the prediction. The second (`DIFFERENCES`) has a row for each score and baseline: the
-        score's correlation minus the baseline's. A baseline that is the same everywhere predicts nothing and counts as 0.
+        score's correlation minus the baseline's, NaN where the score has none. A baseline that is the same everywhere predicts
+        nothing and counts as 0.
 
     Raises:
         TracInError: there are fewer than three probe languages or columns, or a prediction has other cells.

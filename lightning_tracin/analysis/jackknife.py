@@ -74,10 +74,14 @@ class Jackknifed:
         return np.tanh(low), np.tanh(high)
 
     def minus(self, other: Jackknifed) -> Jackknifed:
-        """The difference of the same statistics of two tables, unit by unit; what is unknown with all units counts as 0."""
+        """The difference of the same statistics of two tables, unit by unit.
+
+        A statistic that the other table does not have, with all units, counts as 0 there: a table that is the same everywhere
+        predicts nothing. The difference is NaN where this table's own statistic is unknown.
+        """
 
         def difference(mine: Floats, yours: Floats) -> Floats:
-            return _known(mine, self.value) - _known(yours, other.value)
+            return mine - np.where(np.isfinite(other.value), yours, 0.0)
 
         return Jackknifed(
             difference(self.value, other.value),
@@ -102,8 +106,3 @@ def _variance(without: Floats) -> Floats:
 def _z(correlation: Floats) -> Floats:
     z: Floats = np.arctanh(np.clip(correlation, -_CLOSE_TO_ONE, _CLOSE_TO_ONE))
     return z
-
-
-def _known(values: Floats, whole: Floats) -> Floats:
-    """0 for the statistics that are unknown with all units."""
-    return np.where(np.isfinite(whole), values, 0.0)

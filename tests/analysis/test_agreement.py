@@ -216,6 +216,25 @@ def test_a_perfect_table_is_told_from_noise_and_from_identity() -> None:
     assert over.loc["noise", "contrast_low"] < 0
 
 
+def test_a_score_without_a_correlation_has_no_difference_to_a_baseline() -> None:
+    """Three languages have one free cell, so contrasts say nothing; a score that is the same everywhere has no correlation."""
+    names = ("a", "b", "c")
+    changes = Changes(random(0, 4)[:, :3, :3], names, tuple((name,) for name in names), (1, 1, 1))
+    predictions = [
+        Prediction("ours", "sum", random(1, 1)[:, :3, :3]),
+        Prediction("constant", "sum", np.ones((1, 3, 3))),
+        Prediction("baseline", "table", random(2, 1)[:, :3, :3], baseline=True),
+        Prediction("nothing", "table", np.ones((1, 3, 3)), baseline=True),
+    ]
+    table, differences = agreement_tables(changes, predictions, permutations=9)
+    rows, over = table.set_index("score"), differences.set_index(["score", "baseline"])
+    contrast = over[["contrast", "contrast_low", "contrast_high"]].astype(float)
+    assert contrast.isna().all(axis=None)
+    assert over.loc["constant", ["others", "all"]].isna().all(axis=None)
+    assert over.loc[("ours", "nothing"), "others"] == pytest.approx(rows.loc["ours", "others"])
+    assert over.loc[("ours", "baseline"), "others"] == pytest.approx(rows.loc["ours", "others"] - rows.loc["baseline", "others"])
+
+
 def test_with_one_seed_the_interval_is_over_languages() -> None:
     table, _ = agreement_tables(changes_from(random(0, 1)), [Prediction("noise", "sum", random(1, 1))], permutations=9)
     line = table.iloc[0]
