@@ -3,7 +3,8 @@
 This is the null of every measure. A probe's strongest proponents mostly have its own label, so a language with many samples of
 that label has a large share of them whatever the language is worth. So languages are shuffled among samples with the same
 label, or, where items are translated, among the translations of one item. The mean over all these shuffles needs no drawing: a
-sample in a stratum of n samples, of which m are German, counts as m/n of a German sample.
+sample in a stratum of n samples, of which m are German, counts as m/n of a German sample. Where most labels occur in one language
+only (targets of a regression, lists of tags), they leave little to shuffle, so languages are shuffled among all samples.
 """
 
 from __future__ import annotations
@@ -54,17 +55,25 @@ class Exchange:
 
 
 def strata_of(train: SampleTable) -> list[Hashable] | None:
-    """What to shuffle languages within: items if every item has several languages, otherwise labels; None if there are neither.
+    """What to shuffle languages within: items if every item has several languages, otherwise labels.
+
+    None (all train samples are one stratum) if there are neither, or if fewer than half of the samples have a label that occurs
+    in two languages. Shuffles within such labels would change next to nothing, and a value would be its own null: targets of a
+    regression, for example, are all different.
 
     Example:
         >>> strata_of(SampleTable(("de", "en", "en"), (None,) * 3, ("", "", ""), ("sports", "sports", "politics")))
         ['sports', 'sports', 'politics']
         >>> strata_of(SampleTable(("de", "en"), ("1", "1"), ("Hund", "dog"), ("animal", "animal")))
         ['1', '1']
+        >>> strata_of(SampleTable(("de", "en"), (None, None), ("", ""), ("0.25", "0.75"))) is None
+        True
     """
     if is_parallel(train):
         return list(train.item)
-    return None if all(label is None for label in train.label) else list(train.label)
+    languages = _languages_of(train.label, train.language)
+    mixed = sum(len(languages[label]) > 1 for label in train.label)
+    return list(train.label) if languages.keys() != {None} and 2 * mixed >= len(train.label) else None
 
 
 def is_parallel(table: SampleTable) -> bool:
@@ -74,10 +83,16 @@ def is_parallel(table: SampleTable) -> bool:
         >>> is_parallel(SampleTable(("de", "en"), ("1", "1"), ("Hund", "dog"), (None, None)))
         True
     """
-    languages: dict[str | None, set[str]] = {}
-    for item, language in zip(table.item, table.language, strict=True):
-        languages.setdefault(item, set()).add(language)
+    languages = _languages_of(table.item, table.language)
     return None not in languages and all(len(found) > 1 for found in languages.values())
+
+
+def _languages_of(names: Sequence[str | None], languages: Sequence[str]) -> dict[str | None, set[str]]:
+    """The languages of the samples of each name."""
+    found: dict[str | None, set[str]] = {}
+    for name, language in zip(names, languages, strict=True):
+        found.setdefault(name, set()).add(language)
+    return found
 
 
 def units_of(table: SampleTable) -> list[Hashable]:

@@ -32,6 +32,9 @@ def test_a_sample_counts_as_what_shuffles_within_its_stratum_make_of_it() -> Non
         (["1", "2", "3", "4"], ["x", "x", "y", "y"], ["x", "x", "y", "y"]),  # an item has one language: within labels
         (["1", "1", "2", None], ["x", None, "y", "y"], ["x", None, "y", "y"]),
         ([None] * 4, [None] * 4, None),
+        ([None] * 4, ["0.1", "0.2", "0.3", "0.4"], None),  # targets of a regression
+        ([None] * 4, ["x", "y", "x", "y"], None),  # no label in two languages
+        ([None] * 4, ["x", "x", "0.3", "0.4"], ["x", "x", "0.3", "0.4"]),  # half of the samples can be exchanged
     ],
 )
 def test_languages_are_shuffled_within_items_where_all_are_translated_or_within_labels(
@@ -44,3 +47,8 @@ def test_languages_are_shuffled_within_items_where_all_are_translated_or_within_
 
 def test_an_item_is_no_sample_of_the_same_number() -> None:
     assert len(set(units_of(table("abab", ["1", None, "1", None], [None] * 4)))) == 3
+
+
+def test_few_labels_that_happen_to_be_the_same_are_not_shuffled_within() -> None:
+    labels = ["0.0", "0.0", *(f"0.{number}" for number in range(1, 5))]
+    assert strata_of(table("ababab", [None] * 6, labels)) is None
