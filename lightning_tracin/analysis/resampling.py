@@ -83,8 +83,9 @@ class Weights:
     Args:
         groups: number of groups of train samples.
         languages: language of each probe.
-        units: probes of the same unit are drawn together, and units that occur in the same languages from each other. None: every
-            probe is a unit.
+        units: probes of the same unit are drawn together. Units are drawn among all units of the languages that share some,
+            directly or through other languages: where all items are in all languages, all are drawn together; where no item is
+            in two, each language's are drawn on their own, and always as many as there are. None: every probe is a unit.
         interval: settings.
 
     Example:
@@ -100,14 +101,19 @@ class Weights:
         members: dict[Hashable, list[int]] = {}
         for probe, unit in enumerate(units or range(len(languages))):
             members.setdefault(unit, []).append(probe)
-        self._alike: dict[tuple[str, ...], list[list[int]]] = {}
+        connected: dict[str, frozenset[str]] = {}  # language -> the languages that share units with it
         for probes in members.values():
-            self._alike.setdefault(tuple(sorted(languages[probe] for probe in probes)), []).append(probes)
+            named = {languages[probe] for probe in probes}
+            joined = frozenset(named).union(*(connected.get(language, ()) for language in named))
+            connected.update(dict.fromkeys(joined, joined))
+        self._strata: dict[frozenset[str], list[list[int]]] = {}
+        for probes in members.values():
+            self._strata.setdefault(connected[languages[probes[0]]], []).append(probes)
 
     def draw(self, resamples: int) -> tuple[Floats, Floats]:
         """The weights of the next resamples: [resamples, groups] and [resamples, probes]."""
         probes = np.zeros((resamples, self._probes))
-        for units in self._alike.values():
+        for units in self._strata.values():
             for count, together in zip(self._drawn(len(units), resamples).T, units, strict=True):
                 probes[:, together] = count[:, None]
         return self._drawn(self._groups, resamples), probes

@@ -21,8 +21,8 @@ def test_many_samples_are_dealt_out_evenly_by_size_and_language_and_items_stay_w
     assert (by_language == 3).all()
 
 
-def test_groups_and_units_are_drawn_as_often_as_there_are_and_units_of_each_kind_apart() -> None:
-    languages, units = ["a", "b", "a", "b", "a", "a"], ["1", "1", "2", "2", "3", "4"]
+def test_groups_and_units_are_drawn_as_often_as_there_are_and_languages_without_common_units_apart() -> None:
+    languages, units = ["a", "b", "a", "b", "c", "c"], ["1", "1", "2", "2", "3", "4"]
     train, probes = Weights(5, languages, units, Interval(seed=3)).draw(4000)
     assert (train.sum(1) == 5).all()
     np.testing.assert_array_equal(probes[:, 0], probes[:, 1])
@@ -31,6 +31,33 @@ def test_groups_and_units_are_drawn_as_often_as_there_are_and_units_of_each_kind
     np.testing.assert_allclose(train.mean(0), 1, atol=0.06)
     np.testing.assert_allclose(train.var(0), 1 - 1 / 5, atol=0.08)  # multinomial
     assert abs(np.corrcoef(train[:, 0], probes[:, 0])[0, 1]) < 0.06
+
+
+@pytest.mark.parametrize("design", ["parallel", "disjoint", "missing", "few"])
+def test_draws_vary_as_other_probes_would(design: str) -> None:
+    """Means of four languages, and differences of two, over 60 items with an effect of the item; oracle: other items."""
+    generator, names = np.random.default_rng(0), np.array(list("abcd"))
+    here = {
+        "parallel": np.ones((60, 4), dtype=bool),
+        "disjoint": np.eye(4, dtype=bool)[np.arange(60) % 4],
+        "missing": generator.random((60, 4)) < 0.6,
+        "few": np.concatenate([np.ones((5, 4), dtype=bool), np.eye(4, dtype=bool)[np.arange(55) % 4]]),
+    }[design]
+    item, column = np.nonzero(here)
+    mine = (column == np.arange(4)[:, None]).astype(float)
+
+    def spread(means: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.std(means, axis=0), np.std(means[:, 1:] - means[:, :-1], axis=0)])
+
+    def values() -> np.ndarray:
+        return generator.normal(size=60)[item] + 0.5 * generator.normal(size=len(item))
+
+    truth = spread(np.stack([mine @ values() / mine.sum(1) for _ in range(2000)]))
+    found = []
+    for seed in range(100):
+        _, drawn = Weights(1, names[column].tolist(), item.tolist(), Interval(seed=seed)).draw(200)
+        found.append(spread((drawn * values()) @ mine.T / (drawn @ mine.T)))
+    np.testing.assert_allclose(np.sqrt(np.mean(np.square(found), axis=0)), truth, rtol=0.1)
 
 
 def test_draws_go_on_where_they_stopped() -> None:
