@@ -198,7 +198,8 @@ def lds_difference(
 ) -> Estimate:
     """LDS of `scores` minus LDS of `others`, with an interval for the paired difference.
 
-    Every resample uses the same probes and subsets for both. Arguments as in `lds`.
+    Every resample uses the same probes and subsets for both; probes without a rank correlation in one of them do not count.
+    Arguments as in `lds`.
 
     Example:
         >>> scores, members = np.arange(8.0)[:, None].repeat(2, 1), draw_subsets(8, 6)
@@ -207,7 +208,7 @@ def lds_difference(
     """
     settings = interval or Interval()
     difference = lds_per_probe(scores, members, outputs) - lds_per_probe(others, members, outputs)
-    mine, theirs = (resampled(_predicted(each, members, outputs), outputs, settings, units) for each in (scores, others))
+    mine, theirs = _resampled([_predicted(each, members, outputs) for each in (scores, others)], outputs, settings, units)
     return _estimate(difference, mine - theirs, settings)
 
 
@@ -251,27 +252,41 @@ def _rank_correlations(predicted: Floats, outputs: Floats) -> Floats:
 
 
 def resampled(predicted: Floats, outputs: Floats, settings: Interval, units: Sequence[Hashable] | None = None) -> Floats:
-    """LDS of resamples of both subsets and units of probes with replacement (pigeonhole bootstrap, Owen 2007): [resamples].
+    """LDS of resamples of both subsets and units of probes with replacement (pigeonhole bootstrap, Owen 2007): [resamples]."""
+    found: Floats = _resampled([predicted], outputs, settings, units)[0]
+    return found
+
+
+def _resampled(predicted: Sequence[Floats], outputs: Floats, settings: Interval, units: Sequence[Hashable] | None) -> Floats:
+    """LDS of several tables in the same resamples: [tables, resamples]; over the probes with a correlation in all tables.
 
     A subset's weight is how often it was drawn. A weighted sum of comparisons is the rank that its copies share.
     """
     generator = np.random.default_rng(settings.seed)
-    subsets, probes = predicted.shape
+    subsets, probes = outputs.shape
     numbers: dict[Hashable, int] = {}
     unit = np.asarray([numbers.setdefault(name, len(numbers)) for name in units or range(probes)])
-    comparisons = [_comparisons(values) for values in (predicted, outputs)]
+    compared, measured = [_comparisons(table) for table in predicted], _comparisons(outputs)
     draws = []
     for start in range(0, settings.resamples, _CHUNK):
         size = min(_CHUNK, settings.resamples - start)
         weights = generator.multinomial(subsets, np.full(subsets, 1 / subsets), size).astype(np.float64).T
         times = generator.multinomial(len(numbers), np.full(len(numbers), 1 / len(numbers)), size).T[unit]  # [probes, resamples]
-        one, other = (ranks @ weights - subsets / 2 for ranks in comparisons)  # [probes, subsets, resamples], mean 0
-        product, norm, other_norm = ((x * y * weights).sum(1) for x, y in ((one, other), (one, one), (other, other)))
-        square = norm * other_norm
-        correlations = np.divide(product, np.sqrt(square), out=np.zeros_like(product), where=square > 0)
-        counted = times * (square > 0)
-        draws.append(np.divide((correlations * counted).sum(0), counted.sum(0), out=np.full(size, np.nan), where=counted.any(0)))
-    return np.concatenate(draws)
+        each = np.stack([_weighted_correlations(comparisons, measured, weights) for comparisons in compared])
+        known = np.isfinite(each).all(0)
+        counted = times * known
+        sums = (np.where(known, each, 0.0) * counted).sum(1)
+        draws.append(np.divide(sums, counted.sum(0), out=np.full_like(sums, np.nan), where=counted.any(0)))
+    return np.concatenate(draws, axis=1)
+
+
+def _weighted_correlations(comparisons: Floats, others: Floats, weights: Floats) -> Floats:
+    """Correlations of ranks, from comparisons [probes, subsets, subsets], weights [subsets, resamples]: [probes, resamples]."""
+    one, other = (ranks @ weights - len(weights) / 2 for ranks in (comparisons, others))  # [probes, subsets, resamples], mean 0
+    product, norm, other_norm = ((x * y * weights).sum(1) for x, y in ((one, other), (one, one), (other, other)))
+    square = norm * other_norm
+    found: Floats = np.divide(product, np.sqrt(square), out=np.full_like(product, np.nan), where=square > 0)
+    return found
 
 
 def _comparisons(values: Floats) -> Floats:

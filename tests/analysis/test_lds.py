@@ -155,6 +155,20 @@ def test_difference_is_paired_and_its_interval_tells_better_from_equal() -> None
     assert equal.low < 0 < equal.high
 
 
+def test_a_difference_and_its_interval_are_over_the_same_probes() -> None:
+    """Half of the probes have no other score; the first score is perfect there and worse than the other elsewhere."""
+    generator = np.random.default_rng(4)
+    truth, members, outputs = world(generator, 40, 60, 0.0)
+    scores, others = truth.copy(), truth.copy()
+    scores[:, 30:] += 2 * generator.normal(size=(40, 30))
+    others[:, :30] = 0.0
+    found = lds_difference(scores, others, members, outputs)
+    assert found.probes == 30
+    assert found.low < found.value < found.high
+    alone = lds_difference(scores[:, 30:], others[:, 30:], members, outputs[:, 30:])
+    assert (found.low, found.high) == pytest.approx((alone.low, alone.high), abs=0.03)
+
+
 def test_within_class_equals_the_partial_correlation_of_ranks() -> None:
     generator = np.random.default_rng(0)
     train_labels, probe_labels = [str(i % 2) for i in range(40)], ["0", "1", "1"]
