@@ -152,7 +152,7 @@ def table_of(
     means = np.stack([_mean(values[chosen]) for chosen in usable])
     null = np.stack([_mean(expected[chosen & np.isfinite(expected).all(1)]) for chosen in mine])
     own = own_cells(pd.DataFrame(index=probe_names, columns=languages))
-    bounds = _bounds(tallies, probe_languages, probe_units, own, settings)
+    bounds = _bounds(tallies, probe_languages, probe_units, own, settings, usable.any(0))
     # With one probe, or one train sample of a language, nothing varies when they are drawn again.
     bounds[:, (usable.sum(1) < 2)[:, None] | (first.train.counts < 2)] = np.nan
     contrast = contrast_of(means, own)
@@ -189,11 +189,12 @@ def _bounds(
     probe_units: Sequence[Hashable] | None,
     own: np.ndarray[Any, np.dtype[np.bool_]],
     settings: Interval,
+    usable: np.ndarray[Any, np.dtype[np.bool_]],
 ) -> Floats:
     """low, high, contrast_low, contrast_high: [4, probe languages, train languages]."""
     if settings.resamples == 0:
         return np.full((4, *own.shape), np.nan)
-    by_seed = np.stack([tally.draws(probe_languages, probe_units, settings) for tally in tallies])
+    by_seed = np.stack([tally.draws(probe_languages, probe_units, settings, usable) for tally in tallies])
     seeds = np.random.default_rng([settings.seed, 2]).integers(len(tallies), size=(settings.resamples, len(tallies)))
     draws: Floats = by_seed[seeds, np.arange(settings.resamples)[:, None]].mean(1)
     return np.stack([*settings.bounds(draws), *settings.bounds(contrast_of(draws, own))])

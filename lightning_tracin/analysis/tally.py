@@ -160,20 +160,27 @@ class Tally:
             return sums / self.train.counts
         return np.divide(sums, whole, out=np.full_like(sums, np.nan), where=whole > 0)
 
-    def draws(self, probe_languages: Sequence[str], units: Sequence[Hashable] | None, interval: Interval) -> Floats:
+    def draws(
+        self,
+        probe_languages: Sequence[str],
+        units: Sequence[Hashable] | None,
+        interval: Interval,
+        usable: npt.NDArray[np.bool_] | None = None,
+    ) -> Floats:
         """Means over the probes of each language, with train samples and probes drawn again.
 
         Args:
             probe_languages: language of each probe.
             units: probes that are drawn together.
             interval: settings.
+            usable: which probes count: [probes]. None: those with a value.
 
         Returns:
             [resamples, probe languages in alphabetical order, train languages].
         """
         names = sorted(set(probe_languages))
         mine = np.asarray([[language == name for language in probe_languages] for name in names], dtype=np.float64)
-        usable = np.isfinite(self.values()).all(1)
+        usable = np.isfinite(self.values()).all(1) if usable is None else usable
         weights = Weights(self._groups, probe_languages, units, interval)
         out = np.full((interval.resamples, len(names), len(self.train.names)), np.nan)
         step = max(1, _AT_ONCE // (len(probe_languages) * len(self.train.names)))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lightning_tracin.analysis.reliance import cross_lingual, mean_cross_lingual, per_probe, reliance_table
+from lightning_tracin.analysis.reliance import cross_lingual, mean_cross_lingual, per_probe, reliance_table, table_of, tally_of
 from lightning_tracin.analysis.resampling import Interval
 from lightning_tracin.analysis.tally import Tally, TrainLanguages
 from lightning_tracin.errors import TracInError
@@ -221,6 +221,14 @@ def test_two_languages_have_no_contrast() -> None:
     """Neither effect is known: each language has one other cell."""
     table = reliance_table(SCORES[:, :3], ["de", "de", "en", "en", "en", "de"], PROBES[:3], k=2, measure="sum")
     assert table["contrast"].isna().all()
+
+
+def test_intervals_of_several_seeds_are_over_the_probes_that_have_a_value_with_each() -> None:
+    scores = np.repeat([[2.0] * 3 + [1.0] * 3, [1.0] * 3 + [2.0] * 3], 4, axis=0)  # half of the probes have all of a, half of b
+    silent = scores * ([0.0] * 3 + [1.0] * 3)
+    tallies = [tally_of(each, ["a"] * 4 + ["b"] * 4, k=2) for each in (scores, silent)]
+    table = table_of(tallies, ["a"] * 6, Interval(resamples=99)).set_index("train_language")
+    assert table.loc["b", ["value", "low", "high", "probes"]].tolist() == [1, 1, 1, 3]
 
 
 def test_single_probe_has_no_interval() -> None:
