@@ -230,6 +230,8 @@ def jackknifed(changes: Changes, tables: Sequence[Floats]) -> list[Jackknifed]:
         languages.append(np.stack(each))
     alone = np.eye(own.size, dtype=np.bool_).reshape(-1, *own.shape)
     cells = np.stack([_statistics(predicted, change, own, cell) for cell in alone])
+    names = changes.names()
+    belongs = np.asarray([len({names[probe], *left}) for probe in changes.probe_languages for left in changes.left_out], float)
     whole = _statistics(predicted, change, own)
     return [
         Jackknifed(
@@ -237,6 +239,7 @@ def jackknifed(changes: Changes, tables: Sequence[Floats]) -> list[Jackknifed]:
             np.stack(seeds)[:, table] if seeds else None,
             tuple(each[:, table] for each in languages),
             cells[:, table],
+            belongs,
         )
         for table in range(len(tables))
     ]

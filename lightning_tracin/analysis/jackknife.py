@@ -1,11 +1,12 @@
 """Intervals of statistics of a table by leaving out one unit at a time, for other seeds and other languages.
 
 Cells of a table share languages, as rows and as columns, so they are no independent sample. The variance over languages is that
-of leaving out one language (its row and its columns) at a time. A cell belongs to two languages and would count twice, so the
-variance of leaving out single cells is subtracted (Cameron, Gelbach and Miller 2011, "Robust inference with multiway
-clustering"; Aronow, Samii and Assenova 2015, "Cluster-robust variance estimation for dyadic data"). What remains is at least the
-variance of independent cells. Languages of different kinds are strata (Wolter 2007, "Introduction to Variance Estimation",
-chapter 4). The variance over seeds is added.
+of leaving out one language (its row and its columns) at a time. It counts what a cell has of its own once for each language that
+the cell belongs to: one or two, or three where pairs of languages are left out. So the variance of leaving out single cells is
+subtracted for each language but the first (Cameron, Gelbach and Miller 2011, "Robust inference with multiway clustering"; Aronow,
+Samii and Assenova 2015, "Cluster-robust variance estimation for dyadic data"). What remains is at least the variance of
+independent cells, and with few languages more than the true variance, because leaving one out takes many cells. Languages of
+different kinds are strata (Wolter 2007, "Introduction to Variance Estimation", chapter 4). The variance over seeds is added.
 """
 
 from __future__ import annotations
@@ -32,11 +33,12 @@ class Jackknifed:
         seeds: without each seed, [seeds, statistics]; None if there is one.
         languages: for each stratum, without each of its languages, [languages, statistics].
         cells: without each cell, [cells, statistics].
+        belongs: the number of languages that each cell belongs to, [cells].
 
     Example:
         >>> numbers = np.array([1.0, 2.0, 4.0, 5.0])
         >>> without = np.array([[np.delete(numbers, unit).mean()] for unit in range(4)])
-        >>> alone = Jackknifed(np.array([numbers.mean()]), None, (without,), np.zeros((1, 1)))
+        >>> alone = Jackknifed(np.array([numbers.mean()]), None, (without,), np.zeros((1, 1)), np.ones(1))
         >>> alone.variances()[1].round(3).tolist(), round(float(numbers.var(ddof=1)) / 4, 3)
         ([0.833], 0.833)
     """
@@ -45,12 +47,14 @@ class Jackknifed:
     seeds: Floats | None
     languages: tuple[Floats, ...]
     cells: Floats
+    belongs: Floats
 
     def variances(self) -> tuple[Floats, Floats]:
         """The variance over seeds (0 with one seed) and over languages: two arrays [statistics]."""
         over_seeds = np.zeros_like(self.value) if self.seeds is None else _variance(self.seeds)
-        over_languages, over_cells = np.sum([_variance(each) for each in self.languages], axis=0), _variance(self.cells)
-        return over_seeds, np.maximum(over_languages - over_cells, over_cells)
+        over_languages = np.sum([_variance(each) for each in self.languages], axis=0)
+        counted_again = _variance(self.cells, self.belongs - 1)
+        return over_seeds, np.maximum(over_languages - counted_again, _variance(self.cells))
 
     def bounds(self, confidence: float = 0.95) -> tuple[Floats, Floats]:
         """Student's interval around each statistic, with degrees of freedom after Satterthwaite (1946): two arrays [statistics].
@@ -70,7 +74,8 @@ class Jackknifed:
     def on_z(self, confidence: float = 0.95) -> tuple[Floats, Floats]:
         """The interval of correlations, computed on Fisher's z and turned back."""
         seeds = None if self.seeds is None else _z(self.seeds)
-        low, high = Jackknifed(_z(self.value), seeds, tuple(map(_z, self.languages)), _z(self.cells)).bounds(confidence)
+        on_z = Jackknifed(_z(self.value), seeds, tuple(map(_z, self.languages)), _z(self.cells), self.belongs)
+        low, high = on_z.bounds(confidence)
         return np.tanh(low), np.tanh(high)
 
     def minus(self, other: Jackknifed) -> Jackknifed:
@@ -88,18 +93,26 @@ class Jackknifed:
             None if self.seeds is None or other.seeds is None else difference(self.seeds, other.seeds),
             tuple(difference(*each) for each in zip(self.languages, other.languages, strict=True)),
             difference(self.cells, other.cells),
+            self.belongs,
         )
 
     def at(self, chosen: Sequence[int]) -> Jackknifed:
         """Some of the statistics."""
         which = list(chosen)
         seeds = None if self.seeds is None else self.seeds[:, which]
-        return Jackknifed(self.value[which], seeds, tuple(each[:, which] for each in self.languages), self.cells[:, which])
+        languages = tuple(each[:, which] for each in self.languages)
+        return Jackknifed(self.value[which], seeds, languages, self.cells[:, which], self.belongs)
 
 
-def _variance(without: Floats) -> Floats:
-    """The jackknife's variance (Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 11): [statistics]."""
-    variance: Floats = (len(without) - 1) * without.var(0)
+def _variance(without: Floats, times: Floats | None = None) -> Floats:
+    """The jackknife's variance (Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 11): [statistics].
+
+    Args:
+        without: without each unit, [units, statistics].
+        times: how often each unit counts, [units]. None: once.
+    """
+    weights = np.ones(len(without)) if times is None else times
+    variance: Floats = (len(without) - 1) / len(without) * (weights @ np.square(without - without.mean(0)))
     return variance
 
 

@@ -19,6 +19,7 @@ from lightning_tracin.analysis.agreement import (
     reliability,
     slope,
 )
+from lightning_tracin.analysis.jackknife import Jackknifed
 from lightning_tracin.analysis.leave_one_out import Changes
 
 Floats = npt.NDArray[np.float64]
@@ -134,6 +135,38 @@ def test_jackknife_leaves_out_seeds_languages_and_cells() -> None:
     last[-1, -1] = False
     one, other = cells.mean(0), changes.values.mean(0)
     assert found.cells[-1, 0] == pytest.approx(np.corrcoef(one[~OWN & last], other[~OWN & last])[0, 1])
+
+
+def test_cells_belong_to_the_languages_of_the_probes_and_of_what_is_left_out() -> None:
+    names = ("a", "b", "c")
+    pairs = Changes(random(0, 1)[:, :3, :3], names, (("a", "b"), ("a", "c"), ("b", "c")), (1, 1, 1))
+    (found,) = jackknifed(pairs, [random(1, 1)[:, :3, :3]])
+    assert found.belongs.reshape(3, 3).tolist() == [[2, 2, 3], [2, 3, 2], [3, 2, 2]]
+    (alone,) = jackknifed(changes_from(random(0, 1)), [random(1, 1)])
+    assert (alone.belongs == np.where(OWN, 1, 2).ravel()).all()
+
+
+@pytest.mark.parametrize("together", [1, 2])
+@pytest.mark.parametrize("effect", [0.0, 1.0])
+def test_the_variance_over_languages_is_that_of_other_languages(together: int, effect: float) -> None:
+    """Of the mean of all cells, which are noise, with an effect of each language or without; oracle: other draws of both.
+
+    Without an effect it is above the true one, because a language of 24 has an eighth of the pairs' cells.
+    """
+    count, generator = 24, np.random.default_rng(0)
+    left = list(itertools.combinations(range(count), together))
+    inside = np.asarray([[language in each for each in left] for language in range(count)])
+    of_cell = (inside[:, None] | np.eye(count, dtype=bool)[:, :, None]).reshape(count, -1).astype(float)
+    values, variances = [], []
+    for _ in range(400):
+        effects = effect * generator.normal(size=count)
+        cells = (np.add.outer(effects, effects @ inside) + generator.normal(size=(count, len(left)))).ravel()
+        without = ((cells.sum() - of_cell @ cells) / (cells.size - of_cell.sum(1)))[:, None]
+        each = ((cells.sum() - cells) / (cells.size - 1))[:, None]
+        found = Jackknifed(np.asarray([cells.mean()]), None, (without,), each, of_cell.sum(0))
+        values.append(found.value)
+        variances.append(found.variances()[1])
+    assert 0.9 < np.mean(variances) / np.var(values) < 1.75
 
 
 @pytest.mark.slow
