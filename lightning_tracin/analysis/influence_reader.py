@@ -239,12 +239,14 @@ class InfluenceReader(ABC):
         scoring = Scoring(
             similarity=shown.similarity, weighting=shown.weighting, preconditioner=preconditioner, damping=damping, blocks=blocks
         )
+        resampled = interval is None or interval.resamples > 0
+        languages = self._train_languages if resampled else self._train_languages.in_one_group()
         whole = reliance_by_snapshot(
             self._scorer,
             scoring,
             self.snapshots,
             self._scorer.chosen(snapshots),
-            lambda: Tally(self._train_languages, k, sign, measure),
+            lambda: Tally(languages, k, sign, measure),
             self.queries.language,
             cumulative,
             by == "layer",

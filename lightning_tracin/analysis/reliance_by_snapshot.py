@@ -51,12 +51,13 @@ def reliance_by_snapshot(
     Raises:
         TracInError: a snapshot has no stored products, or the run has no scores by layer.
     """
-    tallies: dict[tuple[int, str], Tally] = defaultdict(tally)
     if by_layer:
         scorer.require_layers(scoring)
     signed = tally().measure in SIGNED
     nats = scorer.nats(scoring) if signed else None
+    tables, unit = [], NATS if nats is not None else SCORE if signed else PART
     for together in [range(max(chosen) + 1)] if cumulative else [[index] for index in chosen]:
+        tallies: dict[tuple[int, str], Tally] = defaultdict(tally)
         for train, each in scorer.blocks(together, scoring, by_layer=by_layer):
             total: dict[str, Scores] = {}
             for index, unscaled in zip(together, each, strict=True):
@@ -64,11 +65,11 @@ def reliance_by_snapshot(
                 total = {layer: one + total[layer] if layer in total else one for layer, one in scores.items()}
                 for layer, one in total.items() if index in chosen else ():
                     tallies[index, layer].add(train, one)
-    tables, unit = [], NATS if nats is not None else SCORE if signed else PART
-    for (index, layer), filled in tallies.items():
-        about = snapshots[index].record
-        table = table_of([filled], probe_languages, interval, probe_units)
-        tables.append(table.assign(snapshot=about.index, epoch=about.epoch, step=about.step, layer=layer, unit=unit))
+        while tallies:  # each tally is let go as soon as its table is made
+            index, layer = next(iter(tallies))
+            about = snapshots[index].record
+            table = table_of([tallies.pop((index, layer))], probe_languages, interval, probe_units)
+            tables.append(table.assign(snapshot=about.index, epoch=about.epoch, step=about.step, layer=layer, unit=unit))
     columns = [*RELIANCE_COLUMNS[:3], *(["layer"] if by_layer else []), *RELIANCE_COLUMNS[3:]]
     whole: pd.DataFrame = pd.concat(tables, ignore_index=True)[columns]
     return whole

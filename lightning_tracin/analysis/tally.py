@@ -8,7 +8,7 @@ train samples and probes are drawn again.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -66,11 +66,16 @@ class TrainLanguages:
         """From the table of the train samples, with its labels and items."""
         return cls.of(train.language, strata_of(train), units_of(train))
 
+    def in_one_group(self) -> TrainLanguages:
+        """The same samples in one group: enough where nothing is resampled, and a tally needs a group's memory only."""
+        return replace(self, group=np.zeros_like(self.group))
+
 
 class Tally:
     """Each probe's value for each train language, from scores that arrive block by block.
 
-    Memory does not grow with the train samples, except for a few numbers each. Ranks do not depend on the blocks; sums are
+    Memory does not grow with the train samples, except for a few numbers each: sums are kept for each group, language and probe
+    (8 MB for 500 groups, 10 languages and 200 probes). Ranks do not depend on the blocks; sums are
     added in block order, so other blocks can change the last digits of float64.
 
     Args:
