@@ -141,7 +141,12 @@ class Tally:
         return int(self.train.group.max()) + 1
 
     def values(self) -> Floats:
-        """Each probe's value for each train language: [probes, languages]; NaN if a probe has no influence of that sign."""
+        """Each probe's value for each train language: [probes, languages].
+
+        A `"sum"` or `"mean"` is always known, and 0 without any influence. A `"share"` is NaN for a probe that no train sample
+        influences at all; otherwise it counts the k strongest samples, whatever their sign. A `"mass"` is NaN for a probe without
+        influence of the sign that was asked for.
+        """
         if self.measure == "share":
             shares: Floats = self._shares(np.ones((1, self._groups)))[0]
             return shares
