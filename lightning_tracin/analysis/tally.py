@@ -190,7 +190,7 @@ class Tally:
         """
         names = sorted(set(probe_languages))
         mine = np.asarray([[language == name for language in probe_languages] for name in names], dtype=np.float64)
-        usable = np.isfinite(self.values()).all(1) if usable is None else usable
+        counted = np.asarray(np.isfinite(self.values()).all(1)) if usable is None else usable
         weights = Weights(self._groups, probe_languages, units, interval)
         out = np.full((interval.resamples, len(names), len(self.train.names)), np.nan)
         step = max(1, _AT_ONCE // (len(probe_languages) * len(self.train.names)))
@@ -198,7 +198,7 @@ class Tally:
             here = slice(start, start + step)
             train, probes = weights.draw(len(out[here]))
             values = self._resampled(train)
-            known = usable & np.isfinite(values).all(2)  # without its few train samples, a probe may have no mass
+            known = counted & np.isfinite(values).all(2)  # without its few train samples, a probe may have no mass
             values[~known] = 0.0
             probes = (probes * known)[:, None] * mine  # [resamples, probe languages, probes]
             sizes = probes.sum(2)[..., None]
