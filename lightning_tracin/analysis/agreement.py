@@ -269,7 +269,7 @@ def _without(changes: Changes, language: str) -> tuple[list[int], list[int]]:
 
 
 def agreement_tables(
-    changes: Changes, predictions: Sequence[Prediction], permutations: int = 999, seed: int = 0, confidence: float = 0.95
+    changes: Changes, predictions: Sequence[Prediction], permutations: int = 999
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """How well predictions agree with the measured changes, and how much better scores do than baselines.
 
@@ -277,11 +277,9 @@ def agreement_tables(
         changes: the measured changes.
         predictions: tables of scores and of baselines.
         permutations: number of permutations for the null.
-        seed: seed of the permutations.
-        confidence: of the intervals.
 
     Returns:
-        The first table has a row for each prediction (`COLUMNS`): the four correlations with their intervals (NaN where the
+        The first table has a row for each prediction (`COLUMNS`): the four correlations with their 95 % intervals (NaN where the
         prediction or the changes do not vary); `_corrected` divides by the square root of the changes' reliability, so that 1 is
         what a perfect prediction would have; `_floor` is the 95th percentile and `_p` the fraction (of permutations that
         correlate at least as well) under a null that permutes the cells of other languages within each probe language; `slope`
@@ -313,10 +311,10 @@ def agreement_tables(
             )
     trust = {kind: np.sqrt(value) if value > 0 else np.nan for kind, value in reliability(changes).items()}
     found = jackknifed(changes, [one.cells for one in predictions])
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     rows = []
     for one, each in zip(predictions, found, strict=True):
-        low, high = each.on_z(confidence)
+        low, high = each.on_z()
         corrected = [each.value[KINDS.index(kind)] / trust[kind] for kind in _OF_OTHERS]
         null = _null(one.cells.mean(0), changes, permutations, generator)
         bounds = np.stack([each.value, low, high], 1)[: len(KINDS)].ravel()
@@ -325,9 +323,9 @@ def agreement_tables(
             for kind, value in zip(_OF_OTHERS, corrected, strict=True)
             for number in (value, *_against(null[kind], each.value[KINDS.index(kind)]))
         ]
-        slopes = (each.value[-1], *(side[-1] for side in each.bounds(confidence)))
+        slopes = (each.value[-1], *(side[-1] for side in each.bounds()))
         rows.append((one.score, one.measure, one.baseline, changes.own.size, *bounds, *floors, *slopes))
-    return table_from(rows, COLUMNS), _differences(predictions, found, confidence)
+    return table_from(rows, COLUMNS), _differences(predictions, found)
 
 
 def _null(predicted: Floats, changes: Changes, permutations: int, generator: np.random.Generator) -> dict[str, Floats]:
@@ -346,7 +344,7 @@ def _against(null: Floats, value: float) -> tuple[float, float]:
     return float(np.quantile(known, 0.95)), float((1 + (known >= value).sum()) / (1 + len(known)))
 
 
-def _differences(predictions: Sequence[Prediction], found: Sequence[Jackknifed], confidence: float) -> pd.DataFrame:
+def _differences(predictions: Sequence[Prediction], found: Sequence[Jackknifed]) -> pd.DataFrame:
     each = list(zip(predictions, found, strict=True))
     chosen = [KINDS.index(kind) for kind in (*_OF_OTHERS, "all")]
     rows = []
@@ -354,6 +352,6 @@ def _differences(predictions: Sequence[Prediction], found: Sequence[Jackknifed],
         for baseline, other in each:
             if baseline.baseline and not score.baseline:
                 difference = mine.minus(other).at(chosen)
-                bounds = np.stack([difference.value, *difference.bounds(confidence)], 1).ravel()
+                bounds = np.stack([difference.value, *difference.bounds()], 1).ravel()
                 rows.append((score.score, score.measure, baseline.score, *bounds))
     return table_from(rows, DIFFERENCES)

@@ -17,7 +17,6 @@ from lightning_tracin.analysis.reliance import Floats, tally_of
 from lightning_tracin.analysis.scores import Scores
 from lightning_tracin.analysis.tables import table_from
 from lightning_tracin.analysis.tally import TrainLanguages
-from lightning_tracin.config import Measure, Sign
 from lightning_tracin.errors import TracInError
 
 _MEANS, _NULLS = ("mean_before", "mean_after", "difference"), ("null_before", "null_after", "beyond_null")
@@ -33,8 +32,6 @@ def change_table(
     train_languages: TrainLanguages | Sequence[str],
     probe_languages: Sequence[str],
     k: int,
-    sign: Sign = "positive",
-    measure: Measure = "share",
 ) -> pd.DataFrame:
     """Change in reliance from each snapshot to the next, and from first to last, with Wilcoxon's signed-rank test.
 
@@ -43,8 +40,6 @@ def change_table(
         train_languages: language of each train sample; `TrainLanguages.of_table` adds their labels and items, which chance keeps.
         probe_languages: language of each probe.
         k: number of strongest train samples to count.
-        sign: proponents or opponents.
-        measure: see `tally.Tally`.
 
     Returns:
         Columns `COLUMNS`. Means are over the probes that have a value at both snapshots (`probes`). `null_before` and
@@ -53,7 +48,7 @@ def change_table(
         `p_adjusted` controls the false discovery rate over all tests in the table (Benjamini and Hochberg 1995).
 
     Raises:
-        TracInError: there are fewer than two snapshots, or an option is invalid.
+        TracInError: there are fewer than two snapshots, or `k` is not between 1 and the number of train samples.
 
     Example:
         >>> scores = {0: np.array([[2.0], [1.0]]), 1: np.array([[1.0], [2.0]])}  # German leads, then English
@@ -67,7 +62,7 @@ def change_table(
     if len(snapshots) > 2:
         pairs.append((snapshots[0], snapshots[-1]))
     languages = train_languages if isinstance(train_languages, TrainLanguages) else TrainLanguages.of(train_languages)
-    tallies = {snapshot: tally_of(scores[snapshot], languages, k, sign, measure) for snapshot in snapshots}
+    tallies = {snapshot: tally_of(scores[snapshot], languages, k) for snapshot in snapshots}
     values = {snapshot: np.stack([tally.values(), tally.chance()]) for snapshot, tally in tallies.items()}
     rows = []
     for own in sorted(set(probe_languages)):

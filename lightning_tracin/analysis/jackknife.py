@@ -20,6 +20,7 @@ from scipy import stats
 
 Floats = npt.NDArray[np.float64]
 
+_CONFIDENCE = 0.95
 #: Correlations of 1 have no finite z.
 _CLOSE_TO_ONE = 1 - 1e-12
 
@@ -56,8 +57,8 @@ class Jackknifed:
         counted_again = _variance(self.cells, self.belongs - 1)
         return over_seeds, np.maximum(over_languages - counted_again, _variance(self.cells))
 
-    def bounds(self, confidence: float = 0.95) -> tuple[Floats, Floats]:
-        """Student's interval around each statistic, with degrees of freedom after Satterthwaite (1946): two arrays [statistics].
+    def bounds(self) -> tuple[Floats, Floats]:
+        """Student's 95 % interval of each statistic, with degrees of freedom after Satterthwaite (1946): two arrays [statistics].
 
         NaN where a statistic is unknown, with all units or without one of them.
         """
@@ -68,14 +69,14 @@ class Jackknifed:
         if self.seeds is not None:
             parts = parts + of_seeds**2 / (len(self.seeds) - 1)
         degrees = np.divide(total**2, parts, out=np.full_like(total, float(freedom)), where=parts > 0)
-        width = stats.t.ppf((1 + confidence) / 2, degrees) * np.sqrt(total)
+        width = stats.t.ppf((1 + _CONFIDENCE) / 2, degrees) * np.sqrt(total)
         return self.value - width, self.value + width
 
-    def on_z(self, confidence: float = 0.95) -> tuple[Floats, Floats]:
+    def on_z(self) -> tuple[Floats, Floats]:
         """The interval of correlations, computed on Fisher's z and turned back."""
         seeds = None if self.seeds is None else _z(self.seeds)
         on_z = Jackknifed(_z(self.value), seeds, tuple(map(_z, self.languages)), _z(self.cells), self.belongs)
-        low, high = on_z.bounds(confidence)
+        low, high = on_z.bounds()
         return np.tanh(low), np.tanh(high)
 
     def minus(self, other: Jackknifed) -> Jackknifed:

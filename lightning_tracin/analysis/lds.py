@@ -19,7 +19,6 @@ from lightning_tracin.analysis.reliance import Floats
 from lightning_tracin.analysis.resampling import Interval
 from lightning_tracin.analysis.scores import Scores
 from lightning_tracin.errors import TracInError
-from lightning_tracin.storage.languages import own_languages
 
 Members = npt.NDArray[np.bool_]  # [subsets, train]
 Outputs = npt.NDArray[np.float64]  # [subsets, probes]
@@ -49,25 +48,6 @@ def draw_subsets(samples: int, subsets: int, fraction: float = 0.5, seed: int = 
     for line, child in zip(members, np.random.SeedSequence(seed).spawn(subsets), strict=True):
         line[np.random.default_rng(child).permutation(samples)[:size]] = True
     return members
-
-
-def without_language(languages: Sequence[str], left_out: str) -> Members:
-    """One subset: all train samples except those of one language: array [1, train].
-
-    Raises:
-        TracInError: no train sample, or every train sample, is in that language.
-
-    Example:
-        >>> without_language(["de", "en", "de"], "de").tolist()
-        [[False, True, False]]
-    """
-    named = own_languages([left_out], languages).get(left_out)
-    kept = np.asarray([language != named for language in languages])
-    if kept.all() or not kept.any():
-        raise TracInError(
-            f"The train samples are in {', '.join(sorted(set(languages)))}; {left_out!r} cannot be left out of these."
-        )
-    return kept[None, :]
 
 
 def lds_per_probe(scores: Scores, members: Members, outputs: Outputs) -> Floats:

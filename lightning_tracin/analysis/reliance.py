@@ -1,6 +1,6 @@
 """What the probes of each language get from each train language: values, contrasts, chance and intervals.
 
-`per_probe` returns each probe's value for each train language; `reliance_table` averages over the probes of a language. The
+A tally (`tally_of`) has each probe's value for each train language; `reliance_table` averages over the probes of a language. The
 headline is the signed influence of a language, `measure="sum"` or `"mean"`; shares of the strongest k are what Choenni et al.
 (2023) count.
 """
@@ -38,14 +38,14 @@ COLUMNS = (
 )
 
 
-def per_probe(
+def tally_of(
     scores: Scores,
     train_languages: TrainLanguages | Sequence[str],
     k: int,
     sign: Sign = "positive",
     measure: Measure = "share",
-) -> tuple[list[str], Floats]:
-    """Each probe's value for each train language.
+) -> Tally:
+    """The tally of a whole matrix of scores: each probe's value for each train language, and chance.
 
     Args:
         scores: influence [train, probes].
@@ -54,32 +54,16 @@ def per_probe(
         sign: see `tally.Tally`.
         measure: see `tally.Tally`.
 
-    Returns:
-        The train languages in alphabetical order, and values [probes, languages]; NaN if a probe has no influence of that
-        sign, so that shares are undefined.
-
     Raises:
         TracInError: `k` is not between 1 and the number of train samples, or an option is invalid.
 
     Example:
         >>> scores, languages = np.array([[3.0], [1.0], [-2.0]]), ["de", "de", "en"]
-        >>> per_probe(scores, languages, k=1)
-        (['de', 'en'], array([[1., 0.]]))
-        >>> per_probe(scores, languages, k=1, measure="mean")[1].tolist()
+        >>> tally_of(scores, languages, k=1).values().tolist()
+        [[1.0, 0.0]]
+        >>> tally_of(scores, languages, k=1, measure="mean").values().tolist()
         [[2.0, -2.0]]
     """
-    tally = tally_of(scores, train_languages, k, sign, measure)
-    return tally.languages, tally.values()
-
-
-def tally_of(
-    scores: Scores,
-    train_languages: TrainLanguages | Sequence[str],
-    k: int,
-    sign: Sign = "positive",
-    measure: Measure = "share",
-) -> Tally:
-    """The tally of a whole matrix of scores, which also knows chance; arguments as in `per_probe`."""
     tally = Tally(train_languages, k, sign, measure)
     tally.add(np.arange(len(scores)), scores)
     return tally
@@ -111,7 +95,7 @@ def reliance_table(
         Columns `COLUMNS`; see `table_of`.
 
     Raises:
-        TracInError: see `per_probe`.
+        TracInError: see `tally_of`.
 
     Example:
         >>> scores = np.array([[2.0, 0.5], [1.0, 0.1], [0.0, 0.9], [0.1, 0.8]])  # probes: one German, one English

@@ -8,7 +8,7 @@ from scipy import stats
 
 from lightning_tracin import TracInError
 from lightning_tracin.analysis.changes import change_table
-from lightning_tracin.analysis.reliance import per_probe
+from lightning_tracin.analysis.reliance import tally_of
 from lightning_tracin.analysis.tally import TrainLanguages
 from lightning_tracin.storage.sample_table import SampleTable
 
@@ -26,7 +26,7 @@ def test_means_and_p_are_those_of_the_shares() -> None:
     scores = {0: leaning(2.0, 1), 3: leaning(0.0, 2), 4: leaning(-2.0, 3)}
     table = change_table(scores, LANGUAGES, ["en"] * 12, k=5)
     assert list(zip(table["before"], table["after"], strict=True)) == [(0, 3), (3, 4), (0, 4)] * 2
-    shares = {snapshot: per_probe(one, LANGUAGES, 5)[1] for snapshot, one in scores.items()}
+    shares = {snapshot: tally_of(one, LANGUAGES, 5).values() for snapshot, one in scores.items()}
     line = table[(table["train_language"] == "en") & (table["before"] == 0) & (table["after"] == 4)].iloc[0]
     before, after = shares[0][:, 1], shares[4][:, 1]
     assert line["mean_before"] == pytest.approx(before.mean())

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lightning_tracin.analysis.reliance import cross_lingual, mean_cross_lingual, per_probe, reliance_table, table_of, tally_of
+from lightning_tracin.analysis.reliance import cross_lingual, mean_cross_lingual, reliance_table, table_of, tally_of
 from lightning_tracin.analysis.resampling import Interval
 from lightning_tracin.analysis.tally import Tally, TrainLanguages
 from lightning_tracin.errors import TracInError
@@ -35,25 +35,25 @@ def value(table: object, probe: str, train: str, column: str = "value") -> float
 
 
 def test_share_of_the_top_k() -> None:
-    languages, values = per_probe(SCORES, TRAIN, k=2)
-    assert languages == ["de", "en", "ru"]
-    np.testing.assert_allclose(values, [[1, 0, 0], [0.5, 0.5, 0], [0, 1, 0], [0, 0.5, 0.5]])
+    tally = tally_of(SCORES, TRAIN, k=2)
+    assert tally.languages == ["de", "en", "ru"]
+    np.testing.assert_allclose(tally.values(), [[1, 0, 0], [0.5, 0.5, 0], [0, 1, 0], [0, 0.5, 0.5]])
 
 
 def test_share_of_opponents() -> None:
-    _, values = per_probe(SCORES, TRAIN, k=2, sign="negative")
+    values = tally_of(SCORES, TRAIN, k=2, sign="negative").values()
     np.testing.assert_allclose(values, [[0, 0.5, 0.5], [0, 0.5, 0.5], [0, 0.5, 0.5], [0.5, 0.5, 0]])
 
 
 def test_mass_is_the_share_of_all_influence_of_that_sign() -> None:
-    _, values = per_probe(SCORES, TRAIN, k=2, measure="mass")
+    values = tally_of(SCORES, TRAIN, k=2, measure="mass").values()
     np.testing.assert_allclose(values, [[17 / 18, 1 / 18, 0], [10 / 20, 10 / 20, 0], [3 / 20, 17 / 20, 0], [0, 8 / 17, 9 / 17]])
-    _, negative = per_probe(SCORES, TRAIN, k=2, sign="negative", measure="mass")
+    negative = tally_of(SCORES, TRAIN, k=2, sign="negative", measure="mass").values()
     np.testing.assert_allclose(negative, [[0, 0.1, 0.9], [0, 0, 1], [0, 0, 1], [0.2, 0.8, 0]])
 
 
 def test_mean_influence_of_a_sample() -> None:
-    _, values = per_probe(SCORES, TRAIN, k=2, measure="mean")
+    values = tally_of(SCORES, TRAIN, k=2, measure="mean").values()
     np.testing.assert_allclose(values, [[8.5, 0, -9], [5, 10 / 3, -5], [1.5, 17 / 3, -3], [-0.5, 4 / 3, 9]])
 
 
@@ -111,7 +111,7 @@ def test_interval_covers_the_true_value_as_often_as_it_says(measure: Any) -> Non
     """The true value is that of very many train samples and probes; each interval is of 50 samples a language and 40 probes."""
     generator = np.random.default_rng(1)
     many = draws(generator, 2_000, 2_000)
-    truth = per_probe(many, ["a"] * 2_000 + ["b"] * 2_000, 800, measure=measure)[1][:, 0].mean()
+    truth = tally_of(many, ["a"] * 2_000 + ["b"] * 2_000, 800, measure=measure).values()[:, 0].mean()
     languages, hits = ["a"] * 50 + ["b"] * 50, 0
     for trial in range(100):
         table = reliance_table(
@@ -160,7 +160,7 @@ def test_null_is_the_mean_over_all_shuffles_within_label(measure: Any, sign: Any
         shuffled = languages.copy()
         for label, order in enumerate(within):
             shuffled[labels == label] = languages[labels == label][list(order)]
-        found.append(per_probe(scores, shuffled.tolist(), 2, sign, measure)[1])
+        found.append(tally_of(scores, shuffled.tolist(), 2, sign, measure).values())
     tally = Tally(TrainLanguages.of(languages.tolist(), labels.tolist()), 2, sign, measure)
     tally.add(np.arange(6), scores)
     # A mean divides by its language's number of samples, which no shuffle changes.

@@ -13,7 +13,6 @@ import torch
 from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler
 
 from lightning_tracin import TracInError
-from lightning_tracin.analysis.lds import without_language
 from lightning_tracin.trainer.refits import Fit, MembersOnly, Refits
 from tests.support.fits import Classifier, loaders, trainer
 
@@ -139,11 +138,3 @@ def test_bad_input(tmp_path: Path) -> None:
 
     with pytest.raises(TracInError, match="with other initial weights"):
         Refits(changed, tmp_path / "refits").losses(all_but())
-
-
-def test_a_language_is_left_out() -> None:
-    assert without_language(["en", "de", "en"], "en").tolist() == [[False, True, False]]
-    with pytest.raises(TracInError, match="'ru' cannot be left out"):
-        without_language(["en", "de"], "ru")
-    with pytest.raises(TracInError, match="'en' cannot be left out"):
-        without_language(["en"], "en")
