@@ -32,7 +32,7 @@ class PermutedEncoder(nn.Module):
         names = label_names([str(number) for number in range(classes)])
         self.model, self.padding = shipped_model(classifier_dropout=0.0, **names), padding
         rows = rows_of(words, self.model.encoder.embeddings.weight.detach())
-        self.model.set_input_embeddings(nn.Embedding(*rows.shape, _weight=rows, _freeze=True))
+        self.model.set_input_embeddings(nn.Embedding(len(rows), rows.shape[1], _weight=rows, _freeze=True))
 
     def forward(self, ids: Tensor) -> Tensor:
         """Logits [texts, classes] of ids [texts, words]."""

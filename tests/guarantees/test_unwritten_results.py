@@ -6,8 +6,6 @@ import itertools
 import re
 import resource
 import shlex
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -96,13 +94,16 @@ def command(told: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", sorted(EVERYTHING - {"representations.safetensors"}))
-def test_a_full_disk_costs_one_result(tmp_path: Path, whole: dict[str, bytes], name: str) -> None:
+def test_a_full_disk_costs_one_result(
+    tmp_path: Path, whole: dict[str, bytes], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     (told,) = fitted(tmp_path, lambda: full_disk(tmp_path / "run" / "results" / name))
     assert f"not written: {name} (No space left on device). Once the cause is gone, `lightning-tracin results --run" in told
     assert {path.name for path in (tmp_path / "run" / "results").iterdir()} == EVERYTHING - {name}
     assert TracInRun.open(tmp_path / "run").influence().shape == (30, 12)
-    done = subprocess.run([sys.executable, "-m", "lightning_tracin", *command(told)[1:]], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, f"The results are in {tmp_path}/run/results.\n"), done.stderr
+    capsys.readouterr()
+    main(command(told)[1:])
+    assert capsys.readouterr().out == f"The results are in {tmp_path}/run/results.\n"
     assert contents(tmp_path / "run") == whole
 
 
