@@ -24,7 +24,8 @@ def findings_of_influence(sums: pd.DataFrame, means: pd.DataFrame) -> Iterator[s
 
     Yields:
         For each probe language: the languages that lowered its loss most, those that raised it, and those that it gets more or
-        less from than other probe languages do. Only cells whose interval excludes 0 are named.
+        less from than other probe languages do. Only cells whose interval excludes 0 are named. Where no interval is known
+        (with fewer than two probes, or with language means), the largest values are.
 
     Example:
         >>> cells = {"train_language": ["de", "en"], "value": [0.5, 0.2], "low": [0.4, 0.1], "high": [0.6, 0.3]}
@@ -38,32 +39,41 @@ def findings_of_influence(sums: pd.DataFrame, means: pd.DataFrame) -> Iterator[s
         said = _sentences(str(language), lines.to_dict("index"), own)
         worth = _worth(means[means["probe_language"] == language], lines)
         yield " ".join([*said, *worth])
+    intervals = (
+        " Intervals [95 %] are each for a single cell, over train samples and probes." if sums["low"].notna().any() else ""
+    )
     if sums["unit"].iloc[0] == NATS:
         yield (
             "Nats are to first order: what each language's samples took off the loss in the fit, as if the loss were straight "
             "along every step. Where steps are large they add up to more than the loss fell by (contributions measure that), and "
-            "what other languages would make up for if one were left out is not subtracted. Intervals [95 %] are each for a "
-            "single cell, over train samples and probes."
+            f"what other languages would make up for if one were left out is not subtracted.{intervals}"
         )
     else:
-        yield "Numbers are in units of the score. Intervals [95 %] are each for a single cell, over train samples and probes."
+        yield f"Numbers are in units of the score.{intervals}"
 
 
 def _sentences(language: str, lines: Mapping[Hashable, Mapping[Hashable, Any]], own: set[Hashable]) -> Iterator[str]:
-    by_value = sorted(lines, key=lambda index: -lines[index]["value"])
+    valued = [index for index in lines if not math.isnan(lines[index]["value"])]  # NaN cannot be sorted
+    by_value = sorted(valued, key=lambda index: -lines[index]["value"])
     helpful = [index for index in by_value if lines[index]["low"] > 0]
     harmful = [index for index in reversed(by_value) if lines[index]["high"] < 0]
 
     def listed(chosen: list[Hashable], what: str) -> str:
         return _and([_cell(lines[index], what, index in own) for index in chosen[:_NAMED]])
 
-    if helpful:
+    if not by_value:
+        yield f"{language}: no influence is known."
+    elif all(math.isnan(lines[index]["low"]) for index in by_value):
+        largest = by_value[:_NAMED]
+        named = _and([_cell(lines[index], "value", index in own, interval=False) for index in largest])
+        yield f"{language}: no interval is known; the largest {'values are' if len(largest) > 1 else 'value is'} {named}."
+    elif helpful:
         yield f"{language}: lowered most by {listed(helpful, 'value')}."
     else:
         yield f"{language}: no train language clearly lowered its loss."
     if harmful:
         yield f"Raised by {listed(harmful, 'value')}."
-    known = [index for index in lines if index not in own and not math.isnan(lines[index]["contrast"])]  # NaN cannot be sorted
+    known = [index for index in lines if index not in own and not math.isnan(lines[index]["contrast"])]
     by_contrast = sorted(known, key=lambda index: -lines[index]["contrast"])
     more = [index for index in by_contrast if lines[index]["contrast_low"] > 0]
     less = [index for index in reversed(by_contrast) if lines[index]["contrast_high"] < 0]
@@ -82,11 +92,12 @@ def _worth(means: pd.DataFrame, sums: pd.DataFrame) -> Iterator[str]:
         yield f"Sample by sample, {_cell(best, 'value', False)} is worth most."
 
 
-def _cell(line: Mapping[Hashable, Any], what: str, is_own: bool) -> str:
+def _cell(line: Mapping[Hashable, Any], what: str, is_own: bool, interval: bool = True) -> str:
     low, high = ("low", "high") if what == "value" else ("contrast_low", "contrast_high")
     unit = " nats" if line["unit"] == NATS else ""
     own = "own language; " if is_own else ""
-    return f"{line['train_language']} ({own}{_number(line[what])}{unit} [{_number(line[low])}, {_number(line[high])}])"
+    bounds = f" [{_number(line[low])}, {_number(line[high])}]" if interval else ""
+    return f"{line['train_language']} ({own}{_number(line[what])}{unit}{bounds})"
 
 
 def _number(value: float) -> str:

@@ -55,10 +55,37 @@ def test_harmful_languages_come_with_the_most_harmful_first() -> None:
     )
 
 
-@pytest.mark.parametrize("bound", [0.0, -0.5, np.nan])  # NaN: one probe
+@pytest.mark.parametrize("bound", [0.0, -0.5])
 def test_nothing_clear_is_said_to_be_so(bound: float) -> None:
     sums = table(("de", 0.2, bound, 0.9 + bound, *NONE), ("fr", 0.3, bound, 0.9 + bound, *NONE))
     assert said(sums) == "fr: no train language clearly lowered its loss."
+
+
+def test_without_intervals_the_largest_values_are_named() -> None:
+    unknown = (np.nan,) * 5
+    sums = table(("de", 99.9, *unknown), ("en", -0.4, *unknown), ("es", np.nan, *unknown), ("fr", 0.3, *unknown))
+    assert list(findings_of_influence(sums, sums)) == [
+        "fr: no interval is known; the largest values are de (1e+02 nats), fr (own language; 0.3 nats) and en (-0.4 nats).",
+        "Nats are to first order: what each language's samples took off the loss in the fit, as if the loss were straight "
+        "along every step. Where steps are large they add up to more than the loss fell by (contributions measure that), and "
+        "what other languages would make up for if one were left out is not subtracted.",
+    ]
+    assert list(findings_of_influence(sums[:1].assign(unit=SCORE), sums)) == [
+        "fr: no interval is known; the largest value is de (1e+02).",
+        "Numbers are in units of the score.",
+    ]
+    assert said(sums[2:3]) == "fr: no influence is known."
+
+
+def test_a_language_with_one_probe_does_not_take_the_intervals_of_the_others() -> None:
+    sums = pd.concat(
+        [table(("de", 0.2, np.nan, np.nan, *NONE), probe="de"), table(("de", 0.2, 0.1, 0.3, *NONE), probe="fr")],
+        ignore_index=True,
+    )
+    first, second, last = findings_of_influence(sums, sums)
+    assert first == "de: no interval is known; the largest value is de (own language; 0.2 nats)."
+    assert second == "fr: lowered most by de (0.2 nats [0.1, 0.3])."
+    assert last.endswith("over train samples and probes.")
 
 
 def test_contrasts_are_of_other_languages_whose_interval_leaves_zero_out() -> None:
