@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from lightning_tracin.analysis.reliance import mean_cross_lingual
 from lightning_tracin.analysis.tables import as_csv
 from lightning_tracin.analysis.tally import SIGNED
 from lightning_tracin.errors import needs
@@ -128,7 +129,7 @@ def _page(results: Results, study: Study | None, pictures: dict[str, bytes]) -> 
         means=columns_and_rows(results.final().tables["mean"]),
         shares=columns_and_rows(results.final().tables["share"]) if "share" in results.final().tables else None,
         cross_lingual=[
-            (point.epoch, point.step, *(point.scalars[f"tracin/{name}/mean"] for name in ("cross_lingual", "cross_lingual_null")))
+            (point.epoch, point.step, *(mean_cross_lingual(point.tables["share"], column) for column in ("value", "null")))
             for point in results.points()
             if "share" in point.tables
         ],

@@ -53,11 +53,12 @@ class Point:
             {'tracin/influence/de/en': 0.25, 'tracin/contrast/de/en': 0.1, 'tracin/mean_influence/de/en': 0.25}
         """
         values: dict[str, float] = {}
+        keys = self.keys
         for name, measure, column in _CURVES:
             if measure in self.tables:
                 lines = self.tables[measure][["probe_language", "train_language", column]].to_numpy()
                 values |= {
-                    f"tracin/{name}/{self.keys[probe]}/{self.keys[train]}": float(value)
+                    f"tracin/{name}/{keys[probe]}/{keys[train]}": float(value)
                     for probe, train, value in lines
                     if column != "contrast" or np.isfinite(value)
                 }
@@ -65,7 +66,7 @@ class Point:
             shares = self.tables["share"]
             for name, column in (("cross_lingual", "value"), ("cross_lingual_null", "null")):
                 found = cross_lingual(shares, column)
-                values |= {f"tracin/{name}/{self.keys[str(language)]}": float(value) for language, value in found.items()}
+                values |= {f"tracin/{name}/{keys[str(language)]}": float(value) for language, value in found.items()}
                 values[f"tracin/{name}/mean"] = mean_cross_lingual(shares, column)
         return values
 

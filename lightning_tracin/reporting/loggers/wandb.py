@@ -73,8 +73,9 @@ class WandbSink:
     def finishing_contributions(self, table: pd.DataFrame) -> Sequence[Callable[[], None]]:
         """What logs the long table, a chart for each probe group, and the values of the whole fit."""
         final = final_point(table)
+        keys = final.keys
         probe, _ = grouping_of(table)
-        charts = (partial(self._stacked, table, name, final.keys[name]) for name in sorted(table[probe].unique()))
+        charts = (partial(self._stacked, table, name, keys[name]) for name in sorted(table[probe].unique()))
         return (
             partial(self._table, "tracin/contribution_table", table),
             *charts,
