@@ -35,8 +35,8 @@ class SplitPlan:
         seed: seed of the order of items.
         share_items: whether translations of the probes (never the probes themselves) may be in the train data.
         different_items: whether every train language has items of its own, so that no train sample is a translation of another.
-        extra_per_language: number of additional train samples per train language. They come after the train samples in the
-            order of items, so they do not change train samples or probes.
+        extra_per_language: number of additional train samples per train language. They come after the train samples of all
+            languages in the order of items, so they do not change train samples or probes.
     """
 
     train_languages: Sequence[str]
@@ -160,15 +160,17 @@ def _samples(dataset: Dataset) -> Iterator[tuple[tuple[str, ...], str, str]]:
 def _train_and_extra(
     rows: Rows, order: Sequence[str], plan: SplitPlan, hidden: Mapping[str, Collection[str]]
 ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """The items to train on and, next in the order, those to add; hidden items are in neither."""
+    """The items to train on and, after those of all languages in the order, those to add; hidden items are in neither."""
     train: dict[str, list[str]] = {}
     extra: dict[str, list[str]] = {}
-    for language in plan.train_languages:
-        of_others = _union([*train.values(), *extra.values()]) if plan.different_items else frozenset()
-        held = of_others.union(hidden.get(language, ()))
-        train[language] = _take(rows, language, order, plan.train_per_language, "train samples", exclude=held)
-        taken = held.union(train[language])
-        extra[language] = _take(rows, language, order, plan.extra_per_language, "extra train samples", exclude=taken)
+    for part, count, what in (
+        (train, plan.train_per_language, "train samples"),
+        (extra, plan.extra_per_language, "extra train samples"),
+    ):
+        for language in plan.train_languages:
+            taken = [*train.values(), *extra.values()] if plan.different_items else [train.get(language, [])]
+            held = _union([*taken, hidden.get(language, ())])
+            part[language] = _take(rows, language, order, count, what, exclude=held)
     return train, extra
 
 

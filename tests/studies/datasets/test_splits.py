@@ -153,11 +153,27 @@ def test_no_extra_samples_unless_asked_for() -> None:
     assert split.extra.features == split.train.features
 
 
+@pytest.mark.parametrize("different_items", [False, True])
 @pytest.mark.parametrize("share_items", [False, True])
-def test_extra_samples_leave_train_samples_and_probes_as_they_are(share_items: bool) -> None:
-    without, with_extra = (split_by_item(parallel(40), plan(share_items=share_items, extra_per_language=n)) for n in (0, 5))
-    assert rows_of(with_extra.train) == rows_of(without.train)
-    assert rows_of(with_extra.probes) == rows_of(without.probes)
+def test_extra_samples_leave_train_samples_and_probes_as_they_are(share_items: bool, different_items: bool) -> None:
+    asked = [plan(share_items=share_items, different_items=different_items, extra_per_language=n) for n in (0, 5)]
+    by_item = [split_by_item(parallel(60), one) for one in asked]
+    of_two = [split_two(parallel(60), parallel(14, prefix="probe:"), one) for one in asked]
+    for without, with_extra in (by_item, of_two):
+        assert len(with_extra.extra) == 10
+        assert rows_of(with_extra.train) == rows_of(without.train)
+        assert rows_of(with_extra.probes) == rows_of(without.probes)
+
+
+def test_different_train_items_are_the_next_ones_of_the_order() -> None:
+    split = split_by_item(parallel(60), plan(different_items=True, extra_per_language=5))
+    whole = items(split_by_item(parallel(60), plan(train_languages=["en"], train_per_language=30)).train, "en")
+    assert [items(part, language) for part in (split.train, split.extra) for language in ("en", "de")] == [
+        whole[:10],
+        whole[10:20],
+        whole[20:25],
+        whole[25:],
+    ]
 
 
 def test_extra_samples_are_the_next_ones_that_would_be_trained_on() -> None:
