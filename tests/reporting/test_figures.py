@@ -511,7 +511,7 @@ def test_agreement() -> None:
         np.testing.assert_allclose(points(panel, measure)[:, 0], mine["contrast"])
         np.testing.assert_allclose(bars(panel, measure)[:, :, 0], mine[["contrast_low", "contrast_high"]])
         np.testing.assert_allclose(bars(panel, measure, "chance")[:, :, 0], mine[["contrast_floor", "contrast_floor"]])
-    assert "49 cells" in said(figure)
+    assert "49 cells of other languages" in said(figure)
 
 
 def test_left_out_against_the_table() -> None:
@@ -528,7 +528,8 @@ def test_left_out_against_the_table() -> None:
         expected = mine.sort_values(["probe_language", "train_language"])
         np.testing.assert_allclose(points(scatter, name), expected[["value", "change"]], atol=1e-12)
         np.testing.assert_allclose(np.ptp(bars(scatter, name, "error")[:, :, 1], axis=1), 2 * expected["error"])
-    assert scatter.get_title() == f"Pearson {cells['value'].corr(cells['change']):.2f} over 56 of 56 cells"
+    others = cells[~own]
+    assert scatter.get_title() == f"Pearson {others['value'].corr(others['change']):.2f} over 49 of 49 cells of other languages"
     first = changes.set_index(["probe_language", "train_language"]).loc[("acehnese", "acehnese")]
     assert grid.texts[0].get_text() == f"{first['change']:+.2f}\n± {first['error']:.2f}"
     assert "3 seeds" in said(figure)
@@ -540,7 +541,7 @@ def test_left_out_without_some_shares() -> None:
     table.loc[table["probe_language"] == "english", "value"] = np.nan
     table = table[table["train_language"] != "javanese"]
     figure = figures.left_out(left(1), table)
-    assert figure.axes[0].get_title().endswith("over 42 of 56 cells")
+    assert figure.axes[0].get_title().endswith("over 37 of 49 cells of other languages")
     assert "one seed" in said(figure)
     assert len(figure.axes[1].texts) == 56
 
@@ -548,7 +549,16 @@ def test_left_out_without_some_shares() -> None:
 def test_one_cell_has_no_correlation() -> None:
     changes = left(probes=["english"])
     figure = figures.left_out(changes[changes["train_language"] == "english"], reliance(["english"], ["english"]))
-    assert figure.axes[0].get_title() == "Pearson undefined over 1 of 1 cells"
+    assert figure.axes[0].get_title() == "Pearson undefined over 0 of 0 cells of other languages"
+
+
+def test_a_strong_diagonal_is_no_agreement() -> None:
+    generator, pairs = np.random.default_rng(1), left()[["probe_language", "train_language"]]
+    diagonal = 5.0 * (pairs["probe_language"] == pairs["train_language"])
+    said_value, was = (diagonal + generator.normal(size=len(pairs)) for _ in range(2))
+    assert np.corrcoef(said_value, was)[0, 1] > 0.6
+    figure = figures.left_out(left().assign(change=was), pairs.assign(value=said_value))
+    assert abs(float(figure.axes[0].get_title().split()[1])) < 0.2
 
 
 def test_no_interval_where_there_is_none() -> None:

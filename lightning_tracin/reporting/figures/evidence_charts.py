@@ -9,10 +9,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from scipy import stats
 
+from lightning_tracin.analysis.agreement import correlations
 from lightning_tracin.analysis.contrast import contrast_of
-from lightning_tracin.analysis.reliance import Floats
 from lightning_tracin.analysis.tables import own_cells
 from lightning_tracin.errors import TracInError
 from lightning_tracin.reporting.figures import dots, drawing, grids
@@ -131,7 +130,8 @@ def agreement(table: pd.DataFrame) -> Figure:
     """How well each score's reliance table predicts leaving a language out, the best on top, with the noise floor.
 
     Args:
-        table: as from `agreement.agreement_tables`.
+        table: as from `agreement.agreement_tables`; an optional column `cells` says how many cells of other languages the
+            correlation is over.
 
     Raises:
         TracInError: a column is missing, or two rows are for the same score and measure.
@@ -155,7 +155,7 @@ def agreement(table: pd.DataFrame) -> Figure:
     drawing.title(
         figure,
         "Which tables predict the effect of leaving a language out",
-        drawing.facts(table, cells="cell{}"),
+        drawing.facts(table, cells="cell{} of other languages"),
         f"bars: {drawing.INTERVAL} over seeds and languages; dotted: 95th percentile of permuted tables",
     )
     return figure
@@ -163,6 +163,9 @@ def agreement(table: pd.DataFrame) -> Figure:
 
 def left_out(changes: pd.DataFrame, table: pd.DataFrame) -> Figure:
     """Change in each probe language's loss without a train language: its contrast against a table's, and as a heat map.
+
+    The correlation is that of `agreement.correlations` for contrasts: over cells of other languages than the probe language's
+    own, whose high values would decide it alone.
 
     Args:
         changes: as from `leave_one_out.Changes.table`.
@@ -183,7 +186,10 @@ def left_out(changes: pd.DataFrame, table: pd.DataFrame) -> Figure:
     spread = error.loc[known.index, known.columns].to_numpy()
     whole = pd.DataFrame(own_cells(change), change.index, change.columns)  # other names may tell which script a name means
     own = whole.loc[known.index, known.columns].to_numpy()
-    said, was = contrast_of(known, own), contrast_of(change.loc[known.index, known.columns], own)
+    measured = change.loc[known.index, known.columns]
+    said, was = contrast_of(known, own), contrast_of(measured, own)
+    pearson = correlations(known, measured, own)["contrast"]
+    counted = np.isfinite(said) & np.isfinite(was) & ~own
     wide, tall = grids.size(change)
     figure = drawing.canvas(wide + 4.4, max(tall, 4.2))
     scatter, grid = figure.subplots(1, 2, width_ratios=[4.4, wide])
@@ -202,7 +208,11 @@ def left_out(changes: pd.DataFrame, table: pd.DataFrame) -> Figure:
     low, high = scatter.get_ylim()
     scatter.set_ylim(low, high + 0.12 * (high - low))  # space for the legend
     scatter.legend([drawing.key(look) for _, look in kinds.values()], list(kinds), loc="upper center", ncols=2, fontsize=8)
-    scatter.set_title(f"Pearson {_correlation(said, was)} over {known.size} of {change.size} cells", fontsize=drawing.SMALL)
+    scatter.set_title(
+        f"Pearson {'undefined' if np.isnan(pearson) else format(pearson, '.2f')} over {counted.sum()} of "
+        f"{(~whole).to_numpy().sum()} cells of other languages",
+        fontsize=drawing.SMALL,
+    )
     errors = error.map(lambda value: "" if np.isnan(value) else f"\n± {value:.2f}")
     texts = change.map(lambda value: grids.written(value, "+.2f")) + errors
     grids.coloured(figure, grid, change, texts, grids.symmetric(change), "change in loss")
@@ -216,14 +226,6 @@ def left_out(changes: pd.DataFrame, table: pd.DataFrame) -> Figure:
         "bars and ±: standard error over seeds" if error.notna().any(axis=None) else "one seed: no error known",
     )
     return figure
-
-
-def _correlation(one: Floats, other: Floats) -> str:
-    both = np.isfinite(one) & np.isfinite(other)
-    one, other = one[both], other[both]
-    if one.size < 3 or np.ptp(one) < 1e-12 or np.ptp(other) < 1e-12:
-        return "undefined"
-    return f"{stats.pearsonr(one, other).statistic:.2f}"
 
 
 def _forest(lines: pd.DataFrame, names: str, value: str) -> tuple[Figure, Axes]:
