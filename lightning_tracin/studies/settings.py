@@ -140,7 +140,7 @@ class StudySettings:
         influence_seeds: Number of seeds whose fits are attributed; None: all. Influence varies less over seeds than what refits
             measure, and takes longer.
         contribution_seeds: Number of seeds whose fits are also accounted for (ContributionCallback), so that contributions are
-            compared, too; an account takes longer than all scores together.
+            compared, too; an account takes longer than all scores together. 0: none.
         top_k: Number of strongest train samples of a probe to count.
         correct_probes: Whether to keep only probes that the fits of all seeds classify correctly, as in the original study.
         candidates_per_language: Number of samples of each language from which the probes are chosen; by default five times the
@@ -254,6 +254,8 @@ class StudySettings:
         for name in ("seeds", "top_k", "draws", "removal_seeds", "variant_seeds", "subsets", "random_masks", "projection_dim"):
             if getattr(self, name) < 1:
                 raise TracInError(f"{name} should be 1 or more, but is {getattr(self, name)}.")
+        if self.contribution_seeds < 0:
+            raise TracInError(f"contribution_seeds should be 0 or more, but is {self.contribution_seeds}.")
         attributed = self.seeds if self.influence_seeds is None else self.influence_seeds
         if not 1 <= attributed <= self.seeds:
             raise TracInError(f"influence_seeds should be 1 to seeds={self.seeds}, but is {attributed}.")

@@ -31,6 +31,11 @@ EVIDENCE = Path(__file__).parents[2] / "benchmarks" / "evidence_settings"
         ({"influence_seeds": 2}, r"influence_seeds should be 1 to seeds=1, but is 2"),
         ({"seeds": 2, "influence_seeds": 0}, r"influence_seeds should be 1 to seeds=2, but is 0"),
         ({"seeds": 2, "influence_seeds": 1, "contribution_seeds": 2}, r"contribution_seeds=2 is more than influence_seeds=1"),
+        ({"contribution_seeds": -1}, r"contribution_seeds should be 0 or more, but is -1\.$"),
+        (
+            {"experiments": ["left_out"], "options": {"left_out": {"permutations": 0}}},
+            r"options\.left_out\.permutations is 0, but: Input should be greater than or equal to 1\.$",
+        ),
         ({"experiments": ["lds"], "subsets": 2}, r"subsets should be 3 or more"),
         ({"experiments": ["imbalance"], "amounts": [50, -1]}, r"amounts should be percentages from 1 on, but is \[50, -1\]"),
         ({"experiments": ["zero_shot"], "zero_shot": []}, r"zero_shot is empty"),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from pydantic import Field
 
 from lightning_tracin.analysis.agreement import Prediction, agreement_tables, reliability
 from lightning_tracin.analysis.contrast import contrast_of
@@ -53,7 +55,7 @@ class LeftOutOptions:
     """
 
     pairs: bool | None = None
-    permutations: int = 999
+    permutations: Annotated[int, Field(ge=1)] = 999
 
 
 def check_data(settings: StudySettings, split: Split) -> None:  # noqa: ARG001 - every check of data has this signature
