@@ -424,11 +424,14 @@ def test_imbalance() -> None:
         np.testing.assert_allclose(points(panel, "chance"), mine[["added", "chance"]])
         np.testing.assert_allclose(bars(panel, "")[:, :, 1], mine[["low", "high"]])
     assert "1 seed," in said(figure)
+    assert said(figure).endswith("bars: 95 % interval over train samples and probes")
 
 
 def test_masks() -> None:
     table = masked()
-    panel = figures.masks(table.iloc[::-1]).axes[0]
+    figure = figures.masks(table.iloc[::-1])
+    assert said(figure).endswith("bars: 95 % interval over train samples and probes, of random masks the range")
+    panel = figure.axes[0]
     assert ticks(panel) == list(LANGUAGES)
     for row, language in enumerate(LANGUAGES):
         line = table.iloc[row]

@@ -12,6 +12,7 @@ from lightning_tracin.analysis.changes import SIGNIFICANT
 from lightning_tracin.analysis.reinforcement import ALL
 from lightning_tracin.reporting.figures import dots, drawing, grids
 from lightning_tracin.reporting.figures.lettering import labels
+from lightning_tracin.reporting.figures.reliance_charts import INTERVAL
 
 _MEASURES = {
     "translations": "translations of its samples\nin the top {k} without it",
@@ -169,7 +170,7 @@ def imbalance(table: pd.DataFrame, languages: Sequence[str] | None = None) -> Fi
         figure,
         "Own-language reliance as a language gets more data",
         drawing.facts(table, probes="probe{} a language"),
-        f"{drawing.CHANCE}; bars: {drawing.INTERVAL} over probes",
+        f"{drawing.CHANCE}; bars: {INTERVAL}",
     )
     return figure
 
@@ -178,8 +179,8 @@ def masks(table: pd.DataFrame, languages: Sequence[str] | None = None) -> Figure
     """E9: own-language share by the gradients of a language's subnetwork, of random ones of its size, and of the whole model.
 
     Args:
-        table: `probe_language`; `share`, `low`, `high` with its own mask; `random_share`, `random_low`, `random_high` with random
-            masks; `whole_share` without a mask; `chance`.
+        table: `probe_language`; `share`, `low`, `high` with its own mask; `random_share`, `random_low`, `random_high` of random
+            masks (mean, least and most); `whole_share` without a mask; `chance`.
         languages: train languages in the order that decides their colours.
 
     Raises:
@@ -217,5 +218,10 @@ def masks(table: pd.DataFrame, languages: Sequence[str] | None = None) -> Figure
         "whole model": drawing.key(drawing.Look("black", "|")),
     }
     drawing.legend(figure, "gradients of", handles)
-    drawing.title(figure, "Reliance within subnetworks", drawing.facts(table), f"{drawing.CHANCE}; bars: {drawing.INTERVAL}")
+    drawing.title(
+        figure,
+        "Reliance within subnetworks",
+        drawing.facts(table),
+        f"{drawing.CHANCE}; bars: {INTERVAL}, of random masks the range",
+    )
     return figure

@@ -73,8 +73,8 @@ def imbalance(study: StudyRuns) -> Contents:
     k = study.settings.top_k
     return Contents(
         f"The model is fitted with more samples of one language. `share` is the own-language share of its probes' top {k}; "
-        f"{study.settings.variant_seeds} seed(s). Chance grows with the number of added samples; intervals are bootstraps over "
-        "probes (95 %). The findings are for seed 0.",
+        f"{study.settings.variant_seeds} seed(s). Chance grows with the number of added samples; intervals (95 %) are for "
+        "other train samples and probes. The findings are for seed 0.",
         (*_findings(tables[0]), *reported(study.settings.fit, "imbalance")),
         {"imbalance": with_seeds(tables)},
         {"imbalance": figures.imbalance(tables[0].assign(k=k, seeds=1), study.languages)},

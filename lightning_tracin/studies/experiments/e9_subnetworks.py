@@ -151,7 +151,7 @@ def masks(study: StudyRuns) -> Contents:
         f"A language's mask keeps the {int(heads.sum())} of {heads.size} attention heads whose gates affect the loss of its "
         "train samples most at the last snapshot. Influence is over the parameters of these heads only; shares of the top "
         f"{k} are compared with {study.settings.random_masks} random masks of the same size; {study.settings.variant_seeds} "
-        "seed(s); intervals are over probes (95 %). The findings are for seed 0.",
+        "seed(s); intervals (95 %) are for other train samples and probes. The findings are for seed 0.",
         tuple(_findings(tables[0], overlaps[0])),
         {"masks": with_seeds(tables), "overlap": with_seeds(overlaps)},
         {"masks": figures.masks(shown.assign(k=k, seeds=1), study.languages)},
