@@ -86,7 +86,8 @@ def facts(plan: Plan, source: str, documents: int) -> str:
     return (
         f"{source}: {documents:,} documents, of which each language trains on {plan.train} (half and twice as many in the arm "
         f"*sizes*, {plan.fewer} in *labels* and *families*) and each is probed with the same {plan.probes}, not selected. AdamW, "
-        f"highest learning rate {rates}, batches of {plan.batch_size}, {plan.epochs} epochs, a snapshot after every second. Need "
+        f"highest learning rate {rates}, batches of {plan.batch_size}, {plan.epochs} epochs, a snapshot after every second; the "
+        f"encoder has half of the documents and half of the epochs. Need "
         f"is the mean of {plan.seeds} seeds of "
         f"first weights and order; scores are those of {plan.scored} of them, summed over snapshots. Shares are of the top "
         f"{plan.top_k}. Intervals are 95 %, of {plan.resamples} resamples of train samples and probes; a cell *claims* help if "

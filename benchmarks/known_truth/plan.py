@@ -75,8 +75,11 @@ class Plan:
         return dict(self.rates)[model]
 
     def of(self, model: str) -> Plan:
-        """The plan of a model: a slow one has fewer worlds."""
-        return self if model == "mlp" else replace(self, parts=(self.parts[0], self.parts[-1]), noise=self.noise[-1:])
+        """The plan of a model: a slow one has fewer worlds, and the encoder half of the documents and epochs."""
+        if model == "mlp":
+            return self
+        fewer = replace(self, parts=(self.parts[0], self.parts[-1]), noise=self.noise[-1:])
+        return fewer if model != "encoder" else replace(fewer, train=self.train // 2, epochs=self.epochs // 2)
 
 
 #: A quick look, as the tests have.
