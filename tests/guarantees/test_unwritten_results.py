@@ -93,13 +93,21 @@ def command(told: str) -> list[str]:
     return shlex.split(found)
 
 
-@pytest.mark.parametrize("name", sorted(EVERYTHING - {"representations.safetensors"}))
-def test_a_full_disk_costs_one_result(
-    tmp_path: Path, whole: dict[str, bytes], name: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "names",
+    [("reliance.csv", "compared.csv", "heat_map.png", "lift.png"), ("top.csv", "changes.csv", "curves.png", "report.html")],
+)
+def test_a_full_disk_costs_what_it_has_no_room_for(
+    tmp_path: Path, whole: dict[str, bytes], names: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (told,) = fitted(tmp_path, lambda: full_disk(tmp_path / "run" / "results" / name))
-    assert f"not written: {name} (No space left on device). Once the cause is gone, `lightning-tracin results --run" in told
-    assert {path.name for path in (tmp_path / "run" / "results").iterdir()} == EVERYTHING - {name}
+    def fill() -> None:
+        for name in names:
+            full_disk(tmp_path / "run" / "results" / name)
+
+    (told,) = fitted(tmp_path, fill)
+    lost = f"not written: {', '.join(names)} (No space left on device)"
+    assert f"{lost}. Once the cause is gone, `lightning-tracin results --run" in told
+    assert {path.name for path in (tmp_path / "run" / "results").iterdir()} == EVERYTHING - {*names}
     assert TracInRun.open(tmp_path / "run").influence().shape == (30, 12)
     capsys.readouterr()
     main(command(told)[1:])
