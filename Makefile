@@ -9,7 +9,7 @@ WORKERS = $(shell $(BIN)/python -c 'import os; print(min(4, 1 + (os.cpu_count() 
 PEERS := .venv-peers
 PEERS_READY := $(PEERS)/.ready
 
-.PHONY: demo test fuzz lint lock bench audit clean
+.PHONY: demo test test-all fuzz lint lock bench audit clean
 .DEFAULT_GOAL := test
 
 $(READY): requirements.lock pyproject.toml
@@ -34,6 +34,9 @@ demo: $(READY)
 	$(BIN)/python examples/finetune.py
 
 test: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not long" --numprocesses $(WORKERS) --dist loadfile
+
+test-all: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 # 5,000 drawn mixtures of forms, widths, lengths and batches for each property; about 45 minutes on one core.

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from lightning_tracin import TracInRun
 from tests.guarantees.test_exact_scores import assert_scores_equal_the_loop
 from tests.support.fits import Classifier
@@ -55,6 +57,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 def test_a_step_full_of_collectives_ends_and_has_the_scores_of_a_loop(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(_SCRIPT)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}

@@ -194,6 +194,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 def test_one_of_two_ranks_checks_what_both_have_stored(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(_TWO)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}

@@ -173,6 +173,7 @@ def credits_by_loop(
     return credits
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_samples_rank_as_in_a_loop_with_a_moment_for_each(tmp_path: Path, optimizer: str) -> None:
     """Embeddings, a norm and heads, of which one is used by some samples only."""

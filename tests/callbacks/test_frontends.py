@@ -107,12 +107,14 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> TracInRun:
     return run_of(tmp_path_factory.mktemp("reference") / "fit", script)
 
 
+@pytest.mark.long
 def test_lightning_pytorch_gives_the_same_scores(tmp_path: Path, reference: TracInRun) -> None:
     run = run_of(tmp_path / "fit", _MODULE.format(package="lightning.pytorch") + _SCRIPT)
     assert len(run.snapshots) == 2
     np.testing.assert_array_equal(run.influence(), reference.influence())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("package", ["pytorch_lightning", "lightning.pytorch"])
 def test_lightning_cli_from_yaml_gives_the_same_scores(tmp_path: Path, reference: TracInRun, package: str) -> None:
     script = (_MODULE + _CLI).format(package=package)
@@ -121,6 +123,7 @@ def test_lightning_cli_from_yaml_gives_the_same_scores(tmp_path: Path, reference
     np.testing.assert_array_equal(run.influence(), reference.influence())
 
 
+@pytest.mark.long
 def test_lightning_cli_says_that_an_unquoted_no_needs_quotes(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text((_MODULE + _CLI).format(package="pytorch_lightning"))
     root = str(Path(__file__).parents[2])
@@ -154,6 +157,7 @@ importlib.util.find_spec = lambda name, package=None: None if name == "lightning
 """
 
 
+@pytest.mark.long
 def test_the_package_lightning_stays_optional(tmp_path: Path, reference: TracInRun) -> None:
     run = run_of(tmp_path / "fit", _BLOCKED + _MODULE.format(package="pytorch_lightning") + _SCRIPT)
     np.testing.assert_array_equal(run.influence(), reference.influence())
@@ -175,6 +179,7 @@ _ACCOUNT_SETTINGS = """
 """
 
 
+@pytest.mark.long
 def test_lightning_cli_of_the_other_package_gives_the_same_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")

@@ -209,6 +209,7 @@ def learnt(folder: Path, train: Planted, probes: Planted, seed: int = 0, **optio
     return accounted(folder, Encoder(seed), train, probes, 32, settings, **options)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("window", "most"), [(1, 0.005), (None, 0.05)])
 def test_contributions_add_up_to_the_measured_fall(tmp_path, window, most):
     found = whole(learnt(tmp_path, Planted(160, seed=1), Planted(8, seed=2), window=window))
@@ -234,6 +235,7 @@ def test_rough_windows_are_looked_at_at_more_points(tmp_path, monkeypatch):
     assert left("once") > 5 * refined
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(4))
 def test_a_language_of_random_labels_does_not_help_the_others(tmp_path, seed):
     train, probes = Planted(200, seed=1 + seed, noisy=["ru"]), Planted(24, seed=100 + seed)

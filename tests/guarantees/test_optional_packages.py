@@ -86,6 +86,7 @@ print(found)
 """
 
 
+@pytest.mark.long
 def test_importing_imports_none_of_them() -> None:
     done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr

@@ -168,6 +168,7 @@ def assert_streams_alike(path: Path, monkeypatch: pytest.MonkeyPatch, by_layer: 
             pd.testing.assert_frame_equal(found, whole[name], check_exact=False, rtol=1e-12, atol=1e-12, obj=name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "settings",
     [{}, {"memory_budget": 100_000}, {"language_means": True}, {"projection_dim": 200}],
@@ -183,6 +184,7 @@ def test_runs_of_every_method_say_the_same_shard_by_shard(
     assert_streams_alike(tmp_path / "run", monkeypatch)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("preconditioner", ["none", "fisher"])
 @pytest.mark.parametrize("shards", [(64, 64), (64, 50, 300)], ids=["cut alike", "cut differently"])
 def test_features_with_equal_scores_say_the_same_shard_by_shard(
@@ -210,6 +212,7 @@ def peak(work: Any) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.long
 def test_streaming_never_holds_the_matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train, probes = 10_000, 100
     matrix = 4 * train * probes  # in single precision

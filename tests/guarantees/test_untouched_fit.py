@@ -84,6 +84,7 @@ def test_running_training_step_outside_the_fit_leaves_no_trace(tmp_path: Path, w
     assert plain[5] == watched[5]
 
 
+@pytest.mark.long
 def test_compiled_module_is_scored_on_an_uncompiled_copy(tmp_path: Path) -> None:
     """Its weights' gradients stay as the fit left them, and its scores are those of the plain module."""
 

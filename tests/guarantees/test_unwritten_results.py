@@ -128,6 +128,7 @@ def test_files_that_may_not_grow_cost_only_themselves(tmp_path: Path, whole: dic
     assert contents(tmp_path / "run") == whole
 
 
+@pytest.mark.long
 def test_a_results_folder_that_is_a_file_is_named(tmp_path: Path, whole: dict[str, bytes]) -> None:
     def block() -> None:
         (tmp_path / "run").mkdir(exist_ok=True)
@@ -226,6 +227,7 @@ def test_the_end_that_is_not_recorded_is_recorded_later(tmp_path: Path) -> None:
 ODD = ("$x$", "$\\bad$", "half \ud800 a letter", "nu\x00l", "esc \x1b[31m", "한국어", "a\r\nb", "🙂", "<b>", "_x", '"', "a\rb")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("names", [ODD[:6], ODD[6:]])
 def test_odd_languages_and_texts_lose_nothing(tmp_path: Path, names: tuple[str, ...]) -> None:
     train, probes = with_texts(*loaders())

@@ -135,6 +135,7 @@ def test_probes_in_chunks_of_other_lengths(tmp_path: Path, budget: int) -> None:
     assert_equals_the_loop(run, *loop(run, 256))
 
 
+@pytest.mark.long
 def test_every_way_with_two_processes(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     command = [sys.executable, "-m", "tests.guarantees.test_wide_fits", str(tmp_path)]

@@ -19,6 +19,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.long
 def test_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path: Path) -> None:
     (tmp_path / "wait").touch()
     with started(tmp_path, "1") as first:  # its data loader has a worker, which lives a little longer

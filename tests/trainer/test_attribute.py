@@ -257,6 +257,7 @@ attribute(Classifier(), "ekfac", *loaders(), fabric=fabric)
 """
 
 
+@pytest.mark.long
 def test_ranks_of_a_fabric_share_the_work(tmp_path: Path) -> None:
     ways = {"exact": {}, "projected": {"projection_dim": 200}, "ekfac": {"method": "ekfac", "dtype": "float64"}}
     alone = {name: fitted(tmp_path / "alone" / name, "fit_end", **settings, batch_size=4) for name, settings in ways.items()}

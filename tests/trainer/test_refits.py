@@ -114,6 +114,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     assert len(calls) == 4
 
 
+@pytest.mark.long
 def test_other_processes_give_the_same(tmp_path: Path) -> None:
     members = np.concatenate([all_but(), all_but(5)])
     here = Refits(partial(factory, tmp_path), tmp_path / "here").losses(members)

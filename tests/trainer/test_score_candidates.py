@@ -51,6 +51,7 @@ def a_mask(folder: Path) -> Path:
     return folder / "mask.safetensors"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "settings",
     [

@@ -124,6 +124,7 @@ def loop(module: Module, run: TracInRun, is_causal: bool, probe: int) -> dict[in
     return total
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("is_causal", [False, True], ids=["token classification", "causal"])
 def test_a_tokens_score_is_that_of_the_gradient_of_its_loss(is_causal: bool, tmp_path: Path) -> None:
     classes, model = (None, writer()) if is_causal else (3, tagger())
