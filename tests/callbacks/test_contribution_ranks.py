@@ -130,6 +130,7 @@ def test_processes_say_what_one_says(
     require_same(numbers(tmp_path / "several"), numbers(tmp_path / "one"), 1e-9)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_processes_credit_samples_as_one_does(tmp_path: Path, optimizer: str) -> None:
     train, options = Tokens(2 * SIZE * STEPS, seed=1, run=SIZE * STEPS // 2), {"samples": True}
@@ -149,6 +150,7 @@ def of_two(folder: Path, checkpoint: Path | None = None, **options: Any) -> None
     fit(folder, loader, Module("adamw"), options, [saver], checkpoint, **several)
 
 
+@pytest.mark.long
 def test_two_processes_resume_in_the_middle_of_a_window(tmp_path: Path) -> None:
     of_two(tmp_path)
     expected = numbers(tmp_path)
@@ -156,6 +158,7 @@ def test_two_processes_resume_in_the_middle_of_a_window(tmp_path: Path) -> None:
     require_same(numbers(tmp_path), expected, 1e-12)
 
 
+@pytest.mark.long
 def test_two_processes_resume_what_samples_of_both_contributed(tmp_path: Path) -> None:
     of_two(tmp_path, samples=True)
     expected = AccountStore(tmp_path / "run").samples()
@@ -173,6 +176,7 @@ def test_all_processes_refuse_together(tmp_path: Path) -> None:
         of_two(tmp_path, tmp_path / "checkpoints" / "epoch=0.ckpt")
 
 
+@pytest.mark.long
 def test_processes_keep_their_weights(tmp_path: Path) -> None:
     """What the account exchanges does not disturb what the processes exchange for the fit."""
     train = Tokens(2 * SIZE * STEPS, seed=1)

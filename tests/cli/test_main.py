@@ -83,6 +83,7 @@ def test_attribute_with_the_file_of_the_fit(tmp_path: Path, fits: dict[str, Path
     assert_same_files(run, TracInRun.open(fits["fit_end"] / "run"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("starter", "devices"),
     [(["-m"], ["--devices", "2"]), (["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "--"], [])],
@@ -102,6 +103,7 @@ def test_ranks_share_the_command(tmp_path: Path, fits: dict[str, Path], starter:
     pd.testing.assert_frame_equal(run.reliance(5), alone.reliance(5))
 
 
+@pytest.mark.long
 def test_tasks_of_slurm_share_the_command(tmp_path: Path, fits: dict[str, Path]) -> None:
     """By what srun would tell each of two tasks."""
     run = TracInRun.open(shutil.copytree(fits["never"] / "run", tmp_path / "run"))

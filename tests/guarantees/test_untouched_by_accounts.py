@@ -180,6 +180,7 @@ def without_dropout(make: Callable[[], Any]) -> Any:
     return module
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [name for name in PLAIN if name != "plain"])
 def test_parts_are_those_of_the_plain_module(tmp_path: Path, name: str) -> None:
     found = []

@@ -45,6 +45,7 @@ class EndedBySlurm(pl.Callback):
             raise TimeoutError("the job's time is over")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("named", ["hpc", None], ids=["by its name", "by itself"])
 def test_a_job_that_slurm_starts_again_continues_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str | None
@@ -219,6 +220,7 @@ def test_fewer_epochs_than_were_made_are_refused_by_lightning(tmp_path: Path) ->
     assert steps(tmp_path / "run") == WHOLE[:3]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
 def test_another_number_of_devices_continues_the_run(tmp_path: Path, before: int, after: int) -> None:
     for devices, epochs, path in ((before, 2, None), (after, 4, lambda: at(tmp_path, 3 * 2 if before == 2 else 10))):

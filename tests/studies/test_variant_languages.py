@@ -50,6 +50,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Outcome]:
     return study(tmp_path_factory.mktemp("alike"), alike), study(tmp_path_factory.mktemp("other"), other)
 
 
+@pytest.mark.long
 def test_every_table_of_the_study_is_the_same_but_for_the_names(both: tuple[Outcome, Outcome]) -> None:
     back = {name: language for language, name in NAMES.items()}
     alike, other = ({(one.name, name): table for one in each.sections for name, table in one.tables.items()} for each in both)
@@ -67,12 +68,14 @@ def test_every_table_of_the_study_is_the_same_but_for_the_names(both: tuple[Outc
         pd.testing.assert_frame_equal(one[columns], two[columns], rtol=1e-5, atol=1e-7, check_dtype=False)
 
 
+@pytest.mark.long
 def test_findings_are_about_the_own_language(both: tuple[Outcome, Outcome]) -> None:
     alike, other = (" ".join(line for section in each.sections for line in section.findings) for each in both)
     assert alike.count("are in its own language") == other.count("are in its own language") >= 3
     assert alike.count("own-language share") == other.count("own-language share") > 0
 
 
+@pytest.mark.long
 def test_a_fit_without_a_language_by_another_name_has_none_of_its_samples(tmp_path: Path) -> None:
     write_data(tmp_path)
     options = dataclasses.replace(FIT, data_dir=str(tmp_path))
@@ -88,6 +91,7 @@ def test_a_fit_without_a_language_by_another_name_has_none_of_its_samples(tmp_pa
         build(FitRecipe(options, extra=12, variant=Variant(without="fr")))
 
 
+@pytest.mark.long
 def test_a_study_of_awkward_names_stays_in_its_folder_and_on_its_page(tmp_path: Path) -> None:
     names = ["../x", "<img src=x onerror=alert(1)>\n# mean", "x" * 300, "random0"]
     words = [*WORDS.values(), ("super", "schlimm", "dag")]
