@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from benchmarks.known_truth import judge
+from benchmarks.known_truth.documents import Document
 from benchmarks.known_truth.measure import Found, measured
 from benchmarks.known_truth.networks import Encoded
 from benchmarks.known_truth.page import HEADLINE, Measured, judged, noisy_value, page, related
@@ -22,7 +23,25 @@ from benchmarks.known_truth.worlds import Pool, worlds
 from lightning_tracin import TracInError
 from lightning_tracin.studies.datasets.clones import Clone, words
 from lightning_tracin.studies.models.shipped_encoder import shipped_tokenizer, shipped_weights
-from tests.support.documents import generated
+
+
+def generated(count: int, labels: int = 3, seed: int = 0) -> list[Document]:
+    """Documents of eight words, about half of which go with the label.
+
+    Example:
+        >>> [document.label for document in generated(4, labels=2)]
+        ['label 0', 'label 1', 'label 0', 'label 1']
+    """
+    generator = np.random.default_rng(seed)
+    found = []
+    for number in range(count):
+        label = number % labels
+        topic = (f"topic{label}x{word}" for word in generator.integers(25, size=8))
+        other = (f"word{word}" for word in generator.integers(60, size=8))
+        choice = generator.random(8) < 0.5
+        found.append(Document(str(number), " ".join(np.where(choice, [*topic], [*other])), f"label {label}"))
+    return found
+
 
 DOCUMENTS = generated(420)
 #: The scores of one fit of each world; the truth of two seeds.
