@@ -47,7 +47,8 @@ class Plots:
         """A measure at each snapshot, a panel for each probe language, by the fit's similarity and weighting.
 
         Args:
-            measure: `"sum"` or `"mean"` of influence with its sign, or `"share"` of the strongest k.
+            measure: `"sum"` or `"mean"` of influence with its sign, `"share"` of the strongest k, or `"mass"`, the share of all
+                positive influence.
             k: how many of each probe's strongest train samples to count, for shares. None: as in the fit.
 
         Raises:

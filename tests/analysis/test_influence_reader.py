@@ -69,6 +69,7 @@ def test_a_run_with_both_has_both(tmp_path: Path) -> None:
     assert len(run.contributions()) == 16
     assert [panel.get_title() for panel in run.plot.curves("share", k=3).axes if panel.axison] == ["de", "en"]
     assert run.plot.curves("share", k=3).get_supylabel() == "share of the strongest 3"
+    assert run.plot.curves("mass").get_supylabel() == "share of all positive influence (dot)"
     sums = run.influence("dot", "learning_rate").groupby("train_language").sum().groupby("probe_language").mean()
     drawn = run.plot.heat_map().axes[0].images[0].get_array()
     np.testing.assert_allclose(drawn, sums.transpose("probe_language", "train_language"))

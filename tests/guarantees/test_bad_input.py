@@ -326,7 +326,7 @@ def test_reading_out_of_range(run: TracInRun) -> None:
             lambda: run.reliance(measure="mean", sign="negative"),
             r"measure='mean' adds up influence with its sign, .* leave `sign`",
         ),
-        (lambda: run.plot.heat_map("share"), r"measure='share' has no sign; draw it with `lift` or `shares`"),
+        (lambda: run.plot.heat_map("share"), r"measure='share' has no sign; draw it with `lift` or `curves`"),
         (lambda: run.reliance(k=5, measure="weight"), r"measure should be one of"),
     ):
         with pytest.raises(TracInError, match=message):

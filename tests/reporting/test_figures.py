@@ -266,8 +266,21 @@ def test_figures_of_a_measure_that_results_do_not_have() -> None:
     for draw in (figures.lift, lambda given: figures.curves(given, measure="share")):
         with pytest.raises(TracInError, match=r"^The results have no measure 'share'; they have sum, mean\.$"):
             draw(means)
-    with pytest.raises(TracInError, match=r"^measure='share' has no sign; draw it with `lift` or `shares`\.$"):
+    expected = r"^measure='share' has no sign; draw it with `lift` or `curves`, or choose 'sum' or 'mean'\.$"
+    with pytest.raises(TracInError, match=expected):
         figures.heat_map(results(), "share")
+    given = results()
+    mass = dataclasses.replace(given, reliance=given.reliance.replace({"measure": {"share": "mass"}}))
+    with pytest.raises(TracInError, match=r"^measure='mass' has no sign; draw it with `curves`, or choose 'sum' or 'mean'\.$"):
+        figures.heat_map(mass, "mass")
+
+
+def test_curves_of_mass_are_parts_of_the_positive_influence() -> None:
+    given = results()
+    mass = dataclasses.replace(given, reliance=given.reliance.replace({"measure": {"share": "mass"}}))
+    figure = figures.curves(mass, measure="mass")
+    assert figure.get_supylabel() == "share of all positive influence (dot)"
+    assert not [line for line in panel_of(figure, "javanese").lines if list(line.get_ydata()) == [0, 0]]
 
 
 def cells(panel: Axes) -> dict[tuple[str, str], str]:

@@ -34,7 +34,8 @@ def curves(
     Args:
         results: of a run.
         languages: train languages in the order that decides their colours.
-        measure: `"sum"` or `"mean"` of influence, or the `"share"` of the strongest k.
+        measure: `"sum"` or `"mean"` of influence, the `"share"` of the strongest k, or the `"mass"`: the share of all positive
+            influence.
         rails: what the own language's share is where languages share nothing, and where all are one language, drawn as dashed
             lines: columns `probe_language`, `shared` (0 or 1), `step` and `own`.
 
@@ -49,7 +50,7 @@ def curves(
     own_of = own_languages(probes, trains)
     for panel, language in zip(axes, probes, strict=True):
         mine = table[table["probe_language"] == language]
-        if measure != "share":
+        if measure in SIGNED:
             panel.axhline(0, color=drawing.GREY, lw=0.8, zorder=1)
         for train in trains:
             line, look, own = mine[mine["train_language"] == train], style[train], train == own_of.get(language)
@@ -90,6 +91,8 @@ def described(results: Results, measure: Measure) -> str:
     """Axis label of a measure."""
     if measure == "share":
         return results.view.described
+    if measure == "mass":
+        return f"share of all positive influence ({results.view.similarity})"
     unit = _table(results.final(), measure)["unit"].iloc[0]
     what = "influence of a language" if measure == "sum" else "influence of a sample"
     return f"{what}, {unit}" if unit == NATS else f"{what} ({results.view.similarity})"
@@ -118,7 +121,8 @@ def heat_map(results: Results, measure: Measure = "sum") -> Figure:
     """
     table = _table(results.final(), measure)
     if measure not in SIGNED:
-        raise TracInError(f"measure={measure!r} has no sign; draw it with `lift` or `shares`.")
+        others = "`lift` or `curves`" if measure == "share" else "`curves`"
+        raise TracInError(f"measure={measure!r} has no sign; draw it with {others}, or choose 'sum' or 'mean'.")
     parts = {described(results, measure): ("value", "low", "high")}
     if table["contrast"].notna().any():
         parts["contrast: without row and column effects"] = ("contrast", "contrast_low", "contrast_high")
