@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 from benchmarks.evidence_page import evidence_page
-from benchmarks.xsid_tables import write_xsid_tables
 from lightning_tracin.cli.main import settings_from
 from lightning_tracin.storage.files import as_utf8, write_bytes
 from lightning_tracin.studies.page import write_page
@@ -22,9 +21,6 @@ from lightning_tracin.studies.settings import StudySettings
 
 SETTINGS = Path(__file__).parent / "evidence_settings"
 STUDIES = ("sib200", "sib200-second", "sib200-120", "xsid", "sib200-embeddings", "nusax")
-#: The study whose files are made into tables first, and their folders.
-_XSID = "xsid"
-_XSID_FILES = "xsid-0.7"
 
 
 def main() -> None:
@@ -45,12 +41,8 @@ def main() -> None:
 
 
 def evidence_settings(name: str, data_dir: Path, output: Path) -> StudySettings:
-    """The settings of one of the studies, on data and into a folder of this machine; makes the tables that it reads."""
+    """The settings of one of the studies, on data and into a folder of this machine."""
     settings = settings_from(SETTINGS / f"{name}.yaml")
-    if name == _XSID:
-        tables = output / "tables"
-        write_xsid_tables(data_dir / _XSID_FILES, tables / _XSID)
-        data_dir = tables
     return dataclasses.replace(settings, fit=dataclasses.replace(settings.fit, data_dir=str(data_dir)), output=str(output))
 
 

@@ -44,7 +44,7 @@ class TracInRun(InfluenceReader):
 
         >>> run = TracInRun.open("runs/xnli")  # doctest: +SKIP
         >>> run.influence(similarity="dot").sel(probe=3)  # the influence of each train sample on probe 3  # doctest: +SKIP
-        >>> run.reliance(k=50).query("probe_language == 'sw'")  # which languages Swahili relies on  # doctest: +SKIP
+        >>> run.reliance().query("probe_language == 'sw'")  # the influence of each language on Swahili  # doctest: +SKIP
         >>> run.top(probe=3, sign="negative")  # the train samples that hurt probe 3 most  # doctest: +SKIP
         >>> run.contributions(cumulative=True, share=True)  # which languages lowered each one's loss  # doctest: +SKIP
     """

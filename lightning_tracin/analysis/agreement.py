@@ -104,15 +104,20 @@ def correlations(predicted: npt.ArrayLike, change: npt.ArrayLike, own: Cells, wi
     rows = [row for row, mine in enumerate(others) if mine.sum() > 2]  # two cells correlate by 1 or -1
     within = [_pearson(one[..., row, others[row]], other[..., row, others[row]]) for row in rows]
     first, second = (contrast_of(table, ~others) for table in (one, other))
-    known = others & np.isfinite(contrast_of(np.zeros(own.shape), ~others))
-    if _free(others) < _FEWEST:  # two tables with one free cell always agree, or always disagree
-        known[:] = False
+    known = _compared(others)
     return {
         "others": _pearson(one[..., others], other[..., others]),
         "contrast": _pearson(first[..., known], second[..., known], (one[..., others], other[..., others])),
         "within": _mean_of_known(np.stack(within)) if within else np.full(one.shape[:-2], np.nan),
         "all": _pearson(one[..., counted], other[..., counted]),
     }
+
+
+def _compared(others: Cells) -> Cells:
+    """Which of the cells of other languages have a contrast to compare: [probe languages, columns]."""
+    if _free(others) < _FEWEST:  # two tables with one free cell always agree, or always disagree
+        return np.zeros_like(others)
+    return others & np.isfinite(contrast_of(np.zeros(others.shape), ~others))
 
 
 def _free(others: Cells) -> int:
@@ -279,13 +284,13 @@ def agreement_tables(
         permutations: number of permutations for the null.
 
     Returns:
-        The first table has a row for each prediction (`COLUMNS`): the four correlations with their 95 % intervals (NaN where the
-        prediction or the changes do not vary); `_corrected` divides by the square root of the changes' reliability, so that 1 is
-        what a perfect prediction would have; `_floor` is the 95th percentile and `_p` the fraction (of permutations that
-        correlate at least as well) under a null that permutes the cells of other languages within each probe language; `slope`
-        is in nats for each unit of the prediction. The second (`DIFFERENCES`) has a row for each score and baseline: the
-        score's correlation minus the baseline's, NaN where the score has none. A baseline that is the same everywhere predicts
-        nothing and counts as 0.
+        The first table has a row for each prediction (`COLUMNS`): `cells`, how many cells of other languages have a contrast; the
+        four correlations with their 95 % intervals (NaN where the prediction or the changes do not vary); `_corrected` divides by
+        the square root of the changes' reliability, so that 1 is what a perfect prediction would have; `_floor` is the 95th
+        percentile and `_p` the fraction (of permutations that correlate at least as well) under a null that permutes the cells of
+        other languages within each probe language; `slope` is in nats for each unit of the prediction. The second
+        (`DIFFERENCES`) has a row for each score and baseline: the score's correlation minus the baseline's, NaN where the score
+        has none. A baseline that is the same everywhere predicts nothing and counts as 0.
 
     Raises:
         TracInError: there are fewer than three probe languages or columns, or a prediction has other cells.
@@ -311,7 +316,7 @@ def agreement_tables(
             )
     trust = {kind: np.sqrt(value) if value > 0 else np.nan for kind, value in reliability(changes).items()}
     found = jackknifed(changes, [one.cells for one in predictions])
-    generator = np.random.default_rng(0)
+    generator, compared = np.random.default_rng(0), int(_compared(~changes.own).sum())
     rows = []
     for one, each in zip(predictions, found, strict=True):
         low, high = each.on_z()
@@ -324,7 +329,7 @@ def agreement_tables(
             for number in (value, *_against(null[kind], each.value[KINDS.index(kind)]))
         ]
         slopes = (each.value[-1], *(side[-1] for side in each.bounds()))
-        rows.append((one.score, one.measure, one.baseline, changes.own.size, *bounds, *floors, *slopes))
+        rows.append((one.score, one.measure, one.baseline, compared, *bounds, *floors, *slopes))
     return table_from(rows, COLUMNS), _differences(predictions, found)
 
 

@@ -53,13 +53,12 @@ class Interval:
 NO_INTERVAL = Interval(resamples=0)
 
 
-def random_groups(languages: Sequence[str], units: Sequence[Hashable] | None = None, seed: int = 0) -> Integers:
+def random_groups(languages: Sequence[str], units: Sequence[Hashable] | None = None) -> Integers:
     """Deal the train samples out into groups of about the same size and mix of languages: [train].
 
     Args:
         languages: language of each train sample.
         units: samples of the same unit go into the same group. None: every sample is a unit.
-        seed: of the shuffle.
 
     Example:
         >>> random_groups(["de", "en", "de", "en"], units=["1", "1", "2", "2"]).tolist()
@@ -69,7 +68,7 @@ def random_groups(languages: Sequence[str], units: Sequence[Hashable] | None = N
     unit = np.asarray([numbers.setdefault(name, len(numbers)) for name in units or range(len(languages))])
     first = np.zeros(len(numbers), dtype=np.int64)
     first[unit[::-1]] = np.arange(len(unit))[::-1]  # a unit's first sample
-    shuffled = np.random.default_rng(seed).permutation(len(numbers))
+    shuffled = np.random.default_rng(0).permutation(len(numbers))
     by_language = shuffled[np.argsort(np.asarray(languages)[first[shuffled]], kind="stable")]
     group = np.zeros(len(numbers), dtype=np.int64)
     group[by_language] = np.arange(len(numbers)) % (len(numbers) if len(numbers) <= _ALONE else GROUPS)

@@ -20,7 +20,7 @@ from lightning_tracin.analysis.agreement import (
     slope,
 )
 from lightning_tracin.analysis.jackknife import Jackknifed
-from lightning_tracin.analysis.leave_one_out import Changes
+from lightning_tracin.analysis.leave_one_out import Changes, singles
 
 Floats = npt.NDArray[np.float64]
 
@@ -283,3 +283,10 @@ def test_bad_input() -> None:
         TracInError, match=r"The table of 'ours' \(sum\) is \(2, 9, 5\), but should be .* \(4, 9, 5\) were measured"
     ):
         agreement_tables(changes_from(random(0, 4)), [Prediction("ours", "sum", random(1, 2))])
+
+
+@pytest.mark.parametrize(("probed", "expected"), [("abcd", 12), ("abcdx", 16), ("abc", 9)])
+def test_cells_are_those_of_other_languages(probed: str, expected: int) -> None:
+    changes = Changes(np.zeros((1, len(probed), 4)), tuple(probed), tuple(singles(list("abcd"))), (5,) * len(probed))
+    table, _ = agreement_tables(changes, [Prediction("nothing", "sum", changes.values)], permutations=1)
+    assert table["cells"].tolist() == [expected]

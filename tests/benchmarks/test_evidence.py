@@ -8,14 +8,11 @@ from pathlib import Path
 import matplotlib.figure
 import numpy as np
 import pandas as pd
-import pytest
 
 from benchmarks.evidence import evidence_settings
 from benchmarks.evidence_page import HEADLINE, SHOWN, STUDYS, evidence_page, part
-from benchmarks.xsid_tables import utterances, write_xsid_tables
 from lightning_tracin.analysis.agreement import Prediction, agreement_tables
 from lightning_tracin.analysis.leave_one_out import Changes
-from lightning_tracin.errors import TracInError
 from lightning_tracin.studies.page import write_page
 from lightning_tracin.studies.runner import Outcome
 from lightning_tracin.studies.section import Section
@@ -97,24 +94,3 @@ def test_data_and_folder_are_of_this_machine(tmp_path: Path) -> None:
     assert (settings.fit.data_dir, settings.output) == (str(tmp_path / "data"), str(tmp_path / "out"))
     assert settings.fit.data == "sib200/{language}/train.tsv"
     assert len(SHOWN) == len(set(SHOWN))
-
-
-def test_utterances_become_tables_whose_items_are_shared(tmp_path: Path) -> None:
-    source = tmp_path / "xsid-0.7"
-    source.mkdir()
-    (source / "en.valid.conll").write_text(
-        "# text: Wake me = now\n# intent: alarm\n1\tWake\talarm\tO\n\n# text = Rain?\n# intent = weather\n"
-    )
-    (source / "de.valid.conll").write_text(
-        "# id = 1\n# text-en = Wake me\n# text = Weck mich\n# intent = alarm\n1\tWeck\talarm\tO\n"
-    )
-    write_xsid_tables(source, tmp_path / "tables")
-    english = pd.read_csv(tmp_path / "tables" / "en.valid.tsv", sep="\t")
-    assert english.to_numpy().tolist() == [["valid-0", "alarm", "Wake me = now"], ["valid-1", "weather", "Rain?"]]
-    german = pd.read_csv(tmp_path / "tables" / "de.valid.tsv", sep="\t")
-    assert german.to_numpy().tolist() == [["valid-0", "alarm", "Weck mich"]]
-    (source / "it.valid.conll").write_text("# text = Piove?\n1\tPiove\t\tO\n")
-    with pytest.raises(TracInError, match=r"Utterance 0 of .*it\.valid\.conll has no `# text` or no `# intent` line"):
-        utterances(source / "it.valid.conll")
-    with pytest.raises(TracInError, match=r"has no \.conll files of xSID; download them"):
-        write_xsid_tables(tmp_path / "tables", tmp_path / "other")

@@ -43,6 +43,12 @@ def table(outcome: Outcome, name: str) -> pd.DataFrame:
     return pd.read_csv(outcome.folder / "results" / f"{name}.csv")
 
 
+def test_layers_have_shares(outcome: Outcome) -> None:
+    whole = table(outcome, "reliance-layers").groupby(["layer", "probe_language"])["value"].sum()
+    assert set(whole.index.get_level_values("probe_language")) == set(outcome.run.probes.language)
+    np.testing.assert_allclose(whole, 1)
+
+
 def recipe(outcome: Outcome, **changes: object) -> FitRecipe:
     options = dataclasses.replace(outcome.settings.fit, probes_per_language=16)
     chosen = tuple(json.loads((outcome.folder / "probes.json").read_text())["chosen"])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from lightning_tracin.errors import TracInError
@@ -50,14 +49,13 @@ def is_cloned(word: str) -> bool:
 class Clone:
     """A language that is made from another one by mapping its words.
 
-    Words are mapped by their lower-cased form, and always to the same new word. Clones with the same seed and the same family
-    share the same words, and those that a smaller part shares are among those that a larger part shares.
+    Words are mapped by their lower-cased form, and always to the same new word. Clones of the same family share the same words,
+    and those that a smaller part shares are among those that a larger part shares.
 
     Args:
         number: which clone, from 1 to `MOST`; words that are not shared are its own. 0 leaves them as they are.
         shared: part of the different words that is shared with other clones, between 0 and 1.
         family: number of the clone whose words the shared ones are. 0: they stay as they are.
-        seed: chooses which words are shared.
 
     Raises:
         TracInError: a number is out of range.
@@ -65,7 +63,7 @@ class Clone:
     Example:
         >>> half = [Clone(number, shared=0.5).text("The dog sees the cat") for number in (1, 2)]
         >>> [mine == other for mine, other in zip(*map(words, half))]
-        [True, False, False, True, False]
+        [False, False, True, False, False]
         >>> Clone(1, shared=1.0).text("The dog")
         'The dog'
     """
@@ -73,7 +71,6 @@ class Clone:
     number: int
     shared: float = 0.0
     family: int = 0
-    seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("number", "family"):
@@ -96,33 +93,13 @@ class Clone:
             )
         return _WORD.sub(lambda match: self._word(match.group()), text)
 
-    def ids(self, ids: Sequence[int], vocabulary: int, special: Collection[int] = ()) -> list[int]:
-        """Token ids in this language, for a model whose embedding has one block of rows for each clone.
-
-        Args:
-            ids: token ids of a text in the original language, below `vocabulary`.
-            vocabulary: number of tokens of the original language, which is the number of rows of a block.
-            special: ids of tokens that all languages share, such as those for padding and the start of a text.
-
-        Raises:
-            TracInError: an id is not a token of the vocabulary.
-
-        Example:
-            >>> Clone(2).ids([0, 5, 7, 5], vocabulary=10, special=[0])
-            [0, 25, 27, 25]
-        """
-        outside = [one for one in ids if not 0 <= one < vocabulary]
-        if outside:
-            raise TracInError(f"The token id {outside[0]} is not one of a vocabulary of {vocabulary}.")
-        return [one if one in special else one + vocabulary * self._owner(f"id {one}") for one in ids]
-
     def _word(self, word: str) -> str:
         owner = self._owner(word.lower())
         return word if owner == 0 else _spelled(word.lower(), owner)
 
-    def _owner(self, name: str) -> int:
+    def _owner(self, word: str) -> int:
         """Number of the clone whose word it is."""
-        digest = hashlib.blake2b(f"{self.seed} {name}".encode(), digest_size=7).digest()
+        digest = hashlib.blake2b(word.encode(), digest_size=7).digest()
         return self.family if int.from_bytes(digest, "big") / 2**56 < self.shared else self.number
 
 

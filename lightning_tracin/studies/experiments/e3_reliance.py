@@ -37,12 +37,14 @@ def reliance(study: StudyRuns) -> Contents:
     by_score = {name: over_seeds([scores[name] for scores in by_seed], study, "positive") for name in by_seed[0]}
     proponents, every = by_score[study.main], stacked(by_score, "score")
     results = analyse(study.main_run(0), study.view)
-    seeds = "one seed" if len(by_seed) == 1 else f"{len(by_seed)} seeds"
+    several = len(by_seed) > 1
+    seeds = f"{len(by_seed)} seeds" if several else "one seed"
     return Contents(
         f"Share of each train language in a probe's top {k} of {len(study.train)} train samples by {study.main}, averaged over "
         f"the probes of a language and {seeds}. Chance is the share if languages were shuffled among the train samples of a "
         "label, or of an item. Lift is the share divided by its mean over the probe languages. Intervals (95 %) are for other "
-        "train samples and probes. `error` is the standard error over seeds.",
+        f"train samples{', probes and seeds' if several else ' and probes'}. `error` is the standard error over seeds. Shares "
+        "by layer, and the influence of languages in the heat map and the curves, are those of seed 0.",
         (
             *findings_of_reliance(proponents, k),
             *findings_of_sizes(study.train.counts(), k),
@@ -61,10 +63,11 @@ def reliance(study: StudyRuns) -> Contents:
 
 
 def _layers(study: StudyRuns) -> pd.DataFrame:
-    """Reliance by each single layer, at the last snapshot."""
+    """Shares of the top k by each single layer, at the last snapshot of seed 0."""
     run, view = study.main_run(0), study.view
     return run.reliance(
         view.top_k,
+        measure="share",
         similarity=view.similarity,
         weighting=view.weighting,
         snapshots=[len(run.snapshots) - 1],
@@ -75,10 +78,9 @@ def _layers(study: StudyRuns) -> pd.DataFrame:
 
 
 def over_seeds(scores: Sequence[Scores], study: StudyRuns, sign: Sign) -> pd.DataFrame:
-    """A reliance table of several seeds.
+    """A table of shares, averaged over several seeds.
 
-    Each probe's value is averaged over seeds before the interval over probes is computed; `error` is the standard error over
-    seeds.
+    Intervals draw seeds again, besides train samples and probes; `error` is the standard error over seeds.
 
     Args:
         scores: scores of each seed, [train, probes].

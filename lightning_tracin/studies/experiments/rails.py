@@ -65,7 +65,8 @@ def rails(study: StudyRuns) -> Contents:
         "one-to-one to words of its own, so that languages share nothing but labels. p = 1: every text is that of its item in "
         "the first train language (or one with its label), so that all languages are one. `own` is the share of a probe's top "
         f"{study.settings.top_k} from its own language, `cross_lingual` the rest, `null` what that is by chance, by "
-        f"{study.main}; {study.settings.variant_seeds} seed(s).",
+        f"{study.main}; {study.settings.variant_seeds} seed(s). The curves of "
+        "train languages are those of seed 0.",
         tuple(findings(mean)),
         {"rails": mean},
         {"curves": figures.curves(results, study.languages, "share", drawn)},

@@ -12,7 +12,6 @@ import pandas as pd
 from pydantic import Field
 
 from lightning_tracin.analysis.agreement import Prediction, agreement_tables, reliability
-from lightning_tracin.analysis.contrast import contrast_of
 from lightning_tracin.analysis.exchange import is_parallel
 from lightning_tracin.analysis.language_tables import identity_table, mean_table, spelling_table
 from lightning_tracin.analysis.lds import Members
@@ -137,21 +136,9 @@ def left_out(study: StudyRuns) -> Contents:
         },
         {
             "left_out": figures.left_out(single, _long(main, study).assign(measure=_HEADLINE)),
-            "agreement": figures.agreement(agreement[_ONE].assign(seeds=len(losses), cells=compared(measured[_ONE]))),
+            "agreement": figures.agreement(agreement[_ONE].assign(seeds=len(losses))),
         },
     )
-
-
-def compared(changes: Changes) -> int:
-    """Number of cells that contrasts are compared over: of other languages than the probe language's own, where one is known.
-
-    Example:
-        >>> names = ("de", "en", "fr")
-        >>> compared(Changes(np.zeros((1, 3, 3)), names, tuple(singles(names)), (9, 9, 9)))
-        6
-    """
-    known = np.isfinite(contrast_of(np.zeros(changes.own.shape), changes.own))
-    return int((known & ~changes.own).sum())
 
 
 def _of_scores(study: StudyRuns) -> Iterator[Prediction]:

