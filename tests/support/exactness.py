@@ -47,7 +47,8 @@ def ingredients(
                 stop = at + len(chunk)
                 held.contract(bank, dot[:, start:stop], squared[:, start:stop])
                 start = stop
-    gc.collect()
+    if any(received() for received in left):  # it may wait for the collector, which takes longer than the pass
+        gc.collect()
     assert not any(received() for received in left), "a batch's graph is still in memory"
     return dot, squared.sqrt(), bank.squared_norms.sqrt()
 
