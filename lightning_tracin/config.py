@@ -299,25 +299,23 @@ class Options(SampleColumns, ProbeChoice, Shown, Stored, Replacing):
         description="show in the report which tokens of a probe its strongest train samples help and harm: one more pass over "
         "these few samples at each snapshot, at the end of the fit.",
     )
+    report: bool = Field(
+        default=True,
+        description="write tables, figures and a page once influence is computed. False leaves it to `lightning-tracin results`.",
+    )
     dry_run: bool = Field(
         default=False, description="only print the estimated cost; nothing is written and the fit runs as without the callback."
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _every_epoch(cls, values: Any) -> Any:
-        """Take a snapshot every epoch by default."""
-        if isinstance(values, dict) and values.get("every_n_epochs") is None and values.get("every_n_train_steps") is None:
-            return {**values, "every_n_epochs": 1}
-        return values
-
-    @model_validator(mode="before")
-    @classmethod
-    def _means_by_name(cls, values: Any) -> Any:
-        """`method="means"` says the same as `language_means=True`."""
-        if isinstance(values, dict) and values.get("method") == "means":
-            return {**values, "language_means": True}
-        return values
+    def _implied(cls, values: Any) -> Any:
+        """Take a snapshot every epoch by default; `method="means"` says the same as `language_means=True`."""
+        if not isinstance(values, dict):
+            return values
+        every_epoch = values.get("every_n_epochs") is None and values.get("every_n_train_steps") is None
+        implied = {"every_n_epochs": 1} if every_epoch else {}
+        return {**values, **implied, **({"language_means": True} if values.get("method") == "means" else {})}
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -330,6 +328,8 @@ class Options(SampleColumns, ProbeChoice, Shown, Stored, Replacing):
                 "per_token=True splits the scores of pairs at every snapshot; leave out `language_means`, preconditioners that "
                 "whiten and `keep_snapshots=False`."
             )
+        if self.per_token and not self.report:
+            raise TracInError("per_token=True adds to the report that report=False leaves out; drop one of the two.")
         if self.language_means and self.projection_dim is not None:
             raise TracInError("Give `language_means` or `projection_dim`, not both: means are exact and need no projection.")
         chosen = Stored(language_means=self.language_means, projection_dim=self.projection_dim).method_name
@@ -344,6 +344,8 @@ class Options(SampleColumns, ProbeChoice, Shown, Stored, Replacing):
             raise TracInError(f"{used} whitens projected features; give a `projection_dim` too, such as 4096.")
         if self.language_means and self.preconditioner in SCALED:
             raise TracInError(f"{used} acts on single elements of a gradient; leave out `language_means`.")
+        if self.preconditioner in SCALED and self.dtype == "bfloat16":
+            raise TracInError(f"{used} scales up gradients that are smaller than rounding in dtype='bfloat16'; take 'float32'.")
         if chosen != "exact" and self.mask is not None:
             raise TracInError(f"mask={str(self.mask)!r} needs exact influence; leave out `language_means` and `projection_dim`.")
         return self

@@ -83,6 +83,12 @@ def test_the_record_holds_the_options_whole_except_for_the_path_of_the_mask() ->
         ({"method": "means", "mask": "mask.safetensors"}, "needs exact influence; leave out `language_means`"),
         ({"method": "exact", "projection_dim": 64, "preconditioner": "fisher"}, "contradicts"),
         ({"method": "own", "language_means": True}, "method='own' contradicts"),
+        ({"dtype": "bfloat16", "preconditioner": "adam"}, "smaller than rounding in dtype='bfloat16'"),
+        ({"dtype": "bfloat16", "preconditioner": "adam-factored"}, "smaller than rounding in dtype='bfloat16'"),
+        (
+            {"dtype": "bfloat16", "preconditioner": "adam-fisher", "projection_dim": 64},
+            "smaller than rounding in dtype='bfloat16'",
+        ),
     ],
 )
 def test_a_methods_name_and_the_options_that_choose_one_agree(options: dict[str, Any], message: str) -> None:

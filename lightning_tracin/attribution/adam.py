@@ -11,6 +11,9 @@ costs about as much as plain gradients. An element that hardly had a gradient ge
 row or column hardly had any, and for parameters of one dimension, the scale is bounded: (1 - beta2) times the mean second
 moment is added, the weight with which a sample's own gradient enters its second moment.
 
+bfloat16 is refused: a gradient that is zero but for rounding (that of an attention's key bias) has a second moment of float32's
+rounding, and P would scale up bfloat16's, which is 65,536 times as large.
+
 With a `projection_dim`, gradients are scaled before they are projected, because the scale acts on single elements; see
 `gradients.sketch_maps`.
 """
@@ -20,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, NAdam, Optimizer, RAdam
 
@@ -80,6 +84,8 @@ def on_model(scales: Mapping[str, Tensor], model: nn.Module, dtype: torch.dtype)
 def chosen_preconditioner(options: Options, optimizers: Sequence[Optimizer]) -> Options:
     """The options with `preconditioner="auto"` decided: `"adam-factored"` for exact influence if all optimizers are Adam's kin.
 
+    In bfloat16, plain gradients, with a warning.
+
     Example:
         >>> from torch.optim import SGD, AdamW
         >>> for optimizer in (AdamW([torch.zeros(1)]), SGD([torch.zeros(1)], lr=0.1)):
@@ -90,6 +96,12 @@ def chosen_preconditioner(options: Options, optimizers: Sequence[Optimizer]) -> 
         return options
     is_adam = bool(optimizers) and all(isinstance(one, _VARIANTS) for one in optimizers)
     chosen = "adam-factored" if is_adam and options.method_name == "exact" else None
+    if chosen is not None and options.dtype == "bfloat16":
+        rank_zero_warn(
+            "TracIn: scores are those of plain gradients, because rounding in dtype='bfloat16' is larger than what Adam scales "
+            "up. For the default's scores, take dtype='float32'."
+        )
+        chosen = None
     return options.model_copy(update={"preconditioner": chosen})
 
 

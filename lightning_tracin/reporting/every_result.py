@@ -65,15 +65,23 @@ def write_every_result(
     if run.account.is_there:
         attempts.failed.update(write_contributions(run))
     elsewhere = {**(failed or {}), **of_model.failed}
-    if not attempts.failed and not elsewhere:
-        return WrittenResults(results, None)
     command = f"`{results_command(run.path, view, run.record.options)}`"
     if elsewhere:
         command = f"`{otherwise}`, with the fit's module and loaders,"
-    return WrittenResults(
-        results,
-        printable(
-            f"TracIn: the influence is in {run.path}, but of its results these are not written: "
-            f"{listed({**attempts.failed, **elsewhere})}. Once the cause is gone, {command} writes them."
-        ),
+    return WrittenResults(results, remedy_of(run, {**attempts.failed, **elsewhere}, command))
+
+
+def remedy_of(run: TracInRun, failed: Mapping[str, str], command: str) -> str | None:
+    """Say which results of a run failed, why, and what completes them; None if nothing failed.
+
+    Args:
+        run: the run.
+        failed: result -> reason.
+        command: what completes them.
+    """
+    if not failed:
+        return None
+    return printable(
+        f"TracIn: the influence is in {run.path}, but of its results these are not written: {listed(failed)}. Once the cause is "
+        f"gone, {command} writes them."
     )

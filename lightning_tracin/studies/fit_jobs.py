@@ -102,7 +102,8 @@ def influence_run(
             "batch_size": _BATCH,
             "max_probes_per_language": None,
         }
-        callbacks: list[Any] = [TracInCallback(path, top_k=top_k, **every, **callback) for path, callback in runs.items()]
+        ours: dict[str, Any] = {**every, "top_k": top_k, "report": False}  # the study has a page of its own
+        callbacks: list[Any] = [TracInCallback(path, **ours, **callback) for path, callback in runs.items()]
         if account is not None:
             callbacks.append(ContributionCallback(account, window=_WINDOW, probes_per_language=_LOOKED_AT, **every))
         fit.trainer.callbacks.extend(callbacks)  # type: ignore[attr-defined]

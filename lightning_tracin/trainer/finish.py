@@ -16,7 +16,7 @@ from lightning_tracin.attribution.processes import Processes
 from lightning_tracin.attribution.representations import sentence_representations
 from lightning_tracin.config import View
 from lightning_tracin.reporting.attempts import Attempts, attribute_line
-from lightning_tracin.reporting.every_result import WrittenResults, write_every_result
+from lightning_tracin.reporting.every_result import WrittenResults, remedy_of, write_every_result
 from lightning_tracin.run import TracInRun
 from lightning_tracin.trainer.isolation import untouched_process
 from lightning_tracin.trainer.token_scores import tokens_of_pairs
@@ -27,6 +27,8 @@ def finish(
 ) -> WrittenResults:
     """Analyse a run and write its results, each on its own. Called on rank 0 only.
 
+    With `report=False`, only the representations are written, which cannot be computed later without the model.
+
     Args:
         run: a run whose snapshots all have influence.
         view: what the results show.
@@ -35,6 +37,12 @@ def finish(
         fitted: returns a copy of the fitted model in evaluation mode, for its sentence representations.
     """
     attempts = Attempts()
+    completes = attribute_line(run.path, setup.options, run.record)
+    if not setup.options.report:
+        if not run.is_large and view.measure == "share":
+            with attempts.at(run.directory.representations.name):
+                _representations(run, setup, processes, fitted, attempts)
+        return WrittenResults(None, remedy_of(run, attempts.failed, f"`{completes}`, with the fit's module and loaders,"))
     if run.is_large:
         rank_zero_info(
             f"TracIn: the influence of {len(run.train):,} train samples on {len(run.queries):,} probes is read shard by shard; "
@@ -46,7 +54,7 @@ def finish(
         lambda: _representations(run, setup, processes, fitted, attempts),
         setup.progress,
         attempts.failed,
-        attribute_line(run.path, setup.options, run.record),
+        completes,
         (lambda top: _tokens(run, view, setup, fitted, top)) if setup.options.per_token else None,
     )
     if written.remedy is None:

@@ -48,6 +48,20 @@ def test_other_methods_and_plain_gradients_stay_as_they_are(given: dict[str, Any
     assert chosen_preconditioner(Options(**given), MAKE["AdamW"]()).preconditioner is None
 
 
+def test_in_bfloat16_the_default_is_plain_gradients(tmp_path: Path) -> None:
+    """Rounding, scaled up by Adam, was most of the scores: cosines were wrong by 0.9."""
+    plain = {"preconditioner": None}
+    callbacks = [
+        TracInCallback(tmp_path / name, top_k=5, **given)
+        for name, given in {"coarse": {"dtype": "bfloat16"}, "plain": plain, "default": {}}.items()
+    ]
+    with pytest.warns(UserWarning, match="plain gradients, because rounding in dtype='bfloat16'"):
+        trainer(tmp_path, callbacks, max_epochs=1).fit(Classifier(), *loaders())
+    coarse, exact, default = (TracInRun.open(one.dirpath).influence("cosine").to_numpy() for one in callbacks)
+    assert np.abs(coarse - exact).max() < 0.05
+    assert np.abs(default - exact).max() > 0.1
+
+
 @pytest.mark.parametrize("given", [{"preconditioner": "adam"}, {"preconditioner": "fisher", "projection_dim": 64}])
 def test_what_is_asked_for_is_not_changed(given: dict[str, Any]) -> None:
     for name in MAKE:
