@@ -23,7 +23,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, NAdam, Optimizer, RAdam
 
@@ -84,7 +83,7 @@ def on_model(scales: Mapping[str, Tensor], model: nn.Module, dtype: torch.dtype)
 def chosen_preconditioner(options: Options, optimizers: Sequence[Optimizer]) -> Options:
     """The options with `preconditioner="auto"` decided: `"adam-factored"` for exact influence if all optimizers are Adam's kin.
 
-    In bfloat16, plain gradients, with a warning.
+    In bfloat16 it is None, too.
 
     Example:
         >>> from torch.optim import SGD, AdamW
@@ -95,13 +94,7 @@ def chosen_preconditioner(options: Options, optimizers: Sequence[Optimizer]) -> 
     if options.preconditioner != "auto":
         return options
     is_adam = bool(optimizers) and all(isinstance(one, _VARIANTS) for one in optimizers)
-    chosen = "adam-factored" if is_adam and options.method_name == "exact" else None
-    if chosen is not None and options.dtype == "bfloat16":
-        rank_zero_warn(
-            "TracIn: scores are those of plain gradients, because rounding in dtype='bfloat16' is larger than what Adam scales "
-            "up. For the default's scores, take dtype='float32'."
-        )
-        chosen = None
+    chosen = "adam-factored" if is_adam and options.method_name == "exact" and options.dtype != "bfloat16" else None
     return options.model_copy(update={"preconditioner": chosen})
 
 

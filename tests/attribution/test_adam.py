@@ -50,14 +50,11 @@ def test_other_methods_and_plain_gradients_stay_as_they_are(given: dict[str, Any
 
 def test_in_bfloat16_the_default_is_plain_gradients(tmp_path: Path) -> None:
     """Rounding, scaled up by Adam, was most of the scores: cosines were wrong by 0.9."""
-    plain = {"preconditioner": None}
-    callbacks = [
-        TracInCallback(tmp_path / name, top_k=5, **given)
-        for name, given in {"coarse": {"dtype": "bfloat16"}, "plain": plain, "default": {}}.items()
-    ]
+    every: dict[str, dict[str, Any]] = {"coarse": {"dtype": "bfloat16"}, "plain": {"preconditioner": None}, "default": {}}
+    callbacks = [TracInCallback(tmp_path / name, top_k=5, **given) for name, given in every.items()]
     with pytest.warns(UserWarning, match="plain gradients, because rounding in dtype='bfloat16'"):
         trainer(tmp_path, callbacks, max_epochs=1).fit(Classifier(), *loaders())
-    coarse, exact, default = (TracInRun.open(one.dirpath).influence("cosine").to_numpy() for one in callbacks)
+    coarse, exact, default = (TracInRun.open(tmp_path / name).influence("cosine").to_numpy() for name in every)
     assert np.abs(coarse - exact).max() < 0.05
     assert np.abs(default - exact).max() > 0.1
 
