@@ -26,7 +26,8 @@ def log_to_wandb(outcome: Outcome, project: str = "lightning-tracin") -> Path:
     (sink,) = sinks_for([logger])
     for snapshot in outcome.run.snapshots:
         sink.point(point(outcome.run, snapshot.index, outcome.view))
-    for log in sink.finishing(analyse(outcome.run, outcome.view)):
+    sink.settings(outcome.run.record)
+    for log in sink.finishing(analyse(outcome.run, outcome.view), outcome.folder / "results"):
         log()
     for section in outcome.sections:
         key = f"study/{section.name}"

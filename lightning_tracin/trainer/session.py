@@ -193,6 +193,8 @@ class Session:
             self._warn(self.directory.record().uncovered)
         self._processes.barrier("tracin_start")
         if self._trainer.is_global_zero:
+            for sink in self._sinks:
+                self._warn(logged(partial(sink.settings, self.directory.record()), self.directory))
             self._run = TracInRun(self.directory)
         else:
             self.directory.reload()
@@ -349,7 +351,7 @@ class Session:
             written = finish(self._run, self._view, self._setup, self._processes, self._copy)
             self._warn(written.remedy)
             for sink in self._sinks:
-                for part in sink.finishing(written.results) if written.results is not None else ():
+                for part in sink.finishing(written.results, self.directory.results) if written.results is not None else ():
                     self._warn(logged(part, self.directory))
 
     def _completed(self, shown: Sequence[Snapshot], due: Sequence[Snapshot]) -> bool:
@@ -388,6 +390,6 @@ class Session:
         if self._sinks:
             reliance = point(self._run, snapshot.index, self._view)
             for sink in self._sinks:
-                self._warn(logged(partial(sink.point, reliance), self.directory))
+                self._warn(logged(partial(sink.point, reliance, self._options.when == "snapshot"), self.directory))
         if not self._options.keep_snapshots:
             snapshot.discard_weights()

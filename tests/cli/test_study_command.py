@@ -40,7 +40,7 @@ def test_a_study_from_a_file_ends_in_a_page_and_in_wandb(config: Path, capsys: p
     assert f"de: without its samples, {zero_shot['share']:.2f} of the top are translations" in said
     records = history(folder)
     rows = [record["history"]["item"] for record in records if record["type"] == "history"]
-    assert [row["tracin/checkpoint_step"] for row in rows if "tracin/checkpoint_step" in row] == [6, 12, 18]
+    assert [row["tracin_values/checkpoint_step"] for row in rows if "tracin_values/checkpoint_step" in row] == [6, 12, 18]
     summary: dict[str, Any] = {}
     for record in records:
         summary.update(record.get("summary", {}).get("update", {}))

@@ -15,7 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lightning_tracin import TracInCallback
 from lightning_tracin.reporting.language_keys import file_part, language_keys
-from tests.reporting.test_loggers import history
+from lightning_tracin.reporting.loggers.wandb_charts import PROBES
+from tests.reporting.test_loggers import history, shown
 from tests.support.fits import Classifier, loaders, trainer
 
 NAMES = [
@@ -95,8 +96,10 @@ def test_real_loggers_and_files_take_any_names(tmp_path: Path, monkeypatch: pyte
     assert {tag for tag in events.Tags()["scalars"] if tag.startswith("tracin/")} == expected
     records = history(tmp_path)
     rows = [record["history"]["item"] for record in records if record["type"] == "history"]
-    assert expected <= {name for row in rows for name in row}
-    assert {path.name.split("_table_")[0] for path in tmp_path.rglob("*.table.json")} >= {keys[one] for one in probes}
+    assert expected <= {shown(name) for row in rows for name in row}
+    charts = {path.name.split("_table_")[0] for path in tmp_path.rglob("influence/*.table.json")}
+    assert charts <= {keys[one] for one in probes}
+    assert len(charts) == min(PROBES, len(probes))
     assert {file.name for file in (tmp_path / "run" / "results").iterdir()} >= {"curves.png", "heat_map.png", "report.html"}
     read = pd.read_csv(tmp_path / "run" / "results" / "reliance.csv", keep_default_na=False)
     assert set(read["train_language"]) == set(NAMES)

@@ -61,6 +61,20 @@ def history(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in output.stdout.splitlines() if line.startswith("{")]
 
 
+def shown(name: str) -> str:
+    """The key that other loggers have."""
+    return name.replace("tracin_values/", "tracin/")
+
+
+def config_of(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the configuration of an offline run says of the callback."""
+    found: dict[str, Any] = {}
+    for record in records:
+        found.update(record.get("config", {}).get("update", {}))
+    said: dict[str, Any] = found["tracin"]
+    return said
+
+
 def lines_of(chart: dict[str, Any]) -> list[tuple[int, str, float]]:
     """The points of a line chart: step, name of the line, value."""
     columns = [chart["columns"].index(name) for name in ("step", "lineKey", "lineVal")]
@@ -81,7 +95,7 @@ def test_wandb_holds_every_curve_table_and_chart(tmp_path: Path, monkeypatch: py
     shares, sums, means = (run.reliance(k=5, measure=measure) for measure in ("share", "sum", "mean"))
     records = history(tmp_path)
     rows = [record["history"]["item"] for record in records if record["type"] == "history"]
-    points = [row for row in rows if "tracin/checkpoint_step" in row]
+    points = [{shown(name): value for name, value in row.items()} for row in rows if "tracin_values/checkpoint_step" in row]
     assert [row["tracin/checkpoint_step"] for row in points] == [5, 10, 15]
     for row, (snapshot, expected) in zip(points, shares.groupby("snapshot"), strict=True):
         assert {name for name in row if name.startswith("tracin/")} == CURVES | {"tracin/checkpoint_step"}
@@ -99,23 +113,39 @@ def test_wandb_holds_every_curve_table_and_chart(tmp_path: Path, monkeypatch: py
             assert row[f"tracin/mean_influence/{line.probe_language}/{line.train_language}"] == pytest.approx(line.value)
     assert len([row for row in rows if "train_loss" in row]) == 15  # the fit's own rows are all there
     defined = {r["metric"]["name"]: r["metric"].get("step_metric") for r in records if "name" in r.get("metric", {})}
-    assert {name for name, step in defined.items() if step == "tracin/checkpoint_step"} == CURVES
+    assert {shown(name) for name, step in defined.items() if step == "tracin_values/checkpoint_step"} == CURVES
 
     summary: dict[str, Any] = {}
     for record in records:
         summary.update(record.get("summary", {}).get("update", {}))
     for kind, measure in (("reliance", "share"), ("influence", "sum")):
         for line in run.reliance(k=5, cumulative=True, measure=measure, snapshots=[2]).itertuples():
-            key = f"tracin/final/{kind}/{line.probe_language}/{line.train_language}"
+            key = f"tracin_values/{kind}/{line.probe_language}/{line.train_language}"
             assert summary[key] == pytest.approx(line.value)
 
+    said = config_of(records)
+    assert (said["top_k"], said["when"], said["preconditioner"]) == (5, when, "adam-factored")
+    assert said["train"] == run.record.train.model_dump()
+    assert said["versions"] == run.record.versions
+    assert said["languages"] == {name: name for name in LANGUAGES}
+    files = [record["artifact"] for record in records if record["type"] == "artifact"]
+    (kept,) = [one for one in files if one["name"] == "tracin-results"]
+    assert {"report.html", "reliance.csv"} < {entry["path"] for entry in kept["manifest"]["contents"]}
+
     media = next(tmp_path.glob("wandb/offline-run-*/files/media"))
-    tables = {path.name.split("_table_")[0]: json.loads(path.read_text()) for path in media.rglob("*.table.json")}
-    assert set(tables) == {*LANGUAGES, "reliance", next(name for name in tables if name.startswith("top"))}
-    assert len(tables["reliance"]["data"]) == 4 * 2 * 3 * 9  # measures and signs, cumulative, snapshots, pairs of languages
+    written = [(path.name.split("_table_")[0], json.loads(path.read_text())) for path in media.rglob("*.table.json")]
+    tables = dict(sorted(written, key=lambda one: len(one[1]["data"])))  # of a chart that is drawn again, the last
+    assert set(tables) == {
+        *LANGUAGES,
+        "own_language",
+        "languages",
+        "reliance",
+        next(name for name in tables if name.startswith("top")),
+    }
+    assert len(tables["reliance"]["data"]) == 3 * 9  # measures, pairs of languages
     for language in LANGUAGES:
         expected = sums[sums["probe_language"] == language].set_index(["step", "train_language"])["value"].to_dict()
-        drawn = {(step, name): value for step, name, value in lines_of(tables[language])}
+        drawn = {(step, name): value for step, name, value in lines_of(tables[language]) if name in LANGUAGES}
         assert drawn == pytest.approx(expected)
     top = next(value for name, value in tables.items() if name.startswith("top"))
     texts = [line[top["columns"].index("text")] for line in top["data"]]

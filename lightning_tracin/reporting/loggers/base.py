@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
@@ -11,16 +12,30 @@ from lightning_tracin.reporting.contribution_points import ContributionPoint
 from lightning_tracin.reporting.loggers.scalars import ScalarSink
 from lightning_tracin.reporting.loggers.wandb import WandbSink
 from lightning_tracin.reporting.results import Point, Results
+from lightning_tracin.storage.records import RunRecord
 
 
 class Sink(Protocol):
     """Logs a run's reliance and contributions: a point for each snapshot and for each window, and everything at the end."""
 
-    def point(self, point: Point) -> None:
-        """Log the curves' values at one snapshot."""
+    def settings(self, record: RunRecord) -> None:
+        """Log the callback's options and what identifies the data, where the logger has a place for them."""
 
-    def finishing(self, results: Results) -> Sequence[Callable[[], None]]:
-        """What logs the tables, charts and final values: several functions, so that one that fails costs no other."""
+    def point(self, point: Point, live: bool = False) -> None:
+        """Log the curves' values at one snapshot.
+
+        Args:
+            point: the values.
+            live: whether the fit goes on, so that charts are worth drawing now.
+        """
+
+    def finishing(self, results: Results, folder: Path) -> Sequence[Callable[[], None]]:
+        """What logs the tables, charts, final values and files: several functions, so that one that fails costs no other.
+
+        Args:
+            results: the tables.
+            folder: the files that were written.
+        """
 
     def window(self, point: ContributionPoint) -> None:
         """Log the contributions up to the end of a window."""

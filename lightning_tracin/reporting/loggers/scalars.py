@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from lightning_tracin.reporting.contribution_points import ContributionPoint
 from lightning_tracin.reporting.results import Point, Results
+from lightning_tracin.storage.records import RunRecord
 
 
 class ScalarSink:
@@ -17,11 +19,14 @@ class ScalarSink:
     def __init__(self, logger: Any) -> None:
         self._logger = logger
 
-    def point(self, point: Point) -> None:
+    def settings(self, record: RunRecord) -> None:
+        """Nothing: what `log_hyperparams` was given by the fit stays as it is."""
+
+    def point(self, point: Point, live: bool = False) -> None:  # noqa: ARG002 - numbers are curves at once
         """Log the curves' values at one snapshot."""
         self._logger.log_metrics(point.scalars, step=point.step)
 
-    def finishing(self, results: Results) -> Sequence[Callable[[], None]]:  # noqa: ARG002 - tables are in the run directory
+    def finishing(self, results: Results, folder: Path) -> Sequence[Callable[[], None]]:  # noqa: ARG002 - in the run directory
         """What flushes the logger."""
         return (self._save,)
 

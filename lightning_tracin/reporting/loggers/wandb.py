@@ -1,4 +1,8 @@
-"""Curves, tables and charts of reliance and contributions in the W&B run of the Trainer's own logger.
+"""Curves, charts, tables and files of reliance and contributions in the W&B run of the Trainer's own logger.
+
+What is to be looked at is in one section, `tracin`: at most twelve panels, however many languages there are. The numbers behind
+the charts are logged under `tracin_values/`, hidden, for searches and comparisons. Settings are in the run's configuration under
+`tracin`, and everything that is written is in the artifact `tracin-results`.
 
 Nothing here passes `step=`, because W&B drops rows with a step before the fit's latest one. Every key gets its step metric by
 its exact name, because a glob would conflict with the one that WandbLogger defines.
@@ -10,6 +14,7 @@ import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -18,13 +23,16 @@ from lightning_tracin.analysis.contributions import grouping_of
 from lightning_tracin.errors import MissingPackageError
 from lightning_tracin.reporting import figures
 from lightning_tracin.reporting.contribution_points import ContributionPoint, final_point
+from lightning_tracin.reporting.loggers.wandb_charts import LineChart, influence_lines, own_lines, shown_probes, whole_run
 from lightning_tracin.reporting.results import Point, Results
+from lightning_tracin.storage.records import RunRecord
 
 if TYPE_CHECKING:
     import wandb
     from matplotlib.figure import Figure
 
-STEP, CONTRIBUTION_STEP = "tracin/checkpoint_step", "tracin/contribution_step"
+SHOWN, VALUES, RESULTS = "tracin", "tracin_values", "tracin-results"
+STEP, CONTRIBUTION_STEP = f"{VALUES}/checkpoint_step", f"{VALUES}/contribution_step"
 
 
 class WandbSink:
@@ -38,10 +46,25 @@ class WandbSink:
         self._run: wandb.Run = run
         self._defined: set[str] = set()
         self._named: dict[str, str] = {}
+        self._settings: dict[str, Any] = {}
+        self._points: list[Point] = []
+        self._drawn = 0
 
-    def point(self, point: Point) -> None:
-        """Log the curves' values at one snapshot."""
+    def settings(self, record: RunRecord) -> None:
+        """Put the callback's options, the digests of the data and the versions into the run's configuration."""
+        said = record.model_dump(
+            mode="json", include={"run", "options", "loss", "train", "probes", "parameters", "elements", "versions"}
+        )
+        self._configure(said.pop("options") | said)
+
+    def point(self, point: Point, live: bool = False) -> None:
+        """Log the curves' values at one snapshot, and draw the charts again."""
         self._log(point.scalars, STEP, point.step, point.keys)
+        if live:
+            self._points.append(point)
+            if len(self._points) > 1.1 * self._drawn:  # each chart is a file of its own
+                self._drawn = len(self._points)
+                self._charts(self._points)
 
     def window(self, point: ContributionPoint) -> None:
         """Log the contributions up to the end of a window."""
@@ -52,85 +75,126 @@ class WandbSink:
         names = {key: name for name, key in keys.items()}
         if not names.items() <= self._named.items():
             self._named |= names
-            self._run.config.update({"tracin_languages": self._named}, allow_val_change=True)  # type: ignore[no-untyped-call]
+            self._configure({"languages": self._named})
+        hidden = {_hidden(name): value for name, value in values.items()}
         self._define([metric], step_metric=None)
-        self._define(values, step_metric=metric)
-        self._run.log({metric: step, **values})
+        self._define(hidden, step_metric=metric)
+        self._run.log({metric: step, **hidden})
+
+    def _configure(self, values: Mapping[str, Any]) -> None:
+        self._settings |= values
+        self._run.config.update({SHOWN: self._settings}, allow_val_change=True)  # type: ignore[no-untyped-call]
 
     def _define(self, names: Iterable[str], step_metric: str | None) -> None:
+        """Hide values, and keep their last ones out of the summary: those of the whole run are written there at the end."""
         for name in names:
             if name not in self._defined:
-                self._run.define_metric(name, step_metric=step_metric)
+                self._run.define_metric(name, step_metric=step_metric, hidden=True, summary="none")
                 self._defined.add(name)
 
-    def finishing(self, results: Results) -> Sequence[Callable[[], None]]:
-        """What logs the long table, the top samples, the charts, the heat map and the final values."""
-        languages = sorted(set(results.reliance["probe_language"]))
-        charts = (partial(self._chart, results, language) for language in languages)
-        tables, others = (self._tables, self._top), (self._heat_map, self._final)
-        return (*(partial(log, results) for log in tables), *charts, *(partial(log, results) for log in others))
+    def finishing(self, results: Results, folder: Path) -> Sequence[Callable[[], None]]:
+        """What logs the charts, the tables, the heat maps, the final values and the files."""
+        logs = (self._whole_run, self._top, self._heat_maps, self._final)
+        return (
+            partial(self._charts, results.points(), results.final()),
+            *(partial(log, results) for log in logs),
+            partial(self._files, folder),
+        )
 
     def finishing_contributions(self, table: pd.DataFrame) -> Sequence[Callable[[], None]]:
-        """What logs the long table, a chart for each probe group, and the values of the whole fit."""
+        """What logs the long table, a picture for each probe group, and the values of the whole fit."""
         final = final_point(table)
-        keys = final.keys
-        probe, _ = grouping_of(table)
-        charts = (partial(self._stacked, table, name, keys[name]) for name in sorted(table[probe].unique()))
         return (
-            partial(self._table, "tracin/contribution_table", table),
-            *charts,
+            partial(self._contribution_table, table),
+            partial(self._stacked, table),
             partial(self._summarise, final.scalars),
         )
 
-    def _stacked(self, table: pd.DataFrame, probe: str, key: str) -> None:
-        with suppress(MissingPackageError):  # `write_contributions` warns
-            self._picture(f"tracin/contributions/{key}", figures.contributions(table, probe))
-
-    def _tables(self, results: Results) -> None:
-        self._table("tracin/reliance_table", results.reliance)
-
-    def _table(self, name: str, table: pd.DataFrame) -> None:
+    def _contribution_table(self, table: pd.DataFrame) -> None:
         import wandb
 
-        wandb.Table.MAX_ROWS = max(wandb.Table.MAX_ROWS, len(table))  # W&B drops further rows
-        self._run.log({name: wandb.Table(dataframe=table)})
+        last = table[table["window"] == table["window"].max()] if len(table) > wandb.Table.MAX_ROWS else table
+        self._table(f"{SHOWN}/contribution_table", last.head(wandb.Table.MAX_ROWS))
+
+    def _stacked(self, table: pd.DataFrame) -> None:
+        probe, _ = grouping_of(table)
+        with suppress(MissingPackageError):  # `write_contributions` warns
+            drawn = {name: figures.contributions(table, name) for name in sorted(table[probe].unique())}
+            self._pictures(f"{SHOWN}/contributions", drawn)
+
+    def _whole_run(self, results: Results) -> None:
+        import wandb
+
+        self._table(f"{SHOWN}/reliance_table", whole_run(results.final(), wandb.Table.MAX_ROWS))
 
     def _top(self, results: Results) -> None:
         import wandb
 
-        self._run.log({"tracin/top": wandb.Table(dataframe=results.top.astype({"label": "string", "probe_label": "string"}))})
+        top = results.top.astype({"label": "string", "probe_label": "string"})
+        self._table(f"{SHOWN}/top", top.head(wandb.Table.MAX_ROWS))
 
-    def _chart(self, results: Results, language: str) -> None:
-        key = results.final().keys[language]
-        self._run.log({f"tracin/curves/{key}": _line_chart(results, language)})
+    def _table(self, name: str, table: pd.DataFrame) -> None:
+        import wandb
 
-    def _heat_map(self, results: Results) -> None:
-        with suppress(MissingPackageError):  # without matplotlib, only this chart is skipped; `write_results` warns
-            self._picture("tracin/heat_map", figures.heat_map(results))
+        self._run.log({name: wandb.Table(dataframe=table)})
 
-    def _picture(self, name: str, figure: Figure) -> None:
+    def _charts(self, points: Sequence[Point], final: Point | None = None) -> None:
+        final = points[-1] if final is None else final
+        keys, own = final.keys, own_lines(points)
+        charts = {f"influence/{keys[name]}": influence_lines(points, name) for name in shown_probes(final)}
+        charts |= {} if own is None else {"own_language": own}
+        self._run.log({f"{SHOWN}/{name}": _line_chart(lines) for name, lines in charts.items()})
+
+    def _heat_maps(self, results: Results) -> None:
+        self._run.log({f"{SHOWN}/languages": _cells(results.final())})
+        with suppress(MissingPackageError):  # without matplotlib, only this picture is skipped; `write_results` warns
+            self._pictures(f"{SHOWN}/heat_map", {"influence and contrast": figures.heat_map(results)})
+
+    def _pictures(self, name: str, drawn: Mapping[str, Figure]) -> None:
         import wandb
         from PIL import Image  # comes with matplotlib
 
-        self._run.log({name: wandb.Image(Image.open(io.BytesIO(figures.png(figure))))})
+        images = [wandb.Image(Image.open(io.BytesIO(figures.png(one))), caption=title) for title, one in drawn.items()]
+        self._run.log({name: images})
 
     def _final(self, results: Results) -> None:
         self._summarise(results.final().scalars)
 
     def _summarise(self, final: Mapping[str, float]) -> None:
-        self._run.summary.update({name.replace("tracin/", "tracin/final/", 1): value for name, value in final.items()})
+        self._run.summary.update({_hidden(name): value for name, value in final.items()})
+
+    def _files(self, folder: Path) -> None:
+        import wandb
+
+        artifact = wandb.Artifact(RESULTS, type=RESULTS)
+        for path in sorted(folder.iterdir()):
+            if path.is_file() and path.suffix != ".safetensors":
+                with artifact.new_file(path.name, mode="wb") as file:
+                    file.write(path.read_bytes())
+        self._run.log_artifact(artifact)
 
 
-def _line_chart(results: Results, language: str) -> Any:
-    """Line chart of a probe language: influence by step, one line for each train language."""
+def _hidden(name: str) -> str:
+    """The key of a value: `tracin/influence/de/en` becomes `tracin_values/influence/de/en`."""
+    return f"{VALUES}/{name.removeprefix('tracin/')}"
+
+
+def _line_chart(lines: LineChart) -> Any:
     import wandb
 
-    table = pd.concat([point.tables["sum"] for point in results.points()])
-    lines = table[table["probe_language"] == language].pivot(index="step", columns="train_language", values="value")
     return wandb.plot.line_series(
-        xs=lines.index.tolist(),
-        ys=[lines[name].tolist() for name in lines],
-        keys=[str(name) for name in lines],
-        title=f"{language}: influence of each train language ({table['unit'].iloc[0]})",
-        xname="optimizer step",
+        xs=lines.steps, ys=list(lines.values.values()), keys=list(lines.values), title=lines.title, xname="optimizer step"
+    )
+
+
+def _cells(final: Point) -> Any:
+    """The influence of each train language on each probe language, as W&B's chart of a matrix."""
+    import wandb
+
+    table = final.tables["sum"][["probe_language", "train_language", "value"]]
+    return wandb.plot_table(
+        "wandb/confusion_matrix/v1",
+        wandb.Table(dataframe=table.head(wandb.Table.MAX_ROWS)),
+        {"Actual": "probe_language", "Predicted": "train_language", "nPredictions": "value"},
+        {"title": f"Influence on probe languages (rows) of train languages (columns), {final.tables['sum']['unit'].iloc[0]}"},
     )
