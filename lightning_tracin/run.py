@@ -74,6 +74,18 @@ class TracInRun(InfluenceReader):
             warn_of_early_products(run.directory, run.method)
         return run
 
+    def __repr__(self) -> str:
+        """What the run contains, in a few sentences."""
+        from lightning_tracin.reporting.run_summary import described  # see `plot`
+
+        return described(self)
+
+    def _repr_html_(self) -> str:
+        """The same for notebooks, with the influence of each language on each other."""
+        from lightning_tracin.reporting.run_summary import as_html  # see `plot`
+
+        return as_html(self)
+
     @cached_property
     def method(self) -> Method:
         """The attribution method that computed its influence."""
