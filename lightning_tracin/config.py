@@ -38,11 +38,9 @@ Preconditioning = Literal["adam", "adam-factored", "fisher", "adam-fisher", "non
 SCALED = ("adam", "adam-factored", "adam-fisher")  # by Adam's second moments
 WHITENED = ("fisher", "adam-fisher")  # by the Fisher information
 
-#: Whether to whiten all features together, or each layer separately (F without its cross-layer blocks).
-Blocks = Literal["whole", "layer"]
-
-#: The ridge, as a fraction of F's trace: mid-range of the best values in `docs/lds.md`, for any number of features.
-DAMPING = 0.0025
+Blocks = Literal["whole", "layer"]  # whiten all features together, or each layer separately (F without its cross-layer blocks)
+Damping = Annotated[float, Field(gt=0)] | Literal["steps"]  # the ridge: a fraction of F's trace, or from the fit's steps
+DAMPING = 0.0025  # mid-range of the best values in `docs/lds.md`, for any number of features
 
 
 def check_choice(name: str, value: str, choices: object) -> None:
@@ -188,7 +186,7 @@ class Scoring(OptionGroup):
     similarity: Similarity = "cosine"
     weighting: Weighting = "uniform"
     preconditioner: Preconditioning | None = None  # None: the one that the run was made with
-    damping: float = Field(default=DAMPING, gt=0)
+    damping: Damping = DAMPING
     blocks: Blocks = "whole"
 
 

@@ -28,6 +28,7 @@ class Whitening:
     damping: float  # the ridge, as a fraction of F's trace
     blocks: Blocks
     weights: tuple[float, ...]  # of each optimizer group
+    steps: float | None = None  # optimizer steps per unit of the weights, if the ridge is the fit's own
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,8 @@ def _whitener(store: FeatureStore, sketch: Sketch, parts: Parts, whitening: Whit
     depths = depths_of(labels.values())
     blocks = _columns(sketch, {name: depths.index(label) for name, label in labels.items()}, range(len(depths)))
     fit = store.fit or store
-    return whitener_of((features for _, features in fit.blocks("train")), blocks, whitening.damping, rates)
+    shards = (features for _, features in fit.blocks("train"))
+    return whitener_of(shards, blocks, whitening.damping, rates, whitening.steps)
 
 
 def _columns(sketch: Sketch, part_of: Mapping[str, int], into: Sequence[int]) -> list[Tensor]:

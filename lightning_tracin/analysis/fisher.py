@@ -17,6 +17,13 @@ ridge in proportion to W^-1 (Ali, Kolter and Tibshirani 2019, arXiv 1810.10082).
 energy, so the trace of the scaled moment is that of F. s weights the snapshot, as the learning rate does in TracInCP. M is
 ``w (F + c)^-1`` if all rates are w, and approaches W / c, TracInCP's, for a large ridge.
 
+**The ridge of the fit itself** (`damping="steps"`). Gradient flow for a time t on a quadratic loss with curvature F answers a
+constant push phi with ``F^-1 (1 - exp(-t F)) phi``, which ``(F + 1/t)^-1 phi`` follows closely: what a sample did is undone in
+part by the steps on all samples. In the K steps of a snapshot's interval with the rates W, t = K W, so the ridge is R^-1 / (K s),
+and nothing is left to choose. M = (F + 1/(K W))^-1 / K is W, TracInCP's, where the curvature is small. F stands for the Hessian,
+which it is not quite, and what one interval passes on to the next is left out (SOURCE, Bae et al. 2024, arXiv 2405.12186, has
+both). Weights are rates times visits, so K is in steps per visit.
+
 If each layer is whitened alone, F has no blocks between layers, and each layer has an s, R and N of its own. The formulas of
 `analysis.scores` then apply with layers in place of groups: products and norms are those of N, and the weights are s.
 """
@@ -70,7 +77,9 @@ class Whitener:
         return solved
 
 
-def whitener_of(shards: Iterable[Tensor], blocks: Sequence[Tensor], damping: float, rates: Tensor) -> Whitener:
+def whitener_of(
+    shards: Iterable[Tensor], blocks: Sequence[Tensor], damping: float, rates: Tensor, steps: float | None = None
+) -> Whitener:
     """Compute F from the train features, and the inner product that follows from it.
 
     Args:
@@ -78,6 +87,7 @@ def whitener_of(shards: Iterable[Tensor], blocks: Sequence[Tensor], damping: flo
         blocks: feature indices of each block.
         damping: the ridge as a fraction of F's trace over all blocks.
         rates: the weight of each feature, 0 or more: [features].
+        steps: K of the fit's own ridge, which takes the place of `damping`: optimizer steps per unit of `rates`. None: `damping`.
 
     Raises:
         TracInError: a block has too many features, or all features are zero.
@@ -110,7 +120,10 @@ def whitener_of(shards: Iterable[Tensor], blocks: Sequence[Tensor], damping: flo
         weight, relative = _mean_rate(rates[block].double(), moment.diagonal())
         scale = relative.sqrt()
         moment.mul_(scale[:, None]).mul_(scale)
-        moment.diagonal().add_(damping * trace)
+        ridge = damping * trace
+        if steps is not None and weight > 0:
+            ridge, weight = 1 / (steps * weight), 1 / steps
+        moment.diagonal().add_(ridge)
         factors.append(torch.linalg.cholesky(moment).float())
         scales.append(scale.float())
         weights.append(weight)

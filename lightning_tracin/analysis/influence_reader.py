@@ -21,7 +21,18 @@ from lightning_tracin.analysis.scorer import Readable, Scorer
 from lightning_tracin.analysis.scores import Scores, require_k
 from lightning_tracin.analysis.tally import SIGNED, Tally, TrainLanguages
 from lightning_tracin.analysis.top_k import Strongest, tables_of
-from lightning_tracin.config import DAMPING, Blocks, Measure, Preconditioning, Scoring, Sign, Similarity, Weighting, check_choice
+from lightning_tracin.config import (
+    DAMPING,
+    Blocks,
+    Damping,
+    Measure,
+    Preconditioning,
+    Scoring,
+    Sign,
+    Similarity,
+    Weighting,
+    check_choice,
+)
 from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.account import AccountStore
 from lightning_tracin.storage.directory import RunDirectory
@@ -140,7 +151,7 @@ class InfluenceReader(ABC):
         weighting: Weighting = "uniform",
         snapshots: Sequence[int] | None = None,
         preconditioner: Preconditioning | None = None,
-        damping: float = DAMPING,
+        damping: Damping = DAMPING,
         blocks: Blocks = "whole",
     ) -> xr.DataArray:
         """Influence of every train sample on every probe, summed over snapshots.
@@ -152,7 +163,8 @@ class InfluenceReader(ABC):
             snapshots: indices of the snapshots to sum. None: all.
             preconditioner: `"adam"`, `"adam-factored"`, `"fisher"` or `"adam-fisher"` (both) if the run supports it, or `"none"`.
                 None: the one that the run was made with.
-            damping: for `"fisher"` and `"adam-fisher"`: the ridge, as a fraction of F's trace (see `analysis.fisher`).
+            damping: for `"fisher"` and `"adam-fisher"`: the ridge, as a fraction of F's trace, or `"steps"`: the one that follows
+                from the fit's own steps (see `analysis.fisher`; needs `weighting="learning_rate"`).
             blocks: for these two: whiten all features together (`"whole"`) or each `"layer"` separately.
 
         Returns:
@@ -188,7 +200,7 @@ class InfluenceReader(ABC):
         interval: Interval | None = None,
         by: Literal["layer"] | None = None,
         preconditioner: Preconditioning | None = None,
-        damping: float = DAMPING,
+        damping: Damping = DAMPING,
         blocks: Blocks = "whole",
     ) -> pd.DataFrame:
         """What every probe language gets from every train language, at every snapshot.
@@ -266,7 +278,7 @@ class InfluenceReader(ABC):
         weighting: Weighting = "uniform",
         snapshots: Sequence[int] | None = None,
         preconditioner: Preconditioning | None = None,
-        damping: float = DAMPING,
+        damping: Damping = DAMPING,
         blocks: Blocks = "whole",
         by: Ranking = "influence",
         group: str | None = None,

@@ -11,7 +11,7 @@ from cachetools import LRUCache, cached
 
 from lightning_tracin.analysis.feature_products import Whitening, ingredients_of, product_shards
 from lightning_tracin.analysis.scores import Scores, group_weights, snapshot_scores
-from lightning_tracin.config import SCALED, WHITENED, Options, Preconditioner, Scoring, Similarity
+from lightning_tracin.config import DAMPING, SCALED, WHITENED, Options, Preconditioner, Scoring, Similarity
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients.partition import Parts, parts_of
 from lightning_tracin.storage.directory import RunDirectory
@@ -89,9 +89,32 @@ class Scorer:
         return self._ingredients(snapshot, per_layer, self._whitening(snapshot, scoring))
 
     def _whitening(self, snapshot: int, scoring: Scoring) -> Whitening | None:
+        weights = tuple(self._group_weights(snapshot, scoring).tolist())
+        if scoring.damping == "steps":
+            self._require_steps(scoring)
+            about = self._snapshot(snapshot)
+            return Whitening(DAMPING, scoring.blocks, weights, about.steps / about.visits if about.visits > 0 else 1.0)
         if self.preconditioner(scoring) not in WHITENED:
             return None
-        return Whitening(scoring.damping, scoring.blocks, tuple(self._group_weights(snapshot, scoring).tolist()))
+        return Whitening(scoring.damping, scoring.blocks, weights)
+
+    def _require_steps(self, scoring: Scoring) -> None:
+        """Check that the ridge can follow from the fit's steps.
+
+        Raises:
+            TracInError: nothing is whitened, or features or weights are not those of the fit's steps.
+        """
+        used = self.preconditioner(scoring)
+        if used not in WHITENED or scoring.weighting != "learning_rate":
+            raise TracInError(
+                "damping='steps' is the ridge that follows from learning rates; take it with weighting='learning_rate' and "
+                "preconditioner='adam-fisher' (after plain SGD: 'fisher')."
+            )
+        if used == "fisher" and not all(one.record.plain_steps for one in self._directory.ledger.snapshots()):
+            raise TracInError(
+                "damping='steps' needs features in the metric of the optimizer's steps, which are not those of plain SGD here; "
+                "run the fit with `TracInCallback(preconditioner='adam-fisher')` and a `projection_dim`."
+            )
 
     def _read(self, snapshot: int, per_layer: bool, whitening: Whitening | None) -> Ingredients:
         return ingredients_of(*self._stored(snapshot, per_layer), whitening)
@@ -217,12 +240,15 @@ class Scorer:
         Scores with `similarity="dot"` and `weighting="learning_rate"` follow the optimizer's steps if they are in its metric:
         preconditioned by Adam, factored or not, or plain after plain SGD. They then take each visit of a train sample for a
         step of its own. A batch's mean loss shares a step among its samples, so a visit is worth one part of the samples of a
-        step: steps / (train samples x visits). What momentum adds and decay takes is left out.
+        step: steps / (train samples x visits). What momentum adds and decay takes is left out. Whitened scores are such falls
+        with `damping="steps"`, less what later steps of the interval make up for.
         """
         record, snapshots = self._directory.record(), self._directory.ledger.snapshots()
         metric = self.metric(scoring)
-        follows = metric in ("adam", "adam-factored") or (
-            metric == "none" and all(snapshot.record.plain_steps for snapshot in snapshots)
+        follows = (
+            metric in ("adam", "adam-factored")
+            or scoring.damping == "steps"
+            or (metric == "none" and all(snapshot.record.plain_steps for snapshot in snapshots))
         )
         if (scoring.similarity, scoring.weighting) != ("dot", "learning_rate") or not follows or "mean" not in record.loss:
             return None

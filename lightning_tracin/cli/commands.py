@@ -15,7 +15,7 @@ from lightning_tracin.analysis.resampling import NO_INTERVAL
 from lightning_tracin.analysis.tables import as_csv
 from lightning_tracin.attribution.cost import counted
 from lightning_tracin.attribution.spot_check import described as described_check
-from lightning_tracin.config import DAMPING, Blocks, Measure, Preconditioning, Sign, Similarity, Weighting
+from lightning_tracin.config import DAMPING, Blocks, Damping, Measure, Preconditioning, Sign, Similarity, Weighting
 from lightning_tracin.errors import TracInError, one_line, printable
 from lightning_tracin.reporting.attempts import Attempts, listed
 from lightning_tracin.reporting.contribution_results import every_window, write_contributions
@@ -140,7 +140,7 @@ def reliance(
     snapshots: list[int] | None = None,
     by: Literal["layer"] | None = None,
     preconditioner: Preconditioning | None = None,
-    damping: float = DAMPING,
+    damping: Damping = DAMPING,
     blocks: Blocks = "whole",
     output: Output = "table",
 ) -> str:
@@ -158,7 +158,7 @@ def reliance(
         snapshots: indices of the snapshots to show. Default: all.
         by: "layer" for a table of each layer alone.
         preconditioner: "adam", "adam-factored", "fisher" or "adam-fisher" if the run has it, or "none". Default: as in the fit.
-        damping: for "fisher": the ridge, as a fraction of the trace.
+        damping: for "fisher": the ridge, as a fraction of the trace; "steps" for the one that follows from the fit's own steps.
         blocks: for "fisher": whiten all features together ("whole") or each "layer" separately.
         output: format of the printed table.
     """
@@ -213,7 +213,7 @@ def top(
     weighting: Weighting | None = None,
     snapshots: list[int] | None = None,
     preconditioner: Preconditioning | None = None,
-    damping: float = DAMPING,
+    damping: Damping = DAMPING,
     blocks: Blocks = "whole",
     by: Ranking = "influence",
     group: str | None = None,
@@ -230,7 +230,7 @@ def top(
         weighting: how to weight snapshots. Default: as in the fit.
         snapshots: indices of the snapshots to sum. Default: all.
         preconditioner: "adam", "adam-factored", "fisher" or "adam-fisher" if the run has it, or "none". Default: as in the fit.
-        damping: for "fisher": the ridge, as a fraction of the trace.
+        damping: for "fisher": the ridge, as a fraction of the trace; "steps" for the one that follows from the fit's own steps.
         blocks: for "fisher": whiten all features together ("whole") or each "layer" separately.
         by: "influence" on a probe, or own "contribution" to a group.
         group: the probe language (or other group of the account), for "contribution".

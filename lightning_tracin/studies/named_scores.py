@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lightning_tracin.analysis.scores import Scores
-from lightning_tracin.config import Similarity, Weighting
+from lightning_tracin.config import DAMPING, Damping, Similarity, Weighting
 from lightning_tracin.run import TracInRun
 
 #: The kinds of runs; see `settings_of` for the arguments of their callbacks.
@@ -21,6 +21,18 @@ class Score:
     way: Way
     similarity: Similarity
     weighting: Weighting = "uniform"
+    damping: Damping = DAMPING
+
+    @property
+    def in_nats(self) -> bool:
+        """Whether it predicts changes of a loss after a fit with Adam, as a study's are; see `Scorer.nats`.
+
+        Example:
+            >>> SCORES["dot product x learning rate"].in_nats, SCORES["compensated Adam dot product"].in_nats
+            (False, True)
+        """
+        follows = self.way in ("adam", "adam-factored") or self.damping == "steps"
+        return follows and (self.similarity, self.weighting) == ("dot", "learning_rate")
 
 
 SCORES: Mapping[str, Score] = {
@@ -38,6 +50,7 @@ SCORES: Mapping[str, Score] = {
     "Fisher-whitened dot product x learning rate": Score("projected", "dot", "learning_rate"),
     "Adam-aware Fisher-whitened cosine": Score("adam-projected", "cosine"),
     "Adam-aware Fisher-whitened dot product": Score("adam-projected", "dot"),
+    "compensated Adam dot product": Score("adam-projected", "dot", "learning_rate", "steps"),
     "EK-FAC cosine": Score("ekfac", "cosine"),
     "EK-FAC dot product": Score("ekfac", "dot"),
 }
@@ -76,4 +89,4 @@ def settings_of(way: Way, projection_dim: int) -> dict[str, Any]:
 def influence_of(name: str, run: TracInRun, snapshots: Sequence[int] | None = None) -> Scores:
     """The score with this name, summed over snapshots: [train, probes]."""
     score = SCORES[name]
-    return run.influence(score.similarity, score.weighting, snapshots).to_numpy()
+    return run.influence(score.similarity, score.weighting, snapshots, damping=score.damping).to_numpy()

@@ -73,6 +73,37 @@ def test_fit_that_does_not_move_has_no_influence(rates: list[float]) -> None:
     assert bool((whitener.squared_norms(train) > 0).all())
 
 
+@pytest.mark.parametrize("rates", [[0.3] * 6, [2.0, 0.01, 0.1, 0.1, 0.5, 3.0]], ids=["one rate", "several"])
+def test_ridge_of_the_fits_own_steps(rates: list[float]) -> None:
+    train, probes, steps = drawn(40, 0), drawn(9, 1), 7.5
+    whitener = whitener_of([train], [torch.arange(6)], 0.01, torch.tensor(rates), steps)
+    moment = (train.T @ train).double() / len(train)
+    metric = torch.linalg.inv(moment + torch.diag(1 / (steps * torch.tensor(rates).double()))) / steps
+    torch.testing.assert_close(whitener.dual(probes).double(), probes.double() @ metric, rtol=1e-4, atol=1e-6)
+
+
+def test_slow_steps_on_a_flat_loss_are_those_of_tracin() -> None:
+    train, probes, rates = 1e-3 * drawn(40, 0), drawn(9, 1), torch.tensor([0.1, 0.1, 0.2, 0.3, 0.4, 0.5])
+    whitener = whitener_of([train], [torch.arange(6)], 0.01, rates, steps=10.0)
+    torch.testing.assert_close(whitener.dual(probes), probes * rates, rtol=1e-3, atol=1e-6)
+
+
+def test_ridge_follows_what_gradient_flow_leaves_of_a_push() -> None:
+    """Plain gradient descent on a quadratic loss, pushed by one sample at every step: the answer of its end, step by step."""
+    train, push = drawn(40, 0).double(), drawn(1, 1).double()[0]
+    curvature, rate, steps = train.T @ train / len(train), 0.02, 60
+    answer = torch.zeros(6, dtype=torch.float64)
+    for _ in range(steps):
+        answer += rate * (push - curvature @ answer)
+    whitener = whitener_of([train.float()], [torch.arange(6)], 0.01, torch.full((6,), rate), steps)
+    found = steps * whitener.dual(push.float()[None])[0].double()
+    cosine = float(found @ answer / found.norm() / answer.norm())
+    plain = float(push @ answer / push.norm() / answer.norm())
+    assert cosine > 0.99
+    assert cosine > plain
+    assert 0.7 < float(found.norm() / answer.norm()) < 1.0
+
+
 def test_too_many_features_are_refused_by_their_memory() -> None:
     with pytest.raises(TracInError, match=r"Whitening 20,000 features together needs 3 GB; use blocks='layer'"):
         whitener_of([], [torch.arange(20_000)], 0.01, torch.ones(20_000))

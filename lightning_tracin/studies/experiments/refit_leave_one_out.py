@@ -127,7 +127,7 @@ def left_out(study: StudyRuns) -> Contents:
             *_of_need(study, measured),
             *_of_agreement(agreement[_ONE], differences[_ONE], study.main),
             *(_of_pairs(agreement[_TWO]) if _TWO in agreement else ()),
-            *_of_slopes(agreement[_ONE]),
+            *_of_slopes(agreement[_ONE], study),
         ),
         {
             "changes": stacked({name: changes.table() for name, changes in measured.items()}, "left_out"),
@@ -301,19 +301,18 @@ def _of_pairs(agreement: pd.DataFrame) -> Iterator[str]:
         yield f"Without two languages: {_with_interval(best, 'others')} agrees best over the pairs of other languages{apart}."
 
 
-def _of_slopes(agreement: pd.DataFrame) -> Iterator[str]:
-    """Sums in units of the loss say how many nats a language is worth; the slope says how many it cost to lose it."""
-    rows = agreement[(agreement["measure"] == _HEADLINE) & agreement["score"].map(_in_nats) & agreement["slope"].notna()]
+def _of_slopes(agreement: pd.DataFrame, study: StudyRuns) -> Iterator[str]:
+    """Sums in nats say how many a language is worth; the slope says how many it cost to lose it."""
+    in_nats = agreement["score"].map(lambda name: name in SCORES and SCORES[name].in_nats)
+    rows = agreement[(agreement["measure"] == _HEADLINE) & in_nats & agreement["slope"].notna()]
     if len(rows):
+        first = study.main_run(0).snapshots[0]
+        visits = len(study.train) * first.visits / first.steps  # a step takes the mean over so many of them
         said = [
-            f"{line['score']} {line['slope']:.2g} [{line['slope_low']:.2g}, {line['slope_high']:.2g}]"
+            f"{line['score']} {visits * line['slope']:.2f} [{visits * line['slope_low']:.2f}, {visits * line['slope_high']:.2f}]"
             for line in rows.to_dict("records")
         ]
         yield (
-            "Calibration over the cells of other languages, in nats of measured change for one nat of predicted sum (times the "
-            f"batch size, because a step takes the mean over a batch): {', '.join(said)}."
+            "Calibration over the cells of other languages, in nats of measured change for one nat of predicted sum: "
+            f"{', '.join(said)}."
         )
-
-
-def _in_nats(name: str) -> bool:
-    return name in SCORES and SCORES[name].weighting == "learning_rate"
