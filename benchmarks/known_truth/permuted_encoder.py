@@ -44,8 +44,8 @@ def rows_of(words: Sequence[str | None], table: Tensor, seed: int = 0) -> Tensor
     """The embedding of each word: [words, width].
 
     A word as it is written in the text has the mean of its pieces' rows. A word of a clone has the row of a random piece, another
-    one for each word, so that nothing which the encoder was trained on says what the word means. An id without a word has the
-    row of the piece that starts a text.
+    one for each word, so that nothing which the encoder was trained on says what the word means. An id without a word, or
+    with one that has no pieces, has the row of the piece that starts a text.
 
     Args:
         words: the words.
@@ -61,7 +61,8 @@ def rows_of(words: Sequence[str | None], table: Tensor, seed: int = 0) -> Tensor
             return table[start]
         if is_cloned(word):
             return table[next(drawn)]
-        return table[tokenizer(word, add_special_tokens=False)["input_ids"]].mean(0)
+        pieces = tokenizer(word, add_special_tokens=False)["input_ids"]
+        return table[pieces].mean(0) if pieces else table[start]
 
     return torch.stack([row(word) for word in words])
 
