@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.evidence import evidence_settings
-from benchmarks.evidence_page import HEADLINE, SHOWN, STUDYS, evidence_page, part
+from benchmarks.evidence_page import COMPENSATED, HEADLINE, SHOWN, STUDYS, evidence_page, part
 from lightning_tracin.analysis.agreement import Prediction, agreement_tables
 from lightning_tracin.analysis.leave_one_out import Changes
 from lightning_tracin.studies.page import write_page
@@ -47,6 +47,7 @@ def left_out(noise: float) -> Section:
     changes = Changes(truth + 0.1 * generator.normal(size=(4, *truth.shape)), names, tuple((name,) for name in names), (9,) * 8)
     predictions = [
         Prediction(*HEADLINE, truth[None] + noise * generator.normal(size=truth.shape)),
+        Prediction(*COMPENSATED, truth[None] + noise * generator.normal(size=truth.shape)),
         Prediction(*STUDYS, generator.normal(size=(1, *truth.shape))),
         Prediction("identity", "table", np.eye(8)[None], baseline=True),
         Prediction("representations", "mean", generator.normal(size=(1, *truth.shape)), baseline=True),
@@ -79,6 +80,8 @@ def test_the_page_begins_with_what_to_believe_and_folds_the_rest(tmp_path: Path)
     rows = [outcome.sections[1].tables["agreement"].iloc[0] for outcome in (good, poor)]
     assert f"by {rows[1]['others']:.2f} to {rows[0]['others']:.2f}, and by" in believed
     assert "in 1 of 2 studies as it is (nusax)" in believed
+    others = [outcome.sections[1].tables["agreement"].iloc[1]["others"] for outcome in (good, poor)]
+    assert f'`damping="steps"`), the sums correlate by {others[1]:.2f} to {others[0]:.2f} and' in believed
     assert "**What not.** Shares" in believed
     assert text.index("What to believe") < text.index("## All studies") < text.index("## nusax") < text.index("## poor")
     assert text.count("<details>") == text.count("</details>") == 2
