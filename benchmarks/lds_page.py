@@ -20,7 +20,11 @@ MAIN = (
     "Adam-aware Fisher-whitened cosine",
     "Adam-aware Fisher-whitened dot product",
     "EK-FAC dot product",
+    "compensated Adam dot product",
 )
+
+#: What the best score is compared with.
+FISHER = "Fisher-whitened dot product"
 
 _HEAD = """# Does influence predict retraining?
 
@@ -38,8 +42,9 @@ percentile intervals of 999 resamples, which draw both halves *and* probes; a di
 
 Scores are those of the package: of exact products, of `preconditioner="adam"` and `"adam-factored"`, of `method="ekfac"`, and of
 projected features (`projection_dim=4096`, `preconditioner="fisher"` or `"adam-fisher"`) with the default damping, the ridge as a
-part of the trace of F; by layer: `blocks="layer"`. The full fit is made once for each of them. Its weights are the same in all,
-bit by bit, which the command checks. The damping of EK-FAC is chosen by held-out fit of the second moment, on no data set by LDS.
+part of the trace of F, or with that of the fit's own steps (`damping="steps"`: compensated); by layer: `blocks="layer"`. The full
+fit is made once for each of them. Its weights are the same in all, bit by bit, which the command checks. The damping of EK-FAC is
+chosen by held-out fit of the second moment, on no data set by LDS; that of compensated scores is not chosen at all.
 
 The reference computes the same scores from whole gradients of single samples, without projection, where all of them fit in
 memory. Whitened scores use inner products in the metric of F^-1, where F is the mean outer product of the train gradients plus
@@ -160,6 +165,11 @@ def _verdict(result: Mapping[str, Any]) -> str:
         sentences.append(
             f"{name} {says}: by {_interval(row, 'difference')} over {result['subsets']} halves and {row['probes']} probes."
         )
+    named = {name: row for name, row in package.items() if ", damping" not in name}
+    if FISHER in named and named[FISHER]["lds"] > 0:
+        best = max(named, key=lambda name: named[name]["lds"])
+        value, compared = named[best]["lds"], named[FISHER]["lds"]
+        sentences.append(f"Best is {best} with {value:.3f}: {value / compared:.2f} times {compared:.3f}, that of {FISHER}.")
     others = " and ".join(f"{_interval(unseen[name], 'difference')} ({name})" for name in MAIN if name in unseen)
     left = result["subsets"] - result["chosen_on"]
     if result["chosen_on"]:

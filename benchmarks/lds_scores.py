@@ -35,7 +35,7 @@ def package_scores(runs: Mapping[Way, TracInRun], snapshots: Sequence[int], damp
 
     for index in snapshots:  # everything that needs a snapshot's features, so that they are whitened once
         for name, score in SCORES.items():
-            add(index, name, score.way, score.similarity, score.weighting)
+            add(index, name, score.way, score.similarity, score.weighting, damping=score.damping)
         add(index, "cosine, projected", "projected", "cosine", preconditioner="none")
         for damping in (one for one in dampings if one != DAMPING):  # that is a named score
             for before, way in PROJECTED.items():
