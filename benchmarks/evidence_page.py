@@ -43,8 +43,8 @@ train samples, from the same first weights, in the same order and with the same 
 """
 
 _LIMITS = """
-What this cannot say: it is about encoders of moderate size, hundreds of train samples and a few languages each (SIB-200 has 701
-documents, which is less than five languages with 240 documents of their own). How well
+What this cannot say: it is about encoders of moderate size, hundreds of train samples and a few languages each. (Five languages
+with 240 documents of their own would need 1,200, and SIB-200 has 701.) How well
 influence names what *your* model needs, the same study of your own data says. Where train samples are translations of each
 other, leaving one language out shows what the others cannot replace, and not what the model learned from.
 """
@@ -76,7 +76,7 @@ def _beliefs(studies: Sequence[tuple[Outcome, Section]]) -> Iterator[str]:
     if undone:
         yield (
             f'With the ridge of the fit\'s own steps (`preconditioner="adam-fisher"`, `damping="steps"`), the sums correlate by '
-            f"{_range(undone, 'others')} and {_range(undone, 'contrast')}."
+            f"{_range(undone, 'others')}, and by {_range(undone, 'contrast')} once these effects are taken out."
         )
     shares = [(outcome.settings.name, row, section) for outcome, section in studies if (row := _row(section, STUDYS)) is not None]
     if shares:
@@ -125,7 +125,7 @@ def _above_all(section: Section, which: tuple[str, str], kind: str) -> bool:
 
 
 def _over_all(studies: Sequence[tuple[Outcome, Section]]) -> str:
-    """A table with a row for each study, and columns for the headline, the study's measure and the best baseline."""
+    """A table with a row for each study, and columns for the tool's two scores, the study's measure and the best baseline."""
     rows = []
     for outcome, section in studies:
         table = _one(section, "agreement")

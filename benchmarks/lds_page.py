@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.lds_scores import PROJECTED, whitened_name
+from lightning_tracin.studies.named_scores import SCORES
 
 TITLES = {
     "cldr": "CLDR names (what does a name name? five languages)",
@@ -167,7 +168,7 @@ def _verdict(result: Mapping[str, Any]) -> str:
         )
     named = {name: row for name, row in package.items() if ", damping" not in name}
     if FISHER in named and named[FISHER]["lds"] > 0:
-        best = max(named, key=lambda name: named[name]["lds"])
+        best = max((name for name in named if name in SCORES), key=lambda name: named[name]["lds"])
         value, compared = named[best]["lds"], named[FISHER]["lds"]
         sentences.append(f"Best is {best} with {value:.3f}: {value / compared:.2f} times {compared:.3f}, that of {FISHER}.")
     others = " and ".join(f"{_interval(unseen[name], 'difference')} ({name})" for name in MAIN if name in unseen)

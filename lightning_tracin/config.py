@@ -119,6 +119,9 @@ def _sentence(model: type[BaseModel], error: ValidationError) -> str:
         return f"There is no option {name!r}; the options are {', '.join(model.model_fields)}."
     if first["type"] == "literal_error":
         return f"{name} should be one of {first['ctx']['expected'].replace(' or ', ', ')}, but is {value!r}."
+    words = next((one["ctx"]["expected"] for one in error.errors() if one["type"] == "literal_error"), None)
+    if words is not None and first["type"].startswith("float"):
+        return f"{name} should be a number or {words}, but is {value!r}."
     if first["type"] == "greater_than_equal":
         return f"{name} should be {first['ctx']['ge']} or more, but is {value}."
     if first["type"] == "greater_than":
@@ -242,7 +245,7 @@ class Stored(Evaluation):
         description='`"adam"` scales gradients as the Adam optimizer does, by its second moments; `"adam-factored"` by their '
         'means over rows and columns, at about the cost of plain gradients. `"fisher"` whitens projected features (needs '
         '`projection_dim`), `"adam-fisher"` those of scaled gradients. None: plain gradients. `"auto"`: `"adam-factored"` for '
-        "exact scores with Adam.",
+        "exact scores with Adam, but not in bfloat16.",
     )
     per_layer: bool = Field(
         default=True,
@@ -299,7 +302,7 @@ class Options(SampleColumns, ProbeChoice, Shown, Stored, Replacing):
     )
     report: bool = Field(
         default=True,
-        description="write tables, figures and a page once influence is computed. False leaves it to `lightning-tracin results`.",
+        description="write tables, figures and a page at the end, and log them. False leaves that to `lightning-tracin results`.",
     )
     dry_run: bool = Field(
         default=False, description="only print the estimated cost; nothing is written and the fit runs as without the callback."
@@ -342,8 +345,6 @@ class Options(SampleColumns, ProbeChoice, Shown, Stored, Replacing):
             raise TracInError(f"{used} whitens projected features; give a `projection_dim` too, such as 4096.")
         if self.language_means and self.preconditioner in SCALED:
             raise TracInError(f"{used} acts on single elements of a gradient; leave out `language_means`.")
-        if self.preconditioner in SCALED and self.dtype == "bfloat16":
-            raise TracInError(f"{used} scales up gradients that are smaller than rounding in dtype='bfloat16'; take 'float32'.")
         if chosen != "exact" and self.mask is not None:
             raise TracInError(f"mask={str(self.mask)!r} needs exact influence; leave out `language_means` and `projection_dim`.")
         return self

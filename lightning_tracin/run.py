@@ -195,7 +195,9 @@ class TracInRun(InfluenceReader):
 
         how = {name: settings.pop(name) for name in signature(self.influence).parameters if name in settings}
         chosen = self._scorer.chosen(how.get("snapshots"))
-        self._scorer.preconditioner(Scoring(**{name: one for name, one in how.items() if name != "snapshots"}))
+        scoring = Scoring(**{name: one for name, one in how.items() if name != "snapshots"})
+        self._scorer.preconditioner(scoring)
+        self._scorer.require_steps(scoring)
         with scored_candidates(self.directory, module, candidates, probes, chosen, **settings) as scratch:
             scores = TracInRun(scratch).influence(**how)
         names = {f"train{suffix}": f"candidate{suffix}" for suffix in ("", "_language", "_item")}
@@ -239,6 +241,7 @@ class TracInRun(InfluenceReader):
         how = {name: settings.pop(name) for name in signature(self.influence).parameters if name in settings}
         chosen, scoring = self._scorer.chosen(how.pop("snapshots", None)), Scoring(**how)
         used = self._scorer.preconditioner(scoring)
+        self._scorer.require_steps(scoring)
         if self.method.metric is not None:
             raise TracInError(f"Per-token scores are of exact products, not of method={self.method.metric!r}; fit without it.")
         if used in WHITENED:

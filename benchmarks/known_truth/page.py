@@ -32,6 +32,7 @@ SHOWN = (
     ("Adam-aware dot product x learning rate", "mean"),
     ("Fisher-whitened dot product", "share"),
     ("Fisher-whitened dot product", "mean"),
+    ("compensated Adam dot product", "mean"),
     ("EK-FAC dot product", "mean"),
     ("contributions", "nats"),
 )

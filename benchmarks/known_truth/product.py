@@ -31,7 +31,7 @@ from lightning_tracin.attribution.attributor import Attributor
 from lightning_tracin.attribution.prepare import GivenLanguages, Setup, dtype_of, read_samples
 from lightning_tracin.storage.sample_table import SampleTable
 from lightning_tracin.studies.datasets.clones import words
-from lightning_tracin.studies.named_scores import SCORES, settings_of
+from lightning_tracin.studies.named_scores import SCORES, influence_of, settings_of
 from lightning_tracin.studies.quiet import quiet_trainer
 from lightning_tracin.trainer.environment import Environment
 from lightning_tracin.trainer.isolation import isolated_copy
@@ -94,9 +94,7 @@ def watched(world: World, model: str, seed: int, plan: Plan, folder: Path, names
     trainer = quiet_trainer(max_epochs=plan.epochs, callbacks=[*callbacks.values(), *([account] if whole else [])])
     trainer.fit(module, loader)
     runs = {way: _attributed(folder / way, module, loader, probes) for way in ways}
-    scores = {
-        name: runs[SCORES[name].way].influence(SCORES[name].similarity, SCORES[name].weighting).to_numpy() for name in names
-    }
+    scores = {name: influence_of(name, runs[SCORES[name].way]) for name in names}
     run = runs[ways[0]]
     each = np.stack([run.influence("cosine", snapshots=[index]).to_numpy() for index in range(len(run.snapshots))])
     nats = whole_fit(TracInRun.open(folder / "account").contributions(cumulative=True)) if whole else None

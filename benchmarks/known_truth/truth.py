@@ -125,5 +125,5 @@ def probe_losses(data: Encoded, model: str, members: Members, seed: int, plan: P
 
 
 def batches_of(count: int, members: Members, seed: int, plan: Plan) -> MembersOnly:
-    """The batches of a fit, in an order that depends on the seed."""
-    return MembersOnly(BatchSampler(RandomSampler(range(count)), plan.batch_size, drop_last=False), members, seed)
+    """The batches of a fit, in an order that depends on the seed; without a last one that is smaller."""
+    return MembersOnly(BatchSampler(RandomSampler(range(count)), plan.batch_size, drop_last=True), members, seed)

@@ -19,10 +19,10 @@ energy, so the trace of the scaled moment is that of F. s weights the snapshot, 
 
 **The ridge of the fit itself** (`damping="steps"`). Gradient flow for a time t on a quadratic loss with curvature F answers a
 constant push phi with ``F^-1 (1 - exp(-t F)) phi``, which ``(F + 1/t)^-1 phi`` follows closely: what a sample did is undone in
-part by the steps on all samples. In the K steps of a snapshot's interval with the rates W, t = K W, so the ridge is R^-1 / (K s),
-and nothing is left to choose. M = (F + 1/(K W))^-1 / K is W, TracInCP's, where the curvature is small. F stands for the Hessian,
-which it is not quite, and what one interval passes on to the next is left out (SOURCE, Bae et al. 2024, arXiv 2405.12186, has
-both). Weights are rates times visits, so K is in steps per visit.
+part by the steps on all samples. In the K steps of a snapshot's interval with the rates W, t = K W, so nothing is left to choose:
+M = (F + 1/(K W))^-1 / K = (K F + 1/W)^-1, which is W, TracInCP's, where the curvature is small; N = M / s. F stands for the
+Hessian, which it is not quite, and what one interval passes on to the next is left out (SOURCE, Bae et al. 2024, arXiv
+2405.12186, has both). Weights are rates times visits, so K is in steps per visit.
 
 If each layer is whitened alone, F has no blocks between layers, and each layer has an s, R and N of its own. The formulas of
 `analysis.scores` then apply with layers in place of groups: products and norms are those of N, and the weights are s.
@@ -120,10 +120,9 @@ def whitener_of(
         weight, relative = _mean_rate(rates[block].double(), moment.diagonal())
         scale = relative.sqrt()
         moment.mul_(scale[:, None]).mul_(scale)
-        ridge = damping * trace
-        if steps is not None and weight > 0:
-            ridge, weight = 1 / (steps * weight), 1 / steps
-        moment.diagonal().add_(ridge)
+        if steps is not None:
+            moment.mul_(steps * weight)
+        moment.diagonal().add_(damping * trace if steps is None else 1.0)
         factors.append(torch.linalg.cholesky(moment).float())
         scales.append(scale.float())
         weights.append(weight)

@@ -91,20 +91,27 @@ class Scorer:
     def _whitening(self, snapshot: int, scoring: Scoring) -> Whitening | None:
         weights = tuple(self._group_weights(snapshot, scoring).tolist())
         if scoring.damping == "steps":
-            self._require_steps(scoring)
+            self.require_steps(scoring)
             about = self._snapshot(snapshot)
             return Whitening(DAMPING, scoring.blocks, weights, about.steps / about.visits if about.visits > 0 else 1.0)
         if self.preconditioner(scoring) not in WHITENED:
             return None
         return Whitening(scoring.damping, scoring.blocks, weights)
 
-    def _require_steps(self, scoring: Scoring) -> None:
-        """Check that the ridge can follow from the fit's steps.
+    def require_steps(self, scoring: Scoring) -> None:
+        """Check that the ridge can follow from the fit's steps, if it is to.
 
         Raises:
-            TracInError: nothing is whitened, or features or weights are not those of the fit's steps.
+            TracInError: nothing is whitened, or features, weights or loss are not those of the fit's steps.
         """
+        if scoring.damping != "steps":
+            return
         used = self.preconditioner(scoring)
+        if "mean" not in self._directory.record().loss:
+            raise TracInError(
+                f"damping='steps' takes a step to be on the mean loss of a batch, but the fit's loss is "
+                f"{self._directory.record().loss}; take a number, such as {DAMPING}."
+            )
         if used not in WHITENED or scoring.weighting != "learning_rate":
             raise TracInError(
                 "damping='steps' is the ridge that follows from learning rates; take it with weighting='learning_rate' and "

@@ -85,12 +85,20 @@ def chosen_preconditioner(options: Options, optimizers: Sequence[Optimizer]) -> 
 
     In bfloat16 it is None, too.
 
+    Raises:
+        TracInError: the options ask for Adam's metric in bfloat16.
+
     Example:
         >>> from torch.optim import SGD, AdamW
         >>> for optimizer in (AdamW([torch.zeros(1)]), SGD([torch.zeros(1)], lr=0.1)):
         ...     chosen_preconditioner(Options(), [optimizer]).preconditioner
         'adam-factored'
     """
+    if options.preconditioner in SCALED and options.dtype == "bfloat16":
+        raise TracInError(
+            f"preconditioner={options.preconditioner!r} scales up gradients that are smaller than rounding in dtype='bfloat16'; "
+            "take dtype='float32'."
+        )
     if options.preconditioner != "auto":
         return options
     is_adam = bool(optimizers) and all(isinstance(one, _VARIANTS) for one in optimizers)

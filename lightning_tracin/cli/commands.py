@@ -13,7 +13,6 @@ from lightning_tracin.analysis.contributions import whole_fit
 from lightning_tracin.analysis.influence_reader import Ranking
 from lightning_tracin.analysis.resampling import NO_INTERVAL
 from lightning_tracin.analysis.tables import as_csv
-from lightning_tracin.attribution.cost import counted
 from lightning_tracin.attribution.spot_check import described as described_check
 from lightning_tracin.config import DAMPING, Blocks, Damping, Measure, Preconditioning, Sign, Similarity, Weighting
 from lightning_tracin.errors import TracInError, one_line, printable
@@ -23,6 +22,7 @@ from lightning_tracin.reporting.contribution_summary import described_account, w
 from lightning_tracin.reporting.every_result import write_every_result
 from lightning_tracin.reporting.findings import study_of
 from lightning_tracin.reporting.results import analyse
+from lightning_tracin.reporting.run_summary import about_samples
 from lightning_tracin.run import TracInRun
 from lightning_tracin.storage.account import AccountStore
 from lightning_tracin.storage.directory import RunDirectory
@@ -76,9 +76,8 @@ def _status_of_influence(opened: TracInRun) -> list[str]:
     table = pd.DataFrame([_about(opened, snapshot) for snapshot in opened.snapshots])
     missing = [str(index) for index, state in zip(table["snapshot"], table["attributed"], strict=True) if state != "yes"]
     lines = [
-        f"Run {record.run} in {directory.path}: {len(opened.train)} train samples ({counted(opened.train)}) x "
-        f"{len(opened.probes)} probes ({counted(opened.probes)}), {record.options.method_name} influence by {record.loss}, "
-        f"{record.elements:,} elements of {record.parameters} parameters.",
+        f"Run {record.run} in {directory.path}: {about_samples(opened)}, {record.elements:,} elements of {record.parameters} "
+        "parameters.",
         "",
         _as_table(table) if len(table) else "There are no snapshots: the fit ended before the first one was taken.",
         "",
@@ -87,7 +86,7 @@ def _status_of_influence(opened: TracInRun) -> list[str]:
     if missing:
         lines.append(f"Missing: the influence at snapshot {', '.join(missing)} (`lightning-tracin attribute` computes it).")
     elif len(table) and not (directory.results / "reliance.csv").exists():
-        lines.append("Missing: the results (`lightning-tracin attribute` writes them).")
+        lines.append("Missing: the results (`lightning-tracin results` writes them).")
     elif len(table):
         lines.append(f"Nothing is missing; the results are in {directory.results}.")
     return lines

@@ -6,7 +6,7 @@ from html import escape
 
 from lightning_tracin.analysis.resampling import NO_INTERVAL
 from lightning_tracin.attribution.cost import counted
-from lightning_tracin.errors import printable
+from lightning_tracin.errors import TracInError, printable
 from lightning_tracin.reporting.contribution_summary import described_account
 from lightning_tracin.run import TracInRun
 
@@ -15,11 +15,29 @@ _MOST = 30
 
 
 def described(run: TracInRun) -> str:
-    """What a run contains, in a few sentences; reads no influence."""
-    said = [] if not run.has_influence else [_influence(run)]
-    if run.account.is_there:
-        said.append(described_account(run))
+    """What a run contains, in a few sentences; reads no influence. If a file is missing or damaged, where the run is."""
+    try:
+        said = [] if not run.has_influence else [_influence(run)]
+        if run.account.is_there:
+            said.append(described_account(run))
+    except TracInError:
+        said = [f"TracInRun in {run.path}"]
     return printable(" ".join(said))
+
+
+def about_samples(run: TracInRun) -> str:
+    """How many train samples and probes a run has of each language, and what its influence is.
+
+    Example:
+        Skipped: needs a run directory.
+
+        >>> about_samples(run)  # doctest: +SKIP
+        '30 train samples (de 10, en 20) x 12 probes (de 12), exact influence by training_step (mean)'
+    """
+    return (
+        f"{len(run.train)} train samples ({counted(run.train)}) x {len(run.probes)} probes ({counted(run.probes)}), "
+        f"{run.record.options.method_name} influence by {run.record.loss}"
+    )
 
 
 def as_html(run: TracInRun) -> str:
@@ -35,15 +53,10 @@ def as_html(run: TracInRun) -> str:
 
 
 def _influence(run: TracInRun) -> str:
-    record, snapshots = run.record, run.snapshots
-    ready = sum(run.method.store(run.directory, snapshot).is_complete() for snapshot in snapshots)
-    metric = record.options.preconditioner
+    ready = sum(run.method.store(run.directory, snapshot).is_complete() for snapshot in run.snapshots)
+    metric = run.record.options.preconditioner
     scaled = f", gradients preconditioned by {metric!r}" if metric not in (None, "auto") else ""
-    return (
-        f"TracInRun in {run.path}: {len(run.train)} train samples ({counted(run.train)}) x {len(run.probes)} probes "
-        f"({counted(run.probes)}); {record.options.method_name} influence by {record.loss}{scaled}, at {ready} of "
-        f"{len(snapshots)} snapshots."
-    )
+    return f"TracInRun in {run.path}: {about_samples(run)}{scaled}, at {ready} of {len(run.snapshots)} snapshots."
 
 
 def _complete(run: TracInRun) -> bool:

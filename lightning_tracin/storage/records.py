@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from lightning_tracin.config import Options, Stored
+from lightning_tracin.config import SCALED, Options, Stored
 from lightning_tracin.storage.files import as_lines
 from lightning_tracin.storage.sample_table import SampleTable
 
@@ -91,7 +91,12 @@ class RunRecord(_Record):
         unknown = None
         if self.not_compared:
             unknown = f"Its checkpoints were taken for those of one fit without a look at {', '.join(self.not_compared)}."
-        return tuple(one for one in (self.uncovered, self.estimated_rates, unknown) if one is not None)
+        coarse = None
+        if self.options.dtype == "bfloat16" and self.options.preconditioner in SCALED:
+            coarse = (
+                "Its scores are mostly rounding: Adam's metric scales up gradients that are smaller than rounding in bfloat16."
+            )
+        return tuple(one for one in (self.uncovered, self.estimated_rates, unknown, coarse) if one is not None)
 
     @model_validator(mode="before")
     @classmethod

@@ -7,6 +7,7 @@ import os
 from typing import Any, Literal, TypeVar
 
 from lightning_tracin.analysis.baselines import BASELINES
+from lightning_tracin.config import DAMPING
 from lightning_tracin.errors import TracInError, unquoted
 from lightning_tracin.studies.named_scores import SCORES
 from lightning_tracin.studies.registry import all_experiments, chosen_experiments, experiment_named, optional_names, summaries
@@ -249,6 +250,8 @@ class StudySettings:
                 raise TracInError(f"{field} has {unknown[0]!r}, but should have some of: {', '.join(known)}.")
         if not self.scores:
             raise TracInError("scores is empty, but a study needs at least one score, such as cosine.")
+        if SCORES[self.scores[0]].damping != DAMPING:
+            raise TracInError(f"{self.scores[0]!r} has a ridge of its own, which tables by layer lack; put another score first.")
 
     def _check_numbers(self) -> None:
         for name in ("seeds", "top_k", "draws", "removal_seeds", "variant_seeds", "subsets", "random_masks", "projection_dim"):

@@ -101,7 +101,8 @@ def attribute(
             raise TracInError(
                 f"{directory.path} has no snapshots, so there is nothing to attribute; its fit ended before the first."
             )
-        options = record.options.but(top_k=top_k, similarity=similarity, weighting=weighting, memory_budget=memory_budget)
+        shown = {"top_k": top_k, "similarity": similarity, "weighting": weighting, "report": True}
+        options = record.options.but(memory_budget=memory_budget, **shown)
         require_top_k(options.top_k, record.train.count)
         given = GivenLanguages(languages, languages_of_probes)
         require_languages(directory, given)

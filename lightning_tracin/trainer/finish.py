@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import pandas as pd
 import torch
@@ -15,6 +16,7 @@ from lightning_tracin.attribution.prepare import Setup
 from lightning_tracin.attribution.processes import Processes
 from lightning_tracin.attribution.representations import sentence_representations
 from lightning_tracin.config import View
+from lightning_tracin.errors import TracInError
 from lightning_tracin.reporting.attempts import Attempts, attribute_line
 from lightning_tracin.reporting.every_result import WrittenResults, remedy_of, write_every_result
 from lightning_tracin.run import TracInRun
@@ -40,7 +42,8 @@ def finish(
     completes = attribute_line(run.path, setup.options, run.record)
     if not setup.options.report:
         if not run.is_large and view.measure == "share":
-            with attempts.at(run.directory.representations.name):
+            # A module without a transformers model has none.
+            with attempts.at(run.directory.representations.name), suppress(TracInError):
                 _representations(run, setup, processes, fitted, attempts)
         return WrittenResults(None, remedy_of(run, attempts.failed, f"`{completes}`, with the fit's module and loaders,"))
     if run.is_large:

@@ -94,12 +94,13 @@ class Session:
         trainer: Trainer,
         module: LightningModule,
     ) -> None:
-        if options.preconditioner == "auto" and options.dtype == "bfloat16":
+        precise = chosen_preconditioner(options.but(dtype="float32"), trainer.optimizers)
+        options = chosen_preconditioner(options, trainer.optimizers)
+        if options.preconditioner != precise.preconditioner:
             rank_zero_warn(
                 "TracIn: scores are those of plain gradients, because rounding in dtype='bfloat16' is larger than what Adam "
                 "scales up. For the default's scores, take dtype='float32'."
             )
-        options = chosen_preconditioner(options, trainer.optimizers)
         self._options, self.directory, self._trainer, self._module = options, directory, trainer, module
         self._processes = Environment(module, trainer.strategy)
         progress = trainer.is_global_zero and trainer.progress_bar_callback is not None

@@ -82,6 +82,16 @@ def test_ridge_of_the_fits_own_steps(rates: list[float]) -> None:
     torch.testing.assert_close(whitener.dual(probes).double(), probes.double() @ metric, rtol=1e-4, atol=1e-6)
 
 
+def test_norms_with_the_fits_own_ridge_are_plain_ones_where_the_loss_is_flat() -> None:
+    """So that a cosine weights snapshots by nothing, and a step without a rate counts for nothing."""
+    train, probes = 1e-3 * drawn(40, 0), drawn(9, 1)
+    whitener = whitener_of([train], [torch.arange(6)], 0.01, torch.full((6,), 0.2), steps=10.0)
+    torch.testing.assert_close(whitener.squared_norms(probes)[0], probes.square().sum(1), rtol=1e-3, atol=1e-6)
+    still = whitener_of([train], [torch.arange(6)], 0.01, torch.zeros(6), steps=10.0)
+    assert not still.dual(probes).any()
+    torch.testing.assert_close(still.squared_norms(probes)[0], probes.square().sum(1))
+
+
 def test_slow_steps_on_a_flat_loss_are_those_of_tracin() -> None:
     train, probes, rates = 1e-3 * drawn(40, 0), drawn(9, 1), torch.tensor([0.1, 0.1, 0.2, 0.3, 0.4, 0.5])
     whitener = whitener_of([train], [torch.arange(6)], 0.01, rates, steps=10.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,9 +55,31 @@ def test_in_bfloat16_the_default_is_plain_gradients(tmp_path: Path) -> None:
     callbacks = [TracInCallback(tmp_path / name, top_k=5, **given) for name, given in every.items()]
     with pytest.warns(UserWarning, match="plain gradients, because rounding in dtype='bfloat16'"):
         trainer(tmp_path, callbacks, max_epochs=1).fit(Classifier(), *loaders())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="TracIn: scores are those of plain")  # where the default is never Adam's metric
+        means = TracInCallback(tmp_path / "means", dtype="bfloat16", language_means=True, top_k=5)
+        trainer(tmp_path, [means], max_epochs=1).fit(Classifier(), *loaders())
     coarse, exact, default = (TracInRun.open(tmp_path / name).influence("cosine").to_numpy() for name in every)
     assert np.abs(coarse - exact).max() < 0.05
     assert np.abs(default - exact).max() > 0.1
+
+
+@pytest.mark.parametrize("given", [{}, {"projection_dim": 64}], ids=["exact", "projected"])
+def test_the_metric_of_adam_in_bfloat16_is_refused(given: dict[str, Any]) -> None:
+    for name in ("adam", "adam-factored", "adam-fisher")[: 3 if given else 2]:
+        with pytest.raises(TracInError, match="smaller than rounding in dtype='bfloat16'; take dtype='float32'"):
+            chosen_preconditioner(Options(preconditioner=name, dtype="bfloat16", **given), MAKE["AdamW"]())
+
+
+def test_a_run_that_was_made_so_can_be_read_and_says_it(tmp_path: Path) -> None:
+    trainer(tmp_path, [TracInCallback(tmp_path / "run", top_k=5)], max_epochs=1).fit(Classifier(), *loaders())
+    path = tmp_path / "run" / "run.json"
+    record = json.loads(path.read_text())
+    record["options"]["dtype"] = "bfloat16"
+    del record["checksum"]
+    path.write_text(json.dumps(record))
+    (said,) = TracInRun.open(tmp_path / "run").record.cautions
+    assert said.startswith("Its scores are mostly rounding")
 
 
 @pytest.mark.parametrize("given", [{"preconditioner": "adam"}, {"preconditioner": "fisher", "projection_dim": 64}])

@@ -81,7 +81,7 @@ def test_the_page_begins_with_what_to_believe_and_folds_the_rest(tmp_path: Path)
     assert f"by {rows[1]['others']:.2f} to {rows[0]['others']:.2f}, and by" in believed
     assert "in 1 of 2 studies as it is (nusax)" in believed
     others = [outcome.sections[1].tables["agreement"].iloc[1]["others"] for outcome in (good, poor)]
-    assert f'`damping="steps"`), the sums correlate by {others[1]:.2f} to {others[0]:.2f} and' in believed
+    assert f'`damping="steps"`), the sums correlate by {others[1]:.2f} to {others[0]:.2f}, and by' in believed
     assert "**What not.** Shares" in believed
     assert text.index("What to believe") < text.index("## All studies") < text.index("## nusax") < text.index("## poor")
     assert text.count("<details>") == text.count("</details>") == 2

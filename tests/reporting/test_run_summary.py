@@ -24,7 +24,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_says_what_it_holds(fitted: Path) -> None:
     said = repr(TracInRun.open(fitted))
     assert said == (
-        f"TracInRun in {fitted}: 30 train samples (de 10, en 10, ru 10) x 12 probes (de 4, en 4, ru 4); exact influence by "
+        f"TracInRun in {fitted}: 30 train samples (de 10, en 10, ru 10) x 12 probes (de 4, en 4, ru 4), exact influence by "
         "training_step (mean), gradients preconditioned by 'adam-factored', at 2 of 2 snapshots."
     )
 
@@ -45,6 +45,13 @@ def test_without_all_influence_there_is_no_table(tmp_path: Path) -> None:
     assert "<table" not in as_html(run)
 
 
+def test_a_damaged_run_says_where_it_is(tmp_path: Path) -> None:
+    store = small_account(tmp_path / "run")
+    run = TracInRun(RunDirectory(store.folder.parent))
+    (store.folder / "account.json").write_text("{")
+    assert repr(run) == f"TracInRun in {tmp_path / 'run'}"
+
+
 def test_names_cannot_break_out_of_a_page(tmp_path: Path) -> None:
     callback = TracInCallback(tmp_path / "<b>run", top_k=5, languages=["<i>x"] * 10 + ["de"] * 20)
     trainer(tmp_path, [callback], max_epochs=1).fit(Classifier(), *loaders())
@@ -54,7 +61,7 @@ def test_names_cannot_break_out_of_a_page(tmp_path: Path) -> None:
 
 
 def test_an_account_alone_is_a_run(tmp_path: Path) -> None:
-    store = small_account(tmp_path / "run" / "contributions")
+    store = small_account(tmp_path / "run")
     run = TracInRun(RunDirectory(store.folder.parent))
     assert repr(run).startswith("Contributions by language")
     assert "<table" not in as_html(run)

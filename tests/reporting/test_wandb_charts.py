@@ -11,11 +11,13 @@ import pytest
 import wandb
 from pytorch_lightning.loggers import WandbLogger
 
+from lightning_tracin import TracInCallback, TracInRun
 from lightning_tracin.config import View
 from lightning_tracin.reporting.loggers import sinks_for
 from lightning_tracin.reporting.loggers.wandb_charts import LINES, influence_lines, own_lines, shown_probes, whole_run
 from lightning_tracin.reporting.results import Results
-from tests.reporting.test_loggers import history
+from tests.reporting.test_loggers import config_of, history
+from tests.support.fits import Classifier, loaders, trainer
 
 STEPS = (10, 20, 30)
 
@@ -88,6 +90,41 @@ def test_nothing_is_in_the_summary_twice(tmp_path: Path) -> None:
     assert values == pytest.approx(expected)
 
 
+def test_probe_languages_keep_their_panels(tmp_path: Path) -> None:
+    """Other languages are strongest at other snapshots."""
+    found = results(12)
+    assert len({tuple(shown_probes(point)) for point in found.points()}) > 1
+    _, rows = logged(tmp_path, found, {}, live=True)
+    assert len({key.split(".")[0] for row in rows for key in row if key.startswith("tracin/influence/")}) == 5
+
+
+def test_two_callbacks_share_the_configuration(tmp_path: Path) -> None:
+    logger = WandbLogger(save_dir=tmp_path, project="test", offline=True)
+    first, second = sinks_for([logger]), sinks_for([logger])
+    trainer(tmp_path, [TracInCallback(tmp_path / "run", parameters=["*.classifier.*"], top_k=5)], max_epochs=1).fit(
+        Classifier(), *loaders()
+    )
+    first[0].settings(TracInRun.open(tmp_path / "run").record)
+    second[0].point(results(3).points()[0])
+    logger.experiment.finish()
+    wandb.teardown()
+    said = config_of(history(tmp_path))
+    assert said["parameters"] == ["*.classifier.*"]
+    assert said["languages"] == {name: name for name in names(3)}
+    assert said["scored_parameters"] == 4
+
+
+def test_a_snapshot_without_shares_keeps_its_step() -> None:
+    found = results(3)
+    share = found.reliance["measure"] == "share"
+    at_first = found.reliance["step"] == STEPS[0]
+    found.reliance.loc[share & at_first, ["value", "null"]] = np.nan
+    drawn = own_lines(found.points())
+    assert drawn is not None
+    assert drawn.steps == list(STEPS)
+    assert {len(values) for values in drawn.values.values()} == {3}
+
+
 def test_charts_are_drawn_during_a_fit_that_is_watched(tmp_path: Path) -> None:
     _, watched = logged(tmp_path / "watched", results(3), {}, live=True)
     _, at_the_end = logged(tmp_path / "end", results(3), {})
@@ -109,7 +146,7 @@ def test_lines_are_the_strongest_languages_and_the_sum_of_the_others() -> None:
     drawn = influence_lines(points, "x03")
     assert drawn.steps == list(STEPS)
     last = points[-1].tables["sum"].query("probe_language == 'x03'").set_index("train_language")["value"]
-    strongest = last.abs().nlargest(LINES).index
+    strongest = ["x03", *last.drop("x03").abs().nlargest(LINES - 1).index]  # its own, and the strongest of the others
     assert set(drawn.values) == {*strongest, "6 others", "x03, 95 % low", "x03, 95 % high", "x03, by chance"}
     for name in strongest:
         assert drawn.values[name][-1] == last[name]

@@ -2,7 +2,7 @@
 
 What is to be looked at is in one section, `tracin`: at most twelve panels, however many languages there are. The numbers behind
 the charts are logged under `tracin_values/`, hidden, for searches and comparisons. Settings are in the run's configuration under
-`tracin`, and everything that is written is in the artifact `tracin-results`.
+`tracin`, and the files of `results/`, as they are once influence is there, in the artifact `tracin-results`.
 
 Nothing here passes `step=`, because W&B drops rows with a step before the fit's latest one. Every key gets its step metric by
 its exact name, because a glob would conflict with the one that WandbLogger defines.
@@ -46,16 +46,15 @@ class WandbSink:
         self._run: wandb.Run = run
         self._defined: set[str] = set()
         self._named: dict[str, str] = {}
-        self._settings: dict[str, Any] = {}
         self._points: list[Point] = []
+        self._probes: list[str] = []  # with a chart: the same ones throughout, because every key keeps its panel
         self._drawn = 0
 
     def settings(self, record: RunRecord) -> None:
         """Put the callback's options, the digests of the data and the versions into the run's configuration."""
-        said = record.model_dump(
-            mode="json", include={"run", "options", "loss", "train", "probes", "parameters", "elements", "versions"}
-        )
-        self._configure(said.pop("options") | said)
+        said = record.model_dump(mode="json", include={"run", "options", "loss", "train", "probes", "versions"})
+        sizes = {"scored_parameters": record.parameters, "scored_elements": record.elements}
+        self._configure({**said.pop("options"), **said, **sizes})
 
     def point(self, point: Point, live: bool = False) -> None:
         """Log the curves' values at one snapshot, and draw the charts again."""
@@ -75,21 +74,25 @@ class WandbSink:
         names = {key: name for name, key in keys.items()}
         if not names.items() <= self._named.items():
             self._named |= names
-            self._configure({"languages": self._named})
+            self._configure({"languages": self._configured().get("languages", {}) | self._named})
         hidden = {_hidden(name): value for name, value in values.items()}
         self._define([metric], step_metric=None)
         self._define(hidden, step_metric=metric)
         self._run.log({metric: step, **hidden})
 
+    def _configured(self) -> dict[str, Any]:
+        """What is in the configuration already; the callbacks of a fit have a sink each."""
+        return dict(self._run.config.get(SHOWN) or {})  # type: ignore[no-untyped-call]
+
     def _configure(self, values: Mapping[str, Any]) -> None:
-        self._settings |= values
-        self._run.config.update({SHOWN: self._settings}, allow_val_change=True)  # type: ignore[no-untyped-call]
+        self._run.config.update({SHOWN: {**self._configured(), **values}}, allow_val_change=True)  # type: ignore[no-untyped-call]
 
     def _define(self, names: Iterable[str], step_metric: str | None) -> None:
-        """Hide values, and keep their last ones out of the summary: those of the whole run are written there at the end."""
+        """Hide values. The summary has those of the whole run: of one snapshot alone, the last ones are kept out of it."""
+        summary = "none" if step_metric in (None, STEP) else None
         for name in names:
             if name not in self._defined:
-                self._run.define_metric(name, step_metric=step_metric, hidden=True, summary="none")
+                self._run.define_metric(name, step_metric=step_metric, hidden=True, summary=summary)
                 self._defined.add(name)
 
     def finishing(self, results: Results, folder: Path) -> Sequence[Callable[[], None]]:
@@ -140,8 +143,9 @@ class WandbSink:
 
     def _charts(self, points: Sequence[Point], final: Point | None = None) -> None:
         final = points[-1] if final is None else final
+        self._probes = self._probes or shown_probes(final)
         keys, own = final.keys, own_lines(points)
-        charts = {f"influence/{keys[name]}": influence_lines(points, name) for name in shown_probes(final)}
+        charts = {f"influence/{keys[name]}": influence_lines(points, name) for name in self._probes}
         charts |= {} if own is None else {"own_language": own}
         self._run.log({f"{SHOWN}/{name}": _line_chart(lines) for name, lines in charts.items()})
 
@@ -167,7 +171,7 @@ class WandbSink:
         import wandb
 
         artifact = wandb.Artifact(RESULTS, type=RESULTS)
-        for path in sorted(folder.iterdir()):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if path.is_file() and path.suffix != ".safetensors":
                 with artifact.new_file(path.name, mode="wb") as file:
                     file.write(path.read_bytes())

@@ -51,7 +51,7 @@ def influence_lines(points: Sequence[Point], probe: str) -> LineChart:
     """The influence of each train language on a probe language, at each snapshot.
 
     The languages whose influence is strongest at the last one have a line, and the sum of the others is one. The probe language's
-    own has its interval, where there is one, and what it would be by chance.
+    own always has one, with its interval, where there is one, and what it would be by chance.
 
     Args:
         points: of each snapshot.
@@ -59,13 +59,15 @@ def influence_lines(points: Sequence[Point], probe: str) -> LineChart:
     """
     table = pd.concat([point.tables["sum"] for point in points])
     mine = table[table["probe_language"] == probe]
-    wide = mine.pivot_table(index="step", columns="train_language", values="value", sort=True)
-    order = wide.iloc[-1].abs().sort_values(ascending=False, kind="stable").index
+    wide = mine.pivot(index="step", columns="train_language", values="value")
+    own = own_language(mine).sort_values("step")
+    size = wide.iloc[-1].abs()
+    size[own["train_language"].unique()] = np.inf
+    order = size.sort_values(ascending=False, kind="stable").index
     count = LINES if len(order) > LINES + 1 else len(order)  # one language alone is no "others"
     values = {str(name): wide[name].tolist() for name in sorted(order[:count])}
     if count < len(order):
         values[f"{len(order) - count} others"] = wide[order[count:]].sum(axis=1).tolist()
-    own = own_language(mine).sort_values("step")
     for column, said in (("low", "95 % low"), ("high", "95 % high"), ("null", "by chance")):
         if len(own) and own[column].notna().all():
             values[f"{own['train_language'].iloc[0]}, {said}"] = own[column].tolist()
@@ -80,7 +82,7 @@ def own_lines(points: Sequence[Point]) -> LineChart | None:
     if not all("share" in point.tables for point in points):
         return None
     own = own_language(pd.concat([point.tables["share"] for point in points]))
-    wide = own.pivot_table(index="step", columns="probe_language", values="value", sort=True)
+    wide = own.pivot(index="step", columns="probe_language", values="value")
     if wide.empty:
         return None
     kept = sorted(wide.iloc[-1].sort_values(ascending=False, kind="stable").index[:OWN_LINES])
