@@ -45,7 +45,7 @@ def main() -> None:
     found = []
     for model in chosen.models:
         asked = plan.of(model)
-        arms = [arm for arm in chosen.arms if model == "mlp" or arm in SLOW_ARMS]
+        arms = [arm for arm in chosen.arms if arm in SLOW_ARMS.get(model, ARMS)]
         by_arm = {arm: measured(arm, model, documents, asked, chosen.output) for arm in arms}
         covers = {kind: covered(kind, model, documents, asked, chosen.output) for kind in KINDS if model == "mlp"}
         found.append(Measured(model, by_arm, covers))

@@ -20,8 +20,8 @@ MODELS: Mapping[str, str] = {
     "xlmr": "XLM-R with one layer, from scratch, on whole words",
     "encoder": "the pretrained sentence encoder on whole words, embeddings frozen; clones' own words have rows of other pieces",
 }
-#: Arms of the models other than the first, whose fits take seconds.
-SLOW_ARMS = ("different", "noise", "families")
+#: Arms of the models whose fits take seconds; of the others, all.
+SLOW_ARMS: Mapping[str, tuple[str, ...]] = {"xlmr": ("different", "noise", "families"), "encoder": ("different", "families")}
 MEASURES: tuple[Measure, ...] = ("sum", "mean", "share", "mass")
 
 
