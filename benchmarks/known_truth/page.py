@@ -338,9 +338,9 @@ def findings(one: Measured) -> Iterator[str]:
         values = {row: noisy_value(last, judge.grid(last.table(*row))) for row in (HEADLINE, ("contributions", "nats"), STUDYS)}
         yield (
             f"{one.model}, {last.truth['setting']} labels: the need of the noisy language is {_noisy_need(last):+.3f}. In "
-            f"parts of what clean languages are worth, need says {noisy_value(last, last.need):+.2f}, the headline "
-            f"{values[HEADLINE]:+.2f}, contributions {values['contributions', 'nats']:+.2f}, the share by cosine "
-            f"{values[STUDYS]:+.2f}."
+            f"parts of what clean languages are worth, need says {number(noisy_value(last, last.need))}, the headline "
+            f"{number(values[HEADLINE])}, contributions {number(values['contributions', 'nats'])}, the share by cosine "
+            f"{number(values[STUDYS])} (a dash: clean languages are worth nothing by it)."
         )
     if one.arms.get("families"):
         (world,) = one.arms["families"]
