@@ -219,7 +219,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize(
     ("ranks", "shard", "shares"),
-    [(3, 8, [8, 8, 14]), (2, 100, [0, 30])],
+    [(3, 8, [8, 8, 14]), pytest.param(2, 100, [0, 30], marks=pytest.mark.long)],
     ids=["three, uneven", "fewer shards than ranks"],
 )
 def test_processes_share_the_work_and_give_the_same_scores(

@@ -197,6 +197,7 @@ def test_what_is_missing_is_done_again_with_the_same_outcome(outcome: Outcome) -
     assert refit.read_bytes() == stored
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are started by fork")
 def test_a_study_killed_in_its_fits_ends_with_the_same_tables(tmp_path: Path) -> None:
     part = {"experiments": ["left_out"], "scores": ["cosine"], "baselines": ["random"], "area_scores": []}
