@@ -159,7 +159,7 @@ def test_added_probes_are_scored_with_the_same_inner_product(blocks: Any, precon
 @pytest.mark.parametrize("name", SCORES)
 def test_named_scores_are_those_of_the_run(name: str, tmp_path: Path) -> None:
     run, score = fitted(tmp_path, **settings_of(SCORES[name].way, 60)), SCORES[name]
-    found = run.influence(score.similarity, score.weighting)
+    found = run.influence(score.similarity, score.weighting, damping=score.damping)
     np.testing.assert_array_equal(influence_of(name, run), found)
     chosen = {
         "exact": None,  # plain, though the fit's optimizer is AdamW
