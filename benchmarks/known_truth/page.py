@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -186,7 +187,7 @@ def _by_part(worlds: Sequence[Found]) -> str:
     rows = [line("**need**", lambda world: judge.other_over_own(world.need), _need_claims(first), np.nan, _need_claims(last))]
     for score, measure in SHOWN:
         claims = _claims(first, score, measure), _contrast_claims(first, score, measure), _claims(last, score, measure)
-        rows.append(line(_named(score, measure), lambda world, of=(score, measure): _ratio(world, *of), *claims))  # type: ignore[misc]
+        rows.append(line(_named(score, measure), partial(_ratio, score=score, measure=measure), *claims))
     at = [f"p = {level:g}" for level in levels]
     ends = f"claims at {at[0]}", f"of contrasts at {at[0]}", f"claims at {at[-1]}"
     shown = table(["other / own", *at, "Spearman with p", *ends], rows)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -147,6 +148,10 @@ def _sizes(documents: Sequence[Document], plan: Plan) -> Iterator[World]:
     yield world_of("sizes", "p = 0.5", 0.5, four(0.5), train, probes)
 
 
+def _has_label(document: Document, labels: Set[str]) -> bool:
+    return document.label in labels
+
+
 def _labels(documents: Sequence[Document], plan: Plan) -> Iterator[World]:
     pool = Pool(documents, plan.seed)
     probes = pool.take(plan.probes)
@@ -155,9 +160,8 @@ def _labels(documents: Sequence[Document], plan: Plan) -> Iterator[World]:
     rarely = plan.fewer - often
     train = {}
     for name, first in zip("ABCD", (0, 0, 1, 1), strict=True):
-        mine = set(ranked[first::2])
-        frequent = pool.take(often, lambda one, mine=mine: one.label in mine)  # type: ignore[misc]
-        train[name] = frequent + pool.take(rarely, lambda one, mine=mine: one.label not in mine)  # type: ignore[misc]
+        mine, others = set(ranked[first::2]), set(ranked[1 - first :: 2])
+        train[name] = pool.take(often, partial(_has_label, labels=mine)) + pool.take(rarely, partial(_has_label, labels=others))
     yield world_of("labels", "p = 0.5", 0.5, four(0.5), train, probes)
 
 

@@ -141,6 +141,10 @@ class InfluenceReader(ABC):
         """
         return self._scorer.ingredients(snapshot, Scoring())
 
+    def nats(self, scoring: Scoring) -> list[float] | None:
+        """What turns each snapshot's scores into first-order falls of a probe's loss, in nats; None if they are no such falls."""
+        return self._scorer.nats(scoring)
+
     def scores(self, snapshot: int, scoring: Scoring | None = None) -> Scores:
         """Influence at one snapshot alone: array [train, queries]."""
         return self._scorer.scores(snapshot, scoring or Scoring())

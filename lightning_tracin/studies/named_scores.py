@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lightning_tracin.analysis.scores import Scores
-from lightning_tracin.config import DAMPING, Damping, Similarity, Weighting
+from lightning_tracin.config import DAMPING, Damping, Scoring, Similarity, Weighting
 from lightning_tracin.run import TracInRun
 
 #: The kinds of runs; see `settings_of` for the arguments of their callbacks.
@@ -24,15 +24,9 @@ class Score:
     damping: Damping = DAMPING
 
     @property
-    def in_nats(self) -> bool:
-        """Whether it predicts changes of a loss after a fit with Adam, as a study's are; see `Scorer.nats`.
-
-        Example:
-            >>> SCORES["dot product x learning rate"].in_nats, SCORES["compensated Adam dot product"].in_nats
-            (False, True)
-        """
-        follows = self.way in ("adam", "adam-factored") or self.damping == "steps"
-        return follows and (self.similarity, self.weighting) == ("dot", "learning_rate")
+    def scoring(self) -> Scoring:
+        """The formula, as a run takes it."""
+        return Scoring(similarity=self.similarity, weighting=self.weighting, damping=self.damping)
 
 
 SCORES: Mapping[str, Score] = {

@@ -127,6 +127,12 @@ class StudyRuns:
         """The study's own score in a run, summed over its snapshots: [train, probes]."""
         return influence_of(self.main, self.run(wanted))
 
+    def nats(self, name: str) -> list[float] | None:
+        """What turns a score at each snapshot of seed 0 into nats; None if it predicts no change of a loss, or is a baseline."""
+        if name not in SCORES:
+            return None
+        return self.run(Wanted(0, SCORES[name].way)).nats(SCORES[name].scoring)
+
     def scores(self, seed: int) -> Mapping[str, Scores]:
         """Every score and baseline of a seed: name -> [train, probes]."""
         if seed not in self._scores:

@@ -50,7 +50,7 @@ def test_other_methods_and_plain_gradients_stay_as_they_are(given: dict[str, Any
 
 
 def test_in_bfloat16_the_default_is_plain_gradients(tmp_path: Path) -> None:
-    """Rounding, scaled up by Adam, was most of the scores: cosines were wrong by 0.9."""
+    """Rounding, scaled up by Adam, was most of the scores."""
     every: dict[str, dict[str, Any]] = {"coarse": {"dtype": "bfloat16"}, "plain": {"preconditioner": None}, "default": {}}
     callbacks = [TracInCallback(tmp_path / name, top_k=5, **given) for name, given in every.items()]
     with pytest.warns(UserWarning, match="plain gradients, because rounding in dtype='bfloat16'"):

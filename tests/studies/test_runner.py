@@ -222,7 +222,8 @@ def test_a_study_killed_in_its_fits_ends_with_the_same_tables(tmp_path: Path) ->
 
 
 def test_fewer_fits_may_be_attributed_than_refits_are_averaged_over(tmp_path: Path) -> None:
-    part = {"experiments": ["left_out"], "scores": ["cosine"], "baselines": ["random"], "area_scores": []}
+    followed = "factored Adam dot product x learning rate"
+    part = {"experiments": ["left_out"], "scores": ["cosine", followed], "baselines": ["random"], "area_scores": []}
     found = quietly(settings(tmp_path, influence_seeds=1, **part))
     assert {path.name.partition("-")[0] for path in (found.folder / "runs").iterdir()} == {"seed0"}
     (section,) = (one for one in found.sections if one.name == "left_out")
@@ -230,6 +231,12 @@ def test_fewer_fits_may_be_attributed_than_refits_are_averaged_over(tmp_path: Pa
     assert "Influence is that of 1 seed(s)." in section.setting
     scores = section.tables["agreement"].query("score == 'cosine' and measure == 'sum'")
     assert np.isfinite(scores["others"]).all()
+    (said,) = (finding for finding in section.findings if finding.startswith("Calibration"))
+    line = section.tables["agreement"].query("score == @followed and measure == 'sum' and left_out == 'one'").iloc[0]
+    first = TracInRun.open(found.folder / "runs" / "seed0-adam-factored").snapshots[0]
+    slope = line["slope"] * 72 * first.visits / first.steps  # a step takes the mean over so many visits
+    assert f"predicted sum: {followed} {slope:.2f} [" in said
+    assert "cosine" not in said
 
 
 def test_a_study_with_other_settings_is_not_mixed_with_it(outcome: Outcome) -> None:

@@ -25,7 +25,6 @@ from lightning_tracin.config import Measure
 from lightning_tracin.errors import TracInError
 from lightning_tracin.reporting import figures
 from lightning_tracin.studies.datasets import Split
-from lightning_tracin.studies.named_scores import SCORES
 from lightning_tracin.studies.registry import experiment
 from lightning_tracin.studies.section import Contents
 from lightning_tracin.studies.settings import StudySettings
@@ -303,15 +302,13 @@ def _of_pairs(agreement: pd.DataFrame) -> Iterator[str]:
 
 def _of_slopes(agreement: pd.DataFrame, study: StudyRuns) -> Iterator[str]:
     """Sums in nats say how many a language is worth; the slope says how many it cost to lose it."""
-    in_nats = agreement["score"].map(lambda name: name in SCORES and SCORES[name].in_nats)
-    rows = agreement[(agreement["measure"] == _HEADLINE) & in_nats & agreement["slope"].notna()]
-    if len(rows):
-        first = study.main_run(0).snapshots[0]
-        visits = len(study.train) * first.visits / first.steps  # a step takes the mean over so many of them
-        said = [
-            f"{line['score']} {visits * line['slope']:.2f} [{visits * line['slope_low']:.2f}, {visits * line['slope_high']:.2f}]"
-            for line in rows.to_dict("records")
-        ]
+    said = []
+    for line in agreement[(agreement["measure"] == _HEADLINE) & agreement["slope"].notna()].to_dict("records"):
+        factors = study.nats(line["score"])
+        if factors is not None:
+            slope, low, high = (line[name] / factors[0] for name in ("slope", "slope_low", "slope_high"))
+            said.append(f"{line['score']} {slope:.2f} [{low:.2f}, {high:.2f}]")
+    if said:
         yield (
             "Calibration over the cells of other languages, in nats of measured change for one nat of predicted sum: "
             f"{', '.join(said)}."
