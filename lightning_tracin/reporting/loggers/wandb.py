@@ -45,7 +45,6 @@ class WandbSink:
     def __init__(self, run: Any) -> None:
         self._run: wandb.Run = run
         self._defined: set[str] = set()
-        self._named: dict[str, str] = {}
         self._points: list[Point] = []
         self._probes: list[str] = []  # with a chart: the same ones throughout, because every key keeps its panel
         self._drawn = 0
@@ -71,10 +70,9 @@ class WandbSink:
 
     def _log(self, values: Mapping[str, float], metric: str, step: int, keys: Mapping[str, str]) -> None:
         """Log values beside their step; what each key means goes into the configuration, for readers of the curves."""
-        names = {key: name for name, key in keys.items()}
-        if not names.items() <= self._named.items():
-            self._named |= names
-            self._configure({"languages": self._configured().get("languages", {}) | self._named})
+        names, known = {key: name for name, key in keys.items()}, dict(self._configured().get("languages", {}))
+        if not names.items() <= known.items():
+            self._configure({"languages": known | names})
         hidden = {_hidden(name): value for name, value in values.items()}
         self._define([metric], step_metric=None)
         self._define(hidden, step_metric=metric)
