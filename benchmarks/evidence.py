@@ -1,8 +1,8 @@
 """Does influence name what a model needs? Whole studies on real text, and the page that shows what they found.
 
 `python -m benchmarks.evidence --data_dir FOLDER` runs what is missing of the studies in `benchmarks/evidence_settings` (up to
-some hundred fits each) and writes docs/evidence.md with its figures. FOLDER holds sib200/, xsid-0.7/ and nusax-senti/. A study
-that was interrupted goes on where it stopped; `--only NAME ...` runs and shows some of them.
+some hundred fits each), and writes a page for each and docs/evidence.md, which is about all studies that have a page. FOLDER
+holds sib200/, xsid-0.7/ and nusax-senti/. A study that was interrupted goes on where it stopped; `--only NAME ...` runs some.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import dataclasses
 import time
 from pathlib import Path
 
-from benchmarks.evidence_page import evidence_page
+from benchmarks.evidence_page import evidence_page, read_study, write_study
 from lightning_tracin.cli.main import settings_from
 from lightning_tracin.storage.files import as_utf8, write_bytes
 from lightning_tracin.studies.page import write_page
@@ -30,14 +30,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/evidence"), help="folder of the studies")
     parser.add_argument("--page", type=Path, default=Path("docs/evidence.md"))
     chosen = parser.parse_args()
-    outcomes = []
     for name in chosen.only:
         start = time.monotonic()
         outcome = run_study(evidence_settings(name, chosen.data_dir, chosen.output))
         print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
         write_page(outcome)
-        outcomes.append(outcome)
-    write_bytes(chosen.page, as_utf8(evidence_page(outcomes, chosen.page)))
+        write_study(outcome, chosen.page)
+    studies = [study for name in STUDIES if (study := read_study(chosen.page, name)) is not None]
+    write_bytes(chosen.page, as_utf8(evidence_page(studies)))
 
 
 def evidence_settings(name: str, data_dir: Path, output: Path) -> StudySettings:

@@ -1,16 +1,24 @@
-"""The page that the studies of the evidence are shown on: what to believe, one table over all studies, then each study."""
+"""The pages that the studies of the evidence are shown on.
+
+Each study has a page of its own, and a file with what the first page says of it. The first page (what to believe, one table over
+all studies, each study's findings) is made from these files, so that a study can be added without the others' fits.
+"""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from lightning_tracin.analysis.tables import as_csv
 from lightning_tracin.reporting.html import columns_and_rows
+from lightning_tracin.storage.files import as_utf8, write_bytes
 from lightning_tracin.studies.page import markdown
 from lightning_tracin.studies.runner import Outcome
 from lightning_tracin.studies.section import Section
@@ -35,11 +43,15 @@ SHOWN = (
     "lds-lds",
 )
 
+_KINDS = ("others", "contrast")
+_COLUMNS = ("score", "measure", "baseline", "all", *(f"{kind}{end}" for kind in _KINDS for end in ("", "_low", "_high")))
+
 _START = """# Evidence: does influence name what a model needs?
 
 Written by `python -m benchmarks.evidence --data_dir FOLDER`; do not edit. Each part is a study of `lightning-tracin study` with
 the settings in `benchmarks/evidence_settings`: a multilingual encoder is fine-tuned, and fine-tuned again without some of its
-train samples, from the same first weights, in the same order and with the same schedule.
+train samples, from the same first weights, in the same order and with the same schedule. `--only NAME` runs one study; this
+page is then made from it and from what `docs/evidence` holds of the others.
 """
 
 _LIMITS = """
@@ -50,56 +62,114 @@ other, leaving one language out shows what the others cannot replace, and not wh
 """
 
 
-def evidence_page(outcomes: Sequence[Outcome], page: Path) -> str:
-    """The page in Markdown; copies the figures beside it."""
-    studies = [(outcome, section) for outcome in outcomes for section in outcome.sections if section.name == "left_out"]
+@dataclass(frozen=True)
+class Found:
+    """What the first page says of a study.
+
+    Attributes:
+        name: of the study.
+        summary: its data and model, in sentences.
+        findings: of leaving languages out.
+        agreement: a row for each score and measure, with its correlations; see `analysis.agreement`. One language left out.
+        above: kind of cells -> whether the headline's correlation is above that of every baseline, by the interval of the
+            difference.
+    """
+
+    name: str
+    summary: str
+    findings: tuple[str, ...]
+    agreement: pd.DataFrame
+    above: dict[str, bool]
+
+    def row(self, which: tuple[str, str]) -> pd.Series[Any] | None:
+        """The row of a score and measure; None if the study has none."""
+        rows = self.agreement[(self.agreement["score"] == which[0]) & (self.agreement["measure"] == which[1])]
+        return None if rows.empty else rows.iloc[0]
+
+
+def found_in(outcome: Outcome) -> Found | None:
+    """What a study found; None if it left no language out."""
+    for section in outcome.sections:
+        if section.name == "left_out":
+            agreement, differences = (_one(section, name) for name in ("agreement", "differences"))
+            above = {kind: _above_all(differences, kind) for kind in _KINDS}
+            return Found(outcome.settings.name, outcome.summary, tuple(section.findings), agreement[list(_COLUMNS)], above)
+    return None
+
+
+def write_study(outcome: Outcome, page: Path) -> None:
+    """Write a study's page, figures and what the first page says of it, into the folder named like the first page.
+
+    Args:
+        outcome: of the study, whose own pages are written.
+        page: the first page.
+    """
+    folder, name = page.with_suffix(""), outcome.settings.name
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    for figure in SHOWN:
+        picture = outcome.folder / "results" / f"{figure}.png"
+        if picture.exists():
+            shutil.copyfile(picture, folder / name / picture.name)
+    write_bytes(folder / f"{name}.md", as_utf8(_study_page(outcome)))
+    found = found_in(outcome)
+    if found is not None:
+        said = {"name": found.name, "summary": found.summary, "findings": found.findings, "above": found.above}
+        write_bytes(folder / name / "found.json", as_utf8(f"{json.dumps(said, indent=1, ensure_ascii=False)}\n"))
+        write_bytes(folder / name / "agreement.csv", as_utf8(as_csv(found.agreement)))
+
+
+def read_study(page: Path, name: str) -> Found | None:
+    """What `write_study` wrote for the first page; None if there is nothing."""
+    folder = page.with_suffix("") / name
+    if not (folder / "found.json").exists():
+        return None
+    said = json.loads((folder / "found.json").read_text(encoding="utf-8"))
+    agreement = pd.read_csv(folder / "agreement.csv", keep_default_na=False, na_values=[""])
+    return Found(said["name"], said["summary"], tuple(said["findings"]), agreement, said["above"])
+
+
+def evidence_page(studies: Sequence[Found]) -> str:
+    """The first page in Markdown."""
     lines = [_START, " ".join(_beliefs(studies)), _LIMITS, "## All studies", "", _over_all(studies), ""]
-    return "\n".join([*lines, *(part(outcome, page) for outcome in outcomes)])
+    return "\n".join([*lines, *map(_part, studies)])
 
 
-def _beliefs(studies: Sequence[tuple[Outcome, Section]]) -> Iterator[str]:
+def _beliefs(studies: Sequence[Found]) -> Iterator[str]:
     """What to believe of the tool's numbers, and what not, from the studies' own tables."""
-    rows = [(outcome.settings.name, _row(section, HEADLINE), section) for outcome, section in studies]
-    known = [(name, row, section) for name, row, section in rows if row is not None]
+    known = [(study, row) for study in studies if (row := study.row(HEADLINE)) is not None]
     if known:
-        above = [name for name, _, section in known if _above_all(section, HEADLINE, "others")]
-        in_contrast = [name for name, _, section in known if _above_all(section, HEADLINE, "contrast")]
+        others, contrast = ([study.name for study, _ in known if study.above[kind]] for kind in _KINDS)
         yield (
             f"**What to believe.** The {HEADLINE[1]} of a language's influence ({HEADLINE[0]}) correlates with what leaving the "
             f"language out costs other languages by {_range(known, 'others')}, and by {_range(known, 'contrast')} once row and "
             "column effects are taken out. It is above every baseline, with the interval of the difference above 0, in "
-            f"{len(above)} of {len(known)} studies as it is ({_listed(above)}), and in {len(in_contrast)} with these effects "
-            f"taken out ({_listed(in_contrast)})."
+            f"{len(others)} of {len(known)} studies as it is ({_listed(others)}), and in {len(contrast)} with these effects "
+            f"taken out ({_listed(contrast)})."
         )
-    rows = [(outcome.settings.name, _row(section, COMPENSATED), section) for outcome, section in studies]
-    undone = [(name, row, section) for name, row, section in rows if row is not None]
+    undone = [(study, row) for study in studies if (row := study.row(COMPENSATED)) is not None]
     if undone:
         yield (
             f'With the ridge of the fit\'s own steps (`preconditioner="adam-fisher"`, `damping="steps"`), the sums correlate by '
             f"{_range(undone, 'others')}, and by {_range(undone, 'contrast')} once these effects are taken out."
         )
-    shares = [(outcome.settings.name, row, section) for outcome, section in studies if (row := _row(section, STUDYS)) is not None]
+    shares = [(study, row) for study in studies if (row := study.row(STUDYS)) is not None]
     if shares:
+        identity = [(study, row) for study in studies if (row := study.row(("identity", "table"))) is not None]
         yield (
             f"**What not.** Shares of the strongest samples ({STUDYS[0]}), which the literature counts, have "
             f"{_range(shares, 'others')} "
             f'and {_range(shares, "contrast")}. "One\'s own language first" alone correlates with the whole table by '
-            f"{_identity([section for _, section in studies])}, so an agreement over whole tables says little."
+            f"{_range(identity, 'all')}, so an agreement over whole tables says little."
         )
 
 
-def _range(known: Sequence[tuple[str, pd.Series[Any], Section]], kind: str) -> str:
-    values = np.asarray([row[kind] for _, row, _ in known], dtype=np.float64)
+def _range(known: Sequence[tuple[Found, pd.Series[Any]]], kind: str) -> str:
+    values = np.asarray([row[kind] for _, row in known], dtype=np.float64)
     values = values[np.isfinite(values)]
     if not len(values):
         return "an unknown amount"
     low, high = f"{values.min():.2f}", f"{values.max():.2f}"
     return low if low == high else f"{low} to {high}"
-
-
-def _identity(sections: Sequence[Section]) -> str:
-    rows = [("", row, section) for section in sections if (row := _row(section, ("identity", "table"))) is not None]
-    return _range(rows, "all")
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -112,28 +182,21 @@ def _one(section: Section, name: str) -> pd.DataFrame:
     return found
 
 
-def _row(section: Section, which: tuple[str, str]) -> pd.Series[Any] | None:
-    table = _one(section, "agreement")
-    rows = table[(table["score"] == which[0]) & (table["measure"] == which[1])]
-    return None if rows.empty else rows.iloc[0]
-
-
-def _above_all(section: Section, which: tuple[str, str], kind: str) -> bool:
-    table = _one(section, "differences")
-    rows = table[(table["score"] == which[0]) & (table["measure"] == which[1])]
+def _above_all(differences: pd.DataFrame, kind: str) -> bool:
+    rows = differences[(differences["score"] == HEADLINE[0]) & (differences["measure"] == HEADLINE[1])]
     return bool(len(rows)) and bool((rows[f"{kind}_low"] > 0).all())
 
 
-def _over_all(studies: Sequence[tuple[Outcome, Section]]) -> str:
+def _over_all(studies: Sequence[Found]) -> str:
     """A table with a row for each study, and columns for the tool's two scores, the study's measure and the best baseline."""
     rows = []
-    for outcome, section in studies:
-        table = _one(section, "agreement")
-        for kind in ("others", "contrast"):
+    for study in studies:
+        table = study.agreement
+        for kind in _KINDS:
             baselines = table[table["baseline"] & table[kind].notna()]
             best = None if baselines.empty else baselines.loc[baselines[kind].idxmax()]
-            cells = [_shown(_row(section, which), kind) for which in (HEADLINE, COMPENSATED, STUDYS)]
-            rows.append([outcome.settings.name, kind, *cells, "" if best is None else f"{best['score']} {_shown(best, kind)}"])
+            cells = [_shown(study.row(which), kind) for which in (HEADLINE, COMPENSATED, STUDYS)]
+            rows.append([study.name, kind, *cells, "" if best is None else f"{best['score']} {_shown(best, kind)}"])
     named = (", ".join(which) for which in (HEADLINE, COMPENSATED, STUDYS))
     columns = ["study", "cells", *named, "best baseline"]
     return _table(pd.DataFrame(rows, columns=columns))
@@ -142,6 +205,8 @@ def _over_all(studies: Sequence[tuple[Outcome, Section]]) -> str:
 def _shown(row: pd.Series[Any] | None, kind: str) -> str:
     if row is None or not np.isfinite(row[kind]):
         return "-"
+    if not np.isfinite(row[f"{kind}_low"]):
+        return f"{row[kind]:.2f}"
     return f"{row[kind]:.2f} [{row[f'{kind}_low']:.2f}, {row[f'{kind}_high']:.2f}]"
 
 
@@ -151,25 +216,22 @@ def _table(table: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def part(outcome: Outcome, page: Path) -> str:
-    """A study's part of the page: findings of leaving languages out, and everything else folded; copies its figures."""
-    folder = page.with_suffix("") / outcome.settings.name
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in SHOWN:
-        found = outcome.folder / "results" / f"{name}.png"
-        if found.exists():
-            shutil.copyfile(found, folder / found.name)
-    lines = [f"## {outcome.settings.name}", "", outcome.summary, ""]
-    for section in outcome.sections:
-        if section.name == "left_out":
-            lines += [*(f"- {finding}" for finding in section.findings), "", _by_measure(section), ""]
-    whole = markdown(outcome, f"{page.stem}/{outcome.settings.name}/", level=3, shown=SHOWN)
-    return "\n".join([*lines, "<details><summary>Every section of this study</summary>", "", whole, "", "</details>", ""])
+def _part(study: Found) -> str:
+    """A study's part of the first page: findings of leaving languages out, and the table of all scores folded."""
+    findings = [f"- {finding}" for finding in study.findings]
+    folded = ["<details><summary>All scores and baselines</summary>", "", _by_measure(study.agreement), "", "</details>"]
+    more = f"Every section and figure: [evidence/{study.name}.md](evidence/{study.name}.md)."
+    return "\n".join([f"## {study.name}", "", study.summary, "", *findings, "", *folded, "", more, ""])
 
 
-def _by_measure(section: Section) -> str:
+def _study_page(outcome: Outcome) -> str:
+    name = outcome.settings.name
+    start = f"Written by `python -m benchmarks.evidence --data_dir FOLDER --only {name}`; do not edit."
+    return f"{start}\n\n{markdown(outcome, f'{name}/', shown=SHOWN)}\n"
+
+
+def _by_measure(table: pd.DataFrame) -> str:
     """Score x measure: correlation over other languages' cells / with row and column effects taken out."""
-    table = _one(section, "agreement")
     measures = list(dict.fromkeys(table.loc[~table["baseline"], "measure"]))
     rows = [
         [score, *(_both(lines[lines["measure"] == measure]) for measure in measures)]
@@ -186,4 +248,4 @@ def _by_measure(section: Section) -> str:
 def _both(lines: pd.DataFrame) -> str:
     if lines.empty:
         return ""
-    return " / ".join(_shown(lines.iloc[0], kind) for kind in ("others", "contrast"))
+    return " / ".join(_shown(lines.iloc[0], kind) for kind in _KINDS)

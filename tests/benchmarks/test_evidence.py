@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.evidence import evidence_settings
-from benchmarks.evidence_page import COMPENSATED, HEADLINE, SHOWN, STUDYS, evidence_page, part
+from benchmarks.evidence_page import COMPENSATED, HEADLINE, SHOWN, STUDYS, evidence_page, read_study, write_study
 from lightning_tracin.analysis.agreement import Prediction, agreement_tables
 from lightning_tracin.analysis.leave_one_out import Changes
 from lightning_tracin.studies.page import write_page
@@ -57,25 +57,30 @@ def left_out(noise: float) -> Section:
     return Section("n", ("Found here.",), tables, name="left_out", title="Leaving out")
 
 
-def test_its_part_shows_chosen_figures_and_none_of_the_datas_texts(tmp_path: Path) -> None:
+def test_a_studys_page_shows_chosen_figures_and_none_of_the_datas_texts(tmp_path: Path) -> None:
     outcome = constructed(tmp_path)
     write_page(outcome)
-    text = part(outcome, tmp_path / "docs" / "evidence.md")
-    assert text.startswith("## nusax\n")
-    assert "#### LDS" in text
+    write_study(outcome, tmp_path / "docs" / "evidence.md")
+    text = (tmp_path / "docs" / "evidence" / "nusax.md").read_text()
+    assert "\n# nusax\n" in text
+    assert "## LDS" in text
     assert "| a\\|b | 0.250 |" in text
     assert "the data's own" not in text
-    assert "![LDS: lds](evidence/nusax/lds-lds.png)" in text
+    assert "![LDS: lds](nusax/lds-lds.png)" in text
     assert "lds-more" not in text
     assert "- E9: no heads" in text
     assert [path.name for path in (tmp_path / "docs" / "evidence" / "nusax").iterdir()] == ["lds-lds.png"]
     assert "the data&#39;s own" in (tmp_path / "nusax" / "results" / "report.html").read_text()
+    assert read_study(tmp_path / "docs" / "evidence.md", "nusax") is None  # it left nothing out
 
 
-def test_the_page_begins_with_what_to_believe_and_folds_the_rest(tmp_path: Path) -> None:
+def test_the_first_page_begins_with_what_to_believe_and_is_made_from_files(tmp_path: Path) -> None:
+    page = tmp_path / "docs" / "evidence.md"
     good, poor = (constructed(tmp_path, left_out(noise)) for noise in (0.1, 3.0))
     poor = dataclasses.replace(poor, settings=dataclasses.replace(poor.settings, name="poor"))
-    text = evidence_page([good, poor], tmp_path / "docs" / "evidence.md")
+    for outcome in (good, poor):
+        write_study(outcome, page)
+    text = evidence_page([study for name in ("nusax", "poor", "absent") if (study := read_study(page, name)) is not None])
     believed = next(line for line in text.splitlines() if "What to believe" in line)
     rows = [outcome.sections[1].tables["agreement"].iloc[0] for outcome in (good, poor)]
     assert f"by {rows[1]['others']:.2f} to {rows[0]['others']:.2f}, and by" in believed
@@ -85,11 +90,11 @@ def test_the_page_begins_with_what_to_believe_and_folds_the_rest(tmp_path: Path)
     assert "**What not.** Shares" in believed
     assert text.index("What to believe") < text.index("## All studies") < text.index("## nusax") < text.index("## poor")
     assert text.count("<details>") == text.count("</details>") == 2
-    unfolded = text[: text.index("<details>")]
-    assert "- Found here." in unfolded
-    assert "E1" not in unfolded
+    assert "- Found here." in text
+    assert "E1" not in text
+    assert "[evidence/poor.md](evidence/poor.md)" in text
     line = good.sections[1].tables["agreement"].iloc[0]
-    assert f"{line['others']:.2f} [{line['others_low']:.2f}, {line['others_high']:.2f}]" in unfolded
+    assert f"{line['others']:.2f} [{line['others_low']:.2f}, {line['others_high']:.2f}]" in text
 
 
 def test_data_and_folder_are_of_this_machine(tmp_path: Path) -> None:
