@@ -86,7 +86,7 @@ def feature_shards(
     Raises:
         TracInError: features are missing or damaged.
     """
-    train = store.train_of_shards()
+    train, read = store.train_of_shards(), store.reader("train")
     sketch = store.sketch()
     probes = _gathered(store.blocks("probes"), store.count("probes"))
     if whitening is None:
@@ -99,7 +99,7 @@ def feature_shards(
     probe_norm = norms(probes).numpy()
 
     def computed(shard: int) -> Ingredients:
-        index, features = store.read("train", shard)
+        index, features = read(shard)
         if not np.array_equal(index.numpy(), train[shard]):
             raise TracInError(f"{store.folder} was rewritten while it was read; open the run again.")
         dot = np.stack([(_select(features, chosen) @ _select(right, chosen).T).numpy() for chosen in columns])

@@ -7,7 +7,7 @@ with their original norms.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -178,13 +178,16 @@ class FeatureStore:
             raise TracInError(f"{self.folder} has no features of sample {missing[0]} ({side}); run the attribution again.")
         return torch.stack([found[one] for one in indices])
 
-    def read(self, side: Side, shard: int) -> tuple[Tensor, Tensor]:
-        """The indices and features of one shard, by its position, as `blocks` yields them.
+    def reader(self, side: Side) -> Callable[[int], tuple[Tensor, Tensor]]:
+        """A function that reads one shard by its position: indices and features, as `blocks` yields them.
+
+        The folder is listed here, once: a large index has thousands of files.
 
         Raises:
-            TracInError: the shard is damaged or of another run.
+            TracInError: when it is called: the shard is damaged or of another run.
         """
-        return self._read(side, self._paths(side)[shard])
+        paths = self._paths(side)
+        return lambda shard: self._read(side, paths[shard])
 
     def _read(self, side: Side, path: Path) -> tuple[Tensor, Tensor]:
         """A shard's indices, and its features in single precision with their original norms."""

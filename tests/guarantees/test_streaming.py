@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -245,6 +246,23 @@ def test_torch_has_no_matrix_either(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.Tensor, "__matmul__", lambda one, other: sizes.append(len(one)) or product(one, other))
     TracInRun.open(tmp_path / "run").top(0, 5)
     assert sizes == [64] * 15 + [40]
+
+
+def test_the_folder_of_features_is_listed_as_often_for_many_files_as_for_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Listing it for every file takes longer than the products where there are thousands."""
+    monkeypatch.setattr("lightning_tracin.analysis.scorer.MATRIX_BYTES", 0)
+    listed: list[int] = []
+    scan = os.scandir
+    for size in (500, 20):
+        write_features(tmp_path / f"{size}", 1000, 10, 8, shards=(size,))
+        run, calls = TracInRun.open(tmp_path / f"{size}"), []
+        monkeypatch.setattr(os, "scandir", lambda path, calls=calls: calls.append(path) or scan(path))  # type: ignore[misc]
+        run.top(0, 5)
+        monkeypatch.setattr(os, "scandir", scan)
+        listed.append(len(calls))
+    assert listed[0] == listed[1] > 0
 
 
 def test_completeness_is_found_without_the_matrix(tmp_path: Path) -> None:
