@@ -61,6 +61,8 @@ def tables(report: Report, box: Box) -> Iterator[tuple[str, Table]]:
         yield "Peers: ratios are median (lowest to highest; runs)", _comparisons(report, box)
     if report.growth:
         yield "Growth: time when one thing doubles", _growth(report, box)
+    if report.limits:
+        yield "Limits: each way against its own matrix products, timed alone", _limits(report, box)
 
 
 def show(report: Report, console: Console) -> None:
@@ -142,6 +144,21 @@ def _growth(report: Report, box: Box) -> Table:
     table = Table("doubled", "before, s", "after, s", "after / before", box=box)
     for one in report.growth:
         table.add_row(one.what, f"{one.before:.2f}", f"{one.after:.2f}", _ratio(one.ratio))
+    return table
+
+
+def _limits(report: Report, box: Box) -> Table:
+    columns = ("way", "billion multiplications", "of plain", "products alone, s", "whole, s", "of the limit")
+    table = Table(*columns, box=box)
+    for one in report.limits:
+        table.add_row(
+            one.what,
+            f"{one.multiplications / 1e9:.0f}",
+            f"{one.of_plain:.2f}",
+            f"{one.alone:.2f}",
+            f"{one.whole:.2f}",
+            f"{one.alone / one.whole:.0%}",
+        )
     return table
 
 

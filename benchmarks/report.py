@@ -52,6 +52,17 @@ class Growth:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """How near a way of computing is to its matrix products alone."""
+
+    what: str
+    multiplications: float
+    alone: float  # seconds of its products alone
+    whole: float  # seconds
+    of_plain: float  # multiplications over those of a plain forward and backward
+
+
+@dataclass(frozen=True)
 class Machine:
     """The machine that the figures were measured on."""
 
@@ -70,6 +81,7 @@ class Report:
     results: tuple[Result, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     growth: tuple[Growth, ...] = ()
+    limits: tuple[Limit, ...] = ()
     notes: tuple[str, ...] = ()
     failures: tuple[str, ...] = ()  # measurements that failed
     machine: Machine | None = None
@@ -87,6 +99,7 @@ def joined(reports: Iterable[Report], machine: Machine) -> Report:
         tuple(result for one in every for result in one.results),
         tuple(comparison for one in every for comparison in one.comparisons),
         tuple(growth for one in every for growth in one.growth),
+        tuple(limit for one in every for limit in one.limits),
         tuple(note for one in every for note in one.notes),
         tuple(failure for one in every for failure in one.failures),
         machine,
