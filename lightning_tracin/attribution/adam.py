@@ -20,7 +20,7 @@ With a `projection_dim`, gradients are scaled before they are projected, because
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +66,10 @@ def stored_scales(options: Stored, snapshot: Snapshot) -> dict[str, Tensor] | No
         >>> stored_scales(Stored(), snapshot=None) is None  # plain gradients need none
         True
     """
-    return snapshot.scales() if options.preconditioner in SCALED else None
+    if options.preconditioner not in SCALED:
+        return None
+    moments = snapshot.second_moments()
+    return snapshot.scales() if moments is None else scales_of_moments(moments, options.preconditioner == "adam-factored")
 
 
 def on_model(scales: Mapping[str, Tensor], model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -131,8 +134,67 @@ def adam_scales(optimizers: Sequence[Optimizer], parameters: Mapping[str, Tensor
         >>> adam_scales([adam], {"weight": weight})["weight"].round(decimals=4).tolist()
         [0.5, 2.0, 0.0]
     """
-    names = {id(parameter): name for name, parameter in parameters.items()}
     scales = {name: torch.zeros(parameter.shape) for name, parameter in parameters.items()}
+    for name, corrected, settings in _corrected(optimizers, parameters, lambda second: second):
+        scales[name] = _scale(corrected, settings, factored)
+    return scales
+
+
+@torch.no_grad()
+def moments_of(
+    optimizers: Sequence[Optimizer], parameters: Mapping[str, Tensor], local: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """What `scales_of_moments` makes the scales of, for fits in which no process has whole second moments.
+
+    Args:
+        optimizers: the fit's, in their current state.
+        parameters: name -> parameter.
+        local: the part of a parameter or of a second moment that this process holds.
+
+    Returns:
+        `second/NAME`: the bias-corrected second moments of that part; `settings/NAME`: eps and beta2, in float64.
+
+    Raises:
+        TracInError: an optimizer's state has no second moments under torch's names.
+
+    Example:
+        >>> weight = torch.zeros(2, requires_grad=True)
+        >>> adam = torch.optim.Adam([weight], eps=0.5)
+        >>> weight.grad = torch.tensor([4.0, 0.25])
+        >>> adam.step()
+        >>> found = moments_of([adam], {"weight": weight}, lambda one: one)
+        >>> found["second/weight"].tolist(), found["settings/weight"].tolist()
+        ([16.0, 0.0625], [0.5, 0.999])
+    """
+    moments = {f"second/{name}": torch.zeros(local(parameter).shape) for name, parameter in parameters.items()}
+    moments |= {f"settings/{name}": torch.zeros(2, dtype=torch.float64) for name in parameters}
+    for name, corrected, settings in _corrected(optimizers, parameters, local):
+        moments |= {f"second/{name}": corrected, f"settings/{name}": torch.tensor(settings, dtype=torch.float64)}
+    return moments
+
+
+def scales_of_moments(moments: Mapping[str, Tensor], factored: bool = False) -> dict[str, Tensor]:
+    """The scales that `adam_scales` has, from whole second moments.
+
+    Args:
+        moments: as `moments_of` has them, of whole parameters.
+        factored: see `adam_scales`.
+
+    Example:
+        >>> moments = {"second/weight": torch.tensor([16.0, 0.0]), "settings/weight": torch.tensor([0.0, 0.999])}
+        >>> scales_of_moments(moments)["weight"].tolist()
+        [0.5, 0.0]
+    """
+    names = [name.removeprefix("second/") for name in moments if name.startswith("second/")]
+    settings = {name: (float(eps), float(beta)) for name in names for eps, beta in [moments[f"settings/{name}"].tolist()]}
+    return {name: _scale(moments[f"second/{name}"], settings[name], factored) for name in names}
+
+
+def _corrected(
+    optimizers: Sequence[Optimizer], parameters: Mapping[str, Tensor], local: Callable[[Tensor], Tensor]
+) -> Iterator[tuple[str, Tensor, tuple[float, float]]]:
+    """Each parameter that has been updated: its bias-corrected second moments on the CPU, and its optimizer's eps and beta2."""
+    names = {id(parameter): name for name, parameter in parameters.items()}
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
@@ -145,14 +207,16 @@ def adam_scales(optimizers: Sequence[Optimizer], parameters: Mapping[str, Tensor
                         f"The state of {type(optimizer).__name__} holds no 'exp_avg_sq' (it has {sorted(map(str, state))}), so "
                         "preconditioner='adam' cannot read its second moments; leave `preconditioner` out."
                     )
-                second = second.detach().to("cpu", torch.float32)
-                corrected = second / (1 - group["betas"][1] ** float(state["step"]))
-                if factored:
-                    scale = _factored(corrected, 1 - group["betas"][1])
-                else:
-                    scale = torch.where(second > 0, (corrected.sqrt() + group["eps"]).rsqrt(), 0.0)
-                scales[names[id(parameter)]] = scale
-    return scales
+                corrected = local(second).detach().to("cpu", torch.float32) / (1 - group["betas"][1] ** float(state["step"]))
+                yield names[id(parameter)], corrected, (group["eps"], group["betas"][1])
+
+
+def _scale(corrected: Tensor, settings: tuple[float, float], factored: bool) -> Tensor:
+    """The square root of P for one parameter, from its bias-corrected second moments, eps and beta2."""
+    eps, beta = settings
+    if factored:
+        return _factored(corrected, 1 - beta)
+    return torch.where(corrected > 0, (corrected.sqrt() + eps).rsqrt(), 0.0)
 
 
 def _factored(second: Tensor, damping: float) -> Tensor:

@@ -31,9 +31,10 @@ from lightning_tracin.gradients import Coverage, plan_coverage
 from lightning_tracin.gradients.coverage import Counted
 from lightning_tracin.gradients.layouts import Decisions
 from lightning_tracin.storage.directory import RunDirectory
+from lightning_tracin.storage.frozen_digest import frozen_digest
 from lightning_tracin.storage.records import RunRecord, known_samples, package_versions
 from lightning_tracin.storage.sample_table import SampleTable
-from lightning_tracin.storage.snapshots import Snapshot, frozen_digest
+from lightning_tracin.storage.snapshots import Snapshot
 
 
 @dataclass(frozen=True)

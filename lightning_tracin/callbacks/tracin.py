@@ -22,11 +22,18 @@ from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.filesystem import Place, place
 from lightning_tracin.storage.lock import RunLock
 from lightning_tracin.trainer.compat import CallbackBase, overrides
-from lightning_tracin.trainer.environment import Environment, refuse_sharded
-from lightning_tracin.trainer.fit_facts import averaging_callback, users_objects
+from lightning_tracin.trainer.environment import Environment, has_pieces, refuse_sharded
+from lightning_tracin.trainer.fit_facts import averaging_callback, data_replicas, users_objects
 from lightning_tracin.trainer.isolation import untouched_process
 from lightning_tracin.trainer.learning_rates import Recorder, StepWatch, unwrapped
 from lightning_tracin.trainer.session import Session
+from lightning_tracin.trainer.sharded_session import ShardedSession
+
+#: The way out for strategies whose parts of a model cannot be read tensor by tensor.
+_WITHOUT_PIECES = (
+    "use `strategy='ddp'` or a single device, or ModelParallelStrategy with `fully_shard` in `configure_model`, under which the "
+    "fit takes snapshots"
+)
 
 
 class TracInCallback(CallbackBase):
@@ -138,7 +145,8 @@ class TracInCallback(CallbackBase):
             self._forget()
             self._trainer = weakref.ref(trainer)
         self._states = None
-        refuse_sharded(trainer.strategy, "TracInCallback", "use `strategy='ddp'` or a single device")
+        if not has_pieces(trainer.strategy):
+            refuse_sharded(trainer.strategy, "TracInCallback", _WITHOUT_PIECES)
         taken = {other.dirpath for other in placed_first(self, trainer) if isinstance(other, TracInCallback)}
         if self.dirpath is None:
             candidates = (default_directory(trainer, number) for number in itertools.count(1))
@@ -169,7 +177,8 @@ class TracInCallback(CallbackBase):
             self._make_room(trainer, directory)
             self._run = str(trainer.strategy.broadcast(uuid.uuid4().hex))
         with untouched_process(*users_objects(trainer)):
-            session = Session(self.options, self.probes, self.languages, directory, trainer, pl_module)
+            kind = ShardedSession if has_pieces(trainer.strategy) else Session
+            session = kind(self.options, self.probes, self.languages, directory, trainer, pl_module)
         if self.options.dry_run:
             rank_zero_info("TracIn: dry_run, so nothing is written and the fit runs as without the callback.")
             return
@@ -210,7 +219,7 @@ class TracInCallback(CallbackBase):
         """Count the samples, and take a snapshot every `every_n_train_steps`."""
         if self._session is None:
             return
-        self._recorder.samples += self._session.samples_in(batch, batch_idx) * trainer.world_size
+        self._recorder.samples += self._session.samples_in(batch, batch_idx) * data_replicas(trainer)
         every = self.options.every_n_train_steps
         if every is not None and self._recorder.step // every > self._last_step // every:
             self._snapshot(self._session)

@@ -36,7 +36,7 @@ def about_samples(run: TracInRun) -> str:
     """
     return (
         f"{len(run.train)} train samples ({counted(run.train)}) x {len(run.probes)} probes ({counted(run.probes)}), "
-        f"{run.record.options.method_name} influence by {run.record.loss}"
+        f"{run.record.options.method_name} influence by {run.record.loss or 'a loss that is not checked yet'}"
     )
 
 

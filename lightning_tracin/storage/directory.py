@@ -8,6 +8,7 @@ derived from the rest and can be recreated; only its representations are read. W
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -168,6 +169,10 @@ class RunDirectory:
         """Record the result of the check of a snapshot's products."""
         self._update(spot_checks={**self.record().spot_checks, name: check})
 
+    def note_loss(self, loss: str, coverage: Mapping[str, tuple[int, int]], deviation: float | None) -> None:
+        """Record what a sharded fit could not look at: see `RunRecord`."""
+        self._update(loss=loss, coverage={rule: tuple(counted) for rule, counted in coverage.items()}, deviation=deviation)
+
     def _table(self, role: str) -> Path:
         return self.path / "samples" / f"{role}.jsonl"
 
@@ -264,6 +269,8 @@ class RunDirectory:
         kept = held.options.keep_snapshots and record.options.keep_snapshots  # False: some are light
         options = record.options.model_copy(update={"keep_snapshots": kept})
         self._update(snapshots=None, options=options, averaging=record.averaging or held.averaging)
+        if record.loss and not held.loss:
+            self.note_loss(record.loss, record.coverage, record.deviation)
         for snapshot in snapshots:
             if snapshot.step > step:  # before the snapshot: after a kill, a later snapshot of that name could use the leftovers
                 self.discard(snapshot.name)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lightning_tracin.config import SCALED, Options, Stored
+from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.files import as_lines
 from lightning_tracin.storage.sample_table import SampleTable
 
@@ -53,7 +54,7 @@ class RunRecord(_Record):
     mask: str | None = Field(default=None, description="sha256 of the elements that the mask keeps; null = all elements count")
     languages_given: bool = Field(default=False, description="whether the train samples' languages were given as a list")
     languages_of_probes_given: bool = Field(default=False, description="whether the probes' languages were given as a list")
-    loss: str = Field(description="per_sample_loss, or training_step and its reduction")
+    loss: str = Field(description="per_sample_loss, or training_step and its reduction; empty = not checked yet (a sharded fit)")
     train: Samples
     probes: Samples
     added_probes: tuple[Samples, ...] = Field(default=(), description="probes that were added later, in order")
@@ -74,6 +75,20 @@ class RunRecord(_Record):
     not_compared: tuple[str, ...] = Field(default=(), description="what imported checkpoints were not compared by")
     snapshots: int | None = Field(default=None, description="how many there were when the fit ended; null = it has not ended")
     spot_checks: dict[str, SpotCheck] = Field(default={}, description="snapshot -> result of the check of its products")
+
+    @property
+    def known_loss(self) -> str:
+        """The loss.
+
+        Raises:
+            TracInError: nobody has looked at it yet.
+        """
+        if not self.loss:
+            raise TracInError(
+                f"The run {self.run} is of a sharded fit, whose loss is checked when its influence is computed; call `attribute` "
+                "first."
+            )
+        return self.loss
 
     @property
     def uncovered(self) -> str | None:
@@ -149,7 +164,8 @@ def differing_options(ours: Options, theirs: Options) -> list[tuple[str, Any, An
 def differences(ours: RunRecord, theirs: RunRecord) -> list[tuple[str, Any, Any]]:
     """Options, and the identity of the fit and its samples, that differ between two records: name, our value, their value."""
     names = ("mask", "run", "loss", "train", "probes", "elements")
-    return differing_options(ours.options, theirs.options) + _differing(ours, theirs, names)
+    pairs = [one for one in _differing(ours, theirs, names) if one[0] != "loss" or "" not in one[1:]]  # not looked at yet
+    return differing_options(ours.options, theirs.options) + pairs
 
 
 def _differing(ours: BaseModel, theirs: BaseModel, names: Iterable[str]) -> list[tuple[str, Any, Any]]:

@@ -1,7 +1,8 @@
 """Snapshots of a fit, and the ledger that orders them.
 
 A snapshot is a folder `snapshots/0003-step375/` with the weights, a record and, for `preconditioner="adam"`, the scales from
-Adam's second moments. It is in one of these states:
+Adam's second moments. Those of a sharded fit are written by its processes, each its own pieces (`pieces`), and hold the second
+moments themselves. A snapshot is in one of these states:
 
     absent --append--> begun --append--> taken --discard_weights--> light
        ^                 |                 |                          |
@@ -32,20 +33,27 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 from torch import Tensor, nn
 
 from lightning_tracin.errors import TracInError
-from lightning_tracin.storage.files import read_record, read_tensors, tensor_names, write_record, write_tensors
+from lightning_tracin.storage.files import read_record, read_tensors, write_record, write_tensors
 from lightning_tracin.storage.filesystem import remove_tree
+from lightning_tracin.storage.pieces import (
+    Piece,
+    delete_stored,
+    is_stored,
+    read_stored,
+    require_all_pieces,
+    stored_names,
+    whole_path,
+    write_pieces,
+)
 
 _RECORD = "snapshot.json"
 _WEIGHTS = "weights.safetensors"
 _SCALES = "adam.safetensors"
-
-#: Approximate number of values of each frozen parameter that enter the digest.
-_DIGESTED = 1024
+_MOMENTS = "moments.safetensors"
 
 
 class SnapshotRecord(BaseModel):
@@ -127,7 +135,7 @@ class Snapshot:
     @property
     def kept(self) -> bool:
         """Whether the weights still exist."""
-        return (self.path / _WEIGHTS).exists()
+        return is_stored(self.path / _WEIGHTS)
 
     @property
     def own_names(self) -> frozenset[str]:
@@ -137,7 +145,7 @@ class Snapshot:
             TracInError: the weights were discarded or are damaged.
         """
         self._require_kept()
-        return tensor_names(self.path / _WEIGHTS, self._remedy, self._owner)
+        return stored_names(self.path / _WEIGHTS, self._remedy, self._owner)
 
     def _require_kept(self) -> None:
         if not self.kept:
@@ -153,10 +161,10 @@ class Snapshot:
             TracInError: the weights were discarded or are damaged.
         """
         self._require_kept()
-        weights = read_tensors(self.path / _WEIGHTS, self._remedy, self._owner)
+        weights = read_stored(self.path / _WEIGHTS, self._remedy, self._owner)
         for step, path in _unfrozen(self.path.parent):
             if step >= self.step:
-                weights = {**read_tensors(path, self._remedy, _owner(self.record.run)), **weights}
+                weights = {**read_stored(path, self._remedy, _owner(self.record.run)), **weights}
         return weights
 
     @property
@@ -175,10 +183,19 @@ class Snapshot:
         """
         return read_tensors(self.path / _SCALES, self._remedy, self._owner)
 
+    def second_moments(self) -> dict[str, Tensor] | None:
+        """Adam's second moments, which a sharded fit stores instead of scales (`adam.moments_of`); None if there are none.
+
+        Raises:
+            TracInError: they are damaged.
+        """
+        path = self.path / _MOMENTS
+        return read_stored(path, self._remedy, self._owner) if is_stored(path) else None
+
     def discard_weights(self) -> None:
-        """Delete the weights and the scales; keep the record."""
-        for name in (_WEIGHTS, _SCALES):
-            (self.path / name).unlink(missing_ok=True)
+        """Delete the weights, and the scales or second moments; keep the record."""
+        for name in (_WEIGHTS, _SCALES, _MOMENTS):
+            delete_stored(self.path / name)
 
 
 def _owner(run: str, *parts: str) -> str:
@@ -188,7 +205,8 @@ def _owner(run: str, *parts: str) -> str:
 
 def _unfrozen(folder: Path) -> list[tuple[int, Path]]:
     """Files of parameters that were unfrozen during the fit, with their steps, in order; the first file that names one counts."""
-    return sorted((int(path.stem.rpartition("step")[2]), path) for path in folder.glob("unfrozen-step*.safetensors"))
+    found = {whole_path(path) for path in folder.glob("unfrozen-step*.safetensors")}
+    return sorted((int(path.stem.rpartition("step")[2]), path) for path in found)
 
 
 def trainable_names(model: nn.Module) -> frozenset[str]:
@@ -219,32 +237,13 @@ def copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies of weights on the CPU.
 
     Example:
-        >>> weight = torch.zeros(1)
-        >>> kept = copied({"weight": weight})
-        >>> _ = weight.add_(1)
-        >>> kept
-        {'weight': tensor([0.])}
-    """
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
-
-
-def frozen_digest(model: nn.Module, kept: Collection[str]) -> str:
-    """Digest of all parameters except the named ones: their names, their shapes, and some of their values.
-
-    Example:
-        >>> layer = nn.Linear(2, 1)
-        >>> before = frozen_digest(layer, ["weight"])
-        >>> _ = nn.init.ones_(layer.weight), nn.init.ones_(layer.bias)
-        >>> before == frozen_digest(layer, ["weight"])  # the bias has changed
+        >>> layer = nn.Linear(1, 1)
+        >>> kept = copied(layer.state_dict())
+        >>> _ = nn.init.constant_(layer.bias, 5.0)
+        >>> kept["bias"].item() == 5.0
         False
     """
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        if name not in kept:
-            every = max(1, parameter.numel() // _DIGESTED)
-            some = parameter.detach().flatten()[::every].to("cpu", torch.float32)
-            digest.update(f"{name}\0{list(parameter.shape)}\0".encode() + some.numpy().tobytes())
-    return digest.hexdigest()
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -255,7 +254,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
     Example:
         >>> layer = nn.Linear(2, 1)
-        >>> load_weights(layer, {"bias": torch.tensor([3.0])})
+        >>> load_weights(layer, {"bias": Tensor([3.0])})
         >>> layer.bias.item()
         3.0
     """
@@ -331,24 +330,53 @@ class Ledger:
         self, record: SnapshotRecord, weights: Mapping[str, Tensor] | None, scales: Mapping[str, Tensor] | None = None
     ) -> Snapshot:
         """Add a snapshot; without weights, only its record is stored."""
-        path = self._folder / folder_name(record)
-        unfrozen = tuple(step for step, _ in _unfrozen(self._folder))
-        record = record.model_copy(update={"run": self._run, "unfrozen": unfrozen})
-        owner = _owner(self._run, path.name)
-        remove_tree(path)  # leftovers of a killed fit
+        path, owner = self.begin(record), _owner(self._run, folder_name(record))
         if weights is not None:
             write_tensors(path / _WEIGHTS, weights, owner)
             if scales is not None:
                 write_tensors(path / _SCALES, scales, owner)
+        return self._recorded(record)
+
+    def begin(self, record: SnapshotRecord) -> Path:
+        """Make room for a snapshot, and return its folder: what a killed fit left there is deleted."""
+        path = self._folder / folder_name(record)
+        remove_tree(path)
+        return path
+
+    def append_pieces(
+        self, record: SnapshotRecord, weights: Mapping[str, Piece], moments: Mapping[str, Piece] | None, rank: int, ranks: int
+    ) -> None:
+        """Write one process's pieces of a snapshot; `begin` comes before those of all processes, `complete` after them."""
+        path, owner = self._folder / folder_name(record), _owner(self._run, folder_name(record))
+        write_pieces(path / _WEIGHTS, weights, rank, ranks, owner)
+        if moments is not None:
+            write_pieces(path / _MOMENTS, moments, rank, ranks, owner)
+
+    def complete(self, record: SnapshotRecord, ranks: int) -> Snapshot:
+        """Add a snapshot whose pieces all processes have written.
+
+        Raises:
+            TracInError: those of one of them are not there.
+        """
+        require_all_pieces(self._folder / folder_name(record) / _WEIGHTS, ranks)
+        return self._recorded(record)
+
+    def _recorded(self, record: SnapshotRecord) -> Snapshot:
+        unfrozen = tuple(step for step, _ in _unfrozen(self._folder))
+        record = record.model_copy(update={"run": self._run, "unfrozen": unfrozen})
+        added = Snapshot(record, self._folder / folder_name(record))
         known = self.snapshots()[: record.index]
-        write_record(path / _RECORD, record)
-        added = Snapshot(record, path)
+        write_record(added.path / _RECORD, record)
         self._known = (*known, added)
         return added
 
     def append_unfrozen(self, step: int, parameters: Mapping[str, Tensor]) -> None:
         """Store the values of parameters that are unfrozen after this step, which the snapshots so far do not have."""
         write_tensors(self._folder / _unfrozen_name(step), parameters, _owner(self._run))
+
+    def append_unfrozen_pieces(self, step: int, parameters: Mapping[str, Piece], rank: int, ranks: int) -> None:
+        """Store one process's pieces of parameters that are unfrozen after this step."""
+        write_pieces(self._folder / _unfrozen_name(step), parameters, rank, ranks, _owner(self._run))
 
     def cut_back(self, step: int) -> tuple[Snapshot, ...]:
         """Drop the snapshots after this step, which a resumed fit takes again, and return them."""
@@ -358,7 +386,7 @@ class Ledger:
             remove_tree(snapshot.path)
         for unfrozen, path in _unfrozen(self._folder):
             if unfrozen > step:
-                path.unlink()
+                delete_stored(path)
         self._known = None
         return dropped
 

@@ -74,7 +74,7 @@ def add_probes(
         for snapshot in snapshots:
             groups = snapshot.record.groups
             load_weights(copy, snapshot.state_dict())
-            loss = checked_loss(copy, None, added, prepared, record.loss, options.loss_unit)
+            loss = checked_loss(copy, None, added, prepared, record.known_loss, options.loss_unit)
             coverage = verify(copy, frozenset(groups), loss, None, added, prepared, f"at snapshot {snapshot.name}").coverage
             size = 1 if loss.is_of_one else options.batch_size
             job = Job(added, added, loss, prepared, size, memory_budget=0, progress=added.progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from pytorch_lightning import LightningModule
 from torch.utils.data import DataLoader
 
 from lightning_tracin.attribution.attributor import Attributor
+from lightning_tracin.attribution.late_checks import check_late, require_whole
 from lightning_tracin.attribution.prepare import (
     GivenLanguages,
     Setup,
@@ -52,12 +54,12 @@ def attribute(
 ) -> TracInRun:
     """Compute the missing influence of a run and write its results, as the end of the fit would.
 
-    Use it for runs with `when="never"`, for runs whose fit was killed, and for imported checkpoints. Snapshots that are complete
-    are skipped. How samples are read and influence is computed is taken from the run's record.
+    Use it for runs with `when="never"`, for runs whose fit was killed or sharded its model, and for imported checkpoints.
+    Snapshots that are complete are skipped. How samples are read and influence is computed is taken from the run's record.
 
     Args:
-        module: a module like the fit's. Its trainable weights are replaced by the snapshots'; its frozen parameters must have the
-            fit's values.
+        module: a module like the fit's, not sharded. Its trainable weights are replaced by the snapshots'; its frozen
+            parameters must have the fit's values.
         run: the run, or its directory.
         train_loader: a DataLoader over the fit's train samples, in the same dataset order.
         probes: the probes as the fit had them: a DataLoader, or several (its validation loaders by default).
@@ -110,11 +112,14 @@ def attribute(
         require_run_samples(directory, train, chosen, here)
         warn_of_mismatch(train.table.language, chosen.table.language)
         setup = Setup(options, train, chosen, record.loss, mask_of_run(directory, None if mask is None else Path(mask)), progress)
+        require_whole(module)
         require_frozen_alike(module, snapshots)
         copy = isolated_copy(module, dtype_of(options))
         if fabric is not None:
             copy.to(fabric.device)
         processes = Environment(copy, strategy)
+        if not record.loss:
+            setup = replace(setup, loss=check_late(directory, copy, setup, snapshots[-1], processes))
         attributor = Attributor(directory, processes, setup)
         for snapshot in attributor.unfinished(snapshots):
             attributor.attribute_stored(copy, snapshot)

@@ -78,8 +78,39 @@ class Environment:
         rank_zero_info(message)
 
 
+def is_sharding(strategy: object) -> bool:
+    """Whether ranks may hold parts of the model only. Strategies are known by name, because their package may not be installed.
+
+    Args:
+        strategy: a Trainer's or a Fabric's.
+
+    Example:
+        >>> class FSDPStrategy: ...
+        >>> class DDPStrategy: ...
+        >>> is_sharding(FSDPStrategy()), is_sharding(DDPStrategy())
+        (True, False)
+    """
+    strategies = _names_of(strategy)
+    return not strategies & {"SingleDeviceStrategy", "DDPStrategy"} or "DeepSpeedStrategy" in strategies
+
+
+def has_pieces(strategy: object) -> bool:
+    """Whether the ranks' parts of the model can be read tensor by tensor: torch's DTensors, under ModelParallelStrategy.
+
+    Example:
+        >>> class ModelParallelStrategy: ...
+        >>> has_pieces(ModelParallelStrategy())
+        True
+    """
+    return "ModelParallelStrategy" in _names_of(strategy)
+
+
+def _names_of(strategy: object) -> set[str]:
+    return {parent.__name__ for parent in type(strategy).__mro__}
+
+
 def refuse_sharded(strategy: object, what: str, remedy: str) -> None:
-    """Check that every rank has the whole model. Strategies are known by name, because their package may not be installed.
+    """Check that every rank has the whole model.
 
     Args:
         strategy: a Trainer's or a Fabric's.
@@ -97,6 +128,5 @@ def refuse_sharded(strategy: object, what: str, remedy: str) -> None:
         ...     print(error)
         FSDPStrategy shards the model, but attribute needs whole weights on every rank; use DDP.
     """
-    strategies = {parent.__name__ for parent in type(strategy).__mro__}
-    if not strategies & {"SingleDeviceStrategy", "DDPStrategy"} or "DeepSpeedStrategy" in strategies:
+    if is_sharding(strategy):
         raise TracInError(f"{type(strategy).__name__} shards the model, but {what} needs whole weights on every rank; {remedy}.")

@@ -23,6 +23,12 @@ def validation_loaders(trainer: Trainer) -> Any:
     return source.dataloader() if source.is_defined() else None
 
 
+def data_replicas(trainer: Trainer) -> int:
+    """The number of processes that train on different samples: those of a tensor-parallel group share theirs."""
+    sharing = getattr(trainer.strategy, "distributed_sampler_kwargs", None) or {}
+    return int(sharing.get("num_replicas", trainer.world_size))
+
+
 def averaging_callback(callbacks: Sequence[Any]) -> str | None:
     """Class name of the first callback that averages weights: one of Lightning's, or a subclass. None if there is none.
 

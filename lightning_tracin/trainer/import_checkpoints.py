@@ -34,8 +34,9 @@ from lightning_tracin.errors import TracInError
 from lightning_tracin.run import TracInRun
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.filesystem import Place, place
+from lightning_tracin.storage.frozen_digest import frozen_digest
 from lightning_tracin.storage.lock import RunLock
-from lightning_tracin.storage.snapshots import SnapshotRecord, frozen_digest, load_weights, weights_of
+from lightning_tracin.storage.snapshots import SnapshotRecord, load_weights, weights_of
 from lightning_tracin.trainer.checkpoints import Checkpoint, found_checkpoints, read_checkpoint
 from lightning_tracin.trainer.environment import Environment
 from lightning_tracin.trainer.isolation import isolated_copy, untouched_process

@@ -79,7 +79,7 @@ def scored_candidates(
         )
         samples = from_loader(candidates, columns, "candidates", given.train)
         again = _probes_of_run(directory, options, probes, given.probes)
-        setup = Setup(options, samples, again or samples, record.loss, kept_mask, progress, train_kind="candidate")
+        setup = Setup(options, samples, again or samples, record.known_loss, kept_mask, progress, train_kind="candidate")
         scratch = CandidateDirectory(Path(folder), directory, samples.table)
         copy = isolated_copy(module, setup.dtype)
         attributor = Attributor(scratch, Environment(copy), setup)

@@ -47,13 +47,13 @@ from lightning_tracin.reporting.results import point
 from lightning_tracin.run import TracInRun
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.filesystem import free_bytes
+from lightning_tracin.storage.frozen_digest import frozen_digest
 from lightning_tracin.storage.records import SCHEDULE
 from lightning_tracin.storage.snapshots import (
     Snapshot,
     SnapshotRecord,
     copied,
     folder_name,
-    frozen_digest,
     load_weights,
     trainable_names,
     weights_of,
@@ -297,9 +297,12 @@ class Session:
     def _kept_names(self) -> frozenset[str]:
         """Names of the parameters that a snapshot stores: the trainable ones, or all if others have changed in the fit."""
         trainable = frozenset(trainable_names(self._module))
-        if frozen_digest(self._module, trainable) == self._frozen:
+        if self._digest_without(trainable) == self._frozen:
             return trainable
         return frozenset(name for name, _ in self._module.named_parameters())
+
+    def _digest_without(self, kept: frozenset[str]) -> str:
+        return frozen_digest(self._module, kept)
 
     def hold_weights(self, step: int) -> None:
         """Keep the weights as they are after a step, for a snapshot of it that is taken when others may have replaced them."""
@@ -310,7 +313,7 @@ class Session:
         if sum(parameter.requires_grad for parameter in self._module.parameters()) == len(self._trainable):
             return
         before, self._trainable = self._trainable, trainable_names(self._module)
-        self._frozen = frozen_digest(self._module, self._trainable)
+        self._frozen = self._digest_without(self._trainable)
         new = {name: tensor for name, tensor in self._module.named_parameters() if name in self._trainable - before}
         if new and self._options.writes_weights and self._trainer.is_global_zero and self.directory.ledger.snapshots():
             self.directory.ledger.append_unfrozen(step, new)
@@ -329,7 +332,7 @@ class Session:
             last_learning_rates=rates_by_group(interval.last, groups),
             groups=groups,
             elements=sum(parameter.numel() for parameter in scored.values()),
-            frozen=frozen_digest(self._module, stored),
+            frozen=self._digest_without(stored),
             global_step=int(self._trainer.global_step),
             witnesses=losses,
             plain_steps=makes_plain_steps(self._trainer.optimizers),

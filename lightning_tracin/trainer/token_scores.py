@@ -117,7 +117,7 @@ def token_scores(
         require_run_samples(directory, train, chosen, here)
         require_frozen_alike(module, ledger)
         kept_mask = mask_of_run(directory, None if mask is None else Path(mask))
-        setup = Setup(options, train, chosen, record.loss, kept_mask, progress)
+        setup = Setup(options, train, chosen, record.known_loss, kept_mask, progress)
         column = token_language_column
         named = None if column is None else languages_of_tokens(chosen, column, pairs.probes)
         split = split_scores(directory, copy, setup, pairs, scoring, snapshots, tokenizer)
