@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from pytorch_lightning import Trainer
 
+from lightning_tracin.attribution.adam import chosen_preconditioner
 from lightning_tracin.config import Options
 
 
@@ -21,6 +23,22 @@ def validation_loaders(trainer: Trainer) -> Any:
         return trainer.val_dataloaders
     source = trainer.fit_loop.epoch_loop.val_loop._data_source
     return source.dataloader() if source.is_defined() else None
+
+
+def with_preconditioner(options: Options, trainer: Trainer) -> Options:
+    """The options with `preconditioner="auto"` decided, and a warning where bfloat16 decided it.
+
+    Raises:
+        TracInError: the options ask for Adam's metric in bfloat16.
+    """
+    precise = chosen_preconditioner(options.but(dtype="float32"), trainer.optimizers)
+    options = chosen_preconditioner(options, trainer.optimizers)
+    if options.preconditioner != precise.preconditioner:
+        rank_zero_warn(
+            "TracIn: scores are those of plain gradients, because rounding in dtype='bfloat16' is larger than what Adam scales "
+            "up. For the default's scores, take dtype='float32'."
+        )
+    return options
 
 
 def data_replicas(trainer: Trainer) -> int:

@@ -15,7 +15,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities.data import extract_batch_size
 from torch import Tensor, nn
 
-from lightning_tracin.attribution.adam import adam_scales, chosen_preconditioner, require_second_moments
+from lightning_tracin.attribution.adam import adam_scales, require_second_moments
 from lightning_tracin.attribution.attributor import Attributor
 from lightning_tracin.attribution.batch_sizes import Counter, counters_of, samples_in
 from lightning_tracin.attribution.checks import checked_loss
@@ -60,7 +60,13 @@ from lightning_tracin.storage.snapshots import (
 )
 from lightning_tracin.trainer.environment import Environment
 from lightning_tracin.trainer.finish import finish
-from lightning_tracin.trainer.fit_facts import averaging_callback, expected_snapshots, users_objects, validation_loaders
+from lightning_tracin.trainer.fit_facts import (
+    averaging_callback,
+    expected_snapshots,
+    users_objects,
+    validation_loaders,
+    with_preconditioner,
+)
 from lightning_tracin.trainer.isolation import discard, isolated_copy, set_moment, untouched_process
 from lightning_tracin.trainer.language_warnings import warn_of_mismatch
 from lightning_tracin.trainer.learning_rates import Recorder, groups_of, makes_plain_steps, rates_by_group
@@ -94,13 +100,7 @@ class Session:
         trainer: Trainer,
         module: LightningModule,
     ) -> None:
-        precise = chosen_preconditioner(options.but(dtype="float32"), trainer.optimizers)
-        options = chosen_preconditioner(options, trainer.optimizers)
-        if options.preconditioner != precise.preconditioner:
-            rank_zero_warn(
-                "TracIn: scores are those of plain gradients, because rounding in dtype='bfloat16' is larger than what Adam "
-                "scales up. For the default's scores, take dtype='float32'."
-            )
+        options = with_preconditioner(options, trainer)
         self._options, self.directory, self._trainer, self._module = options, directory, trainer, module
         self._processes = Environment(module, trainer.strategy)
         progress = trainer.is_global_zero and trainer.progress_bar_callback is not None

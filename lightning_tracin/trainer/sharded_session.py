@@ -16,7 +16,7 @@ from humanize import naturalsize
 from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning import LightningModule, Trainer
 
-from lightning_tracin.attribution.adam import chosen_preconditioner, require_second_moments
+from lightning_tracin.attribution.adam import require_second_moments
 from lightning_tracin.attribution.batch_sizes import counters_of
 from lightning_tracin.attribution.data_digest import digest_of
 from lightning_tracin.attribution.prepare import GivenLanguages, Scored, Setup, opened_mask, read_samples, scored_names
@@ -30,7 +30,7 @@ from lightning_tracin.storage.frozen_digest import frozen_digest
 from lightning_tracin.storage.pieces import Piece
 from lightning_tracin.storage.snapshots import SnapshotRecord, folder_name, trainable_names
 from lightning_tracin.trainer.environment import Environment
-from lightning_tracin.trainer.fit_facts import expected_snapshots, users_objects, validation_loaders
+from lightning_tracin.trainer.fit_facts import expected_snapshots, users_objects, validation_loaders, with_preconditioner
 from lightning_tracin.trainer.isolation import untouched_process
 from lightning_tracin.trainer.language_warnings import warn_of_mismatch
 from lightning_tracin.trainer.learning_rates import Recorder
@@ -65,7 +65,7 @@ class ShardedSession(Session):
         trainer: Trainer,
         module: LightningModule,
     ) -> None:
-        options = chosen_preconditioner(options, trainer.optimizers)
+        options = with_preconditioner(options, trainer)
         options = options.model_copy(update={"when": "never", "keep_snapshots": True})
         self._options, self.directory, self._trainer, self._module = options, directory, trainer, module
         self._processes = Environment(module, trainer.strategy)
