@@ -62,7 +62,8 @@ def attribute_from_config(
     except TracInError:
         raise
     except Exception as error:
-        raise TracInError(f"{config} does not build a module and its data: {_one_line(error)}") from error
+        whole = "" if record.loss else "; let `configure_model` shard the model only where `self.device_mesh` is not None"
+        raise TracInError(f"{config} does not build a module and its data: {_one_line(error)}{whole}") from error
     given: dict[str, Any] = {"mask": mask}
     if callback is not None:
         options = callback.options

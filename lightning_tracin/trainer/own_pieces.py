@@ -27,32 +27,51 @@ def is_sharded(tensor: Tensor) -> bool:
     return hasattr(tensor, "placements")
 
 
-def own_piece(tensor: Tensor, rank: int) -> Piece | None:
-    """The piece of a tensor that this process has to write.
+def own_piece(tensor: Tensor) -> Piece | None:
+    """The piece of a tensor that this process holds; None if it holds nothing of it.
 
     Args:
         tensor: whole, or a DTensor.
-        rank: of this process.
-
-    Returns:
-        None if it holds nothing of the tensor, or what another process writes, too.
 
     Example:
-        >>> own_piece(torch.zeros(2), rank=0).start, own_piece(torch.zeros(2), rank=1)
-        ((0,), None)
+        >>> own_piece(torch.zeros(2)).start
+        (0,)
     """
     shape = tuple(tensor.shape)
     if not is_sharded(tensor):
-        return Piece(tensor.detach(), shape, (0,) * len(shape)) if rank == 0 else None
+        return Piece(tensor.detach(), shape, (0,) * len(shape))
     sharded: Any = tensor.detach()
-    position = sharded.device_mesh.get_coordinate()
-    if position is None:
-        return None
-    if any(place.is_replicate() and at > 0 for place, at in zip(sharded.placements, position, strict=True)):
+    if sharded.device_mesh.get_coordinate() is None:
         return None
     [box] = sharded.__create_chunk_list__()  # where it is, as torch's own distributed checkpoints have it
     values: Tensor = sharded.to_local()
     return Piece(values, shape, tuple(box.offsets)) if values.numel() else None
+
+
+def without_copies(pieces: Mapping[str, Piece | None], rank: int, gather: Callable[[Tensor], Tensor]) -> dict[str, Piece]:
+    """The pieces that this process has to write: those that no process of a lower rank holds, too.
+
+    Tensors that are not sharded, or only within groups of processes, are the same on several of them.
+
+    Args:
+        pieces: what this process holds, with the same names in the same order on all processes.
+        rank: of this process.
+        gather: see `sampled_together`.
+
+    Example:
+        >>> pieces = {"weight": own_piece(torch.zeros(2))}
+        >>> for rank in range(2):
+        ...     list(without_copies(pieces, rank, gather=lambda values: torch.stack([values, values])))
+        ['weight']
+        []
+    """
+    dimensions = max((len(one.start) for one in pieces.values() if one is not None), default=0)
+    most = int(gather(torch.tensor([dimensions])).max())
+    places = [(-1,) * (most + 1) if one is None else (0, *one.start, *(most - len(one.start)) * (0,)) for one in pieces.values()]
+    everywhere = gather(torch.tensor(places, dtype=torch.int64).view(len(places), most + 1))
+    seen = (everywhere[:rank] == everywhere[rank]).all(-1).any(0)
+    held = zip(pieces.items(), seen.tolist(), strict=True)
+    return {name: piece for (name, piece), is_seen in held if piece is not None and not is_seen}
 
 
 def sharded_again(module: nn.Module) -> None:
@@ -67,22 +86,20 @@ def sharded_again(module: nn.Module) -> None:
             reshard()
 
 
-def own_weights(module: nn.Module, names: Collection[str], rank: int) -> dict[str, Piece]:
+def own_weights(module: nn.Module, names: Collection[str]) -> dict[str, Piece | None]:
     """This process's pieces of the named parameters and of all buffers.
 
     Args:
         module: whose parameters are sharded now, see `sharded_again`.
         names: of parameters.
-        rank: of this process.
 
     Example:
-        >>> sorted(own_weights(nn.BatchNorm1d(2), ["weight"], rank=0))
+        >>> sorted(own_weights(nn.BatchNorm1d(2), ["weight"]))
         ['num_batches_tracked', 'running_mean', 'running_var', 'weight']
     """
     tensors: dict[str, Tensor] = {name: one for name, one in module.named_parameters() if name in names}
     tensors.update(module.named_buffers())
-    pieces = {name: own_piece(one, rank) for name, one in tensors.items()}
-    return {name: piece for name, piece in pieces.items() if piece is not None}
+    return {name: own_piece(one) for name, one in tensors.items()}
 
 
 def copied_pieces(pieces: Mapping[str, Piece]) -> dict[str, Piece]:
@@ -99,43 +116,42 @@ def copied_pieces(pieces: Mapping[str, Piece]) -> dict[str, Piece]:
 
 
 @torch.no_grad()
-def own_moments(optimizers: Sequence[Optimizer], parameters: Mapping[str, Tensor], rank: int) -> dict[str, Piece]:
-    """This process's pieces of Adam's second moments, as `attribution.adam.scales_of_moments` reads them.
+def own_moments(optimizers: Sequence[Optimizer], parameters: Mapping[str, Tensor]) -> dict[str, Piece | None]:
+    """This process's pieces of what `attribution.adam.scales_of_moments` reads.
 
     Args:
         optimizers: the fit's, in their current state.
         parameters: name -> parameter.
-        rank: of this process.
 
     Raises:
         TracInError: an optimizer's state has no second moments under torch's names.
+
+    Example:
+        >>> weight = torch.zeros(2, requires_grad=True)
+        >>> sorted(own_moments([torch.optim.Adam([weight])], {"weight": weight}))
+        ['second/weight', 'settings/weight']
     """
 
     def local(tensor: Tensor) -> Tensor:
-        piece = own_piece(tensor, rank)
+        piece = own_piece(tensor)
         return torch.empty(0) if piece is None else piece.values
 
-    found: dict[str, Piece] = {}
-    places = {name: own_piece(parameter, rank) for name, parameter in parameters.items()}
+    places = {f"second/{name}": own_piece(parameter) for name, parameter in parameters.items()}
+    found: dict[str, Piece | None] = {}
     for name, values in moments_of(optimizers, parameters, local).items():
-        place = places.get(name.partition("/")[2])
-        if name.startswith("settings/"):
-            if rank == 0:
-                found[name] = Piece(values, tuple(values.shape), (0,))
-        elif place is not None:
-            found[name] = Piece(values, place.shape, place.start)
+        place = places.get(name, Piece(values, tuple(values.shape), (0,)))
+        found[name] = None if place is None else Piece(values, place.shape, place.start)
     return found
 
 
-def sampled_together(rank: int, gather: Callable[[Tensor], Tensor]) -> Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]:
+def sampled_together(gather: Callable[[Tensor], Tensor]) -> Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]:
     """`frozen_digest.samples_of` for sharded parameters: each process gives the samples that it holds, and has all of them.
 
     Args:
-        rank: of this process.
         gather: the values of all processes, [ranks, *shape], from those of each.
 
     Example:
-        >>> of_one = sampled_together(rank=0, gather=lambda values: values[None])
+        >>> of_one = sampled_together(gather=lambda values: values[None])
         >>> of_one({"weight": torch.arange(4096).view(64, 64)})["weight"][:3]
         tensor([0., 4., 8.])
     """
@@ -143,29 +159,29 @@ def sampled_together(rank: int, gather: Callable[[Tensor], Tensor]) -> Callable[
     def samples(parameters: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         if not parameters:
             return {}
-        own = {name: _own_samples(one, rank) for name, one in parameters.items()}
-        # As integers, of which all but one are 0, so that a sum is every bit of that one.
-        together = gather(torch.cat([one.view(torch.int32) for one in own.values()])).sum(0, dtype=torch.int32)
-        parts = torch.split(together.view(torch.float32), [len(one) for one in own.values()])
+        own = {name: _own_samples(one) for name, one in parameters.items()}
+        values = gather(torch.cat([one for one, _ in own.values()]))
+        holder = gather(torch.cat([held for _, held in own.values()])).argmax(0)  # the first that has it
+        together = values[holder, torch.arange(len(holder))]
+        parts = torch.split(together, [len(one) for one, _ in own.values()])
         return dict(zip(own, parts, strict=True))
 
     return samples
 
 
-def _own_samples(parameter: Tensor, rank: int) -> Tensor:
-    """The samples of a parameter that this process holds, and 0 for all others."""
-    elements = parameter.numel()
-    positions = torch.arange(0, elements, sampled_every(elements))
-    found = torch.zeros(len(positions))
-    piece = own_piece(parameter, rank)
+def _own_samples(parameter: Tensor) -> tuple[Tensor, Tensor]:
+    """The samples of a parameter, 0 where this process does not hold them, and whether it does, as 1 and 0."""
+    positions = torch.arange(0, parameter.numel(), sampled_every(parameter.numel()))
+    found, held = torch.zeros(len(positions)), torch.zeros(len(positions), dtype=torch.int64)
+    piece = own_piece(parameter)
     if piece is None:
-        return found
-    if piece.values.numel() == elements:
-        return piece.values.flatten()[positions.to(piece.values.device)].to("cpu", torch.float32)
+        return found, held
+    if not piece.shape:  # a number
+        return piece.values.reshape(1).to("cpu", torch.float32), torch.ones(1, dtype=torch.int64)
     inside, where = torch.ones(len(positions), dtype=torch.bool), []
     for at, start, size in zip(torch.unravel_index(positions, piece.shape), piece.start, piece.values.shape, strict=True):
         where.append(at - start)
         inside &= (at >= start) & (at < start + size)
     picked = piece.values[tuple(one[inside].to(piece.values.device) for one in where)]
-    found[inside] = picked.to("cpu", torch.float32)
-    return found
+    found[inside], held[inside] = picked.to("cpu", torch.float32), 1
+    return found, held

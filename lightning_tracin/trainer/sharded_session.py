@@ -8,7 +8,7 @@ gather its weights on every process, so the loss and the gradients, which other 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -34,7 +34,14 @@ from lightning_tracin.trainer.fit_facts import expected_snapshots, users_objects
 from lightning_tracin.trainer.isolation import untouched_process
 from lightning_tracin.trainer.language_warnings import warn_of_mismatch
 from lightning_tracin.trainer.learning_rates import Recorder
-from lightning_tracin.trainer.own_pieces import copied_pieces, own_moments, own_weights, sampled_together, sharded_again
+from lightning_tracin.trainer.own_pieces import (
+    copied_pieces,
+    own_moments,
+    own_weights,
+    sampled_together,
+    sharded_again,
+    without_copies,
+)
 from lightning_tracin.trainer.session import Session
 from lightning_tracin.trainer.tolerance import appended
 
@@ -121,11 +128,11 @@ class ShardedSession(Session):
         rank, ranks = self._processes.rank, self._processes.ranks
         step, held = self._held_pieces
         names = self._kept_names()
-        weights = held if step == recorder.step else own_weights(self._module, names, rank)
+        weights = held if step == recorder.step else self._own(own_weights(self._module, names))
         self._held_pieces = (-1, {})
         moments = None
         if self._options.preconditioner in SCALED:
-            moments = own_moments(self._trainer.optimizers, self._scored_now(), rank)
+            moments = self._own(own_moments(self._trainer.optimizers, self._scored_now()))
         record = self._record(recorder, epoch, names, ())
         self._processes.barrier("tracin_ledger_read")
         ledger, name = self.directory.ledger, folder_name(record)
@@ -174,12 +181,15 @@ class ShardedSession(Session):
         return not self._is_full
 
     def _digest_without(self, kept: frozenset[str]) -> str:
-        return frozen_digest(self._module, kept, sampled_together(self._processes.rank, self._processes.gather))
+        return frozen_digest(self._module, kept, sampled_together(self._processes.gather))
+
+    def _own(self, pieces: Mapping[str, Piece | None]) -> dict[str, Piece]:
+        return without_copies(pieces, self._processes.rank, self._processes.gather)
 
     def hold_weights(self, step: int) -> None:
         """Keep this process's weights as they are after a step, as `Session.hold_weights` does."""
         sharded_again(self._module)
-        self._held_pieces = step, copied_pieces(own_weights(self._module, self._kept_names(), self._processes.rank))
+        self._held_pieces = step, copied_pieces(self._own(own_weights(self._module, self._kept_names())))
 
     def keep_unfrozen(self, step: int) -> None:
         """Save parameters that have just been unfrozen, before their first step, as `Session.keep_unfrozen` does."""
@@ -188,10 +198,10 @@ class ShardedSession(Session):
         sharded_again(self._module)
         before, self._trainable = self._trainable, trainable_names(self._module)
         self._frozen = self._digest_without(self._trainable)
-        rank, new = self._processes.rank, self._trainable - before
+        new = self._trainable - before
         if new and self.directory.ledger.snapshots():
-            pieces = {name: one for name, one in own_weights(self._module, new, rank).items() if name in new}
-            self.directory.ledger.append_unfrozen_pieces(step, pieces, rank, self._processes.ranks)
+            pieces = {name: one for name, one in self._own(own_weights(self._module, new)).items() if name in new}
+            self.directory.ledger.append_unfrozen_pieces(step, pieces, self._processes.rank, self._processes.ranks)
 
     def finish(self) -> None:
         """End the run, and say how its influence is computed."""

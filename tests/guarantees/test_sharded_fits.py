@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -19,9 +20,11 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import yaml
 from torch import Tensor, nn
 
 from lightning_tracin import TracInError, TracInRun, attribute
+from lightning_tracin.cli.main import main
 from lightning_tracin.storage.snapshots import Snapshot, load_weights
 from tests.support.fits import Samples
 from tests.support.models import padded
@@ -112,12 +115,13 @@ def test_a_snapshot_is_what_torch_puts_together(fits: Path) -> None:
 
 def test_no_rank_writes_more_than_its_part(fits: Path) -> None:
     for snapshot in TracInRun.open(fits / "sharded" / "run").snapshots:
+        whole = snapshot.state_dict()
         pieces = {f"{kind}-000{rank}-of-0002.safetensors" for kind in ("moments", "weights") for rank in range(2)}
         assert {path.name for path in snapshot.path.iterdir()} == {*pieces, "snapshot.json"}
         for rank in range(2):
             held = safetensors.torch.load_file(snapshot.path / f"weights-000{rank}-of-0002.safetensors")
             for name in snapshot.record.groups:
-                rows, piece = len(snapshot.state_dict()[name]), held.get(f"values/{name}", torch.empty(0))
+                rows, piece = len(whole[name]), held.get(f"values/{name}", torch.empty(0))
                 assert len(piece) == (-(-rows // 2) if rank == 0 else rows // 2), name
 
 
@@ -141,6 +145,7 @@ def test_the_fit_is_untouched(fits: Path) -> None:
         assert_same(torch.load(fits / "sharded" / f"rank{rank}.pt"), torch.load(fits / "alone" / f"rank{rank}.pt"))
 
 
+@pytest.mark.long
 def test_scores_in_adams_metric_with_frozen_parameters(fits: Path) -> None:
     run = attributed(TracInRun.open(fits / "adam" / "run"), Whole("embeddings"))
     assert [snapshot.step for snapshot in run.snapshots] == [2, 4, 6]
@@ -280,3 +285,43 @@ def test_tensors_that_are_split_in_another_dimension_or_in_two(tmp_path: Path, d
 
 #: A matrix that `RowwiseParallel` splits by its second dimension.
 ROWS = "model.roberta.encoder.layer.0.output.dense.weight"
+
+
+def config_of(folder: Path, model: str) -> Path:
+    """A LightningCLI file of the sharded fit."""
+    data = {"class_path": "tests.support.fits.Data", "init_args": {"train": 30}}
+    config = {"trainer": {"strategy": "a", "devices": 1}, "model": {"class_path": f"tests.support.sharded.{model}"}, "data": data}
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def test_the_command_computes_the_influence(fits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = TracInRun.open(shutil.copytree(fits / "interrupted" / "run", tmp_path / "run"))
+    assert "exact influence by a loss that is not checked yet" in repr(run)
+    with pytest.raises(TracInError, match=r"is of a sharded fit, whose loss is checked when .*; call `attribute` first"):
+        run.score(Whole(), sharded_loaders()[0], probes=sharded_loaders()[1])
+    main(["status", "--run", str(run.path)])
+    assert "Missing: the influence at snapshot 0, 1" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"let `configure_model` shard the model only where `self.device_mesh` is not None"):
+        main(["attribute", "--run", str(run.path), "--config", str(config_of(tmp_path, "NeedsMesh"))])
+    main(["attribute", "--run", str(run.path), "--config", str(config_of(tmp_path, "FullySharded"))])
+    again = attributed(TracInRun.open(fits / "sharded" / "run"), Whole())
+    np.testing.assert_array_equal(TracInRun.open(run.path).influence("dot"), again.influence("dot"))
+
+
+def test_a_module_without_whole_weights_is_refused(fits: Path) -> None:
+    with pytest.raises(TracInError, match=r"'model.classifier.dense.weight' is on the meta device, so it has no values; build"):
+        attributed(TracInRun.open(fits / "sharded" / "run"), Whole().to("meta"))
+    module = Whole()
+    module.model.classifier.dense.bias.placements = ()
+    with pytest.raises(TracInError, match=r"'model.classifier.dense.bias' is sharded, .* `fully_shard` and `parallelize_module`"):
+        attributed(TracInRun.open(fits / "sharded" / "run"), module)
+
+
+def test_a_lost_piece_is_named(fits: Path, tmp_path: Path) -> None:
+    run = TracInRun.open(shutil.copytree(fits / "unfrozen" / "run", tmp_path / "run"))
+    lost = run.snapshots[1].path / "weights-0001-of-0002.safetensors"
+    lost.unlink()
+    with pytest.raises(TracInError, match=rf"{lost.name} is missing; restore it from a copy, or resume the fit"):
+        attributed(run, Whole())

@@ -1,5 +1,6 @@
 """Strategies that shard the model are refused before anything is loaded or written, with the supported way named.
 
+`TracInCallback` takes one of them, ModelParallelStrategy (`test_sharded_fits`).
 FSDP needs a GPU before Lightning makes a Trainer with it, and DeepSpeed is not installed: there the strategy is put into a
 Trainer (or Fabric) that exists; the latter's is known by its name, so a class of that name stands for it.
 """
@@ -15,7 +16,7 @@ import pytorch_lightning.strategies as of_trainer
 import torch
 from lightning_fabric import Fabric
 
-from lightning_tracin import TracInCallback, TracInError, attribute
+from lightning_tracin import ContributionCallback, TracInCallback, TracInError, attribute
 from tests.support.fits import Classifier, loaders, trainer
 
 
@@ -31,12 +32,10 @@ def deepspeed(parent: type[Any]) -> Any:
     return type("DeepSpeedStrategy", (parent,), {})()
 
 
-def test_fit_with_a_sharded_model_is_refused_before_its_first_step(tmp_path: Path) -> None:
+def test_contributions_of_a_sharded_model_are_refused_before_the_first_step(tmp_path: Path) -> None:
     strategy = of_trainer.ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size=1)
-    fitting = trainer(tmp_path, [TracInCallback(tmp_path / "run", top_k=5)], strategy=strategy)
-    message = (
-        r"ModelParallelStrategy shards the model, but TracInCallback needs whole weights on every rank; use `strategy='ddp'`"
-    )
+    fitting = trainer(tmp_path, [ContributionCallback(tmp_path / "run")], strategy=strategy)
+    message = "ModelParallelStrategy shards the model, but ContributionCallback needs whole weights on every rank; use `strategy="
     try:
         with pytest.raises(TracInError, match=message):
             fitting.fit(Sharded(), *loaders())
@@ -54,7 +53,10 @@ def test_callback_refuses_in_setup(tmp_path: Path, strategy: Any) -> None:
     callback = TracInCallback(tmp_path / "run", top_k=5)
     fitting = trainer(tmp_path, [callback])
     fitting._accelerator_connector.strategy = strategy
-    message = rf"{type(strategy).__name__} shards the model, .*; use `strategy='ddp'` or a single device"
+    message = (
+        rf"{type(strategy).__name__} shards the model, but TracInCallback needs whole weights on every rank; use `strategy='ddp'` "
+        r"or a single device, or ModelParallelStrategy with `fully_shard` in `configure_model`, under which the fit takes snapshots"
+    )
     with pytest.raises(TracInError, match=message):
         callback.setup(fitting, Classifier(), "fit")
     assert not (tmp_path / "run").exists()

@@ -50,6 +50,16 @@ class FullySharded(Whole):
         fully_shard(self.model, mesh=self.device_mesh["data_parallel"])
 
 
+class NeedsMesh(Whole):
+    """Sharded whether or not there is a mesh."""
+
+    def configure_model(self) -> None:
+        from torch.distributed.fsdp import fully_shard
+
+        mesh: Any = self.device_mesh
+        fully_shard(self.model, mesh=mesh["data_parallel"])
+
+
 class TensorParallel(Whole):
     """The layers' two wide matrices are split, one by rows and one by columns; on top of it, `fully_shard` where it has ranks."""
 
