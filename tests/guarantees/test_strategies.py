@@ -54,8 +54,8 @@ def test_callback_refuses_in_setup(tmp_path: Path, strategy: Any) -> None:
     fitting = trainer(tmp_path, [callback])
     fitting._accelerator_connector.strategy = strategy
     message = (
-        rf"{type(strategy).__name__} shards the model, but TracInCallback needs whole weights on every rank; use `strategy='ddp'` "
-        r"or a single device, or ModelParallelStrategy with `fully_shard` in `configure_model`, under which the fit takes snapshots"
+        rf"{type(strategy).__name__} shards the model, but TracInCallback needs whole weights on every rank; use `strategy='ddp'`"
+        r" or a single device, or ModelParallelStrategy with `fully_shard` in `configure_model`, under which the fit takes snap"
     )
     with pytest.raises(TracInError, match=message):
         callback.setup(fitting, Classifier(), "fit")
