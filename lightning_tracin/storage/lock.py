@@ -1,4 +1,4 @@
-"""A lock, so that only one process at a time works in a run directory or in the folder of a study.
+"""A lock, so that only one process at a time works in a run directory, on a fit of a study, or on what its fits share.
 
 The operating system locks the file `lock` for the process and releases it when the process ends, in whatever way, so no lock
 needs cleaning up. `lock.json` names the process for messages to others; the leftovers of a killed process mean nothing and are
@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import os
 import socket
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -27,6 +29,9 @@ from lightning_tracin.storage.filesystem import is_local, write_first
 
 #: Seconds that the child processes of a killed process (workers of data loaders) may take to notice that it is gone.
 _PATIENCE = 15
+
+#: Seconds between two attempts of a process that waits.
+_POLL = 0.2
 
 
 class Holder(BaseModel):
@@ -57,7 +62,6 @@ class RunLock:
 
     Args:
         folder: the directory; it is created if it does not exist.
-        otherwise: what a second process can do instead of waiting, for the message.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -67,8 +71,8 @@ class RunLock:
         lightning_tracin.errors.TracInError: ... is in use: process ... Wait until it has ended, or choose another `dirpath`; ...
     """
 
-    def __init__(self, folder: Path, otherwise: str = "choose another `dirpath`") -> None:
-        self._folder, self._holder, self._otherwise = folder, folder / "lock.json", otherwise
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._holder = folder, folder / "lock.json"
         self._system = FileLock(folder / "lock", thread_local=False) if is_local(folder) else None
         self._mine: Holder | None = None  # set while the lock is held
 
@@ -78,12 +82,41 @@ class RunLock:
         Raises:
             TracInError: another process holds it, or the directory cannot be written to.
         """
+        if not self.try_acquire():
+            message = (
+                f"{self._folder} is in use: {self._described_holder()}. Wait until it has ended, or choose another `dirpath`; "
+                "two in one directory would overwrite each other."
+            )
+            if self._system is None:
+                message += f" If that process was killed, delete {self._holder}: nobody else can tell from here."
+            raise TracInError(message)
+
+    def acquire_when_free(self, say: Callable[[str], None]) -> None:
+        """Wait for the lock, and take it.
+
+        Args:
+            say: called once, with a sentence that names the process that holds it, if there is one.
+
+        Raises:
+            TracInError: the directory cannot be written to.
+        """
+        is_said = False
+        while not self.try_acquire():
+            if not is_said:
+                say(f"Waiting for {self._folder}: {self._described_holder()}.")
+                is_said = True
+            time.sleep(_POLL)
+
+    def try_acquire(self) -> bool:
+        """Take the lock, unless another process holds it; whether it was taken.
+
+        Raises:
+            TracInError: the directory cannot be written to.
+        """
         mine = Holder.here()
         try:
-            if self._system is not None:
-                self._folder.mkdir(parents=True, exist_ok=True)
-            if not self._taken(mine):
-                self._take_over(mine)
+            if not self._taken(mine) and not self._taken_over(mine):
+                return False
         except OSError as error:
             raise unwritable(self._folder, error) from error
         self._mine = mine
@@ -93,35 +126,32 @@ class RunLock:
             except BaseException:
                 self.release()
                 raise
+        return True
 
     def _taken(self, mine: Holder, patience: float = 0) -> bool:
         """Try to take the lock; False if another process holds it."""
         if self._system is None:
             return write_first(self._holder, as_record(mine))
         try:
+            self._folder.mkdir(parents=True, exist_ok=True)
             self._system.acquire(timeout=patience)
-        except Timeout:
+        except (Timeout, FileNotFoundError):  # not found: who had the lock has just removed the empty directory
             return False
         return True
 
-    def _take_over(self, mine: Holder) -> None:
-        """Take the lock over from a process that has ended, or refuse."""
+    def _taken_over(self, mine: Holder) -> bool:
+        """Try to take the lock over from a process that has ended."""
         holder = self._read()
-        if holder is not None and holder.has_ended:
-            if self._system is None and self._read() == holder:  # nobody else has taken it over in the meantime
-                self._holder.unlink(missing_ok=True)
-            if self._taken(mine, _PATIENCE):
-                return
-            holder = self._read()
+        if holder is None or not holder.has_ended:
+            return False
+        if self._system is None and self._read() == holder:  # nobody else has taken it over in the meantime
+            self._holder.unlink(missing_ok=True)
+        return self._taken(mine, _PATIENCE)
+
+    def _described_holder(self) -> str:
+        holder = self._read()
         who = "another process" if holder is None else f"process {holder.pid} on {holder.host}"
-        since = "" if holder is None else f" since {holder.since}"
-        message = (
-            f"{self._folder} is in use: {who} has been working there{since}. Wait until it has ended, or "
-            f"{self._otherwise}; two in one directory would overwrite each other."
-        )
-        if self._system is None:
-            message += f" If that process was killed, delete {self._holder}: nobody else can tell from here."
-        raise TracInError(message)
+        return f"{who} has been working there{'' if holder is None else f' since {holder.since}'}"
 
     def _read(self) -> Holder | None:
         try:

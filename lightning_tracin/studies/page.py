@@ -12,6 +12,7 @@ from lightning_tracin.reporting.html import columns_and_rows, embedded, render
 from lightning_tracin.storage.files import as_utf8, write_bytes
 from lightning_tracin.studies.runner import Outcome
 from lightning_tracin.studies.section import Section
+from lightning_tracin.studies.shared_folder import SharedFolder
 
 #: Longer tables are in their own files only. Markdown, which other pages include, never shows texts of the data.
 _LINES = {"html": 120, "md": 60}
@@ -19,11 +20,16 @@ _TEXTS = ("texts",)
 
 
 def write_page(outcome: Outcome) -> Path:
-    """Write the `results/` folder of a study, and return the path of the HTML page.
+    """Write the `results/` folder of a study, and return the path of the HTML page; other processes of the study wait.
 
     Raises:
         MissingPackageError: jinja2 or matplotlib is not installed.
     """
+    with SharedFolder(outcome.folder, print):
+        return _written(outcome)
+
+
+def _written(outcome: Outcome) -> Path:
     folder = outcome.folder / "results"
     pictures: dict[str, bytes] = {}
     write_bytes(folder / "accuracy.csv", as_utf8(as_csv(outcome.accuracy)))

@@ -28,8 +28,13 @@ _CHOICE = {"candidates_per_language", "correct_probes", "fit.probes_per_language
 _ADDABLE = frozenset({"fit.data_dir", "fit.threads", "experiments", "scores", "baselines"})
 
 
-def begin_or_resume(settings: StudySettings, folder: Path) -> bytes:
+def begin_or_resume(settings: StudySettings, folder: Path, has_others: bool = False) -> bytes:
     """Check that a study can run in a folder, and return the contents of its `study.json`.
+
+    Args:
+        settings: of the study.
+        folder: of the study.
+        has_others: whether other processes work there now, whose settings may not change.
 
     Raises:
         TracInError: the folder holds a study with other settings; the message names the first that differs.
@@ -39,7 +44,7 @@ def begin_or_resume(settings: StudySettings, folder: Path) -> bytes:
     if path.exists():
         theirs = json.loads(path.read_text())
         ours["options"] = {**theirs.get("options", {}), **ours["options"]}  # fits of experiments no longer named may still exist
-        _require_same_settings(ours, theirs, folder)
+        _require_same_settings(ours, theirs, folder, has_others)
     return json.dumps(ours, indent=1).encode()
 
 
@@ -56,7 +61,7 @@ def _recorded(settings: StudySettings) -> dict[str, Any]:
     return found
 
 
-def _require_same_settings(ours: Mapping[str, Any], theirs: Mapping[str, Any], folder: Path) -> None:
+def _require_same_settings(ours: Mapping[str, Any], theirs: Mapping[str, Any], folder: Path, has_others: bool) -> None:
     """Check that the settings differ from those of the folder's study only in what may change.
 
     Raises:
@@ -64,6 +69,12 @@ def _require_same_settings(ours: Mapping[str, Any], theirs: Mapping[str, Any], f
     """
     flat, other = _flat(ours), _flat(theirs)
     differing = sorted(name for name in flat.keys() | other.keys() if flat.get(name) != other.get(name))
+    if differing and has_others:
+        name = differing[0]
+        raise TracInError(
+            f"Another process works on the study in {folder} with {name}={other.get(name)!r}, but the settings now say "
+            f"{flat.get(name)!r}: give the same settings, wait until it has ended, or give the study another name."
+        )
     if not (folder / "probes.json").exists() and set(differing) & _CHOICE:
         for name in ("first", "encoder"):
             shutil.rmtree(folder / name, ignore_errors=True)

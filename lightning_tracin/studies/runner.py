@@ -3,7 +3,7 @@
 `output/name/` holds `study.json` (the settings), `data.json` (a digest of the samples), `encoder/` (if one is pre-trained),
 `first/` (for each seed, the samples that its fit classifies correctly), `probes.json` (the candidates chosen as probes), `runs/`
 (run directories; one is complete when its `.done` file exists), `refits/` (the probe losses of each refit), `masks/`, and
-`results/`, which is rewritten each time.
+`results/`, which is rewritten each time. While processes work on it, there are `workers/`, `lock` and claims (`shared_folder`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from lightning_tracin.config import View
 from lightning_tracin.errors import TracInError, needs
 from lightning_tracin.run import TracInRun
 from lightning_tracin.storage.files import write_bytes
-from lightning_tracin.storage.lock import RunLock
 from lightning_tracin.studies.data import load_split
 from lightning_tracin.studies.fit_jobs import First, first_fit, read_first
 from lightning_tracin.studies.fit_summary import accuracy_table, summary_of
@@ -32,8 +31,9 @@ from lightning_tracin.studies.registry import Experiment, chosen_experiments
 from lightning_tracin.studies.resume import begin_or_resume, require_same_data
 from lightning_tracin.studies.section import Section
 from lightning_tracin.studies.settings import FitSettings, StudySettings
+from lightning_tracin.studies.shared_folder import SharedFolder
 from lightning_tracin.studies.study_runs import StudyRuns
-from lightning_tracin.trainer.process_pool import run_all
+from lightning_tracin.trainer.shared_jobs import SharedJob, run_shared
 
 #: Optional packages that every study uses; checked at the start, because some are first used after hours of fits.
 _PACKAGES = ("bm25s", "jinja2", "matplotlib", "torchmetrics")
@@ -75,30 +75,33 @@ def run_study(settings: StudySettings, progress: bool = True, say: Callable[[str
         progress: whether to show progress bars.
         say: called with the name of each step.
 
+    Several processes, also of several machines, may run one study in a folder that they share; they share its fits.
+
     Raises:
-        TracInError: the folder holds a study with other settings or is in use by another process, an optional package is
-            missing, or the data, the model or a setting is invalid.
+        TracInError: the folder holds a study with other settings, an optional package is missing, or the data, the model or a
+            setting is invalid.
     """
     for package in _PACKAGES:
         needs(package, "study", "Studies")
     folder = Path(settings.output) / settings.name
-    with RunLock(folder, "choose another `output` or `name`"):
-        return _run(settings, folder, progress, say)
+    with SharedFolder(folder, say) as shared:
+        return _run(settings, folder, shared, progress, say)
 
 
-def _run(settings: StudySettings, folder: Path, progress: bool, say: Callable[[str], None]) -> Outcome:
-    """`run_study` in a locked folder."""
-    record = begin_or_resume(settings, folder)
+def _run(settings: StudySettings, folder: Path, shared: SharedFolder, progress: bool, say: Callable[[str], None]) -> Outcome:
+    """`run_study` in a locked folder, whose lock is left to others during fits."""
+    record = begin_or_resume(settings, folder, shared.has_others)
     experiments = chosen_experiments(settings.experiments)
     recipe, account = _recipe(settings, experiments, folder, record, progress, say)
     say("Fits on all train samples")
     paths = [folder / "first" / f"seed{seed}.safetensors" for seed in range(settings.seeds)]
-    jobs = [(recipe, seed, path) for seed, path in enumerate(paths) if not path.exists()]
-    run_all(first_fit, jobs, settings.processes, "fits", progress)
+    jobs = [SharedJob((path,), (recipe, seed, path), path) for seed, path in enumerate(paths)]
+    with shared.unlocked():
+        run_shared(first_fit, jobs, settings.processes, "fits", progress)
     firsts = [read_first(path) for path in paths]
     recipe = replace(recipe, chosen=_probes(settings, recipe.options, folder, firsts), patience=None)
     study = StudyRuns(settings, folder, recipe, [first.epochs for first in firsts], progress)
-    _fit(study, experiments, say)
+    _fit(study, experiments, shared, say)
     say("Tables and figures")
     sections, missing = [], []
     for experiment in experiments:
@@ -163,17 +166,21 @@ def _probes(settings: StudySettings, options: FitSettings, folder: Path, firsts:
     return chosen
 
 
-def _fit(study: StudyRuns, experiments: list[Experiment], say: Callable[[str], None]) -> None:
+def _fit(study: StudyRuns, experiments: list[Experiment], shared: SharedFolder, say: Callable[[str], None]) -> None:
     """Run the fits and refits that the experiments need."""
     say("Influence on the probes")
-    study.complete(study.basic())
+    with shared.unlocked():
+        study.complete(study.basic())
     for experiment in experiments:
         if experiment.runs is not None:
             say(f"Fits for {experiment.title}")
-            study.complete(experiment.runs(study))
+            wanted = experiment.runs(study)
+            with shared.unlocked():
+                study.complete(wanted)
     refits = [experiment.refits for experiment in experiments if experiment.refits is not None]
     for seed in study.seeds if refits else ():
         say(f"Refits of seed {seed}")
         needed = np.concatenate([members(study, seed) for members in refits])  # all at once, to keep every worker busy
         if len(needed):
-            study.refits(seed).losses(needed, seed)
+            with shared.unlocked():
+                study.refits(seed).losses(needed, seed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from typing import Any, Literal, TypeVar
 
 from lightning_tracin.analysis.baselines import BASELINES
@@ -11,6 +10,7 @@ from lightning_tracin.config import DAMPING
 from lightning_tracin.errors import TracInError, unquoted
 from lightning_tracin.studies.named_scores import SCORES
 from lightning_tracin.studies.registry import all_experiments, chosen_experiments, experiment_named, optional_names, summaries
+from lightning_tracin.trainer.process_pool import own_cores
 
 _SomeOptions = TypeVar("_SomeOptions")
 
@@ -211,7 +211,7 @@ class StudySettings:
     @property
     def processes(self) -> int:
         """Number of fits to run at the same time."""
-        return os.cpu_count() or 1 if self.workers is None else self.workers
+        return own_cores() if self.workers is None else self.workers
 
     @property
     def extra_per_language(self) -> int:

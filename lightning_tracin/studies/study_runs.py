@@ -22,8 +22,8 @@ from lightning_tracin.studies.fit_jobs import done, influence_run
 from lightning_tracin.studies.fits import FitRecipe, Variant, build
 from lightning_tracin.studies.named_scores import SCORES, Way, influence_of, settings_of, ways_of
 from lightning_tracin.studies.settings import StudySettings
-from lightning_tracin.trainer.process_pool import run_all
 from lightning_tracin.trainer.refits import Refits
+from lightning_tracin.trainer.shared_jobs import SharedJob, run_shared
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,15 @@ class StudyRuns:
         for one in dict.fromkeys(wanted):
             if not done(self._path(one)).exists():
                 fits.setdefault((one.seed, one.variant), []).append(one)
-        jobs = [self._job(*fit, together) for fit, together in fits.items()]
-        run_all(influence_run, jobs, self.settings.processes, "fits with influence", self._progress)
+        jobs = [
+            SharedJob(
+                tuple(done(self._path(one)) for one in together),
+                self._job(seed, variant, together),
+                self.folder / "runs" / f"seed{seed}{variant.name}",
+            )
+            for (seed, variant), together in fits.items()
+        ]
+        run_shared(influence_run, jobs, self.settings.processes, "fits with influence", self._progress)
 
     def run(self, wanted: Wanted) -> TracInRun:
         """Open a complete run."""

@@ -17,6 +17,18 @@ from tqdm.auto import tqdm
 from lightning_tracin.errors import TracInError
 
 
+def own_cores() -> int:
+    """The number of cores that this process may use: fewer than the machine has, where it is restricted to some.
+
+    Example:
+        >>> 1 <= own_cores() <= os.cpu_count()
+        True
+    """
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def run_all(
     function: Callable[..., object], inputs: Sequence[tuple[Any, ...]], workers: int, description: str, progress: bool
 ) -> None:
@@ -54,7 +66,7 @@ def run_all(
                 f"The factory cannot be sent to other processes ({error}); make it a function of a module, or use workers=1."
             ) from error
         # Not joblib's loky: its workers outlive a killed parent, and calls still start after an error.
-        threads = max(1, (os.cpu_count() or 1) // workers)
+        threads = max(1, own_cores() // workers)
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(threads,)) as pool:
             futures = [pool.submit(function, *one) for one in inputs]

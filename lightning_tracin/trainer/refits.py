@@ -7,7 +7,6 @@ a separate file, so that an interrupted series continues where it stopped.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +25,8 @@ from lightning_tracin.attribution.samples import require_loader
 from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.files import read_tensors, write_tensors
 from lightning_tracin.trainer.isolation import isolated_copy
-from lightning_tracin.trainer.process_pool import run_all
+from lightning_tracin.trainer.process_pool import own_cores
+from lightning_tracin.trainer.shared_jobs import SharedJob, run_shared
 
 #: Sizes of the probe batches on which the loss is checked. They differ, so that a mean and a sum cannot be confused.
 _CHECKED = (5, 3)
@@ -106,7 +106,8 @@ class Refits:
     Args:
         factory: builds the user's module, Trainer and loaders. With several workers it must be a module-level function (or a
             `functools.partial` of one), because it is sent to other processes.
-        folder: folder of the results; a fit with a result is not repeated.
+        folder: folder of the results; a fit with a result is not repeated, and several processes, also of several machines, may
+            make the results of one folder together.
         workers: number of processes; None: one per core. With one, fits run in this process.
         progress: whether to show a progress bar.
 
@@ -120,7 +121,7 @@ class Refits:
 
     def __init__(self, factory: Factory, folder: str | Path, workers: int | None = 1, progress: bool = False) -> None:
         self._factory, self._folder, self._progress = factory, Path(folder), progress
-        self._workers = os.cpu_count() or 1 if workers is None else workers
+        self._workers = own_cores() if workers is None else workers
         self._first: dict[int, _First] = {}
 
     def losses(self, members: Members, seed: int = 0) -> Outputs:
@@ -145,9 +146,9 @@ class Refits:
             raise TracInError("A fit should have at least one train sample; one of the members' rows is empty.")
         first.require_members_in_every_batch(members, seed)
         paths = [self._folder / f"seed{seed}-{hashlib.sha256(line.tobytes()).hexdigest()[:16]}.safetensors" for line in members]
-        todo = {path: line for path, line in zip(paths, members, strict=True) if not path.exists()}
-        jobs = [(self._factory, line, seed, path) for path, line in todo.items()]
-        run_all(refit, jobs, self._workers, f"refits, seed {seed}", self._progress)
+        distinct = dict(zip(paths, members, strict=True))
+        jobs = [SharedJob((path,), (self._factory, line, seed, path), path) for path, line in distinct.items()]
+        run_shared(refit, jobs, self._workers, f"refits, seed {seed}", self._progress)
         return np.stack([self._read(path, line, first) for path, line in zip(paths, members, strict=True)])
 
     def _first_of(self, seed: int) -> _First:

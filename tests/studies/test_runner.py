@@ -19,7 +19,6 @@ from scipy import stats
 from lightning_tracin import TracInRun
 from lightning_tracin.analysis.scores import tie_order
 from lightning_tracin.errors import TracInError
-from lightning_tracin.storage.lock import RunLock
 from lightning_tracin.studies import fit_jobs, resume, runner, study_runs
 from lightning_tracin.studies.datasets import Split, load_cldr
 from lightning_tracin.studies.experiments import e6_changes
@@ -173,13 +172,10 @@ def test_what_is_done_is_not_done_again(outcome: Outcome, monkeypatch: pytest.Mo
     def never(*args: object) -> None:
         raise AssertionError("fitted again")
 
-    def nothing_left(work: object, jobs: list[object], *options: object) -> None:
-        assert not jobs
-
     before = {path: path.read_bytes() for path in (outcome.folder / "results").iterdir()}
     for module, name in ((runner, "first_fit"), (study_runs, "influence_run"), (fit_jobs, "build")):
         monkeypatch.setattr(module, name, never)
-    monkeypatch.setattr("lightning_tracin.trainer.refits.run_all", nothing_left)
+    monkeypatch.setattr("lightning_tracin.trainer.refits.refit", never)
     again = quietly(outcome.settings)
     write_page(again)
     assert {path: path.read_bytes() for path in (outcome.folder / "results").iterdir()} == before
@@ -245,11 +241,6 @@ def test_a_study_with_other_settings_is_not_mixed_with_it(outcome: Outcome) -> N
         quietly(settings(Path(output), seeds=1))
     with pytest.raises(TracInError, match=r"holds a study with fit\.epochs=3, but the settings now say 4"):
         quietly(settings(Path(output), fit=dataclasses.replace(outcome.settings.fit, epochs=4)))
-
-
-def test_two_processes_do_not_run_one_study(outcome: Outcome) -> None:
-    with RunLock(outcome.folder), pytest.raises(TracInError, match=r"small is in use: .* choose another `output` or `name`"):
-        quietly(outcome.settings)
 
 
 def test_a_study_is_not_taken_up_on_other_samples(outcome: Outcome) -> None:
