@@ -41,7 +41,8 @@ class SharedFolder:
     def has_others(self) -> bool:
         """Whether other processes work on the study now."""
         here = f"{socket.gethostname()}-{os.getpid()}"
-        return any([not _is_free(one) for one in self._workers.iterdir() if one.name != here])  # all, to tidy up
+        busy = [one for one in self._workers.iterdir() if one.name != here and not _is_free(one)]  # all, to tidy up
+        return bool(busy)
 
     @contextmanager
     def unlocked(self) -> Iterator[None]:

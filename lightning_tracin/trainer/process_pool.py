@@ -7,14 +7,18 @@ import multiprocessing.connection
 import os
 import pickle
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 
 from lightning_tracin.errors import TracInError
+
+#: Variables by which torch, the libraries under NumPy, and tokenizers choose their number of threads.
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
 def own_cores() -> int:
@@ -68,7 +72,10 @@ def run_all(
         # Not joblib's loky: its workers outlive a killed parent, and calls still start after an error.
         threads = max(1, own_cores() // workers)
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(threads,)) as pool:
+        with (
+            _threads_of_children(threads),
+            ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(threads,)) as pool,
+        ):
             futures = [pool.submit(function, *one) for one in inputs]
             try:
                 for done in as_completed(futures):
@@ -77,6 +84,23 @@ def run_all(
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
+
+
+@contextmanager
+def _threads_of_children(threads: int) -> Iterator[None]:
+    """Limit the threads of processes that are started in this context; libraries read these variables when they are loaded."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    for name, value in before.items():
+        if value is None or not value.isdigit() or int(value) > threads:
+            os.environ[name] = str(threads)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _begin(threads: int) -> None:

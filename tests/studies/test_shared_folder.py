@@ -110,9 +110,7 @@ def test_two_processes_share_the_fits_of_a_study_and_one_takes_up_what_the_other
 def test_settings_do_not_change_under_another_process(tmp_path: Path) -> None:
     asked, other = settings(tmp_path, **PART), settings(tmp_path, **PART, candidates_per_language=12)
     write_bytes(tmp_path / "small" / "study.json", begin_or_resume(asked, tmp_path / "small"))
-    message = (
-        r"Another process works on the study in .* with candidates_per_language=16, but the settings now say 12: give the same"
-    )
+    message = r"Another process works on the study in .* with candidates_per_language=16, but the settings now say 12: give"
     with RunLock(tmp_path / "small" / "workers" / "elsewhere-7"), pytest.raises(TracInError, match=message):
         run_study(other, progress=False, say=lambda text: None)
     assert json.loads(begin_or_resume(other, tmp_path / "small"))["candidates_per_language"] == 12  # may change before the fits

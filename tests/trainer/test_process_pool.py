@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.trainer.process_pool import run_all
@@ -20,6 +21,11 @@ def write(folder: Path, name: str) -> None:
     if name == "bad":
         raise TracInError("bad input")
     (folder / name).write_text(str(os.getpid()))
+
+
+def threads(folder: Path, name: str) -> None:
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+    (folder / name).write_text(" ".join([str(torch.get_num_threads()), *(os.environ[one] for one in names)]))
 
 
 def linger(folder: Path, name: str) -> None:
@@ -35,6 +41,17 @@ def test_everything_is_done_and_an_error_comes_through(tmp_path: Path, workers: 
     assert bool(here) == (workers == 1)
     with pytest.raises(TracInError, match="bad input"):
         run_all(write, [(tmp_path, "bad"), (tmp_path, "6")], workers, "", progress=False)
+
+
+def test_workers_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_tracin.trainer.process_pool.own_cores", lambda: 6)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # fewer than there is room for: kept
+    monkeypatch.setenv("MKL_NUM_THREADS", "8")
+    monkeypatch.delenv("RAYON_NUM_THREADS", raising=False)
+    run_all(threads, [(tmp_path, name) for name in "ab"], 2, "", progress=False)
+    assert {tuple((tmp_path / name).read_text().split()) for name in "ab"} == {("3", "1", "3", "3", "3")}
+    assert os.environ["MKL_NUM_THREADS"] == "8"
+    assert "RAYON_NUM_THREADS" not in os.environ
 
 
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
