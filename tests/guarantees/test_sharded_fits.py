@@ -6,12 +6,14 @@ loop of `autograd.grad`. The fits that most tests look at share one start of two
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from torch import Tensor, nn
 
 from lightning_tracin import TracInError, TracInRun, attribute
 from lightning_tracin.cli.main import main
+from lightning_tracin.storage import files
 from lightning_tracin.storage.snapshots import Snapshot, load_weights
 from tests.support.fits import Samples
 from tests.support.models import padded
@@ -59,6 +62,27 @@ def several_fits(folder: Path) -> None:
     with pytest.raises(RuntimeError, match="the power is off"):
         fit("interrupted", FullySharded(), Failing(1))
     fit("interrupted", FullySharded())
+    fit("held", FullySharded(), every_n_epochs=5)
+    fit("dry", FullySharded(), dry_run=True, epochs=1)
+    with refused_in_rank_1(errno.ENOSPC):
+        fit("full", FullySharded())
+    with refused_in_rank_1(errno.EACCES), pytest.raises(Exception, match=r"cannot be written|Rank 1 could not write its part"):
+        fit("closed", FullySharded())
+
+
+@contextmanager
+def refused_in_rank_1(reason: int) -> Iterator[None]:
+    """The system refuses rank 1 to write its weights of the second snapshot."""
+    written = files.write_whole
+
+    def write(path: Path, content: bytes) -> None:
+        if path.name == "weights-0001-of-0002.safetensors" and path.parent.name == "0001-step6":
+            raise OSError(reason, os.strerror(reason))
+        written(path, content)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "write_whole", write)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +227,31 @@ def test_the_fit_says_what_it_leaves_for_later(fits: Path) -> None:
     line = f"TracIn: `lightning_tracin.attribute(module, {str(fits / 'sharded' / 'run')!r}, train_loader, probe_loaders)`"
     assert f"{line}, with a module that is not sharded" in said
     assert "TracIn:" not in (fits / "log1").read_text()
+
+
+def test_the_last_weights_of_an_epoch_are_kept_where_others_may_replace_them(fits: Path) -> None:
+    (snapshot,) = TracInRun.open(fits / "held" / "run").snapshots
+    assert snapshot.step == 6
+    assert_same(snapshot.state_dict(), gathered(fits / "held", snapshot))
+
+
+def test_a_dry_run_writes_nothing(fits: Path) -> None:
+    assert not (fits / "dry" / "run").exists()
+    assert (fits / "dry" / "rank0.pt").exists()
+
+
+def test_where_one_rank_has_no_room_the_fit_goes_on(fits: Path) -> None:
+    assert [snapshot.step for snapshot in TracInRun.open(fits / "full" / "run").snapshots] == [3]
+    assert_same(torch.load(fits / "full" / "rank0.pt"), torch.load(fits / "alone" / "rank0.pt"))
+    full = "could not write its part of snapshot 0001-step6, because its disk is full: the fit goes on"
+    assert f"TracIn: rank 1 {full}" in (fits / "log0").read_text()
+    assert "The snapshot 0001-step6 could not be written" in (fits / "log1").read_text().replace("TracIn: the", "The")
+
+
+def test_where_one_rank_cannot_write_all_end_with_an_error(fits: Path) -> None:
+    """The ranks have left `several_fits`, which expects it, so that none waits for the other."""
+    assert [snapshot.step for snapshot in TracInRun.open(fits / "closed" / "run").snapshots] == [3]
+    assert not (fits / "closed" / "rank0.pt").exists()
 
 
 def contents(run: Path) -> dict[str, Any]:
