@@ -46,12 +46,10 @@ class SharedFolder:
 
     @contextmanager
     def unlocked(self) -> Iterator[None]:
-        """Leave the folder's lock to others inside the context, for work that is shared."""
+        """Leave the folder's lock to others inside the context, for work that is shared; after an error it is not taken again."""
         self._lock.release()
-        try:
-            yield
-        finally:
-            self._lock.acquire_when_free(self._say)
+        yield
+        self._lock.acquire_when_free(self._say)
 
     def __enter__(self) -> SharedFolder:
         self._lock.acquire_when_free(self._say)

@@ -79,11 +79,13 @@ def run_shared(
         ...     sorted(path.name for path in Path(folder).iterdir())
         ['a', 'b']
     """
-    is_said = False
-    while left := [job for job in jobs if not job.is_done]:
-        free = [job for job in left if job.is_free]
+    left = [job for job in jobs if not job.is_done]
+    free, is_said = left, False  # `make` leaves out those that are not
+    while left:
         run_all(make, [(function, job) for job in free], workers, description, progress)
-        if not free:
+        left = [job for job in left if not job.is_done]
+        free = [job for job in left if job.is_free]
+        if left and not free:
             if progress and not is_said:
                 tqdm.write(f"{description}: waiting for {len(left)} that other processes are making")
                 is_said = True
