@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from lightning_tracin.reporting.figures.drawing import png
     from lightning_tracin.reporting.figures.evidence_charts import agreement, deletion_areas, lds_bars, left_out, removal_curve
     from lightning_tracin.reporting.figures.experiment_charts import changes, imbalance, masks, reinforcement, zero_shot
-    from lightning_tracin.reporting.figures.reliance_charts import curves, heat_map, lift, shares
+    from lightning_tracin.reporting.figures.reliance_charts import curves, heat_map, layers, lift, shares
+    from lightning_tracin.reporting.figures.sample_charts import top_samples
 
-_MODULES = ("contribution_charts", "drawing", "evidence_charts", "experiment_charts", "reliance_charts")
+_MODULES = ("contribution_charts", "drawing", "evidence_charts", "experiment_charts", "reliance_charts", "sample_charts")
 
 __all__ = [
     "agreement",
@@ -30,6 +31,7 @@ __all__ = [
     "deletion_areas",
     "heat_map",
     "imbalance",
+    "layers",
     "lds_bars",
     "left_out",
     "lift",
@@ -38,6 +40,7 @@ __all__ = [
     "reinforcement",
     "removal_curve",
     "shares",
+    "top_samples",
     "zero_shot",
 ]
 

@@ -1,4 +1,4 @@
-"""Helpers of all figures: canvases that need no display, the look of a language, titles, legends, and PNG files."""
+"""Helpers of all figures: the look of a language, panels, titles and legends, on a page or in a column of a paper."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lightning_tracin.errors import TracInError
 from lightning_tracin.reporting.figures.lettering import one_warning_for_letters, width
+from lightning_tracin.reporting.figures.paper_figure import PaperFigure
 from lightning_tracin.storage.languages import own_languages
 
 #: Okabe and Ito's palette for colour-blind readers, without the yellow and black that are hard to see next to white or black.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#882255")
 _MARKERS = ("o", "s", "^", "v", "P", "X", "<", ">", "p", "h", "*")
+
+#: Patterns of areas and bars, for those that share a colour with an earlier one.
+PATTERNS = ("", "///", "...", "xxx", "\\\\\\", "+++")
 
 INTERVAL = "95 % interval"
 CHANCE = "dotted: chance"
@@ -56,14 +59,12 @@ def looks(names: Iterable[str], languages: Sequence[str] | None = None) -> dict[
     return found | {name: found[other] for name, other in same.items()}
 
 
-def canvas(width: float, height: float) -> Figure:
+def canvas(width: float, height: float) -> PaperFigure:
     """An empty figure with this size in inches; its texts do not overlap, and it needs no display."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return PaperFigure(figsize=(width, height), layout="constrained")
 
 
-def panels(count: int, across: int, size: tuple[float, float], margin: float = 0.9) -> tuple[Figure, list[Axes]]:
+def panels(count: int, across: int, size: tuple[float, float], margin: float = 0.9) -> tuple[PaperFigure, list[Axes]]:
     """A figure of equal panels with shared axes; sizes in inches.
 
     Args:
@@ -109,9 +110,9 @@ def legend(figure: Figure, heading: str, handles: Mapping[str, Artist]) -> None:
     )
 
 
-def key(look: Look, filled: bool = True, line: str = "none") -> Line2D:
-    """A legend handle with this look."""
-    return Line2D([], [], color=look.colour, marker=look.marker, ls=line, mfc=look.colour if filled else "white")
+def key(look: Look, filled: bool = True, line: str = "none", size: float = 6) -> Line2D:
+    """A legend handle with this look; its marker has this size in points."""
+    return Line2D([], [], color=look.colour, marker=look.marker, ms=size, ls=line, mfc=look.colour if filled else "white")
 
 
 def span(numbers: pd.Series[float]) -> str:

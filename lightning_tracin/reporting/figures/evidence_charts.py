@@ -215,7 +215,7 @@ def left_out(changes: pd.DataFrame, table: pd.DataFrame) -> Figure:
     )
     errors = error.map(lambda value: "" if np.isnan(value) else f"\n± {value:.2f}")
     texts = change.map(lambda value: grids.written(value, "+.2f")) + errors
-    grids.coloured(figure, grid, change, texts, grids.symmetric(change), "change in loss")
+    grids.coloured(figure, grid, change, [texts], grids.symmetric(change), "change in loss")
     grid.set_xlabel("train language left out")
     grid.set_title("measured change in loss", fontsize=drawing.SMALL)
     drawing.title(

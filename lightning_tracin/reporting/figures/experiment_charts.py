@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from lightning_tracin.analysis.changes import SIGNIFICANT
 from lightning_tracin.analysis.reinforcement import ALL
 from lightning_tracin.reporting.figures import dots, drawing, grids
-from lightning_tracin.reporting.figures.lettering import labels
+from lightning_tracin.reporting.figures.lettering import language_labels
 from lightning_tracin.reporting.figures.reliance_charts import INTERVAL
 
 _MEASURES = {
@@ -37,7 +37,7 @@ def reinforcement(table: pd.DataFrame, languages: Sequence[str] | None = None) -
     style = {ALL: drawing.Look("black", "D"), **{train: found[train] for train in trains}}
     whole = table[table["train_language"] == ALL].set_index("probe_language")
     probes, names = sorted(table["probe_language"].unique()), {}
-    shown = labels([*probes, *style])
+    shown = language_labels([*probes, *style])
     for name in probes:
         line = whole.loc[name]
         names[name] = f"{shown[name]}\n{line['probes']:,} probes, {line['samples']:,} samples"
@@ -81,7 +81,7 @@ def changes(table: pd.DataFrame) -> Figure:
     stars = adjusted.map(lambda p: "*" if p < SIGNIFICANT else "")
     texts = grid.map(lambda value: grids.written(value, "+.2f")) + stars
     figure = drawing.canvas(*grids.size(grid))
-    grids.coloured(figure, figure.subplots(), grid, texts, grids.symmetric(grid), "change of the share")
+    grids.coloured(figure, figure.subplots(), grid, [texts], grids.symmetric(grid), "change of the share")
     drawing.title(
         figure,
         f"Change of the share of the {drawing.top(table)}, snapshot {first} to {last}",
@@ -106,7 +106,7 @@ def zero_shot(table: pd.DataFrame, languages: Sequence[str] | None = None) -> Fi
     names = sorted(table["language"].unique())
     found = drawing.looks(names, languages)
     measures = [name for name in _MEASURES if name in set(table["measure"])]
-    shown = list(labels(names).values())
+    shown = list(language_labels(names).values())
     figure, axes = drawing.panels(len(measures), 2, (3.2, dots.height(len(names), 1) + 0.9), 1.2 + drawing.letters(shown))
     for panel, measure in zip(axes, measures, strict=True):
         mine = table[table["measure"] == measure].set_index("language").reindex(names)
@@ -154,7 +154,7 @@ def imbalance(table: pd.DataFrame, languages: Sequence[str] | None = None) -> Fi
     drawing.require(table, ["language", "added", "share", "low", "high", "chance"], ["language", "added"])
     names = sorted(table["language"].unique())
     found = drawing.looks(names, languages)
-    shown = labels(names)
+    shown = language_labels(names)
     figure, axes = drawing.panels(len(names), 4, (2.5, 2.3))
     for panel, name in zip(axes, names, strict=True):
         mine, look = table[table["language"] == name].sort_values("added"), found[name]
@@ -190,7 +190,7 @@ def masks(table: pd.DataFrame, languages: Sequence[str] | None = None) -> Figure
     drawing.require(table, ["probe_language", "share", "low", "high", "chance", *at_random, "whole_share"], ["probe_language"])
     lines = table.sort_values("probe_language").reset_index(drop=True)
     found, grey = drawing.looks(lines["probe_language"], languages), drawing.Look(drawing.GREY, "o")
-    shown = labels(lines["probe_language"])
+    shown = language_labels(lines["probe_language"])
     names = [
         f"{shown[name]} (n = {drawing.span(lines.loc[[row], 'probes'])})" if "probes" in lines else shown[name]
         for row, name in enumerate(lines["probe_language"])

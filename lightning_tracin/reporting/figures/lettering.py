@@ -11,10 +11,12 @@ from functools import wraps
 from typing import ParamSpec
 
 import matplotlib as mpl
-from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from lightning_tracin.errors import one_line
+from lightning_tracin.reporting.figures.fallback_fonts import fallback_fonts
+from lightning_tracin.reporting.figures.paper_figure import PaperFigure
+from lightning_tracin.storage.display_names import display_names
 
 _Arguments = ParamSpec("_Arguments")
 
@@ -34,7 +36,7 @@ def labels(names: Iterable[str]) -> dict[str, str]:
         ('de', 'a b', 'xx…', '… 2')
     """
     known = dict.fromkeys(map(str, names))
-    cuts = {name: _cut(" ".join(one_line(name).split()) or ascii(name)) for name in known}
+    cuts = {name: clipped(" ".join(one_line(name).split()) or ascii(name)) for name in known}
     shown: dict[str, str] = {}
     for name in sorted(known, key=lambda one: (cuts[one] != one, one)):  # those that stay as they are come first
         count, label = 1, cuts[name]
@@ -42,6 +44,18 @@ def labels(names: Iterable[str]) -> dict[str, str]:
             count, label = count + 1, f"{cuts[name]} {count + 1}"
         shown[name] = label
     return {name: shown[name] for name in known}
+
+
+def language_labels(names: Iterable[str]) -> dict[str, str]:
+    """Like `labels`, for languages: codes are shown as the names that people write.
+
+    Example:
+        >>> language_labels(["de", "zho_Hans", "klingon-x"])
+        {'de': 'German', 'zho_Hans': 'Chinese (Simplified)', 'klingon-x': 'klingon-x'}
+    """
+    said = display_names(names)
+    short = labels(said.values())
+    return {name: short[shown] for name, shown in said.items()}
 
 
 def width(text: str) -> int:
@@ -54,14 +68,20 @@ def width(text: str) -> int:
     return sum(0 if unicodedata.combining(one) else 2 if unicodedata.east_asian_width(one) in "WF" else 1 for one in text)
 
 
-def _cut(line: str) -> str:
-    if width(line) <= _WIDEST:
+def clipped(line: str, widest: int = _WIDEST) -> str:
+    """A line, cut if it is wider than so many letters.
+
+    Example:
+        >>> clipped("a long line", 6), clipped("中文字", 5)
+        ('a lon…', '中文…')
+    """
+    if width(line) <= widest:
         return line
-    kept = next(end for end in range(len(line), -1, -1) if width(line[:end]) < _WIDEST)
+    kept = next(end for end in range(len(line), -1, -1) if width(line[:end]) < widest)
     return f"{line[:kept]}…"
 
 
-def lettered(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, Figure]:
+def lettered(draw: Callable[_Arguments, PaperFigure]) -> Callable[_Arguments, PaperFigure]:
     """Make a function draw its texts as they are: `$x$` is a name, not a formula.
 
     Args:
@@ -69,12 +89,15 @@ def lettered(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, Figure]
     """
 
     @wraps(draw)
-    def drawn(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> Figure:
+    def drawn(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> PaperFigure:
         with mpl.rc_context({"text.parse_math": False}), warnings.catch_warnings():
             warnings.filterwarnings("ignore", _LACKING.pattern)  # `png` says it once
             figure = draw(*arguments, **named)
         for text in figure.findobj(Text):
             text.set_parse_math(False)  # also those that matplotlib has made in the meantime
+            more = fallback_fonts(text.get_text(), tuple(text.get_fontfamily()))
+            if more:
+                text.set_fontfamily([*text.get_fontfamily(), *more])
         return figure
 
     return drawn

@@ -10,6 +10,7 @@ import pandas as pd
 
 from lightning_tracin.analysis.reliance import mean_cross_lingual
 from lightning_tracin.analysis.tables import own_language
+from lightning_tracin.reporting.line_choice import strongest
 from lightning_tracin.reporting.results import Point
 
 #: Probe languages with a chart of their own, lines of train languages in it, and lines in the chart of own languages.
@@ -61,13 +62,10 @@ def influence_lines(points: Sequence[Point], probe: str) -> LineChart:
     mine = table[table["probe_language"] == probe]
     wide = mine.pivot(index="step", columns="train_language", values="value")
     own = own_language(mine).sort_values("step")
-    size = wide.iloc[-1].abs()
-    size[own["train_language"].unique()] = np.inf
-    order = size.sort_values(ascending=False, kind="stable").index
-    count = LINES if len(order) > LINES + 1 else len(order)  # one language alone is no "others"
-    values = {str(name): wide[name].tolist() for name in sorted(order[:count])}
-    if count < len(order):
-        values[f"{len(order) - count} others"] = wide[order[count:]].sum(axis=1).tolist()
+    kept, others = strongest(wide.iloc[-1].abs(), LINES, own["train_language"].unique())
+    values = {name: wide[name].tolist() for name in sorted(kept)}
+    if others:
+        values[f"{len(others)} others"] = wide[others].sum(axis=1).tolist()
     for column, said in (("low", "95 % low"), ("high", "95 % high"), ("null", "by chance")):
         if len(own) and own[column].notna().all():
             values[f"{own['train_language'].iloc[0]}, {said}"] = own[column].tolist()
