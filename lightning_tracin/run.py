@@ -11,12 +11,15 @@ import pandas as pd
 import xarray as xr
 
 from lightning_tracin.analysis.contributions import contribution_table
+from lightning_tracin.analysis.influence_by_distance import influence_by_known_distance
 from lightning_tracin.analysis.influence_reader import InfluenceReader
+from lightning_tracin.analysis.language_distances import distance_table
+from lightning_tracin.analysis.language_facts import languages_table
 from lightning_tracin.analysis.reliance import Floats
-from lightning_tracin.analysis.resampling import Interval
+from lightning_tracin.analysis.resampling import NO_INTERVAL, Interval
 from lightning_tracin.attribution.early_products import warn_of_early_products
 from lightning_tracin.attribution.method import Method, method_of
-from lightning_tracin.config import SCALED, WHITENED, Scoring
+from lightning_tracin.config import SCALED, WHITENED, Measure, Scoring
 from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.filesystem import Place, place
@@ -120,6 +123,68 @@ class TracInRun(InfluenceReader):
         if by not in (None, record.by):
             raise TracInError(f"The contributions in {self.path} are by {record.by}, not by {by!r}; a fit's account is by one.")
         return contribution_table(record, self.account.windows(), cumulative, share, interval)
+
+    def languages(self) -> pd.DataFrame:
+        """What is known of the languages of the train samples and probes: name, script, family, speakers, place.
+
+        Returns:
+            A row for each language; `analysis.language_facts.languages_table` explains the columns. What is not known is missing.
+
+        Raises:
+            TracInError: the run has no influence.
+            MissingPackageError: the extra `languages` is not installed.
+
+        Example:
+            Skipped: needs a run directory.
+
+            >>> run.languages()[["code", "name", "family", "script"]]  # doctest: +SKIP
+        """
+        return languages_table(sorted({*self.train.language, *self.probes.language}))
+
+    def distances(self) -> pd.DataFrame:
+        """How far each probe language is from each train language: in the family tree, on the map, in script.
+
+        Returns:
+            A row for each pair, to be joined with `reliance` on `probe_language` and `train_language`;
+            `analysis.language_distances.distance_table` explains the columns. What is not known is NaN.
+
+        Raises:
+            TracInError: the run has no influence.
+            MissingPackageError: the extra `languages` is not installed.
+
+        Example:
+            Skipped: needs a run directory.
+
+            >>> run.reliance(cumulative=True).merge(run.distances())  # doctest: +SKIP
+        """
+        return distance_table(sorted(set(self.probes.language)), sorted(set(self.train.language)))
+
+    def influence_by_distance(self, measure: Measure = "sum", permutations: int = 999) -> pd.DataFrame:
+        """Does influence say more of two languages than their distance? Correlations and a regression, with permutations.
+
+        It is of other languages' cells in the whole run, by the fit's similarity and weighting.
+
+        Args:
+            measure: see `reliance`.
+            permutations: see `analysis.influence_by_distance.influence_by_distance`, which explains the table.
+
+        Returns:
+            A row for `others` (the measure as it is) and `contrast`, and each distance. Languages whose distances are not known
+            are left out; a warning names them, and so does `attrs["left_out"]`.
+
+        Raises:
+            TracInError: the run has no influence or no such measure, or fewer than four languages have known distances.
+            MissingPackageError: the extra `languages` is not installed.
+
+        Example:
+            Skipped: needs a run directory.
+
+            >>> run.influence_by_distance()[["of", "distance", "spearman", "spearman_p", "r2"]]  # doctest: +SKIP
+        """
+        view = self.record.options
+        last = len(self.snapshots) - 1
+        table = self.reliance(view.top_k, cumulative=True, measure=measure, snapshots=[last], interval=NO_INTERVAL)
+        return influence_by_known_distance(table, permutations)
 
     @property
     def plot(self) -> Plots:

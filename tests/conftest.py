@@ -28,6 +28,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _facts_of_languages_stay_here(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """In a folder that the processes of the tests share, because reading the database takes seconds."""
+    os.environ["LIGHTNING_TRACIN_CACHE"] = str(tmp_path_factory.getbasetemp().parent / "languages")
+
+
 @pytest.fixture(autouse=True)
 def _wandb_stays_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from lightning_tracin.analysis.agreement import Prediction, agreement_tables, reliability
 from lightning_tracin.analysis.exchange import is_parallel
+from lightning_tracin.analysis.language_distances import typology_table
 from lightning_tracin.analysis.language_tables import identity_table, mean_table, spelling_table
 from lightning_tracin.analysis.lds import Members
 from lightning_tracin.analysis.leave_one_out import Changes, changes_of, grid, pairs, singles, without_languages
@@ -158,11 +159,12 @@ def _of_baselines(study: StudyRuns, missing: list[str]) -> Iterator[Prediction]:
         "identity": lambda: identity_table(rows, columns),
         "character trigrams": lambda: spelling_table(study.train, study.probes, rows, columns),
         "relatedness": lambda: relatedness(rows, columns),
+        "typology": lambda: typology_table(rows, columns),
     }
     for name, compute in tables.items():
         try:
             cells = compute()
-        except TracInError as error:  # noqa: PERF203 - three tables
+        except TracInError as error:  # noqa: PERF203 - four tables
             missing.append(f"{name}: {error}")
         else:
             yield Prediction(name, _TABLE, cells[None], baseline=True)
@@ -206,12 +208,13 @@ def _setting(study: StudyRuns, measured: Mapping[str, Changes], missing: Sequenc
         f"probe language's mean loss in nats ({len(study.probes)} probes in all), `error` its standard error over seeds. "
         f"Influence is that of {len(study.attributed)} seed(s). Tables "
         f"of scores: `sum` and `mean` of a language's influence, its `share` of the top {study.settings.top_k}, its `mass`. "
-        f"Baselines: `identity` is 1 for the own language; trigrams, relatedness (branches of the family tree) and "
-        f"representations compare languages. Correlations (Pearson): `others` over the {cells - own} of {cells} cells of other "
-        "languages, `contrast` over the same cells without row and column effects, `within` over the train languages of one "
-        "probe language, `all` over every cell, in which one's own language has most of it. Intervals (95 %) are for other seeds "
-        "and other languages (jackknife over both). `corrected` divides by the square root of the changes' reliability. `floor` "
-        "is the 95th percentile, p the fraction of permutations of the other languages' cells within a probe language that agree "
+        f"Baselines: `identity` is 1 for the own language; trigrams, relatedness (branches of the family tree), "
+        "typology (family tree, place on the map and script) and representations compare languages. Correlations (Pearson): "
+        f"`others` over the {cells - own} of {cells} cells of other languages, `contrast` over the same cells without row and "
+        "column effects, `within` over the train languages of one probe language, `all` over every cell, in which one's own "
+        "language has most of it. Intervals (95 %) are for other seeds and other languages (jackknife over both). `corrected` "
+        "divides by the square root of the changes' reliability. `floor` is the 95th percentile, p the fraction of permutations of "
+        "the other languages' cells within a probe language that agree "
         f"as well. `slope` is in nats for each unit of the prediction.{left}"
     )
 
