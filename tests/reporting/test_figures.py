@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.image import imread
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
@@ -168,7 +169,8 @@ OF_LANGUAGES: dict[str, tuple[Callable[[pd.DataFrame], Figure], Callable[[], pd.
 
 @pytest.mark.filterwarnings("error::UserWarning")
 @pytest.mark.parametrize("name", OF_LANGUAGES)
-def test_awkward_names_are_short_as_they_are_and_apart(name: str) -> None:
+def test_awkward_names_are_short_as_they_are_and_apart(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fontManager, "ttflist", [one for one in fontManager.ttflist if one.name.startswith("DejaVu")])
     draw, table = OF_LANGUAGES[name]
     figure = draw(table().replace(AWKWARD))
     texts = [text for text in figure.findobj(Text) if text.get_text()]

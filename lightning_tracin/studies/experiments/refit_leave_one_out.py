@@ -213,8 +213,8 @@ def _setting(study: StudyRuns, measured: Mapping[str, Changes], missing: Sequenc
         f"`others` over the {cells - own} of {cells} cells of other languages, `contrast` over the same cells without row and "
         "column effects, `within` over the train languages of one probe language, `all` over every cell, in which one's own "
         "language has most of it. Intervals (95 %) are for other seeds and other languages (jackknife over both). `corrected` "
-        "divides by the square root of the changes' reliability. `floor` is the 95th percentile, p the fraction of permutations of "
-        "the other languages' cells within a probe language that agree "
+        "divides by the square root of the changes' reliability. `floor` is the 95th percentile, p the fraction of permutations "
+        "of the other languages' cells within a probe language that agree "
         f"as well. `slope` is in nats for each unit of the prediction.{left}"
     )
 
