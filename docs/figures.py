@@ -21,7 +21,7 @@ from lightning_tracin.reporting.figures.paper_figure import PaperFigure
 from lightning_tracin.reporting.results import Results
 
 #: Pixels an inch, of a column and of a page, so that a file stays below 200 kB.
-_DOTS, _FEWER = 180, 110
+_DOTS, _FEWER = 180, 100
 
 #: Thirty languages of eleven families and nine scripts; Basque and Swahili are only probed where there are twelve or more.
 LANGUAGES = (

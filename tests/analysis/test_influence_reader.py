@@ -33,6 +33,11 @@ NEEDS_INFLUENCE: dict[str, Callable[[TracInRun], object]] = {
     "curves": lambda run: run.plot.curves(),
     "heat_map": lambda run: run.plot.heat_map(),
     "lift": lambda run: run.plot.lift(),
+    "layers": lambda run: run.plot.layers(),
+    "top of a plot": lambda run: run.plot.top(0),
+    "languages": lambda run: run.languages(),
+    "distances": lambda run: run.distances(),
+    "influence_by_distance": lambda run: run.influence_by_distance(),
 }
 
 
@@ -67,7 +72,7 @@ def test_a_run_with_both_has_both(tmp_path: Path) -> None:
     run = TracInRun.open(tmp_path / "run")
     assert run.influence().shape == (8, 8)
     assert len(run.contributions()) == 16
-    assert [panel.get_title() for panel in run.plot.curves("share", k=3).axes if panel.axison] == ["de", "en"]
+    assert [panel.get_title() for panel in run.plot.curves("share", k=3).axes if panel.axison] == ["German", "English"]
     assert run.plot.curves("share", k=3).get_supylabel() == "share of the strongest 3"
     assert run.plot.curves("mass").get_supylabel() == "share of all positive influence (dot)"
     sums = run.influence("dot", "learning_rate").groupby("train_language").sum().groupby("probe_language").mean()
@@ -75,6 +80,40 @@ def test_a_run_with_both_has_both(tmp_path: Path) -> None:
     np.testing.assert_allclose(drawn, sums.transpose("probe_language", "train_language"))
     lifts = run.reliance(3, measure="share", cumulative=True, snapshots=[1])["lift"]
     np.testing.assert_allclose(run.plot.lift(k=3).axes[0].images[0].get_array().ravel(), lifts)
+
+
+def test_top_draws_the_strongest_samples_of_both_signs(tmp_path: Path) -> None:
+    run = TracInRun(run_directory(tmp_path / "run", SAMPLES, SAMPLES))
+    view = run.record.options.view(run.method.measure)
+    scores = run.influence(view.similarity, view.weighting).sel(probe=5).to_numpy()
+    panel = run.plot.top(5, k=2).axes[0]
+    expected = [*np.sort(scores)[::-1][:2], *np.sort(scores)[:2]]
+    assert [bar.get_width() for bar in panel.patches] == pytest.approx(expected)
+    assert {text.get_text() for text in panel.texts} >= {str(sample) for sample in np.argsort(scores)[:2]}
+    with pytest.raises(TracInError, match=r"^There is no probe 8; the run has probes 0 to 7\.$"):
+        run.plot.top(8)
+
+
+def test_languages_and_distances_of_a_run(tmp_path: Path) -> None:
+    names = ("de", "en", "ko", "sv", "x-y") * 2
+    train = SampleTable(names, (None,) * 10, ("",) * 10, (None,) * 10)
+    probes = SampleTable(("de", "fi"), (None,) * 2, ("",) * 2, (None,) * 2)
+    run = TracInRun(run_directory(tmp_path / "run", train, probes))
+    assert run.languages()[["code", "family"]].iloc[:3].to_numpy().tolist() == [
+        ["de", "Indo-European"],
+        ["en", "Indo-European"],
+        ["fi", "Uralic"],
+    ]
+    distances = run.distances()
+    assert len(distances) == 2 * 5
+    assert len(run.reliance(cumulative=True, snapshots=[1]).merge(distances)) == 10
+    with pytest.warns(UserWarning, match="The family or place of 'x-y' is not known"):
+        table = run.influence_by_distance()
+    assert set(table["cells"]) <= {7, 0}  # two probe languages and four train languages, but for one's own
+    sums = run.reliance(cumulative=True, snapshots=[1]).merge(distances)
+    sums = sums[(sums["probe_language"] != sums["train_language"]) & (sums["train_language"] != "x-y")]
+    row = table[(table["of"] == "others") & (table["distance"] == "kilometres")].iloc[0]
+    assert row["spearman"] == pytest.approx(sums["value"].corr(sums["kilometres"], method="spearman"))
 
 
 def test_a_directory_with_neither_is_no_run(tmp_path: Path) -> None:

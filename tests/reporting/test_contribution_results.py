@@ -116,8 +116,8 @@ def test_the_figure_stacks_what_lowered_and_what_raised_the_loss(tmp_path: Path)
 
 def test_the_figure_has_a_panel_for_each_probe_language_or_for_one(tmp_path: Path) -> None:
     run = TracInRun(directory_of(small_account(tmp_path)))
-    assert [panel.get_title() for panel in run.plot.contributions().axes if panel.axison] == ["de", "fr"]
-    assert [panel.get_title() for panel in run.plot.contributions("fr").axes] == ["fr"]
+    assert [panel.get_title() for panel in run.plot.contributions().axes if panel.axison] == ["German", "French"]
+    assert [panel.get_title() for panel in run.plot.contributions("fr").axes] == ["French"]
     with pytest.raises(TracInError, match="There is no probe language 'uk'; the table has de, fr"):
         run.plot.contributions("uk")
     with pytest.raises(TracInError, match="take `cumulative=True`"):

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lightning_tracin.errors import TracInError
-from lightning_tracin.reporting.figures.lettering import one_warning_for_letters, width
+from lightning_tracin.reporting.figures.lettering import width
 from lightning_tracin.reporting.figures.paper_figure import PaperFigure
 from lightning_tracin.storage.languages import own_languages
 
@@ -186,6 +186,5 @@ def require(table: pd.DataFrame, columns: Sequence[str], one_line_for: Sequence[
 def png(figure: Figure) -> bytes:
     """Render the figure as a PNG file."""
     buffer = io.BytesIO()
-    with one_warning_for_letters():
-        figure.savefig(buffer, format="png", dpi=120)
+    figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()

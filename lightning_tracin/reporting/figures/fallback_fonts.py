@@ -1,8 +1,11 @@
-"""Installed fonts that have the letters which the figures' own font lacks, such as Noto Sans CJK."""
+"""Installed fonts that have the letters which the figures' own font lacks, such as Noto Sans CJK; else, one warning for all."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 
 from matplotlib.font_manager import FontEntry, FontProperties, findfont, fontManager
@@ -10,6 +13,10 @@ from matplotlib.ft2font import FT2Font
 
 #: Fonts with a box for every letter, and fonts of pictures, which matplotlib cannot draw.
 _NO_LETTERS = ("LastResort", "Last Resort", "Emoji", "Symbols")
+
+
+#: What matplotlib says of each letter that its font lacks.
+LACKING = re.compile(r"Glyph (\d+) .*missing from")
 
 
 def fallback_fonts(text: str, families: tuple[str, ...]) -> list[str]:
@@ -55,3 +62,25 @@ def _letters_of(path: str) -> frozenset[int]:
         return frozenset(FT2Font(path).get_charmap())
     except (OSError, RuntimeError):
         return frozenset()
+
+
+@contextmanager
+def one_warning_for_letters() -> Iterator[None]:
+    """Say once which letters the font lacks, instead of once for each."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    lacking: dict[str, None] = {}
+    for one in caught:
+        found = LACKING.match(str(one.message))
+        if found is None:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+        elif chr(int(found[1])).isprintable():
+            lacking[chr(int(found[1]))] = None
+    if lacking:
+        some = "".join(list(lacking)[:10])
+        warnings.warn(
+            f"The font of the figures has no glyph for {len(lacking)} letters ({some}) and shows boxes; choose one that has "
+            "them, such as `matplotlib.rcParams['font.family'] = ['DejaVu Sans', 'Noto Sans CJK JP']`.",
+            stacklevel=5,
+        )

@@ -1,12 +1,10 @@
-"""Names from data sets as text in figures: short, no formulas, and one warning for all letters that the font lacks."""
+"""Names from data sets as text in figures: short, no formulas, in fonts that have their letters."""
 
 from __future__ import annotations
 
-import re
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import ParamSpec
 
@@ -14,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.text import Text
 
 from lightning_tracin.errors import one_line
-from lightning_tracin.reporting.figures.fallback_fonts import fallback_fonts
+from lightning_tracin.reporting.figures.fallback_fonts import LACKING, fallback_fonts
 from lightning_tracin.reporting.figures.paper_figure import PaperFigure
 from lightning_tracin.storage.display_names import display_names
 
@@ -22,9 +20,6 @@ _Arguments = ParamSpec("_Arguments")
 
 #: Width of the longest label, in letters; a Chinese one is as wide as two.
 _WIDEST = 24
-
-#: What matplotlib says of each letter that its font lacks.
-_LACKING = re.compile(r"Glyph (\d+) .*missing from")
 
 
 def labels(names: Iterable[str]) -> dict[str, str]:
@@ -91,7 +86,7 @@ def lettered(draw: Callable[_Arguments, PaperFigure]) -> Callable[_Arguments, Pa
     @wraps(draw)
     def drawn(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> PaperFigure:
         with mpl.rc_context({"text.parse_math": False}), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", _LACKING.pattern)  # `png` says it once
+            warnings.filterwarnings("ignore", LACKING.pattern)  # said once when it is saved
             figure = draw(*arguments, **named)
         for text in figure.findobj(Text):
             text.set_parse_math(False)  # also those that matplotlib has made in the meantime
@@ -101,25 +96,3 @@ def lettered(draw: Callable[_Arguments, PaperFigure]) -> Callable[_Arguments, Pa
         return figure
 
     return drawn
-
-
-@contextmanager
-def one_warning_for_letters() -> Iterator[None]:
-    """Say once which letters the font lacks, instead of once for each."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield
-    lacking: dict[str, None] = {}
-    for one in caught:
-        found = _LACKING.match(str(one.message))
-        if found is None:
-            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
-        elif chr(int(found[1])).isprintable():
-            lacking[chr(int(found[1]))] = None
-    if lacking:
-        some = "".join(list(lacking)[:10])
-        warnings.warn(
-            f"The font of the figures has no glyph for {len(lacking)} letters ({some}) and shows boxes; choose one that has "
-            "them, such as `matplotlib.rcParams['font.family'] = ['DejaVu Sans', 'Noto Sans CJK JP']`.",
-            stacklevel=4,
-        )

@@ -9,6 +9,8 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from lightning_tracin.reporting.figures.fallback_fonts import one_warning_for_letters
+
 #: Text is text in SVG, with the reader's fonts, and embedded as TrueType in PDF and PostScript, as publishers ask for.
 _TEXT_AS_TEXT: dict[Any, Any] = {"svg.fonttype": "none", "pdf.fonttype": 42, "ps.fonttype": 42}
 
@@ -38,8 +40,8 @@ class PaperFigure(Figure):
         FigureCanvasAgg(self)
 
     def savefig(self, fname: Any, **settings: Any) -> None:
-        """As `Figure.savefig`; the user's global settings stay as they are."""
-        with mpl.rc_context(_TEXT_AS_TEXT):
+        """As `Figure.savefig`; the user's global settings stay as they are. One warning names the letters that no font has."""
+        with mpl.rc_context(_TEXT_AS_TEXT), one_warning_for_letters():
             super().savefig(fname, **settings)
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
