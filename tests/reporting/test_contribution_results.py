@@ -108,7 +108,7 @@ def test_the_figure_stacks_what_lowered_and_what_raised_the_loss(tmp_path: Path)
     np.testing.assert_allclose(area(panel, "unexplained"), [[2.1 - 0.05, 2.1]])
     np.testing.assert_allclose(area(panel, "en"), [[3.0, 3.2]])
     legend = panel.figure.legends[0]
-    assert [text.get_text() for text in legend.get_texts()] == ["measured loss", "de", "en", "decay", "unexplained"]
+    assert [text.get_text() for text in legend.get_texts()] == ["measured loss", "German", "English", "decay", "unexplained"]
     colours = [to_hex(patch.get_facecolor()) for patch in legend.get_patches()]
     assert len(set(colours)) == 4
     assert all(len({colour[1:3], colour[3:5], colour[5:]}) == 1 for colour in colours[2:])  # grey
