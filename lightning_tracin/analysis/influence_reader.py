@@ -133,6 +133,14 @@ class InfluenceReader(ABC):
         """Whether the influence matrix takes more than 512 MiB; tables are then computed shard by shard."""
         return self._scorer.is_large
 
+    def has_layers(self, scoring: Scoring) -> bool:
+        """Whether the run has these scores by layer."""
+        try:
+            self._scorer.require_layers(scoring)
+        except TracInError:
+            return False
+        return True
+
     def ingredients(self, snapshot: int) -> Ingredients:
         """Inner products and norms at one snapshot, per optimizer group; whitened ones are of all groups together.
 

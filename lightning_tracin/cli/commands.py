@@ -1,7 +1,8 @@
-"""The commands on one run: compute what is missing, print its tables, export them to files."""
+"""The commands on one run (compute what is missing, print its tables, export them to files), and its dashboard in W&B."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,8 @@ from lightning_tracin.errors import TracInError, one_line, printable
 from lightning_tracin.reporting.attempts import Attempts, listed
 from lightning_tracin.reporting.contribution_results import every_window, write_contributions
 from lightning_tracin.reporting.contribution_summary import described_account, wide
+from lightning_tracin.reporting.dashboard import dashboard as built_dashboard
+from lightning_tracin.reporting.dashboard_upload import save_dashboard
 from lightning_tracin.reporting.every_result import write_every_result
 from lightning_tracin.reporting.findings import study_of
 from lightning_tracin.reporting.results import analyse
@@ -271,6 +274,26 @@ def export(run: str, folder: str, format: Format = "csv", k: int | None = None) 
     if attempts.failed:
         raise TracInError(f"{told} Not written: {listed(attempts.failed)}. Once the cause is gone, give the same command again.")
     return printable(told)
+
+
+def dashboard(
+    entity: str, project: str, run: str | None = None, languages: list[str] | None = None, spec: str | None = None
+) -> str:
+    """Make a W&B workspace and a W&B report of what the fits of a project logged.
+
+    Args:
+        entity: the user or team in W&B.
+        project: its project.
+        run: id of a run, to which the report is restricted and which the workspace compares others with. Default: all runs.
+        languages: probe languages that get panels of their own. Default: those of the run, if one is given.
+        spec: a folder to write what W&B would be sent to, in place of sending it; needs no login.
+    """
+    if spec is None:
+        workspace, report = save_dashboard(entity, project, run, languages or ())
+        return printable(f"Workspace: {workspace}\nReport: {report}")
+    for name, content in built_dashboard(entity, project, run, languages or ()).specs().items():
+        write_bytes(place(spec) / f"{name}.json", as_utf8(json.dumps(content, indent=1, ensure_ascii=False) + "\n"))
+    return printable(f"Written to {spec}: workspace.json, report.json. Nothing was sent to W&B.")
 
 
 def _tables(run: TracInRun, k: int | None) -> Iterator[tuple[str, pd.DataFrame]]:

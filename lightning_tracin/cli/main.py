@@ -23,8 +23,8 @@ _UNQUOTED = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 
-#: The commands on one run: functions of `cli.commands`.
-_RUN_COMMANDS = ("attribute", "results", "status", "reliance", "contributions", "top", "export")
+#: The commands on runs: functions of `cli.commands`.
+_RUN_COMMANDS = ("attribute", "results", "status", "reliance", "contributions", "top", "export", "dashboard")
 
 
 class _StudyParser(ArgumentParser):

@@ -10,7 +10,9 @@ import pandas as pd
 from lightning_tracin.analysis.contributions import UNEXPLAINED, contribution_table, grouping_of, mean_losses, whole_fit
 from lightning_tracin.analysis.resampling import NO_INTERVAL
 from lightning_tracin.errors import TracInError
+from lightning_tracin.reporting import logged_keys
 from lightning_tracin.reporting.language_keys import language_keys
+from lightning_tracin.reporting.logged_keys import CONTRIBUTION, LOSS, UNEXPLAINED_SHARE, shown
 from lightning_tracin.storage.account import AccountStore, Window
 
 
@@ -53,14 +55,14 @@ class ContributionPoint:
         columns = [*grouping_of(self.table), "nats", "is_group", "fall"]
         for probe, train, nats, is_group, fall in self.table[columns].itertuples(index=False, name=None):
             if is_group:
-                values[f"tracin/contribution/{key[probe]}/{key[train]}"] = float(nats)
+                values[shown(CONTRIBUTION, key[probe], key[train])] = float(nats)
             elif train != UNEXPLAINED:  # no group has such a key
-                values[f"tracin/contribution/{key[probe]}/{train}"] = float(nats)
+                values[shown(CONTRIBUTION, key[probe], train)] = float(nats)
             else:
-                values[f"tracin/unexplained/{key[probe]}"] = float(nats)
+                values[shown(logged_keys.UNEXPLAINED, key[probe])] = float(nats)
                 if fall > 0:
-                    values[f"tracin/unexplained_share/{key[probe]}"] = float(nats / fall)
-        return values | {f"tracin/loss/{key[group]}": loss for group, loss in self.losses.items()}
+                    values[shown(UNEXPLAINED_SHARE, key[probe])] = float(nats / fall)
+        return values | {shown(LOSS, key[group]): loss for group, loss in self.losses.items()}
 
 
 class ContributionPoints:

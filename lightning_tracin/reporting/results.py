@@ -16,6 +16,18 @@ from lightning_tracin.analysis.tables import stacked
 from lightning_tracin.analysis.tally import SIGNED
 from lightning_tracin.config import Measure, Scoring, Sign, View
 from lightning_tracin.reporting.language_keys import language_keys
+from lightning_tracin.reporting.layer_table import layer_table
+from lightning_tracin.reporting.logged_keys import (
+    CONTRAST,
+    CROSS_LINGUAL,
+    CROSS_LINGUAL_NULL,
+    INFLUENCE,
+    LIFT,
+    MEAN,
+    MEAN_INFLUENCE,
+    RELIANCE,
+    shown,
+)
 from lightning_tracin.run import TracInRun
 
 #: Number of proponents and opponents shown for each probe, and of probes shown for each language.
@@ -58,26 +70,26 @@ class Point:
             if measure in self.tables:
                 lines = self.tables[measure][["probe_language", "train_language", column]].to_numpy()
                 values |= {
-                    f"tracin/{name}/{keys[probe]}/{keys[train]}": float(value)
+                    shown(name, keys[probe], keys[train]): float(value)
                     for probe, train, value in lines
                     if column != "contrast" or np.isfinite(value)
                 }
         if "share" in self.tables:  # 1 minus a share says something beside its null only
             shares = self.tables["share"]
-            for name, column in (("cross_lingual", "value"), ("cross_lingual_null", "null")):
+            for name, column in ((CROSS_LINGUAL, "value"), (CROSS_LINGUAL_NULL, "null")):
                 found = cross_lingual(shares, column)
-                values |= {f"tracin/{name}/{keys[str(language)]}": float(value) for language, value in found.items()}
-                values[f"tracin/{name}/mean"] = mean_cross_lingual(shares, column)
+                values |= {shown(name, keys[str(language)]): float(value) for language, value in found.items()}
+                values[shown(name, MEAN)] = mean_cross_lingual(shares, column)
         return values
 
 
 #: The curves of each pair of languages: part of the key, measure, column. A contrast that nothing is known of is not logged.
 _CURVES: tuple[tuple[str, Measure, str], ...] = (
-    ("influence", "sum", "value"),
-    ("contrast", "sum", "contrast"),
-    ("mean_influence", "mean", "value"),
-    ("reliance", "share", "value"),
-    ("lift", "share", "lift"),
+    (INFLUENCE, "sum", "value"),
+    (CONTRAST, "sum", "contrast"),
+    (MEAN_INFLUENCE, "mean", "value"),
+    (RELIANCE, "share", "value"),
+    (LIFT, "share", "lift"),
 )
 
 
@@ -90,6 +102,7 @@ class Results:
     top: pd.DataFrame  # strongest proponents and opponents of some probes of each language, with texts
     cautions: tuple[str, ...] = ()  # what readers have to know of the run, in sentences
     tokens: pd.DataFrame | None = None  # the scores of the pairs in `top`, token by token
+    layers: pd.DataFrame | None = None  # see `layer_table`
 
     def points(self) -> list[Point]:
         """Each single snapshot: the curves."""
@@ -137,7 +150,8 @@ def measures_of(view: View) -> tuple[Measure, ...]:
 
 def analyse(run: TracInRun, view: View, progress: bool = False) -> Results:
     """Compute all tables of a run."""
-    return Results(view, reliance_of(run, view, progress), _top(run, view), run.record.cautions)
+    layers = layer_table(run, view)
+    return Results(view, reliance_of(run, view, progress), _top(run, view), run.record.cautions, layers=layers)
 
 
 def reliance_of(run: TracInRun, view: View, progress: bool = False, measures: Sequence[Measure] | None = None) -> pd.DataFrame:
@@ -174,13 +188,13 @@ _CURVES_ALONE = Interval(resamples=99)
 
 
 def _top(run: TracInRun, view: View) -> pd.DataFrame:
-    shown: list[int] = []
+    probes: list[int] = []
     for language in sorted(set(run.queries.language)):
-        shown += [index for index, other in enumerate(run.queries.language) if other == language][:_PROBES_SHOWN]
+        probes += [index for index, other in enumerate(run.queries.language) if other == language][:_PROBES_SHOWN]
     k, scoring = min(_SHOWN, len(run.train)), Scoring(similarity=view.similarity, weighting=view.weighting)
     parts = []
     for sign in _SIGNS:
-        for probe, table in zip(shown, run.tops(shown, k, sign, scoring), strict=True):
+        for probe, table in zip(probes, run.tops(probes, k, sign, scoring), strict=True):
             facts = run.queries.take([probe])
             about: dict[str, Any] = {
                 "probe": probe,

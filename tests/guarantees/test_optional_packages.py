@@ -73,9 +73,10 @@ def test_a_package_that_lacks_something_itself_is_not_called_missing(tmp_path: P
 IMPORTS = """
 import builtins
 ours, real, found = "lightning_tracin", builtins.__import__, []
+PACKAGES = {"babel", "bm25s", "jinja2", "matplotlib", "torchmetrics", "wandb_workspaces"}
 def watched(name, globals=None, locals=None, fromlist=(), level=0):
     importer = (globals or {}).get("__name__", "")
-    if importer.split(".")[0] == ours and name.split(".")[0] in {"babel", "bm25s", "jinja2", "matplotlib", "torchmetrics"}:
+    if importer.split(".")[0] == ours and name.split(".")[0] in PACKAGES:
         found.append((importer, name))
     return real(name, globals, locals, fromlist, level)
 builtins.__import__ = watched
@@ -145,7 +146,7 @@ def test_the_extras_that_messages_name_hold_the_package(package: str) -> None:
     for extra in USES[package][2]:
         held = names(extras[extra])
         assert package in (held | names(extras["report"]) if "lightning-tracin" in held else held)
-    assert {"report", "study"} == Requirement(*extras["all"]).extras
+    assert {"dashboard", "report", "study"} == Requirement(*extras["all"]).extras
     assert {"all", "lightning"} in [Requirement(one).extras for one in extras["dev"]]
 
 

@@ -21,18 +21,24 @@ import pandas as pd
 
 from lightning_tracin.analysis.contributions import grouping_of
 from lightning_tracin.errors import MissingPackageError
-from lightning_tracin.reporting import figures
+from lightning_tracin.reporting import figures, logged_keys
 from lightning_tracin.reporting.contribution_points import ContributionPoint, final_point
-from lightning_tracin.reporting.loggers.wandb_charts import LineChart, influence_lines, own_lines, shown_probes, whole_run
+from lightning_tracin.reporting.logged_keys import CONTRIBUTION_STEP, INFLUENCE, RESULTS, SHOWN, STEP, hidden, shown
+from lightning_tracin.reporting.loggers.wandb_charts import (
+    MATRIX,
+    MATRIX_FIELDS,
+    LineChart,
+    influence_lines,
+    own_lines,
+    shown_probes,
+    whole_run,
+)
 from lightning_tracin.reporting.results import Point, Results
 from lightning_tracin.storage.records import RunRecord
 
 if TYPE_CHECKING:
     import wandb
     from matplotlib.figure import Figure
-
-SHOWN, VALUES, RESULTS = "tracin", "tracin_values", "tracin-results"
-STEP, CONTRIBUTION_STEP = f"{VALUES}/checkpoint_step", f"{VALUES}/contribution_step"
 
 
 class WandbSink:
@@ -73,10 +79,10 @@ class WandbSink:
         names, known = {key: name for name, key in keys.items()}, dict(self._configured().get("languages", {}))
         if not names.items() <= known.items():
             self._configure({"languages": known | names})
-        hidden = {_hidden(name): value for name, value in values.items()}
+        numbers = {_hidden(name): value for name, value in values.items()}
         self._define([metric], step_metric=None)
-        self._define(hidden, step_metric=metric)
-        self._run.log({metric: step, **hidden})
+        self._define(numbers, step_metric=metric)
+        self._run.log({metric: step, **numbers})
 
     def _configured(self) -> dict[str, Any]:
         """What is in the configuration already; the callbacks of a fit have a sink each."""
@@ -95,7 +101,7 @@ class WandbSink:
 
     def finishing(self, results: Results, folder: Path) -> Sequence[Callable[[], None]]:
         """What logs the charts, the tables, the heat maps, the final values and the files."""
-        logs = (self._whole_run, self._top, self._heat_maps, self._final)
+        logs = (self._whole_run, self._top, self._layers, self._heat_maps, self._final)
         return (
             partial(self._charts, results.points(), results.final()),
             *(partial(log, results) for log in logs),
@@ -115,24 +121,29 @@ class WandbSink:
         import wandb
 
         last = table[table["window"] == table["window"].max()] if len(table) > wandb.Table.MAX_ROWS else table
-        self._table(f"{SHOWN}/contribution_table", last.head(wandb.Table.MAX_ROWS))
+        self._table(shown(logged_keys.CONTRIBUTION_TABLE), last.head(wandb.Table.MAX_ROWS))
 
     def _stacked(self, table: pd.DataFrame) -> None:
         probe, _ = grouping_of(table)
         with suppress(MissingPackageError):  # `write_contributions` warns
             drawn = {name: figures.contributions(table, name) for name in sorted(table[probe].unique())}
-            self._pictures(f"{SHOWN}/contributions", drawn)
+            self._pictures(shown(logged_keys.CONTRIBUTIONS), drawn)
 
     def _whole_run(self, results: Results) -> None:
         import wandb
 
-        self._table(f"{SHOWN}/reliance_table", whole_run(results.final(), wandb.Table.MAX_ROWS))
+        self._table(shown(logged_keys.RELIANCE_TABLE), whole_run(results.final(), wandb.Table.MAX_ROWS))
 
     def _top(self, results: Results) -> None:
         import wandb
 
         top = results.top.astype({"label": "string", "probe_label": "string"})
-        self._table(f"{SHOWN}/top", top.head(wandb.Table.MAX_ROWS))
+        self._table(shown(logged_keys.TOP), top.head(wandb.Table.MAX_ROWS))
+
+    def _layers(self, results: Results) -> None:
+        if results.layers is not None:
+            self._define([logged_keys.LAYERS], step_metric=None)
+            self._table(logged_keys.LAYERS, results.layers)
 
     def _table(self, name: str, table: pd.DataFrame) -> None:
         import wandb
@@ -143,14 +154,14 @@ class WandbSink:
         final = points[-1] if final is None else final
         self._probes = self._probes or shown_probes(final)
         keys, own = final.keys, own_lines(points)
-        charts = {f"influence/{keys[name]}": influence_lines(points, name) for name in self._probes}
-        charts |= {} if own is None else {"own_language": own}
-        self._run.log({f"{SHOWN}/{name}": _line_chart(lines) for name, lines in charts.items()})
+        charts = {shown(INFLUENCE, keys[name]): influence_lines(points, name) for name in self._probes}
+        charts |= {} if own is None else {shown(logged_keys.OWN_LANGUAGE): own}
+        self._run.log({name: _line_chart(lines) for name, lines in charts.items()})
 
     def _heat_maps(self, results: Results) -> None:
-        self._run.log({f"{SHOWN}/languages": _cells(results.final())})
+        self._run.log({shown(logged_keys.LANGUAGES): _cells(results.final())})
         with suppress(MissingPackageError):  # without matplotlib, only this picture is skipped; `write_results` warns
-            self._pictures(f"{SHOWN}/heat_map", {"influence and contrast": figures.heat_map(results)})
+            self._pictures(shown(logged_keys.HEAT_MAP), {"influence and contrast": figures.heat_map(results)})
 
     def _pictures(self, name: str, drawn: Mapping[str, Figure]) -> None:
         import wandb
@@ -178,7 +189,7 @@ class WandbSink:
 
 def _hidden(name: str) -> str:
     """The key of a value: `tracin/influence/de/en` becomes `tracin_values/influence/de/en`."""
-    return f"{VALUES}/{name.removeprefix('tracin/')}"
+    return hidden(name.removeprefix(f"{SHOWN}/"))
 
 
 def _line_chart(lines: LineChart) -> Any:
@@ -195,8 +206,8 @@ def _cells(final: Point) -> Any:
 
     table = final.tables["sum"][["probe_language", "train_language", "value"]]
     return wandb.plot_table(
-        "wandb/confusion_matrix/v1",
+        MATRIX,
         wandb.Table(dataframe=table.head(wandb.Table.MAX_ROWS)),
-        {"Actual": "probe_language", "Predicted": "train_language", "nPredictions": "value"},
+        MATRIX_FIELDS,
         {"title": f"Influence on probe languages (rows) of train languages (columns), {final.tables['sum']['unit'].iloc[0]}"},
     )

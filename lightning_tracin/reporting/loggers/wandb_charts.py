@@ -16,6 +16,12 @@ from lightning_tracin.reporting.results import Point
 #: Probe languages with a chart of their own, lines of train languages in it, and lines in the chart of own languages.
 PROBES, LINES, OWN_LINES = 5, 6, 10
 
+#: W&B's chart of a matrix, and what its fields are in the table of influence.
+MATRIX, MATRIX_FIELDS = (
+    "wandb/confusion_matrix/v1",
+    {"Actual": "probe_language", "Predicted": "train_language", "nPredictions": "value"},
+)
+
 
 @dataclass(frozen=True)
 class LineChart:
