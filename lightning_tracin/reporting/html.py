@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import warnings
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from lightning_tracin.reporting import figures
 from lightning_tracin.reporting.attempts import Attempts
 from lightning_tracin.reporting.findings import Study
 from lightning_tracin.reporting.influence_findings import findings_of_influence
+from lightning_tracin.reporting.markdown import markdown_cell, markdown_line, plain_cell
 from lightning_tracin.reporting.results import Results
 from lightning_tracin.reporting.token_colours import coloured_pairs
 from lightning_tracin.storage.files import as_utf8, write_bytes
@@ -41,8 +41,8 @@ def render(template: str, **values: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lightning_tracin.reporting"), autoescape=jinja2.select_autoescape(), trim_blocks=True
     )
-    environment.filters["cell"] = _markdown_cell if template.endswith(".md") else _cell
-    environment.filters["line"] = _markdown_line
+    environment.filters["cell"] = markdown_cell if template.endswith(".md") else plain_cell
+    environment.filters["line"] = markdown_line
     return str(environment.get_template(template).render(**values))
 
 
@@ -64,23 +64,6 @@ def embedded(picture: bytes) -> str:
         'data:image/png;base64,cGljdHVyZQ=='
     """
     return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
-
-
-def _cell(value: Any) -> str:
-    """Format a value for a table: three decimals, or three significant digits if it is small."""
-    if isinstance(value, float):
-        return "" if value != value else f"{value:.3g}" if abs(value) < 0.01 and value else f"{value:.3f}"
-    return str(value)
-
-
-def _markdown_cell(value: Any) -> str:
-    """Format a value for a Markdown table; escapes what would end the cell or be read as HTML."""
-    return _markdown_line(_cell(value)).replace("|", "\\|")
-
-
-def _markdown_line(text: str) -> str:
-    """A sentence on one line; escapes what would be read as HTML."""
-    return " ".join(escape(text, quote=False).split())
 
 
 def write_results(folder: Path, results: Results, study: Study | None = None) -> dict[str, str]:

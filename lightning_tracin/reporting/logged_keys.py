@@ -17,7 +17,8 @@ UNEXPLAINED, UNEXPLAINED_SHARE, LOSS = "unexplained", "unexplained_share", "loss
 MEAN = "mean"
 
 #: Charts, tables and pictures.
-OWN_LANGUAGE, LANGUAGES, HEAT_MAP, RELIANCE_TABLE, TOP = "own_language", "languages", "heat_map", "reliance_table", "top"
+OWN_LANGUAGE, LANGUAGES, RELIANCE_TABLE, TOP = "own_language", "languages", "reliance_table", "top"
+HEAT_MAP, CURVES = "heat_map", "curves"
 CONTRIBUTION_TABLE, CONTRIBUTIONS = "contribution_table", "contributions"
 
 

@@ -9,7 +9,10 @@ from typing import Any, Protocol
 import pandas as pd
 
 from lightning_tracin.reporting.contribution_points import ContributionPoint
+from lightning_tracin.reporting.loggers.comet import CometSink
+from lightning_tracin.reporting.loggers.mlflow import MlflowSink
 from lightning_tracin.reporting.loggers.scalars import ScalarSink
+from lightning_tracin.reporting.loggers.tensorboard import TensorBoardSink
 from lightning_tracin.reporting.loggers.wandb import WandbSink
 from lightning_tracin.reporting.results import Point, Results
 from lightning_tracin.storage.records import RunRecord
@@ -49,7 +52,12 @@ class Sink(Protocol):
 
 
 #: The sinks of loggers that show more than numbers, by the name of the logger's class (each Lightning package has its own).
-SINKS: dict[str, Callable[[Any], Sink]] = {"WandbLogger": lambda logger: WandbSink(logger.experiment)}
+SINKS: dict[str, Callable[[Any], Sink]] = {
+    "CometLogger": CometSink,
+    "MLFlowLogger": MlflowSink,
+    "TensorBoardLogger": TensorBoardSink,
+    "WandbLogger": lambda logger: WandbSink(logger.experiment),
+}
 
 
 def sinks_for(loggers: Sequence[Any]) -> list[Sink]:

@@ -14,7 +14,7 @@ from lightning_tracin.storage.records import RunRecord
 
 
 class ScalarSink:
-    """Logs the curves' values through `log_metrics` (TensorBoard, CSV and others)."""
+    """Logs the curves' values through `log_metrics` (CSV and others)."""
 
     def __init__(self, logger: Any) -> None:
         self._logger = logger

@@ -24,6 +24,7 @@ from lightning_tracin.errors import MissingPackageError
 from lightning_tracin.reporting import figures, logged_keys
 from lightning_tracin.reporting.contribution_points import ContributionPoint, final_point
 from lightning_tracin.reporting.logged_keys import CONTRIBUTION_STEP, INFLUENCE, RESULTS, SHOWN, STEP, hidden, shown
+from lightning_tracin.reporting.loggers.pictures import result_files
 from lightning_tracin.reporting.loggers.wandb_charts import (
     MATRIX,
     MATRIX_FIELDS,
@@ -180,10 +181,9 @@ class WandbSink:
         import wandb
 
         artifact = wandb.Artifact(RESULTS, type=RESULTS)
-        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if path.is_file() and path.suffix != ".safetensors":
-                with artifact.new_file(path.name, mode="wb") as file:
-                    file.write(path.read_bytes())
+        for name, content in result_files(folder):
+            with artifact.new_file(name, mode="wb") as file:
+                file.write(content)
         self._run.log_artifact(artifact)
 
 
