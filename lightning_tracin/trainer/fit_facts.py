@@ -10,6 +10,7 @@ from pytorch_lightning import Trainer
 
 from lightning_tracin.attribution.adam import chosen_preconditioner
 from lightning_tracin.config import Options
+from lightning_tracin.storage.records import SCHEDULE
 
 
 def users_objects(trainer: Trainer) -> tuple[Any, ...]:
@@ -68,3 +69,18 @@ def expected_snapshots(options: Options, trainer: Trainer) -> int | None:
     if trainer.max_epochs is None or trainer.max_epochs < 0 or options.every_n_epochs is None:
         return None
     return -(-trainer.max_epochs // options.every_n_epochs)
+
+
+def changed_schedule(before: Options, now: Options) -> str | None:
+    """Say that a resumed fit takes snapshots at other times than before; None if it does not.
+
+    Example:
+        >>> changed_schedule(Options(every_n_epochs=2), Options(every_n_train_steps=100))
+        'TracIn: the run goes on with every_n_train_steps=100; its snapshots so far were taken with every_n_epochs=2.'
+        >>> changed_schedule(Options(), Options(every_n_epochs=1))
+    """
+    schedules = [{name: getattr(one, name) for name in SCHEDULE if getattr(one, name)} for one in (before, now)]
+    if schedules[0] == schedules[1]:
+        return None
+    old, new = (", ".join(f"{name}={every}" for name, every in schedule.items()) for schedule in schedules)
+    return f"TracIn: the run goes on with {new}; its snapshots so far were taken with {old}."

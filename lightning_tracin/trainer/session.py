@@ -48,7 +48,6 @@ from lightning_tracin.run import TracInRun
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.filesystem import free_bytes
 from lightning_tracin.storage.frozen_digest import frozen_digest
-from lightning_tracin.storage.records import SCHEDULE
 from lightning_tracin.storage.snapshots import (
     Snapshot,
     SnapshotRecord,
@@ -62,6 +61,7 @@ from lightning_tracin.trainer.environment import Environment
 from lightning_tracin.trainer.finish import finish
 from lightning_tracin.trainer.fit_facts import (
     averaging_callback,
+    changed_schedule,
     expected_snapshots,
     users_objects,
     validation_loaders,
@@ -186,7 +186,9 @@ class Session:
             averaging = averaging_callback(getattr(self._trainer, "callbacks", ()))
             record = run_record(run, self._setup, self._scored, self._languages, averaging)
             if resumed:
-                self._say_schedule(self.directory.record().options)
+                changed = changed_schedule(self.directory.record().options, self._options)
+                if changed is not None:
+                    rank_zero_info(changed)
                 self.directory.resume(record, recorder.step)
             else:
                 record = record.model_copy(update={"began_at": recorder.before_step})
@@ -199,13 +201,6 @@ class Session:
             self._run = TracInRun(self.directory)
         else:
             self.directory.reload()
-
-    def _say_schedule(self, before: Options) -> None:
-        """Say that snapshots are taken at other times than before the fit was resumed."""
-        schedules = [{name: getattr(one, name) for name in SCHEDULE if getattr(one, name)} for one in (before, self._options)]
-        if schedules[0] != schedules[1]:
-            old, new = (", ".join(f"{name}={every}" for name, every in schedule.items()) for schedule in schedules)
-            rank_zero_info(f"TracIn: the run goes on with {new}; its snapshots so far were taken with {old}.")
 
     def require_same_data(self) -> None:
         """Check that the fit still trains on the samples that it began with.
