@@ -23,7 +23,7 @@ from typing_extensions import Self
 
 from lightning_tracin.errors import TracInError
 
-When = Literal["fit_end", "snapshot", "never"]
+When = Literal["auto", "fit_end", "snapshot", "never"]
 Precision = Literal["float32", "float64", "bfloat16"]
 Similarity = Literal["cosine", "dot", "relatif"]
 Weighting = Literal["uniform", "learning_rate"]
@@ -281,9 +281,10 @@ class Options(SampleColumns, ProbeChoice, Shown, Stored, Replacing):
     """
 
     when: When = Field(
-        default="fit_end",
+        default="auto",
         description='when to compute influence: at the end of the fit (`"fit_end"`), after each snapshot (`"snapshot"`), or '
-        '`"never"`: the fit only takes snapshots, and `attribute` computes influence later.',
+        '`"never"`: the fit only takes snapshots, and `attribute` computes influence later. `"auto"`: live where that takes '
+        "less than a tenth of the training between two snapshots, else at the end.",
     )
     keep_snapshots: bool = Field(default=True, description="False deletes a snapshot's weights after computing its influence.")
     mask: Path | None = Field(

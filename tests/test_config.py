@@ -37,7 +37,7 @@ def test_values_from_a_file_reach_the_options() -> None:
     ("given", "message"),
     [
         ({"similarity": "x"}, r"^similarity should be one of 'cosine', 'dot', 'relatif', but is 'x'\.$"),
-        ({"when": "later"}, r"^when should be one of 'fit_end', 'snapshot', 'never', but is 'later'\.$"),
+        ({"when": "later"}, r"^when should be one of 'auto', 'fit_end', 'snapshot', 'never', but is 'later'\.$"),
         ({"top_k": 0}, r"^top_k should be 1 or more, but is 0\.$"),
         ({"batch_size": "many"}, r"^batch_size has the value 'many': Input should be a valid integer"),
         ({"parameters": "body.*"}, r"^parameters should be a list of strings, but is the string 'body\.\*'\.$"),

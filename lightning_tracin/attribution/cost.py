@@ -27,6 +27,7 @@ class Cost:
     held_bytes: int  # most memory that the probes' gradients take
     seconds: float
     alone: float = 0.0  # part of the time in the model that goes to parameters whose samples no batch separates
+    captured: float = 0.0  # seconds of a sample in the model, forward and backward
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class Exact(Method):
         """Memory of the largest chunk of probes, and time of all chunks."""
         chunks, pace = probe_chunks(target, job), measured_pace(target, job)
         held = min(job.memory_budget, len(job.probes) * bytes_of_a_probe(target, job))
-        return Cost(held, pace.seconds(job, len(chunks), len(job.probes) // len(chunks)), pace.alone)
+        return Cost(held, pace.seconds(job, len(chunks), len(job.probes) // len(chunks)), pace.alone, pace.captured)
 
     def stored_bytes(self, parts: int, train: int, probes: SampleTable) -> int:
         """One product per pair and one norm per sample, for each part."""

@@ -58,7 +58,9 @@ class Means(Exact):
         """Two sums of gradients per language are held; the probes go through the model twice."""
         columns = 2 * len(job.probes.table.counts())
         pace = measured_pace(target, job)
-        return Cost(columns * bytes_of_a_query(target.coverage), pace.seconds(job, 1, columns, probe_passes=2), pace.alone)
+        return Cost(
+            columns * bytes_of_a_query(target.coverage), pace.seconds(job, 1, columns, probe_passes=2), pace.alone, pace.captured
+        )
 
     def stored_bytes(self, parts: int, train: int, probes: SampleTable) -> int:
         """One product per train sample and column and one norm per sample, for each part."""

@@ -83,7 +83,7 @@ class Projected(Method):
         """No gradients are held; every sample goes through the model once, and scaled gradients are written out."""
         pace, samples = measured_pace(target, job), len(job.train) / job.ranks + len(job.probes)
         projecting = _pace_of_scaled(target, job, self._dim) * samples if self._scales else 0.0
-        return Cost(0, pace.seconds(job, 1, 0) + projecting, pace.alone)
+        return Cost(0, pace.seconds(job, 1, 0) + projecting, pace.alone, pace.captured)
 
     def stored_bytes(self, parts: int, train: int, probes: SampleTable) -> int:
         """Features in half precision, one norm and one index per sample."""

@@ -26,6 +26,7 @@ from lightning_tracin.trainer.environment import Environment, has_pieces, refuse
 from lightning_tracin.trainer.fit_facts import averaging_callback, data_replicas, users_objects
 from lightning_tracin.trainer.isolation import untouched_process
 from lightning_tracin.trainer.learning_rates import Recorder, StepWatch, unwrapped
+from lightning_tracin.trainer.live import as_before
 from lightning_tracin.trainer.session import Session
 from lightning_tracin.trainer.sharded_session import ShardedSession
 
@@ -177,8 +178,9 @@ class TracInCallback(CallbackBase):
             self._make_room(trainer, directory)
             self._run = str(trainer.strategy.broadcast(uuid.uuid4().hex))
         with untouched_process(*users_objects(trainer)):
+            options = as_before(self.options, directory) if resumed else self.options
             kind = ShardedSession if has_pieces(trainer.strategy) else Session
-            session = kind(self.options, self.probes, self.languages, directory, trainer, pl_module)
+            session = kind(options, self.probes, self.languages, directory, trainer, pl_module)
         if self.options.dry_run:
             rank_zero_info("TracIn: dry_run, so nothing is written and the fit runs as without the callback.")
             return

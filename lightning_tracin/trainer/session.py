@@ -6,6 +6,7 @@ The callback decides when. A session lasts from `on_train_start` to `on_train_en
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,9 +20,8 @@ from lightning_tracin.attribution.adam import adam_scales, require_second_moment
 from lightning_tracin.attribution.attributor import Attributor
 from lightning_tracin.attribution.batch_sizes import Counter, counters_of, samples_in
 from lightning_tracin.attribution.checks import checked_loss
-from lightning_tracin.attribution.cost import Plan
+from lightning_tracin.attribution.cost import Cost, Plan
 from lightning_tracin.attribution.data_digest import digest_of
-from lightning_tracin.attribution.losses import SummedLoss
 from lightning_tracin.attribution.method import method_of
 from lightning_tracin.attribution.prepare import (
     GivenLanguages,
@@ -70,6 +70,7 @@ from lightning_tracin.trainer.fit_facts import (
 from lightning_tracin.trainer.isolation import discard, isolated_copy, set_moment, untouched_process
 from lightning_tracin.trainer.language_warnings import warn_of_mismatch
 from lightning_tracin.trainer.learning_rates import Recorder, groups_of, makes_plain_steps, rates_by_group
+from lightning_tracin.trainer.live import decided
 from lightning_tracin.trainer.tolerance import appended, end_recorded, logged, stored
 
 
@@ -131,7 +132,12 @@ class Session:
         self._attributor = Attributor(directory, self._processes, self._setup)
         self._method = method_of(options)
         self._view = options.view(self._method.measure)
-        plan = self._planned(copy, coverage, loss)
+        groups = groups_of(module, frozenset(coverage.elements), trainer.optimizers)
+        unused = options.when == "never" and not options.dry_run
+        cost = None if unused else self._attributor.cost(copy, coverage, groups, loss)
+        self._options = decided(options, cost, trainer, self._processes)
+        self._setup = replace(self._setup, options=self._options)
+        plan = self._planned(coverage, groups, cost)
         discard(copy, module)
         rank_zero_info(plan.described(directory.path))
         self._warn(plan.require_disk(directory.path))
@@ -144,11 +150,9 @@ class Session:
         self._run: TracInRun | None = None
         self._held: tuple[int, dict[str, Tensor]] = (-1, {})  # a step, and the weights right after it
 
-    def _planned(self, copy: LightningModule, coverage: Coverage, loss: SummedLoss) -> Plan:
-        """Estimate the cost of the run from a few batches on a copy of the module, which is not kept."""
+    def _planned(self, coverage: Coverage, groups: Mapping[str, int], cost: Cost | None) -> Plan:
+        """The size of the run, and the cost of its passes."""
         options, setup = self._options, self._setup
-        groups = groups_of(self._module, frozenset(coverage.elements), self._trainer.optimizers)
-        writes = options.when != "never"
         parts = len(parts_of(groups, options.per_layer))
         trainable = (parameter for parameter in self._module.parameters() if parameter.requires_grad)
         weights = sum(tensor.nbytes for tensor in (*trainable, *self._module.buffers()))
@@ -158,13 +162,13 @@ class Session:
             train=setup.train.table,
             probes=setup.probes.table,
             coverage=coverage,
-            loss=loss.name,
+            loss=setup.loss,
             unit=options.loss_unit,
             deviation=setup.deviation,
             kept=None if setup.mask is None else setup.mask.elements(frozenset(coverage.elements)),
             weights_bytes=weights + scales if options.writes_weights else 0,
-            ingredients_bytes=products + self._method.factor_bytes(coverage) if writes else 0,
-            cost=self._attributor.cost(copy, coverage, groups, loss) if writes or options.dry_run else None,
+            ingredients_bytes=products + self._method.factor_bytes(coverage) if options.when != "never" else 0,
+            cost=cost,
             snapshots=expected_snapshots(options, self._trainer),
         )
 

@@ -297,7 +297,7 @@ def test_overwrite_replaces_what_is_left_of_a_run(tmp_path: Path, name: str) -> 
     [
         ({"similarity": "euclid"}, "similarity should be one of 'cosine', 'dot', 'relatif', but is 'euclid'"),
         ({"weighting": "none"}, "weighting should be one of 'uniform', 'learning_rate', but is 'none'"),
-        ({"when": "later"}, "when should be one of 'fit_end', 'snapshot', 'never', but is 'later'"),
+        ({"when": "later"}, "when should be one of 'auto', 'fit_end', 'snapshot', 'never', but is 'later'"),
         ({"dtype": "float16"}, "dtype should be one of"),
         ({"every_n_epochs": 0}, "every_n_epochs should be 1 or more, but is 0"),
         ({"top_k": 0}, "top_k should be 1 or more, but is 0"),
