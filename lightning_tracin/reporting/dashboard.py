@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -80,7 +81,7 @@ def dashboard(entity: str, project: str, run: str | None = None, languages: Coll
 
     Raises:
         MissingPackageError: `wandb-workspaces` is not installed.
-        TracInError: an argument is empty.
+        TracInError: an argument is empty, or `run` is no id.
 
     Example:
         >>> made = dashboard("team", "xnli", languages=["de", "en"])  # doctest: +SKIP
@@ -90,10 +91,12 @@ def dashboard(entity: str, project: str, run: str | None = None, languages: Coll
     for name, given in (("entity", entity), ("project", project), ("run", run)):
         if given == "":
             raise TracInError(f"{name} is empty; give the one in the address of the project, https://wandb.ai/ENTITY/PROJECT.")
+    if run is not None and re.search(r"""['"\\/]""", run):
+        raise TracInError(f"run={run!r} is not the id of a run; give the last part of the run's address.")
     pages, views, filters = (
         needs(f"wandb_workspaces.{name}", "dashboard", "Dashboards") for name in ("reports.v2", "workspaces", "expr")
     )
-    title = "TracIn" if run is None else f"TracIn, run {run}"
+    title = "TracIn" if run is None else _title(f"TracIn, run {run}")
     mine = "" if run is None else filters.And(filters.Metric("ID") == run)
     columns = [f"config:{keys.SHOWN}.value.{name}" for name in COMPARED]
     workspace = views.Workspace(
@@ -232,6 +235,16 @@ def _pattern(*key: str) -> str:
 
 def _layout(pages: Any, width: int = _HALF) -> Any:
     return pages.Layout(w=width, h=_HIGH)
+
+
+def _title(text: str) -> str:
+    """A text as W&B takes it for a title: short, and without symbols.
+
+    Example:
+        >>> _title("TracIn, run lr=0.1")
+        'TracIn, run lr-0.1'
+    """
+    return "".join("-" if unicodedata.category(letter).startswith("S") else letter for letter in text)[:128]
 
 
 def _numbered(part: _Part) -> list[Any]:

@@ -145,3 +145,17 @@ def test_an_empty_name_is_an_error_with_the_remedy(empty: str) -> None:
     given = {"entity": "team", "project": "xnli", "run": "abc123", empty: ""}
     with pytest.raises(TracInError, match=rf"^{empty} is empty; give the one in the address of the project, https://wandb.ai/"):
         dashboard(**given)
+
+
+@pytest.mark.parametrize("run", ["a'b", 'a"b', "team/xnli/abc123"])
+def test_what_cannot_be_the_id_of_a_run_is_an_error_with_the_remedy(run: str) -> None:
+    with pytest.raises(TracInError, match=r"is not the id of a run; give the last part of the run's address\.$"):
+        dashboard("team", "xnli", run=run)
+
+
+@pytest.mark.parametrize("run", ["lr=0.1", "x" * 128])
+def test_any_id_of_a_run_makes_a_title_that_the_package_takes(run: str) -> None:
+    made = dashboard("team", "xnli", run=run)
+    assert made.runsets[0].filters == f"Metric(\"ID\") == '{run}'"
+    assert made.report.title == ("TracIn, run lr-0.1" if run == "lr=0.1" else f"TracIn, run {'x' * 116}")
+    assert made.workspace.name == made.report.title
