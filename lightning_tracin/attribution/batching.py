@@ -15,6 +15,7 @@ from lightning_tracin.attribution.across_samples import AcrossSamples
 from lightning_tracin.attribution.closeness import same
 from lightning_tracin.attribution.losses import LastSum, Summed, SummedLoss, require_sum
 from lightning_tracin.attribution.no_collectives import no_collectives
+from lightning_tracin.attribution.progress import Progress
 from lightning_tracin.attribution.samples import SampleSet
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import Capture, Coverage, ProbeBank
@@ -48,7 +49,7 @@ class Job:
     memory_budget: int  # bytes for the probes' gradients and held factors; the same on all ranks
     rank: int = 0
     ranks: int = 1
-    progress: bool = False
+    progress: Progress = False
     train_kind: str = TRAIN_SAMPLE  # what messages call the train samples
 
     @property

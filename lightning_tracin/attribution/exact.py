@@ -27,6 +27,7 @@ from lightning_tracin.attribution.batching import (
 from lightning_tracin.attribution.cost import Cost, measured_pace
 from lightning_tracin.attribution.method import Method, method
 from lightning_tracin.attribution.processes import Processes
+from lightning_tracin.attribution.progress import tracked
 from lightning_tracin.attribution.spot_check import check_products
 from lightning_tracin.config import Options
 from lightning_tracin.gradients import Capture, HeldBlock, ProbeBank, ProbeNorms
@@ -107,7 +108,7 @@ def attribute_snapshot(target: Target, job: Job, store: IngredientStore) -> None
 
 def progress_bar(target: Target, job: Job, total: int) -> tqdm[Any]:
     """The progress bar of a pass, in samples."""
-    return tqdm(total=total, desc=f"influence at {target.name}", unit=" samples", disable=not job.progress)
+    return tracked(job.progress, total=total, desc=f"influence at {target.name}", unit=" samples")
 
 
 def _shard_name(chunks: Sequence[list[list[int]]], chunk: int, shard: int) -> str:

@@ -24,6 +24,7 @@ from lightning_tracin.attribution.losses import SummedLoss
 from lightning_tracin.attribution.masks import Mask, read_mask
 from lightning_tracin.attribution.probes import chosen_probes, probes_from_loaders
 from lightning_tracin.attribution.processes import Processes, on_rank_zero
+from lightning_tracin.attribution.progress import Progress
 from lightning_tracin.attribution.samples import SampleSet, from_loader, measured
 from lightning_tracin.config import Options
 from lightning_tracin.errors import TracInError
@@ -78,7 +79,7 @@ class Setup:
         probes: the probes.
         loss: name of the loss, for `losses.loss_named`.
         mask: the elements to score. None: all.
-        progress: whether to show progress bars.
+        progress: the bars that are shown.
         decisions: results of an earlier check of the module's layers.
         deviation: largest difference between a batch and its samples one at a time that the check before the fit found, in losses
             and gradients, relative to them. None: unknown.
@@ -90,7 +91,7 @@ class Setup:
     probes: SampleSet
     loss: str
     mask: Mask | None = None
-    progress: bool = False
+    progress: Progress = False
     decisions: Decisions | None = None
     deviation: float | None = None
     train_kind: str = TRAIN_SAMPLE
@@ -118,7 +119,7 @@ def read_samples(
     languages: GivenLanguages,
     options: Options,
     processes: Processes | None = None,
-    progress: bool = False,
+    progress: Progress = False,
 ) -> tuple[SampleSet, SampleSet]:
     """Read the train samples and the probes; ranks share the work of measuring the train samples' lengths.
 
@@ -128,7 +129,7 @@ def read_samples(
         languages: given instead of a column.
         options: the columns, and which probes to choose.
         processes: the processes that read the same samples. None: this process alone.
-        progress: whether to show a progress bar when measuring takes long.
+        progress: the bar that is shown when measuring takes long.
 
     Raises:
         TracInError: a loader or dataset is not supported, languages are missing, or there are no probes.

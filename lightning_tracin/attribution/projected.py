@@ -17,6 +17,7 @@ from lightning_tracin.attribution.batching import Job, Target, batches_of, requi
 from lightning_tracin.attribution.cost import Cost, measured_pace
 from lightning_tracin.attribution.method import Method, method
 from lightning_tracin.attribution.processes import Processes
+from lightning_tracin.attribution.progress import tracked
 from lightning_tracin.attribution.samples import SampleSet
 from lightning_tracin.attribution.spot_check import check_features
 from lightning_tracin.config import SCALED, Options
@@ -168,7 +169,7 @@ def project_snapshot(target: Target, job: Job, store: FeatureStore, sides: Seque
     total = sum(len(batch) for side, shard in todo for batch in shards[side][shard])
     with (
         Capture(target.model, target.coverage) as capture,
-        tqdm(total=total, desc=f"features at {target.name}", unit=" samples", disable=not job.progress) as bar,
+        tracked(job.progress, total=total, desc=f"features at {target.name}", unit=" samples") as bar,
     ):
         for side, shard in todo:
             index, features = features_of(capture, sketch, samples[side], shards[side][shard], side, target, job, bar)

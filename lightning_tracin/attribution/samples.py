@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler
-from tqdm.auto import tqdm
 
 from lightning_tracin.attribution.dataset_columns import read_table
 from lightning_tracin.attribution.own_collate import own_collate
 from lightning_tracin.attribution.processes import Processes, on_rank_zero
+from lightning_tracin.attribution.progress import Progress, tracked
 from lightning_tracin.config import SampleColumns
 from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.sample_table import SampleTable
@@ -35,7 +35,7 @@ class SampleSet:
     collates: tuple[Callable[[list[Any]], Any], ...]
     places: tuple[tuple[int, int], ...]  # of each sample: (dataset, position in it)
     lengths: tuple[int, ...] | None = None  # if already measured; see `sizes`
-    progress: bool = False  # whether to show a progress bar if measuring takes long
+    progress: Progress = False  # the bar that is shown if measuring takes long
 
     def __len__(self) -> int:
         return len(self.places)
@@ -74,7 +74,7 @@ class SampleSet:
         for index, (source, _) in enumerate(self.places):
             by_source.setdefault(source, []).append(index)
         chunks = [indices[at : at + 256] for indices in by_source.values() for at in range(0, len(indices), 256)]
-        for chunk in tqdm(chunks, desc="lengths of samples", delay=2, disable=not self.progress):
+        for chunk in tracked(self.progress, chunks, desc="lengths of samples", delay=2):
             for index, item in zip(chunk, self.items(chunk), strict=True):
                 sizes[index] = size_of(item)
         return tuple(sizes)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from lightning_tracin.analysis.reliance import Floats
+from lightning_tracin.attribution.progress import Progress
 from lightning_tracin.config import View
 from lightning_tracin.errors import printable
 from lightning_tracin.reporting.attempts import Attempts, listed, results_command
@@ -35,7 +36,7 @@ def write_every_result(
     run: TracInRun,
     view: View,
     representations: Callable[[], tuple[Floats, Floats]],
-    progress: bool = False,
+    progress: Progress = False,
     failed: Mapping[str, str] | None = None,
     otherwise: str = "",
     tokens: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
@@ -46,7 +47,7 @@ def write_every_result(
         run: a run whose snapshots all have influence.
         view: what the results show.
         representations: returns the model's representations of the train samples and of the probes.
-        progress: whether to show a progress bar.
+        progress: the bar that is shown.
         failed: result -> reason, for what the caller could not write; read at the end, so `representations` may add to it.
         otherwise: the line of Python that completes what `failed` names.
         tokens: returns the per-token scores of the pairs in a table. None: they are not shown.

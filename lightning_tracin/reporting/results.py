@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from lightning_tracin.analysis.reliance import cross_lingual, mean_cross_lingual
 from lightning_tracin.analysis.resampling import NO_INTERVAL, Interval
 from lightning_tracin.analysis.tables import stacked
 from lightning_tracin.analysis.tally import SIGNED
+from lightning_tracin.attribution.progress import Progress, tracked
 from lightning_tracin.config import Measure, Scoring, Sign, View
 from lightning_tracin.reporting.language_keys import language_keys
 from lightning_tracin.reporting.layer_table import layer_table
@@ -148,19 +148,21 @@ def measures_of(view: View) -> tuple[Measure, ...]:
     return (*SIGNED, "share") if view.measure == "share" else SIGNED
 
 
-def analyse(run: TracInRun, view: View, progress: bool = False) -> Results:
+def analyse(run: TracInRun, view: View, progress: Progress = False) -> Results:
     """Compute all tables of a run."""
     layers = layer_table(run, view)
     return Results(view, reliance_of(run, view, progress), _top(run, view), run.record.cautions, layers=layers)
 
 
-def reliance_of(run: TracInRun, view: View, progress: bool = False, measures: Sequence[Measure] | None = None) -> pd.DataFrame:
+def reliance_of(
+    run: TracInRun, view: View, progress: Progress = False, measures: Sequence[Measure] | None = None
+) -> pd.DataFrame:
     """Measures at each snapshot and summed up to each, with the columns `measure`, `sign` and `cumulative` in front.
 
     Args:
         run: the run.
         view: the score, and k for shares.
-        progress: whether to show a bar.
+        progress: the bar that is shown.
         measures: which ones. None: all that are shown; see `measures_of`.
 
     Raises:
@@ -176,7 +178,7 @@ def reliance_of(run: TracInRun, view: View, progress: bool = False, measures: Se
         (measure, sign, cumulative): run.reliance(
             view.top_k, sign, cumulative, measure, view.similarity, view.weighting, interval=None if cumulative else _CURVES_ALONE
         )
-        for measure, sign, cumulative in tqdm(kinds, desc="reliance tables", delay=2, disable=not progress)
+        for measure, sign, cumulative in tracked(progress, kinds, desc="reliance tables", delay=2)
     }
     return stacked(parts, "measure", "sign", "cumulative")
 

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
+from lightning_tracin.attribution.progress import tracked
 from lightning_tracin.errors import TracInError
 
 #: Variables by which torch, the libraries under NumPy, and tokenizers choose their number of threads.
@@ -57,7 +57,7 @@ def run_all(
         second 2
     """
     workers = min(workers, len(inputs))
-    with tqdm(total=len(inputs), desc=description, disable=not progress or not inputs) as bar:
+    with tracked(progress and bool(inputs), total=len(inputs), desc=description) as bar:
         if workers <= 1:
             for one in inputs:
                 function(*one)

@@ -36,6 +36,7 @@ from lightning_tracin.attribution.prepare import (
     verify,
 )
 from lightning_tracin.attribution.processes import on_rank_zero
+from lightning_tracin.attribution.progress import progress_of
 from lightning_tracin.attribution.token_losses import TokenLoss
 from lightning_tracin.attribution.witnesses import witness_losses
 from lightning_tracin.config import SCALED, Options
@@ -104,7 +105,7 @@ class Session:
         options = with_preconditioner(options, trainer)
         self._options, self.directory, self._trainer, self._module = options, directory, trainer, module
         self._processes = Environment(module, trainer.strategy)
-        progress = trainer.is_global_zero and trainer.progress_bar_callback is not None
+        progress = trainer.is_global_zero and progress_of(trainer.progress_bar_callback)
         self._languages = languages
         loaders = validation_loaders(trainer) if probes is None else probes
         train, probes = read_samples(trainer.train_dataloader, loaders, languages, options, self._processes, progress)
@@ -133,8 +134,7 @@ class Session:
         self._method = method_of(options)
         self._view = options.view(self._method.measure)
         groups = groups_of(module, frozenset(coverage.elements), trainer.optimizers)
-        unused = options.when == "never" and not options.dry_run
-        cost = None if unused else self._attributor.cost(copy, coverage, groups, loss)
+        cost = self._attributor.cost(copy, coverage, groups, loss) if options.when != "never" or options.dry_run else None
         self._options = decided(options, cost, trainer, self._processes)
         self._setup = replace(self._setup, options=self._options)
         plan = self._planned(coverage, groups, cost)
