@@ -55,7 +55,7 @@ class PictureSink(ScalarSink, ABC):
     def _drawn(self, key: str, draw: Callable[[], Figure], step: int) -> None:
         with suppress(MissingPackageError):  # without matplotlib, only figures are skipped; the one that writes results warns
             figure = draw()
-            from lightning_tracin.reporting.figures.lettering import one_warning_for_letters
+            from lightning_tracin.reporting.figures.fallback_fonts import one_warning_for_letters
 
             with one_warning_for_letters():
                 self._picture(key, figure, step)
