@@ -15,8 +15,8 @@ PACKAGE = ROOT / "lightning_tracin"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TEST_MODULES = sorted((ROOT / "tests").rglob("*.py"))
 
-#: Folders of tests that belong to no package: what the whole promises, what tests share, and the two folders beside the package.
-OTHER_TESTS = {"guarantees", "support", "benchmarks", "examples"}
+#: Folders of tests that belong to no package: what the whole promises, what tests share, and the folders beside the package.
+OTHER_TESTS = {"guarantees", "support", "benchmarks", "docs", "examples"}
 
 
 def parsed(path: Path) -> ast.Module:
