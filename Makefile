@@ -9,7 +9,7 @@ WORKERS = $(shell $(BIN)/python -c 'import os; print(min(4, 1 + (os.cpu_count() 
 PEERS := .venv-peers
 PEERS_READY := $(PEERS)/.ready
 
-.PHONY: demo test test-all fuzz lint lock bench audit clean
+.PHONY: demo test test-all fuzz lint docs dist lock bench audit clean
 .DEFAULT_GOAL := test
 
 $(READY): requirements.lock pyproject.toml
@@ -48,6 +48,10 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Every link and anchor of the pages is checked; no network is asked.
+docs: $(READY)
+	$(BIN)/mkdocs build --strict --quiet
 
 # About 35 minutes on 2 quiet cores; one measurement alone: make bench BENCH="--only exact_vs_plain --repetitions 3"
 bench: $(PEERS_READY)

@@ -9,14 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import wandb
+from datasets import Dataset, IterableDataset
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from tests.support import fits
+from tests.support.models import padded
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+PAGES = ("README.md", "CONTRIBUTING.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")))
+
+#: Where the run is made that the other pages read.
+FIRST = "docs/how-to/own-module.md"
 
 #: First folders of what commands write and of keys in a logger; they are not in the repository.
 WRITTEN = {"features", "ingredients", "results", "runs", "snapshots", "tracin"}
@@ -102,6 +109,30 @@ def with_items(loader: DataLoader[Any]) -> DataLoader[Any]:
     return loader
 
 
+def stream() -> IterableDataset:
+    rows = fits.Samples(40, 3)
+    return IterableDataset.from_generator(
+        lambda: ({**row, "language": language} for row, language in zip(rows, rows.language, strict=True))
+    )
+
+
+def tiny_writer() -> Qwen3ForCausalLM:
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8}
+    return Qwen3ForCausalLM(Qwen3Config(vocab_size=20, num_key_value_heads=2, **size))
+
+
+def texts(count: int) -> DataLoader[Any]:
+    """Texts of six tokens."""
+    generator = torch.Generator().manual_seed(count)
+    rows = []
+    for index in range(count):
+        tokens = torch.randint(20, (6,), generator=generator).tolist()
+        rows.append({"input_ids": tokens, "labels": tokens, "language": fits.LANGUAGES[index % 3]})
+    dataset = Dataset.from_list(rows)
+    dataset.set_format("torch", columns=["input_ids", "labels"])
+    return DataLoader(dataset, batch_size=5)
+
+
 @pytest.fixture
 def _no_open_wandb_run() -> Iterator[None]:
     yield
@@ -117,7 +148,24 @@ def test_the_python_code_of_the_pages_runs(tmp_path: Path, monkeypatch: pytest.M
     fits.trainer(tmp_path, [checkpoints], max_epochs=1, enable_checkpointing=True).fit(fits.Classifier(), train)
     readers = {"module": fits.Classifier(), "Module": fits.Classifier, "train_loader": train, "val_loader": probes}
     readers["candidate_loader"] = with_items(fits.loaders(probes=9)[1])
-    assert python_blocks("README.md")
-    for page in PAGES:
+    readers |= {"stream": stream(), "collator": padded, "language_model": tiny_writer()}
+    readers["text_train_loader"], readers["text_val_loader"] = texts(30), texts(6)
+    assert python_blocks(FIRST)
+    for page in sorted(set(PAGES) - {"README.md"}, key=lambda page: (page != FIRST, page)):
         for block in python_blocks(page):
             exec(compile(block, f"a block of {page}", "exec"), readers)
+
+
+@pytest.mark.slow
+def test_the_python_code_of_the_readme_runs_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In order, in one empty namespace: the script, and what it says to ask the run."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for block in python_blocks("README.md"):
+        exec(compile(block, "a block of README.md", "exec"), names)
+    assert "TracInRun in runs/names: 2877 train samples (de 959, en 959, ru 959) x 250 probes" in capsys.readouterr().out
+    whole = names["run"].reliance(cumulative=True).query("snapshot == 2").set_index(["probe_language", "train_language"])["value"]
+    assert whole["en", "en"] > whole["en", "ru"]  # another script teaches English names less
+    assert whole["uk", "ru"] > whole["uk", "en"]
