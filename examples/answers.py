@@ -1,4 +1,8 @@
-"""Question answering: find the words that say when, where or whom; which languages teach it? Try `--model xlm-roberta-base`."""
+"""Question answering: find the words that say when, where or whom; which languages teach it?
+
+On made commands, with a small model: `python examples/answers.py`. On real ones, with a pretrained model:
+`python examples/answers.py --data xsid/data --model xlm-roberta-base --items 300`.
+"""
 
 from __future__ import annotations
 

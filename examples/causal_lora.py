@@ -1,4 +1,8 @@
-"""Causal language modelling with LoRA: whose text teaches the adapters each language? Try `--model Qwen/Qwen3-0.6B`."""
+"""Causal language modelling with LoRA: whose text teaches the adapters each language?
+
+On made commands, with a small model: `python examples/causal_lora.py`. On real ones, with a pretrained model:
+`python examples/causal_lora.py --data xsid/data --model Qwen/Qwen3-0.6B --items 300`.
+"""
 
 from __future__ import annotations
 

@@ -25,7 +25,8 @@ def drawn_numbers(run: Path) -> pd.DataFrame:
     table = pd.read_csv(run / "results" / "reliance.csv", keep_default_na=False, na_values=[""])
     whole = table[(table["measure"] == "sum") & (table["sign"] == "positive") & table["cumulative"]]
     last = whole[whole["snapshot"] == whole["snapshot"].max()]
-    return last[["probe_language", "train_language", "value", "contrast"]].reset_index(drop=True)
+    drawn: pd.DataFrame = last[["probe_language", "train_language", "value", "contrast"]].reset_index(drop=True)
+    return drawn
 
 
 def main(run: Path) -> None:

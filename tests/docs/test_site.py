@@ -75,6 +75,11 @@ def test_the_tutorial_is_a_page_with_its_picture(site: Path) -> None:
     assert "gain of 300 more" in text
 
 
+def test_words_in_braces_are_on_the_page_of_errors(site: Path) -> None:
+    """Extensions of Markdown take some of them for attributes."""
+    assert "<td>There is no probe {probe}</td>" in (site / "errors" / "index.html").read_text()
+
+
 def test_the_table_of_options_has_their_defaults() -> None:
     lines = options_table(Options).splitlines()
     (line,) = (line for line in lines if line.startswith("| `similarity` |"))

@@ -61,10 +61,25 @@ def test_scores_are_those_of_single_samples(
     assert set(run.probes.language) - set(run.train.language) >= {"da", "id"}
 
 
-def test_slots_of_real_commands(tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_real_commands(task: str, tmp_path: Path) -> None:
     folder = real_data("xsid-0.7")
-    importlib.import_module("slots").main(output=str(tmp_path / "out"), data=str(folder), items=10, epochs=1)
+    importlib.import_module(task).main(output=str(tmp_path / "out"), data=str(folder), items=10, epochs=1)
     run = TracInRun.open(tmp_path / "out")
-    assert len(run.train) == 8 * 4
-    assert len(run.probes) == 2 * 6
-    assert run.train.text[run.train.language.index("en")] == "how hot is it going to be today"  # the second; the first is a probe
+    translated = task == "translation"  # out of English
+    if task != "answers":  # commands without a slot have no question
+        assert len(run.train) == 8 * (3 if translated else 4)
+        assert len(run.probes) == 2 * (5 if translated else 6)
+    lines = [line for line in (folder / "de.valid.conll").read_text("utf-8").splitlines() if line.startswith("# text")]
+    spoken = {line.partition("=")[2].strip().casefold().replace(" ", "") for line in lines}
+    texts = [text for text, language in zip(run.train.text, run.train.language, strict=True) if language == "de"]
+    assert texts
+    assert all(text.casefold().replace(" ", "") in spoken for text in texts)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_each_is_short_and_names_its_command(task: str, examples: Path) -> None:
+    text = (examples / f"{task}.py").read_text()
+    assert len(text.splitlines()) <= 50
+    assert f"`python examples/{task}.py`" in text.split('"""')[1]
