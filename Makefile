@@ -51,7 +51,14 @@ lint: $(READY)
 
 # Every link and anchor of the pages is checked; no network is asked.
 docs: $(READY)
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# What is uploaded to PyPI: built, checked, and installed into an environment of its own.
+dist: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+	TRACIN_DIST=dist $(BIN)/python -m pytest tests/test_distribution.py
 
 # About 35 minutes on 2 quiet cores; one measurement alone: make bench BENCH="--only exact_vs_plain --repetitions 3"
 bench: $(PEERS_READY)
@@ -69,4 +76,4 @@ lock:
 		--constraint requirements.in | grep -vE '^(nvidia|cuda|triton)' > requirements.lock
 
 clean:
-	rm -rf $(VENV) $(PEERS) .venv-audit runs
+	rm -rf $(VENV) $(PEERS) .venv-audit build dist runs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,10 +30,12 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name == "losses":
         return importlib.import_module(f"{__name__}.losses")
+    if name == "__version__":
+        return importlib.metadata.version("lightning-tracin")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "losses"})
+    return sorted({*globals(), *__all__, "__version__", "losses"})

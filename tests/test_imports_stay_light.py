@@ -58,6 +58,12 @@ def test_every_public_name_is_there() -> None:
     assert lightning_tracin.TracInRun is TracInRun
 
 
+def test_the_version_is_that_of_the_project() -> None:
+    project = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    assert f'\nversion = "{lightning_tracin.__version__}"\n' in project
+    assert "__version__" in dir(lightning_tracin)
+
+
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'lightning_tracin' has no attribute 'influence'"):
         lightning_tracin.influence  # noqa: B018
