@@ -71,8 +71,7 @@ def fitted(train: Dataset, probes: Dataset, seed: int, callbacks: list[pl.Callba
     module = LetterPairs()
     settings: Any = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = pl.Trainer(max_epochs=5, callbacks=callbacks, accelerator="cpu", **settings)
-    loaders = [DataLoader(one, 32, shuffle=one is train, collate_fn=collate) for one in (train, probes)]
-    trainer.fit(module, *loaders)
+    trainer.fit(module, DataLoader(train, 32, shuffle=True, collate_fn=collate), DataLoader(probes, 32, collate_fn=collate))
     return module.eval()
 
 
@@ -81,12 +80,12 @@ def need(train: Dataset, probes: Dataset, language: str) -> pd.DataFrame:
     batch = collate(list(probes.filter(lambda row: row["language"] == language)))
 
     def loss(samples: Dataset, seed: int) -> float:
-        with torch.no_grad():
-            return float(fitted(samples, probes, seed).training_step(batch, 0))
+        return float(fitted(samples, probes, seed).training_step(batch, 0).detach())
 
     whole = [loss(train, seed) for seed in SEEDS]
     parts = {left: train.filter(lambda row, left=left: row["language"] != left) for left in TRAINED}
-    return pd.DataFrame({left: [loss(part, seed) - whole[seed] for seed in SEEDS] for left, part in parts.items()})
+    rises = {left: [loss(part, seed) - whole[seed] for seed in SEEDS] for left, part in parts.items()}
+    return pd.DataFrame.from_dict(rises)
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,9 @@ def matrix(run: TracInRun) -> Figure:
     """The influence of single samples, and of languages: the second is the first, added up."""
     influence = run.influence("dot", "learning_rate")
     train, probes = (influence[f"{role}_language"].to_numpy() for role in ("train", "probe"))
-    rows, columns = np.lexsort((run.probes.label, probes)), np.lexsort((run.train.label, train))
+    rows, columns = (
+        np.lexsort((np.array(samples.label), codes)) for samples, codes in ((run.probes, probes), (run.train, train))
+    )
     values = influence.to_numpy().T[np.ix_(rows, columns)]
     figure = Figure(figsize=(9.2, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
@@ -243,7 +244,8 @@ def three_numbers(run: TracInRun, needed: pd.DataFrame, language: str = "uk") ->
 
 def last(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of the last snapshot."""
-    return table[table["snapshot"] == table["snapshot"].max()]
+    rows: pd.DataFrame = table[table["snapshot"] == table["snapshot"].max()]
+    return rows
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ def executed(path: Path, folder: Path) -> NotebookNode:
     Raises:
         CellExecutionError: a cell raised an error.
     """
-    notebook = nbformat.read(path, as_version=4)
+    notebook: NotebookNode = nbformat.read(path, as_version=4)
     client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
     client.execute(env={**os.environ, "PYTHONWARNINGS": "ignore:IProgress not found"})  # bars as text are good enough
     for cell in notebook.cells:
