@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -30,7 +32,7 @@ from lightning_tracin.run import TracInRun
 from lightning_tracin.storage.account import AccountStore
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.files import as_utf8, write_bytes
-from lightning_tracin.storage.filesystem import place
+from lightning_tracin.storage.filesystem import is_local, place
 from lightning_tracin.storage.lock import RunLock
 from lightning_tracin.storage.snapshots import Snapshot
 
@@ -129,6 +131,23 @@ def _results_of_account(directory: RunDirectory) -> str:
             f"Not written to {directory.results}: {listed(failed)}. Once the cause is gone, give the same command again."
         )
     return printable(f"The results are in {directory.results}.")
+
+
+def report(run: str, open: bool = False) -> str:
+    """Say where the page of a run is, and open it in the browser.
+
+    Args:
+        run: the run directory.
+        open: whether to open it.
+    """
+    page = RunDirectory(place(run)).results / "report.html"
+    if not page.exists():
+        raise TracInError(f"There is no {page}; `lightning-tracin results --run {shlex.quote(run)}` writes it.")
+    if open and not is_local(page):
+        raise TracInError(f"{page} is not on this machine, and browsers open files of it; copy the page first.")
+    if open and not webbrowser.open(page.resolve().as_uri()):
+        raise TracInError(f"No browser could be started; open {page.resolve()} yourself, or name a browser in $BROWSER.")
+    return printable(str(page))
 
 
 def reliance(

@@ -24,7 +24,7 @@ _UNQUOTED = re.compile(
 )
 
 #: The commands on runs: functions of `cli.commands`.
-_RUN_COMMANDS = ("attribute", "results", "status", "reliance", "contributions", "top", "export", "dashboard")
+_RUN_COMMANDS = ("attribute", "results", "report", "status", "reliance", "contributions", "top", "export", "dashboard")
 
 
 class _StudyParser(ArgumentParser):
@@ -70,6 +70,8 @@ def _run(arguments: list[str]) -> None:
     if len(arguments) > 1 and arguments[0] == "study" and not arguments[1].startswith("-"):
         _study(settings_from(Path(arguments[1]), *arguments[2:]))
         return
+    if len(arguments) > 1 and arguments[0] in _RUN_COMMANDS and not arguments[1].startswith("-"):
+        arguments = [arguments[0], "--run", *arguments[1:]]
     from lightning_tracin.cli import commands as run_commands  # slow to import
 
     parser = _StudyParser(prog="lightning-tracin", description="Which languages' training data a multilingual model relies on.")
@@ -82,6 +84,9 @@ def _run(arguments: list[str]) -> None:
         description = str(function.__doc__).partition("\n")[0]
         command = ArgumentParser(prog=f"lightning-tracin {name}", description=description)
         command.add_function_arguments(function, as_positional=False)
+        for action in command._actions:
+            if isinstance(action.default, bool):
+                action.nargs, action.const = "?", not action.default  # the bare option is enough
         commands.add_subcommand(name, command, help=description)
     parsed = parser.parse_args(arguments)
     if parsed.subcommand == "study":
