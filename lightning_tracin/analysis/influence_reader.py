@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
@@ -38,7 +38,7 @@ from lightning_tracin.storage.account import AccountStore
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.records import RunRecord
 from lightning_tracin.storage.sample_table import SampleTable
-from lightning_tracin.storage.shards import Ingredients
+from lightning_tracin.storage.shards import Indices, Ingredients
 from lightning_tracin.storage.snapshots import Snapshot
 
 #: What ranks train samples.
@@ -196,9 +196,19 @@ class InfluenceReader(ABC):
             similarity=similarity, weighting=weighting, preconditioner=preconditioner, damping=damping, blocks=blocks
         )
         total: Scores = np.zeros((len(self.train), len(self.queries)))
-        for train, scores in self._scorer.summed(self._scorer.chosen(snapshots), scoring):
+        for train, scores in self.influence_by_block(scoring, snapshots):
             total[train] = scores
         return score_array(total, self.train, self.queries, similarity, weighting, self._scorer.metric(scoring))
+
+    def influence_by_block(self, scoring: Scoring, snapshots: Sequence[int] | None = None) -> Iterator[tuple[Indices, Scores]]:
+        """The scores of `influence` in blocks of train samples: their indices, and [block, queries]; each sample comes once.
+
+        A run that `is_large` is read shard by shard, so that memory holds a block of it.
+
+        Raises:
+            TracInError: see `influence`.
+        """
+        yield from self._scorer.summed(self._scorer.chosen(snapshots), scoring)
 
     def reliance(
         self,
@@ -347,6 +357,6 @@ class InfluenceReader(ABC):
         """
         require_k(k, len(self.train))
         strongest = Strongest(k, sign)
-        for train, total in self._scorer.summed(self._scorer.chosen(snapshots), scoring):
+        for train, total in self.influence_by_block(scoring, snapshots):
             strongest.add(train, total[:, list(probes)])
         return tables_of(strongest, self.train)

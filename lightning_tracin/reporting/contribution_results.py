@@ -27,6 +27,9 @@ from lightning_tracin.storage.filesystem import read_whole
 #: What a page has around its section of contributions. No text of a data set can hold it, because `<` is escaped there.
 _BEGIN, _END = "<!-- contributions -->", "<!-- end of contributions -->"
 
+#: Bytes of the picture that the page shows; a larger one is named.
+_MOST_OF_PICTURE = 150_000
+
 #: Columns of the page's table.
 _SHOWN = ("nats", "low", "high", "fall", "probes", "samples")
 
@@ -85,7 +88,8 @@ def _section(record: AccountRecord, whole: pd.DataFrame, picture: bytes | None) 
         "contributions.html",
         cautions=list(cautions_of_contributions(whole, record)),
         findings=list(findings_of_contributions(whole)),
-        picture=None if picture is None else embedded(picture),
+        picture=None if picture is None or len(picture) > _MOST_OF_PICTURE else embedded(picture),
+        beside=picture is not None and len(picture) > _MOST_OF_PICTURE,
         whole=columns_and_rows(whole[[*grouping_of(whole), *_SHOWN]]),
     )
 

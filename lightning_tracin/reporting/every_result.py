@@ -13,6 +13,7 @@ from lightning_tracin.config import View
 from lightning_tracin.errors import printable
 from lightning_tracin.reporting.attempts import Attempts, listed, results_command
 from lightning_tracin.reporting.contribution_results import write_contributions
+from lightning_tracin.reporting.explorer import explorer_of
 from lightning_tracin.reporting.findings import study_of
 from lightning_tracin.reporting.html import write_results
 from lightning_tracin.reporting.results import Results, analyse
@@ -62,6 +63,8 @@ def write_every_result(
         if tokens is not None:
             with of_model.at("tokens.csv"):
                 results = replace(results, tokens=tokens(results.top))
+        with attempts.at("the explorer of report.html"):
+            results = replace(results, explorer=explorer_of(run, view))
         attempts.failed.update(write_results(run.directory.results, results, study))
     if run.account.is_there:
         attempts.failed.update(write_contributions(run))

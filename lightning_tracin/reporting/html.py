@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import base64
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,11 @@ from lightning_tracin.errors import needs
 from lightning_tracin.reporting import figures
 from lightning_tracin.reporting.attempts import Attempts
 from lightning_tracin.reporting.findings import Study
-from lightning_tracin.reporting.influence_findings import findings_of_influence
+from lightning_tracin.reporting.influence_findings import note_of_influence, ranked_findings
 from lightning_tracin.reporting.markdown import markdown_cell, markdown_line, plain_cell
+from lightning_tracin.reporting.page_data import chart_data, cut, packed, packed_explorer
+from lightning_tracin.reporting.page_languages import html_language
+from lightning_tracin.reporting.page_scripts import FOR_EXPLORING, FOR_TABLES, asset, page_scripts
 from lightning_tracin.reporting.results import Results
 from lightning_tracin.reporting.token_colours import coloured_pairs
 from lightning_tracin.storage.files import as_utf8, write_bytes
@@ -42,7 +48,9 @@ def render(template: str, **values: Any) -> str:
         loader=jinja2.PackageLoader("lightning_tracin.reporting"), autoescape=jinja2.select_autoescape(), trim_blocks=True
     )
     environment.filters["cell"] = markdown_cell if template.endswith(".md") else plain_cell
-    environment.filters["line"] = markdown_line
+    environment.filters |= {"line": markdown_line, "lang": html_language, "short": _short}
+    if not template.endswith(".md"):
+        values = {"style": asset("page.css"), "scripts": page_scripts(FOR_TABLES), **values}
     return str(environment.get_template(template).render(**values))
 
 
@@ -92,30 +100,106 @@ def write_results(folder: Path, results: Results, study: Study | None = None) ->
             pictures[name] = figures.png(getattr(figures, name)(results))
             write_bytes(folder / f"{name}.png", pictures[name])
     with attempts.at("report.html"):
-        write_bytes(folder / "report.html", as_utf8(_page(results, study, pictures)))
+        write_bytes(folder / "report.html", as_utf8(page_of(results, study, pictures)))
     if attempts.missing:
         said = " ".join(attempts.missing)
         warnings.warn(f"TracIn: the results in {folder} are incomplete, except the tables. {said}", stacklevel=2)
     return attempts.failed
 
 
-def _page(results: Results, study: Study | None, pictures: dict[str, bytes]) -> str:
+@dataclass(frozen=True)
+class Headline:
+    """The findings of a page, and what readers have to know of their order and their numbers."""
+
+    sentences: list[str]
+    order: str
+    note: str
+
+
+def _headline(results: Results) -> Headline:
+    sums, means = (results.final().tables[measure] for measure in SIGNED)
+    order = (
+        "The order is by how far a value is from what it would be if languages were shuffled (a contrast: from 0), in halves of "
+        "its interval."
+    )
+    return Headline(ranked_findings(sums, means), order if sums["low"].notna().any() else "", note_of_influence(sums))
+
+
+def page_of(results: Results, study: Study | None, pictures: Mapping[str, bytes]) -> str:
+    """The page of a run.
+
+    Args:
+        results: the tables, and what the explorer shows.
+        study: the experiments that the run allows.
+        pictures: name -> PNG file. Those that the page has no room for (`MOST_OF_PICTURES`) are named: it draws the same.
+
+    Raises:
+        MissingPackageError: jinja2 is not installed.
+    """
+    final = results.final().tables
+    inside = _with_room(pictures)
+    shown, explored = ("", "") if results.explorer is None else packed_explorer(results.explorer)
     return render(
         "report.html",
+        scripts=page_scripts((*FOR_TABLES, *FOR_EXPLORING)),
         view=results.view,
         cautions=results.cautions,
         study=study,
-        pictures={name: embedded(content) for name, content in pictures.items()},
-        headline=list(findings_of_influence(*(results.final().tables[measure] for measure in SIGNED))),
-        unit=results.final().tables["sum"]["unit"].iloc[0],
-        influence=columns_and_rows(results.final().tables["sum"]),
-        means=columns_and_rows(results.final().tables["mean"]),
-        shares=columns_and_rows(results.final().tables["share"]) if "share" in results.final().tables else None,
+        pictures={name: embedded(content) for name, content in inside.items()},
+        beside=pictures.keys() - inside.keys(),
+        headline=_headline(results),
+        unit=final["sum"]["unit"].iloc[0],
+        influence=_shown(final["sum"]),
+        means=_shown(final["mean"]),
+        shares=_shown(final["share"]) if "share" in final else None,
         cross_lingual=[
             (point.epoch, point.step, *(mean_cross_lingual(point.tables["share"], column) for column in ("value", "null")))
             for point in results.points()
             if "share" in point.tables
         ],
         top=results.top.to_dict("records"),
+        longest=_LONGEST,
         pairs=[] if results.tokens is None else coloured_pairs(results.top, results.tokens),
+        charts=packed(chart_data(results)),
+        shown=shown,
+        explored=explored,
     )
+
+
+def _shown(table: pd.DataFrame) -> dict[str, Any]:
+    """A table without the columns that are the same in all of its rows or empty."""
+    return columns_and_rows(table[[name for name in _COLUMNS if name in table and table[name].notna().any()]])
+
+
+#: Columns of the tables of languages.
+_COLUMNS = (
+    "probe_language",
+    "train_language",
+    "value",
+    "low",
+    "high",
+    "contrast",
+    "contrast_low",
+    "contrast_high",
+    "null",
+    "lift",
+    "probes",
+)
+
+#: Bytes of the pictures that a page shows.
+MOST_OF_PICTURES = 300_000
+
+
+def _with_room(pictures: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The pictures that a page shows, the smallest first until there is no room for more."""
+    sizes = sorted((len(content), name) for name, content in pictures.items())
+    totals = accumulate(size for size, _ in sizes)
+    return {name: pictures[name] for (_, name), total in zip(sizes, totals, strict=True) if total <= MOST_OF_PICTURES}
+
+
+#: Characters of a text in a table.
+_LONGEST = 240
+
+
+def _short(text: str) -> str:
+    return cut(text, _LONGEST)

@@ -15,6 +15,7 @@ from lightning_tracin.analysis.tables import stacked
 from lightning_tracin.analysis.tally import SIGNED
 from lightning_tracin.attribution.progress import Progress, tracked
 from lightning_tracin.config import Measure, Scoring, Sign, View
+from lightning_tracin.reporting.explorer import Explorer
 from lightning_tracin.reporting.language_keys import language_keys
 from lightning_tracin.reporting.layer_table import layer_table
 from lightning_tracin.reporting.logged_keys import (
@@ -103,6 +104,7 @@ class Results:
     cautions: tuple[str, ...] = ()  # what readers have to know of the run, in sentences
     tokens: pd.DataFrame | None = None  # the scores of the pairs in `top`, token by token
     layers: pd.DataFrame | None = None  # see `layer_table`
+    explorer: Explorer | None = None  # what the page lets readers explore
 
     def points(self) -> list[Point]:
         """Each single snapshot: the curves."""

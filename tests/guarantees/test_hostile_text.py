@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -17,26 +16,9 @@ from lightning_tracin.storage.sample_table import SampleTable
 from tests.support.fits import Classifier, Samples, loaders, trainer
 from tests.support.hand_made import run_directory
 from tests.support.models import padded
+from tests.support.pages import Elements
 
 SCRIPT = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
-
-
-class Elements(HTMLParser):
-    """The elements of a page, their attributes, and its text."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.names: list[str] = []
-        self.attributes: list[str] = []
-        self.text = ""
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.names.append(tag)
-        self.attributes += [name for name, _ in attrs]
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 def test_text_language_label_and_item_are_escaped_in_the_page(tmp_path: Path) -> None:
@@ -46,7 +28,7 @@ def test_text_language_label_and_item_are_escaped_in_the_page(tmp_path: Path) ->
     path = run_directory(tmp_path / "run", odd, odd).path
     write_results(tmp_path / "results", analyse(TracInRun.open(path), View(top_k=2)))
     page = Elements((tmp_path / "results" / "report.html").read_text(encoding="utf-8"))
-    assert "script" not in page.names
+    assert page.foreign_scripts == []
     assert "onerror" not in page.attributes
     assert page.names.count("img") == 3
     assert {f"{kind}{SCRIPT}" in page.text for kind in "ltk"} == {True}

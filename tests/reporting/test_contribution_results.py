@@ -23,9 +23,10 @@ from lightning_tracin.reporting.every_result import write_every_result
 from lightning_tracin.storage.account import AccountStore
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.sample_table import SampleTable
-from tests.guarantees.test_hostile_text import SCRIPT, Elements
+from tests.guarantees.test_hostile_text import SCRIPT
 from tests.support.accounts import Source, append, record_of, small_account
 from tests.support.hand_made import run_directory
+from tests.support.pages import Elements
 
 
 def whole(store: AccountStore) -> pd.DataFrame:
@@ -243,6 +244,6 @@ def test_names_of_groups_are_escaped_in_the_page(tmp_path: Path) -> None:
     write_contributions(run)
     assert page_of(tmp_path) == first
     page = Elements(first)
-    assert "script" not in page.names
+    assert page.foreign_scripts == []
     assert "onerror" not in page.attributes
     assert {f"{kind}{SCRIPT}" in page.text for kind in "pt"} == {True}

@@ -11,8 +11,9 @@ import pytorch_lightning as pl
 
 from lightning_tracin import TracInCallback, TracInRun
 from lightning_tracin.analysis.reliance_by_snapshot import NATS, SCORE
-from lightning_tracin.reporting.influence_findings import findings_of_influence
+from lightning_tracin.reporting.influence_findings import findings_of_influence, ranked_findings
 from tests.support.fits import LANGUAGES, Classifier, loaders, trainer
+from tests.support.pages import without_scripts
 
 COLUMNS = ["train_language", "value", "low", "high", "contrast", "contrast_low", "contrast_high"]
 NONE = (0.0, -0.1, 0.1)
@@ -99,8 +100,8 @@ def test_contrasts_are_of_other_languages_whose_interval_leaves_zero_out() -> No
     )
     assert said(sums) == (
         "fr: lowered most by fr (own language; 0.9 nats [0.8, 1]). In particular, it gets more than other probe languages do "
-        "from en (0.09 nats [0.05, 0.13]) and de (0.04 nats [0.01, 0.07]). It gets less than they do from it (-0.08 nats [-0.1, "
-        "-0.06]) and es (-0.02 nats [-0.03, -0.01])."
+        "from en (0.09 nats [0.05, 0.13]) and de (0.04 nats [0.01, 0.07]). It gets less than other probe "
+        "languages do from it (-0.08 nats [-0.1, -0.06]) and es (-0.02 nats [-0.03, -0.01])."
     )
 
 
@@ -147,15 +148,46 @@ def test_what_is_not_in_nats_has_no_unit() -> None:
     )
 
 
+def test_sentences_are_ranked_by_their_effect_beyond_the_null() -> None:
+    sums = pd.concat(
+        [
+            table(("en", 0.9, 0.1, 1.7, *NONE), probe="aa").assign(null=0.1),  # 0.8 beyond its null: one half interval
+            table(("en", 0.5, 0.4, 0.6, *NONE), probe="bb").assign(null=0.5),  # as large as by chance
+            table(("en", 0.3, 0.29, 0.31, 0.06, 0.05, 0.07), probe="cc").assign(
+                null=0.28
+            ),  # two half intervals; a contrast of six
+            table(("en", 0.1, -0.1, 0.3, *NONE), probe="dd").assign(null=0.0),
+            table(("en", -0.7, *(np.nan,) * 5), probe="ee"),
+            table(("en", 9.0, *(np.nan,) * 5), probe="ff"),
+            table(("en", -0.5, -0.6, -0.4, *NONE), probe="gg").assign(null=-0.1),  # four
+        ],
+        ignore_index=True,
+    )
+    assert ranked_findings(sums, sums) == [
+        "cc: in particular, it gets more than other probe languages do from en (0.06 nats [0.05, 0.07]).",
+        "gg: raised by en (-0.5 nats [-0.6, -0.4]).",
+        "cc: lowered most by en (0.3 nats [0.29, 0.31]).",
+        "aa: lowered most by en (0.9 nats [0.1, 1.7]).",
+        "bb: lowered most by en (0.5 nats [0.4, 0.6]).",
+        "ff: no interval is known; the largest value is en (9 nats).",
+        "ee: no interval is known; the largest value is en (-0.7 nats).",
+        "dd: no train language clearly lowered its loss.",
+        "gg: no train language clearly lowered its loss.",
+    ]
+
+
 def test_the_page_of_a_fit_leads_with_influence(tmp_path: Path) -> None:
     pl.seed_everything(7)
     trainer(tmp_path, [TracInCallback(tmp_path / "run", top_k=5)]).fit(Classifier(), *loaders(probes=30))
     run = TracInRun.open(tmp_path / "run")
-    page = (run.path / "results" / "report.html").read_text()
+    page = without_scripts((run.path / "results" / "report.html").read_text())
     headings = [part.split("</h")[0].partition(">")[2] for part in page.split("<h")[1:] if part[0] in "12"]
     assert [heading for heading in headings if heading] == [
         "Influence of languages",
+        "What the numbers mean",
         "Findings",
+        "Heat map",
+        "Explorer",
         "Curves, by snapshot",
         "The whole run",
         "Shares of the strongest 5",
