@@ -10,17 +10,27 @@ from pathlib import Path
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from benchmarks.account_fit import BATCH_SIZE, Module
 from benchmarks.registry import Context, measurement
 from benchmarks.report import Report, ratio_result
 from benchmarks.timing import seconds, spread
-from benchmarks.workloads import reference
+from benchmarks.workloads import Batch, reference
 from lightning_tracin.trainer.process_pool import own_cores
 from lightning_tracin.trainer.refits import Fit, Refits
 
 _REFITS, _EPOCHS, _SAMPLES, _PROBES = 8, 2, 1024, 32
+
+
+def padded(batch: list[Batch], pad: int) -> Batch:
+    """Samples as one batch; those that are fetched one at a time are not padded yet."""
+    values = {"input_ids": pad, "attention_mask": 0}
+    joined = {
+        name: pad_sequence([one[name] for one in batch], batch_first=True, padding_value=value) for name, value in values.items()
+    }
+    return {**joined, "labels": torch.stack([one["labels"] for one in batch])}
 
 
 def built(samples: int) -> Fit:
@@ -28,7 +38,8 @@ def built(samples: int) -> Fit:
     workload = reference(samples, _PROBES)
     silent = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     trainer = pl.Trainer(max_epochs=_EPOCHS, accelerator="cpu", **silent)  # type: ignore[arg-type]
-    train, probes = (DataLoader(one, batch_size=BATCH_SIZE) for one in (workload.train, workload.probes))
+    collate = partial(padded, pad=workload.train.pad)
+    train, probes = (DataLoader(one, BATCH_SIZE, collate_fn=collate) for one in (workload.train, workload.probes))
     return Fit(Module(workload), trainer, train, probes)
 
 
