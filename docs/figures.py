@@ -2,7 +2,8 @@
 
     python docs/figures.py [FOLDER]
 
-draws those in docs/figures (top-5.png with Noto fonts for Chinese, Korean and Hindi installed); `--all` draws every figure at every number of languages, as PNG, SVG and PDF.
+draws those in docs/figures (top-5.png needs fonts for Chinese, Korean and Hindi, such as Noto's); `--all` draws every figure at
+every number of languages, as PNG, SVG and PDF.
 """
 
 from __future__ import annotations
