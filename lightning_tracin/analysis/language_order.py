@@ -15,8 +15,8 @@ def ordered(names: Iterable[str]) -> list[str]:
     Languages without a known family come after all families, by script; a name without a meaning is where Latin letters are.
 
     Example:
-        >>> ordered(["uk", "sv", "ru", "da"])  # Germanic and Slavic; Cyrillic and Latin without the extra
-        ['da', 'sv', 'ru', 'uk']
+        >>> ordered(["uk", "sv", "ru"])  # Slavic, then Germanic; without the extra Cyrillic, then Latin
+        ['ru', 'uk', 'sv']
     """
     different = list(dict.fromkeys(map(str, names)))
     facts = facts_of(different) if facts_are_there() else dict.fromkeys(different)
