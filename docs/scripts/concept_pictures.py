@@ -85,7 +85,8 @@ def need(train: Dataset, probes: Dataset, language: str) -> pd.DataFrame:
     whole = [loss(train, seed) for seed in SEEDS]
     parts = {left: train.filter(lambda row, left=left: row["language"] != left) for left in TRAINED}
     rises = {left: [loss(part, seed) - whole[seed] for seed in SEEDS] for left, part in parts.items()}
-    return pd.DataFrame.from_dict(rises)
+    table: pd.DataFrame = pd.DataFrame.from_dict(rises)
+    return table
 
 
 @dataclass(frozen=True)
