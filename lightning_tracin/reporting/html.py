@@ -10,7 +10,6 @@ import base64
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from lightning_tracin.reporting.page_languages import html_language
 from lightning_tracin.reporting.page_scripts import FOR_EXPLORING, FOR_TABLES, asset, page_scripts
 from lightning_tracin.reporting.results import Results
 from lightning_tracin.reporting.token_colours import coloured_pairs
+from lightning_tracin.storage.display_names import display_names
 from lightning_tracin.storage.files import as_utf8, write_bytes
 
 
@@ -117,12 +117,20 @@ class Headline:
 
 
 def _headline(results: Results) -> Headline:
-    sums, means = (results.final().tables[measure] for measure in SIGNED)
+    sums, means = (_named(results.final().tables[measure]) for measure in SIGNED)
     order = (
         "The order is by how far a value is from what it would be if languages were shuffled (a contrast: from 0), in halves of "
         "its interval."
     )
     return Headline(ranked_findings(sums, means), order if sums["low"].notna().any() else "", note_of_influence(sums))
+
+
+def _named(table: pd.DataFrame) -> pd.DataFrame:
+    """A table with languages as people write them."""
+    columns = ["probe_language", "train_language"]
+    names = display_names(sorted({*table["probe_language"], *table["train_language"]}))
+    named: pd.DataFrame = table.assign(**{column: table[column].map(names) for column in columns})
+    return named
 
 
 def page_of(results: Results, study: Study | None, pictures: Mapping[str, bytes]) -> str:
@@ -187,14 +195,17 @@ _COLUMNS = (
 )
 
 #: Bytes of the pictures that a page shows.
-MOST_OF_PICTURES = 300_000
+MOST_OF_PICTURES = 500_000
 
 
 def _with_room(pictures: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The pictures that a page shows, the smallest first until there is no room for more."""
-    sizes = sorted((len(content), name) for name, content in pictures.items())
-    totals = accumulate(size for size, _ in sizes)
-    return {name: pictures[name] for (_, name), total in zip(sizes, totals, strict=True) if total <= MOST_OF_PICTURES}
+    """The pictures that a page shows: in their order, those for which there is room."""
+    kept, room = {}, MOST_OF_PICTURES
+    for name, content in pictures.items():
+        if len(content) <= room:
+            kept[name] = content
+            room -= len(content)
+    return kept
 
 
 #: Characters of a text in a table.

@@ -15,11 +15,13 @@ from typing import Any
 
 import pandas as pd
 
+from lightning_tracin.analysis.language_order import ordered
 from lightning_tracin.analysis.reliance_by_snapshot import PART
 from lightning_tracin.analysis.tables import own_language
 from lightning_tracin.reporting.explorer import Explorer, Strong
-from lightning_tracin.reporting.page_languages import html_language, shown_language
+from lightning_tracin.reporting.page_languages import html_language
 from lightning_tracin.reporting.results import Results
+from lightning_tracin.storage.display_names import display_names
 from lightning_tracin.storage.sample_table import SampleTable
 
 #: Columns of a cell of the heat map; those that a measure does not have are left out.
@@ -78,8 +80,9 @@ def chart_data(results: Results) -> dict[str, Any]:
     """The cells and curves of every pair of languages.
 
     Returns:
-        `pairs`, the probe and train language of each cell, and whether they are one; `measures`, for each measure its unit and,
-        column by column, its cells; `curves`, the snapshots and, for each measure, a list of values for each of them.
+        `languages`, in the order of figures, and how each is written; `pairs`, the probe and train language of each cell, and
+        whether they are one; `measures`, for each measure its unit and, column by column, its cells; `curves`, the snapshots and,
+        for each measure, a list of values for each of them.
     """
     final = results.final().tables
     pairs = final["sum"][["probe_language", "train_language"]].reset_index(drop=True)
@@ -87,11 +90,9 @@ def chart_data(results: Results) -> dict[str, Any]:
     points = results.points()
     step = -(-len(points) * len(pairs) // MOST_OF_CURVES)
     kept = points[::-1][:: max(1, step)][::-1]  # with the last
+    names = display_names(ordered({*pairs["probe_language"], *pairs["train_language"]}))
     return {
-        "languages": {
-            name: {"shown": shown_language(name), "tag": html_language(name)}
-            for name in sorted({*pairs["probe_language"], *pairs["train_language"]})
-        },
+        "languages": {name: {"shown": shown, "tag": html_language(name)} for name, shown in names.items()},
         "pairs": [
             [probe, train, int(index in own)] for index, (probe, train) in enumerate(pairs.itertuples(index=False, name=None))
         ],

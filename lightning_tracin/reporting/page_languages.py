@@ -1,18 +1,8 @@
-"""How pages write a language, and the tag by which a browser chooses its letters and its direction."""
+"""The tag by which a browser chooses the letters and the direction of a text."""
 
 from __future__ import annotations
 
 from lightning_tracin.storage.languages import meaning
-
-
-def shown_language(name: str) -> str:
-    """A language as pages write it.
-
-    Example:
-        >>> shown_language("de")
-        'de'
-    """
-    return name
 
 
 def html_language(name: str | None) -> str:

@@ -208,14 +208,18 @@ def test_the_page_of_a_fit_leads_with_influence(tmp_path: Path) -> None:
         expected = float(by_hand.sel(probe_language=line.probe_language, train_language=line.train_language))
         assert line.value == pytest.approx(expected, rel=1e-6)
         assert f"<td>{_cell(line.value)}</td>" in page.replace("\n", "")
+    names = {"de": "German", "en": "English", "ru": "Russian"}
     for language in LANGUAGES:
         mine = sums[(sums["probe_language"] == language) & (sums["low"] > 0)].sort_values("value", ascending=False)
         if mine.empty:
-            assert f"<li>{language}: no train language clearly lowered its loss." in page
+            assert f"<li>{names[language]}: no train language clearly lowered its loss." in page
         else:
             first = mine.iloc[0]
             own = "own language; " if first["train_language"] == language else ""
-            assert f"<li>{language}: lowered most by {first['train_language']} ({own}{first['value']:.2g} nats [" in page
+            assert (
+                f"<li>{names[language]}: lowered most by {names[first['train_language']]} ({own}{first['value']:.2g} nats ["
+                in page
+            )
     by_chance = run.reliance(5, measure="share")
     own = by_chance[by_chance["probe_language"] == by_chance["train_language"]].groupby("snapshot")["null"].mean()
     for null in own:

@@ -14,6 +14,7 @@ import pytest
 from lightning_tracin import TracInRun
 from lightning_tracin.config import View
 from lightning_tracin.reporting.every_result import write_every_result
+from lightning_tracin.storage.display_names import display_name
 from lightning_tracin.storage.sample_table import SampleTable
 from tests.support.browsers import browser, chromium, opened
 from tests.support.hand_made import run_directory
@@ -151,7 +152,7 @@ def test_two_languages_have_the_samples_that_carry_their_link(started: Any, run:
         panel = explorer.locator("#panel-link")
         panel.get_by_label("Probe language").select_option("ko")
         panel.get_by_label("Train language").select_option("he")
-        page.wait_for_selector("#panel-link .card:has-text('he (train) → ko (probes)')")
+        page.wait_for_selector("#panel-link .card:has-text('Hebrew (train) → Korean (probes)')")
         detail = explorer.locator("#panel-link .detail")
         helping = [train for train, score in mine[:5] if score > 0]
         harming = [train for train, score in mine[::-1][:5] if score < 0]
@@ -177,7 +178,7 @@ def test_a_cell_of_the_heat_map_opens_its_link(started: Any, run: TracInRun, wid
         page.mouse.move(place["x"] + place["width"] / 2, place["y"] + place["height"] / 2)
         page.mouse.down()
         page.mouse.up()
-        page.wait_for_selector("#panel-link .card:has-text('de (train) → ar (probes)')")
+        page.wait_for_selector("#panel-link .card:has-text('German (train) → Arabic (probes)')")
         assert page.evaluate("location.hash") == "#link/ar/de"
 
 
@@ -193,7 +194,7 @@ def test_charts_show_what_is_chosen(started: Any, run: TracInRun) -> None:
         mine = table[table["probe_language"] == "ja"].set_index("train_language")["value"]
         strongest = mine.abs().sort_values(ascending=False).index[0]
         told = curves.locator("figcaption").inner_text()
-        assert told.startswith(f"Each snapshot alone; last: {strongest} ")
+        assert told.startswith(f"Each snapshot alone; last: {display_name(strongest)} ")
         shown = float(re.findall(r"last: \w+ (-?[\d.]+)", told)[0])
         assert shown == pytest.approx(mine[strongest], rel=6e-3)
         assert "1 more are grey" in told

@@ -14,6 +14,10 @@
   const data = await tracin.unpacked("chart-data");
   const shown = (language) => data.languages[language].shown;
 
+  // Languages in the order of figures: related ones side by side.
+  const order = Object.entries(data.languages).flatMap(([name, { shown }]) => [name, shown]);
+  const inOrder = (names) => order.filter((name) => names.includes(name));
+
   // What can be shown: name -> measure and column of the cells.
   const views = { sum: ["sum", "value"], contrast: ["sum", "contrast"], mean: ["mean", "value"], share: ["share", "value"], lift: ["share", "lift"] };
   const possible = Object.keys(views).filter((name) => data.measures[views[name][0]]?.cells[views[name][1]]);
@@ -37,16 +41,17 @@
     const chart = place.querySelector(".canvas"), choice = place.querySelector("[name=shown]");
     fill(choice, possible.map((name) => [name, NAMES[name]]));
     const draw = tracin.keepDrawn(chart, (width) => {
-      const cells = cellsOf(choice.value);
+      const named = cellsOf(choice.value), codes = width < 600;  // a narrow screen has no room for names
+      const cells = codes ? named.map((cell) => ({ ...cell, probe: cell.keys[0], train: cell.keys[1] })) : named;
       const rows = new Set(cells.map((cell) => cell.probe)).size, columns = new Set(cells.map((cell) => cell.train)).size;
-      const margin = 18 + 8 * Math.max(...cells.map((cell) => cell.probe.length)), side = Math.min(52, Math.max(15, (width - margin) / columns));
+      const margin = 18 + 7 * Math.max(...cells.map((cell) => Math.max(cell.probe.length, cell.train.length))), side = Math.min(52, Math.max(15, (width - margin) / columns));
       const signed = views[choice.value][0] !== "share", lift = choice.value === "lift";
       const plot = Plot.plot({
         width: margin + columns * side + 10, height: margin + 22 + rows * side, marginLeft: margin, marginTop: margin + 16, marginBottom: 4, marginRight: 10,
         ariaLabel: `Heat map: ${NAMES[choice.value]} of each train language (columns) for each probe language (rows)`,
         style: { fontSize: "12px" },
-        x: { axis: "top", label: "train language", tickRotate: -90, tickSize: 0, padding: 0 },
-        y: { label: "probe language", tickSize: 0, padding: 0, labelAnchor: "top" },
+        x: { domain: inOrder(cells.map((cell) => cell.train)), axis: "top", label: "train language", tickRotate: -90, tickSize: 0, padding: 0 },
+        y: { domain: inOrder(cells.map((cell) => cell.probe)), label: "probe language", tickSize: 0, padding: 0, labelAnchor: "top" },
         color: signed
           ? { type: "diverging", interpolate: diverging, pivot: 0, symmetric: true, legend: true, label: NAMES[choice.value], unknown: "#999" }
           : lift
