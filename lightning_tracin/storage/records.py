@@ -125,7 +125,7 @@ class RunRecord(_Record):
         for name in ("languages_given", "languages_of_probes_given"):
             values[name] = choices.pop(name, False)
         means = settings.pop("method") == "means"
-        return {**values, "format": 3, "options": {**settings, **choices, "language_means": means}}
+        return {**values, "format": 3, "options": {"when": "fit_end", **settings, **choices, "language_means": means}}
 
 
 def package_versions() -> dict[str, str]:

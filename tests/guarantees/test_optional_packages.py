@@ -146,8 +146,8 @@ def test_the_extras_that_messages_name_hold_the_package(package: str) -> None:
     for extra in USES[package][2]:
         held = names(extras[extra])
         assert package in (held | names(extras["report"]) if "lightning-tracin" in held else held)
-    assert {"dashboard", "report", "study"} == Requirement(*extras["all"]).extras
-    assert {"all", "lightning"} in [Requirement(one).extras for one in extras["dev"]]
+    assert {"dashboard", "languages", "report", "study"} == Requirement(*extras["all"]).extras
+    assert {"all", "docs", "lightning"} in [Requirement(one).extras for one in extras["dev"]]
 
 
 def names(requirements: list[str]) -> set[str]:

@@ -128,13 +128,13 @@ def test_the_figure_has_a_panel_for_each_probe_language_or_for_one(tmp_path: Pat
 def test_groups_that_share_a_colour_or_a_name_are_told_apart(tmp_path: Path) -> None:
     store = AccountStore(tmp_path)
     store.write(record_of(("fr",)))
-    names = [f"l{index}" for index in range(9)]
+    names = [f"l{index}" for index in range(8)]
     nats: dict[Source, list[float]] = {**{(name, True): [0.1] for name in names}, ("decay", True): [0.1], ("decay", False): [0.1]}
     append(store, nats, [3.0], [1.9])
     figure = figures.contributions(contribution_table(store.record(), store.windows(), cumulative=True))
     legend = figure.legends[0]
     looks = [(to_hex(patch.get_facecolor()), patch.get_hatch()) for patch in legend.get_patches()]
-    assert len(set(looks)) == len(looks) == 12
+    assert len(set(looks)) == len(looks) == 11
     assert [text.get_text() for text in legend.get_texts()][1:] == ["decay", *names, "(decay)", "unexplained"]
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import io
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ from matplotlib.text import Text
 
 from lightning_tracin import TracInError
 from lightning_tracin.analysis import reinforcement
+from lightning_tracin.analysis.language_order import ordered
 from lightning_tracin.analysis.reliance import reliance_table
 from lightning_tracin.config import Measure, View
 from lightning_tracin.reporting import figures
@@ -197,7 +198,7 @@ def test_a_long_name_keeps_its_meaning() -> None:
     probes, trains = ["Standard Moroccan Tamazight", "de"], ["zgh", "de"]
     panel = figures.heat_map(results(trains=trains, probes=probes)).axes[0]
     assert len(panel.patches) == 2
-    assert ticks(panel) == ["German", "Standard Moroccan Tamaz…"]  # by script: Latin, Tifinagh
+    assert ticks(panel) == ["Standard Moroccan Tamaz…", "German"]  # by family: Afro-Asiatic, Indo-European
 
 
 def test_no_two_languages_look_alike() -> None:
@@ -306,7 +307,8 @@ def test_heat_map_shows_influence_and_contrast_with_a_star_where_intervals_leave
         assert cells(panel) == expected
         assert {text[-1] == "*" for text in expected.values()} == {True, False}
         assert len(panel.patches) == 7  # own languages, and none of the zero-shot one
-        np.testing.assert_allclose(panel.images[0].get_array().ravel(), table[value])
+        pairs = product(ordered([*LANGUAGES, ZERO_SHOT]), ordered(LANGUAGES))
+        np.testing.assert_allclose(panel.images[0].get_array().ravel(), [table.loc[pair, value] for pair in pairs])
         assert panel.images[0].norm.vmin == -panel.images[0].norm.vmax
     what = "whole languages" if measure == "sum" else "a sample of each language"
     assert said(figure).startswith(f"Influence of {what}, all snapshots summed 20 probes a language;")
@@ -333,7 +335,7 @@ def test_lift_says_where_nothing_is_defined() -> None:
     given.reliance.loc[hole, ["lift", "value"]] = np.nan
     figure = figures.lift(given)
     panel = figure.axes[0]
-    assert ticks(panel) == [*LANGUAGES, ZERO_SHOT]
+    assert ticks(panel) == ordered([*LANGUAGES, ZERO_SHOT])
     found = cells(panel)
     assert found[("english", "javanese")] == "–\n– (14%)"
     other = given.final().tables["share"].set_index(["probe_language", "train_language"]).loc[(ZERO_SHOT, "acehnese")]

@@ -77,10 +77,11 @@ def test_the_page_says_it_and_draws_it(outcome: Outcome) -> None:
     last = rails_of(outcome).query("snapshot == 2").groupby("data")["cross_lingual"].mean()
     assert f"shared no word it would be {last['p = 0']:.2f}" in section.findings[0]
     assert f"all were one language {last['p = 1']:.2f}" in section.findings[0]
-    dashed = [line for panel in section.figures["curves"].axes for line in panel.lines if line.get_linestyle() in ("--", "-.")]
-    assert len(dashed) == 6  # two in each of three panels
+    panels = {panel.get_title(): panel for panel in section.figures["curves"].axes}
+    dashed = {name: [line for line in panel.lines if line.get_linestyle() in ("--", "-.")] for name, panel in panels.items()}
+    assert [len(lines) for lines in dashed.values()] == [2, 2, 2]
     np.testing.assert_allclose(
-        dashed[0].get_ydata(), rails_of(outcome).query("data == 'p = 0' and probe_language == 'de'")["own"], rtol=1e-6
+        dashed["German"][0].get_ydata(), rails_of(outcome).query("data == 'p = 0' and probe_language == 'de'")["own"], rtol=1e-6
     )
 
 
