@@ -303,16 +303,21 @@ KILLS = [(1, "weights"), (0, "moments-0000-of-0002.safetensors.partial"), (0, "s
 
 
 @pytest.mark.parametrize(("victim", "change"), [KILLS[0], *(pytest.param(*one, marks=pytest.mark.long) for one in KILLS[1:])])
-def test_a_killed_fit_leaves_no_half_snapshot_and_can_be_resumed(fits: Path, tmp_path: Path, victim: int, change: str) -> None:
-    work = partial(killed_fit, victim=victim, change=change)
-    codes = in_ranks(work, tmp_path, seconds=60)
+def test_a_killed_fit_leaves_no_half_snapshot_and_can_be_resumed(tmp_path: Path, victim: int, change: str) -> None:
+    work, killed = partial(killed_fit, victim=victim, change=change), tmp_path / "killed"
+    codes = in_ranks(work, killed, seconds=60)
     assert codes[victim] == -signal.SIGKILL
-    run = TracInRun.open(tmp_path / "run")
+    run = TracInRun.open(killed / "run")
     assert [snapshot.step for snapshot in run.snapshots] == [3]
-    assert not (tmp_path / "run" / "snapshots" / "0001-step6" / "snapshot.json").exists()
-    succeeded(work, tmp_path)
-    ended, whole = (contents(path / "run" / "snapshots") for path in (tmp_path, fits / "sharded"))
+    assert not (killed / "run" / "snapshots" / "0001-step6" / "snapshot.json").exists()
+    succeeded(work, killed)
+    succeeded(whole_fit, tmp_path / "whole")  # here, so that all ranks come from this process as it is now
+    ended, whole = (contents(tmp_path / name / "run" / "snapshots") for name in ("killed", "whole"))
     assert ended == whole
+
+
+def whole_fit(folder: Path) -> None:
+    fit_in_ranks(folder, FullySharded(), [watcher(folder)])
 
 
 def tensor_parallel(folder: Path, data: int) -> None:
