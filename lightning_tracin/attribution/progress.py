@@ -34,8 +34,10 @@ class RichBars:
                 if paused and was_open:
                     display.start()
 
-        if paused:
-            display.stop()  # a console has one live display
+        if paused:  # a console has one live display; without `transient`, stopping it leaves a copy on the console
+            kept, display.live.transient = display.live.transient, True
+            display.stop()
+            display.live.transient = kept
         options = {"transient": True, **({} if display is None else {"console": display.console})}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", TqdmExperimentalWarning)

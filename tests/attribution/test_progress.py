@@ -45,6 +45,14 @@ def test_bars_of_rich_with_those_of_rich(tmp_path: Path, capsys: pytest.CaptureF
     assert len(run.reliance(5)) == 2 * 9
 
 
+def test_a_log_has_the_trainers_last_bar_once(tmp_path: Path) -> None:
+    pytest.importorskip("rich", reason="rich is not installed")
+    log = io.StringIO()
+    shown = RichProgressBar(console_kwargs={"file": log, "force_terminal": False, "width": 200})
+    fitted(tmp_path, shown, enable_progress_bar=True)
+    assert log.getvalue().count("Epoch") == 1
+
+
 def test_a_bar_that_an_error_ends_lets_the_trainers_go_on(tmp_path: Path) -> None:
     rich_progress = pytest.importorskip("rich.progress", reason="rich is not installed")
     from rich.console import Console
