@@ -24,8 +24,15 @@ def layer_table(run: TracInRun, view: View) -> pd.DataFrame | None:
     """
     if run.is_large or not run.has_layers(Scoring(similarity=view.similarity, weighting=view.weighting)):
         return None
-    found = run.reliance(cumulative=True, similarity=view.similarity, weighting=view.weighting, by="layer", interval=NO_INTERVAL)
-    return by_layer(found[found["snapshot"] == found["snapshot"].max()])
+    whole = run.reliance(
+        cumulative=True,
+        similarity=view.similarity,
+        weighting=view.weighting,
+        snapshots=[len(run.snapshots) - 1],
+        interval=NO_INTERVAL,
+        by="layer",
+    )
+    return by_layer(whole)
 
 
 def by_layer(table: pd.DataFrame) -> pd.DataFrame:

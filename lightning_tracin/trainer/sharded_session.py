@@ -21,6 +21,7 @@ from lightning_tracin.attribution.batch_sizes import counters_of
 from lightning_tracin.attribution.data_digest import digest_of
 from lightning_tracin.attribution.prepare import GivenLanguages, Scored, Setup, opened_mask, read_samples, scored_names
 from lightning_tracin.attribution.processes import on_rank_zero
+from lightning_tracin.attribution.progress import progress_of
 from lightning_tracin.config import SCALED, Options
 from lightning_tracin.errors import TracInError
 from lightning_tracin.reporting.attempts import attribute_line
@@ -77,7 +78,7 @@ class ShardedSession(Session):
         self._options, self.directory, self._trainer, self._module = options, directory, trainer, module
         self._processes = Environment(module, trainer.strategy)
         self._languages = languages
-        progress = trainer.is_global_zero and trainer.progress_bar_callback is not None
+        progress = trainer.is_global_zero and progress_of(trainer.progress_bar_callback)
         loaders = validation_loaders(trainer) if probes is None else probes
         train, probes = read_samples(trainer.train_dataloader, loaders, languages, options, self._processes, progress)
         loader: Any = trainer.train_dataloader
