@@ -1,8 +1,9 @@
 """What is each number that the package shows worth, where the truth is known?
 
 `python -m benchmarks.known_truth --data_dir FOLDER` makes languages that share a known part of their words, computes everything
-that the package shows of fits on them, leaves languages out and fits again, and writes docs/known-truth.md. FOLDER holds sib200/;
-without it, names from the Unicode CLDR are used, of which a model learns less. Fits that are stored are not made again.
+that the package shows of fits on them, leaves languages out and fits again, and writes a page for each model and
+docs/known-truth.md, which is about all models that have a page. FOLDER holds sib200/; without it, names from the Unicode CLDR are
+used, of which a model learns less. Fits that are stored are not made again.
 """
 
 from __future__ import annotations
@@ -16,9 +17,8 @@ import torch
 
 from benchmarks.known_truth.documents import cldr, sib200
 from benchmarks.known_truth.measure import KINDS, covered, measured
-from benchmarks.known_truth.page import Measured, judged, page
-from benchmarks.known_truth.plan import ARMS, MODELS, SLOW_ARMS, SMALL, Plan
-from lightning_tracin.analysis.tables import as_csv
+from benchmarks.known_truth.page import Measured, first_page, write_model
+from benchmarks.known_truth.plan import ARMS, MODELS, SMALL, Plan
 from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.files import as_utf8, write_bytes
 from lightning_tracin.studies.quiet import silence
@@ -42,15 +42,12 @@ def main() -> None:
     source = "names from the Unicode CLDR" if chosen.data_dir is None else "SIB-200, English"
     require_same_plan(plan, source, chosen.output)
     documents = cldr() if chosen.data_dir is None else sib200(chosen.data_dir)
-    found = []
     for model in chosen.models:
         asked = plan.of(model)
-        arms = [arm for arm in chosen.arms if arm in SLOW_ARMS.get(model, ARMS)]
-        by_arm = {arm: measured(arm, model, documents, asked, chosen.output) for arm in arms}
+        by_arm = {arm: measured(arm, model, documents, asked, chosen.output) for arm in chosen.arms}
         covers = {kind: covered(kind, model, documents, asked, chosen.output) for kind in KINDS if model == "mlp"}
-        found.append(Measured(model, by_arm, covers))
-    write_bytes(chosen.output / "judged.csv", as_utf8(as_csv(judged(found))))
-    write_bytes(chosen.page, as_utf8(page(found, plan, source, len(documents))))
+        write_model(Measured(model, by_arm, covers), asked, source, len(documents), chosen.page)
+    write_bytes(chosen.page, as_utf8(first_page(chosen.page)))
 
 
 def require_same_plan(plan: Plan, source: str, output: Path) -> None:

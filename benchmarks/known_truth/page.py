@@ -1,10 +1,16 @@
-"""docs/known-truth.md from what is measured."""
+"""The pages that known truth is shown on.
+
+Each model has a page, a table of all its figures and a file of findings; docs/known-truth.md is made from these files, so that a
+model can be measured without the others' fits.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +19,13 @@ import pandas as pd
 from benchmarks.known_truth import judge
 from benchmarks.known_truth.measure import Found
 from benchmarks.known_truth.plan import ARMS, MODELS, Plan
+from lightning_tracin.analysis.tables import as_csv
+from lightning_tracin.storage.files import as_utf8, write_bytes
 
 #: Which cells of a table.
 Cells = npt.NDArray[np.bool_]
 
-#: Rows of the tables; all others are in `judged.csv`, beside what is measured.
+#: Rows of the tables; all others are in the model's table of figures.
 SHOWN = (
     ("identity", "table"),
     ("shared words", "table"),
@@ -41,7 +49,8 @@ HEADLINE, STUDYS = ("factored Adam dot product x learning rate", "mean"), ("cosi
 
 _HEAD = """# Known truth: what each number is worth where the answer is known
 
-Written by `python -m benchmarks.known_truth --data_dir FOLDER`; change the code, not this page.
+Written by `python -m benchmarks.known_truth --data_dir FOLDER`; change the code, not this page. `--models NAME` measures one
+model; this page is then made from it and from what `docs/known-truth` holds of the others.
 
 Languages are made from one: each clone maps the words of real text one-to-one to words of its own, and a part p of the
 different words is the same in all. So it is known what a language can have from another. A model is fitted on all of them with
@@ -70,38 +79,62 @@ class Measured:
     coverage: Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
-def page(measured: Sequence[Measured], plan: Plan, source: str, documents: int) -> str:
-    """The page, with a section for each model and arm that was measured."""
-    sections = []
-    for one in measured:
-        sections.append(f"\n## {one.model}: {MODELS[one.model]}\n")
-        sections += [f"\n### {arm}: {ARMS[arm]}\n\n{_TABLES[arm](worlds)}\n" for arm, worlds in one.arms.items() if worlds]
-        if one.coverage:
-            sections.append(f"\n### Intervals\n\n{coverage_table(one.coverage, plan)}\n")
-    said = "\n".join(f"- {sentence}" for one in measured for sentence in findings(one))
-    return f"{_HEAD}\n## Findings\n\n{said}\n\n## Settings\n\n{facts(plan, source, documents)}\n{''.join(sections)}{_TAIL}"
+def write_model(one: Measured, plan: Plan, source: str, documents: int, first: Path) -> None:
+    """Write a model's page, all its figures, and its findings, into the folder named like the first page."""
+    folder = first.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bytes(folder / f"{one.model}.md", as_utf8(model_page(one, plan, source, documents)))
+    write_bytes(folder / f"{one.model}.csv", as_utf8(as_csv(judged(one))))
+    write_bytes(folder / f"{one.model}.json", as_utf8(f"{json.dumps([*findings(one)], indent=1, ensure_ascii=False)}\n"))
 
 
-def facts(plan: Plan, source: str, documents: int) -> str:
-    """The settings in a paragraph."""
-    rates = ", ".join(f"{rate:g} ({model})" for model, rate in plan.rates)
+def model_page(one: Measured, plan: Plan, source: str, documents: int) -> str:
+    """A model's page in Markdown, with a section for each arm."""
+    sections = [f"## {arm}: {ARMS[arm]}\n\n{_TABLES[arm](worlds)}\n" for arm, worlds in one.arms.items() if worlds]
+    if one.coverage:
+        sections.append(f"## Intervals\n\n{coverage_table(one.coverage, plan)}\n")
+    said = "\n".join(f"- {sentence}" for sentence in findings(one))
+    start = f"Written by `python -m benchmarks.known_truth --data_dir FOLDER --models {one.model}`; do not edit."
+    about = f"What the words mean is said on the [first page](../known-truth.md). Every score and measure: {one.model}.csv."
+    head = f"# Known truth, {one.model}: {MODELS[one.model]}\n\n{start} {about}"
+    return "\n".join([f"{head}\n\n{said}\n\n## Settings\n\n{facts(one.model, plan, source, documents)}\n", *sections])
+
+
+def first_page(first: Path) -> str:
+    """The first page in Markdown: the findings of every model that has a page beside it."""
+    parts = []
+    for model, about in MODELS.items():
+        path = first.with_suffix("") / f"{model}.json"
+        if path.exists():
+            said = "\n".join(f"- {sentence}" for sentence in json.loads(path.read_text(encoding="utf-8")))
+            more = f"Every table: [known-truth/{model}.md](known-truth/{model}.md)."
+            parts.append(f"\n## {model}: {about}\n\n{said}\n\n{more}\n")
+    return f"{_HEAD}{''.join(parts)}\n{_WORDS}{_TAIL}"
+
+
+_WORDS = """## Words
+
+A cell *claims* help if its 95 % interval is above its null (shares) or above 0 (means, contrasts, contributions), and need does
+if it is above 0 by two standard errors over seeds. *Other / own* is the mean value of other languages in parts of that of own
+languages. Agreement is Pearson's correlation with need over the cells of other languages, as they are / without row and column
+effects. `identity` is 1 for the own language, `shared words` the part of a language's probe words that the train language has,
+`same label` and `BM25 x same label` look at no gradient either.
+"""
+
+
+def facts(model: str, plan: Plan, source: str, documents: int) -> str:
+    """The settings of a model in a paragraph."""
     return (
         f"{source}: {documents:,} documents, of which each language trains on {plan.train} (half and twice as many in the arm "
         f"*sizes*, {plan.fewer} in *labels* and *families*) and each is probed with the same {plan.probes}, not selected. AdamW, "
-        f"highest learning rate {rates}, batches of {plan.batch_size}, {plan.epochs} epochs, a snapshot after every second; the "
-        f"encoder has half of the documents and half of the epochs. Need "
-        f"is the mean of {plan.seeds} seeds of "
-        f"first weights and order; scores are those of {plan.scored} of them, summed over snapshots. Shares are of the top "
-        f"{plan.top_k}. Intervals are 95 %, of {plan.resamples} resamples of train samples and probes; a cell *claims* help if "
-        "its interval is above its null (shares) or above 0 (means, contrasts, contributions), and need does if it is above 0 by "
-        "two standard errors over seeds. *Other / own* is the mean value of other languages in parts of that of own languages. "
-        "Agreement is Pearson's correlation with need over the cells of other languages, as they are / without row and column "
-        "effects. `identity` is 1 for the own language, `shared words` the part of a language's probe words that the train "
-        "language has, `same label` and `BM25 x same label` look at no gradient either."
+        f"highest learning rate {plan.rate(model):g}, batches of {plan.batch_size}, {plan.epochs} epochs, a snapshot after every "
+        f"second. Need is the mean of {plan.seeds} seeds of first weights and order; scores are those of {plan.scored} of them, "
+        f"summed over snapshots. Shares are of the top {plan.top_k}. Intervals are of {plan.resamples} resamples of train "
+        "samples and probes."
     )
 
 
-def judged(measured: Sequence[Measured]) -> pd.DataFrame:
+def judged(one: Measured) -> pd.DataFrame:
     """Every score and measure in every world, as one long table."""
     rows = [
         {
@@ -116,7 +149,6 @@ def judged(measured: Sequence[Measured]) -> pd.DataFrame:
             "pearson": _agreement(world, score, measure).plain,
             "centred_pearson": _agreement(world, score, measure).centred,
         }
-        for one in measured
         for arm, worlds in one.arms.items()
         for world in worlds
         for score, measure in world.rows

@@ -20,8 +20,6 @@ MODELS: Mapping[str, str] = {
     "xlmr": "XLM-R with one layer, from scratch, on whole words",
     "encoder": "the pretrained sentence encoder on whole words, embeddings frozen; clones' own words have rows of other pieces",
 }
-#: Arms of the models whose fits take seconds; of the others, all.
-SLOW_ARMS: Mapping[str, tuple[str, ...]] = {"xlmr": ("different", "noise", "families"), "encoder": ("different",)}
 MEASURES: tuple[Measure, ...] = ("sum", "mean", "share", "mass")
 
 
@@ -33,6 +31,7 @@ class Plan:
         train: train documents of each language.
         probes: probes of each language: the same unselected documents in every language.
         parts: parts of the words that languages share.
+        parallel_parts: those of parallel documents, where every set of languages is fitted on.
         noise: parts of the labels of the noisy language that are wrong.
         seeds: fits of each kind that the truth is averaged over; they differ in first weights and order.
         scored: of these, how many are attributed.
@@ -51,6 +50,7 @@ class Plan:
     train: int = 200
     probes: int = 60
     parts: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    parallel_parts: tuple[float, ...] = (0.0, 0.5, 1.0)
     noise: tuple[float, ...] = (0.0, 0.2, 0.4)
     seeds: int = 8
     scored: int = 2
@@ -78,9 +78,21 @@ class Plan:
         """The plan of a model: a slow one has fewer worlds, and the encoder half of the documents and epochs."""
         if model == "mlp":
             return self
-        fewer = replace(self, parts=(self.parts[0], self.parts[-1]), noise=self.noise[-1:])
+        ends, last = (self.parts[0], self.parts[-1]), self.parallel_parts[-1:]
+        fewer = replace(self, parts=ends, parallel_parts=last, noise=self.noise[-1:])
         return fewer if model != "encoder" else replace(fewer, train=self.train // 2, epochs=self.epochs // 2)
 
 
 #: A quick look, as the tests have.
-SMALL = Plan(train=60, probes=30, parts=(0.0, 0.5, 1.0), noise=(0.0, 0.4), seeds=3, scored=1, redraws=4, resamples=99, top_k=20)
+SMALL = Plan(
+    train=60,
+    probes=30,
+    parts=(0.0, 0.5, 1.0),
+    parallel_parts=(0.0, 1.0),
+    noise=(0.0, 0.4),
+    seeds=3,
+    scored=1,
+    redraws=4,
+    resamples=99,
+    top_k=20,
+)

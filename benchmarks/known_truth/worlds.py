@@ -112,7 +112,7 @@ def _different(documents: Sequence[Document], plan: Plan) -> Iterator[World]:
 def _parallel(documents: Sequence[Document], plan: Plan) -> Iterator[World]:
     pool = Pool(documents, plan.seed)
     probes, train = pool.take(plan.probes), pool.take(plan.train)
-    for part in plan.parts[::2]:  # every set of languages is fitted on
+    for part in plan.parallel_parts:
         yield world_of("parallel", f"p = {part:g}", part, four(part), dict.fromkeys("ABCD", train), probes)
 
 

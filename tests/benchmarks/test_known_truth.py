@@ -14,7 +14,7 @@ from benchmarks.known_truth import judge
 from benchmarks.known_truth.documents import Document
 from benchmarks.known_truth.measure import Found, measured
 from benchmarks.known_truth.networks import Encoded
-from benchmarks.known_truth.page import HEADLINE, Measured, judged, noisy_value, page, related
+from benchmarks.known_truth.page import HEADLINE, Measured, first_page, noisy_value, related, write_model
 from benchmarks.known_truth.permuted_encoder import rows_of
 from benchmarks.known_truth.plan import SMALL
 from benchmarks.known_truth.product import watched
@@ -95,15 +95,25 @@ def test_wrong_labels_do_harm_and_the_signed_values_say_so(found: dict[str, list
 
 
 @pytest.mark.slow
-def test_the_page_is_written_from_what_is_stored(found: dict[str, list[Found]]) -> None:
-    one = [Measured("mlp", found, {})]
-    text = page(one, PLAN, "generated documents", len(DOCUMENTS))
-    world = found["noise"][0]
+def test_a_model_is_added_to_the_page_without_the_others(found: dict[str, list[Found]], tmp_path: Path) -> None:
+    first = tmp_path / "known.md"
+    write_model(Measured("mlp", found, {}), PLAN, "generated documents", len(DOCUMENTS), first)
+    text, world = (tmp_path / "known" / "mlp.md").read_text(), found["noise"][0]
     assert f"**need** | {noisy_value(world, world.need):.2f} |" in text
-    assert "40% wrong" in text
-    lines = judged(one)
+    assert "highest learning rate 0.005" in text
+    lines = pd.read_csv(tmp_path / "known" / "mlp.csv")
     mine = lines[(lines["arm"] == "noise") & (lines["score"] == HEADLINE[0]) & (lines["measure"] == "mean")]
-    assert mine["pearson"].tolist() == [judge.agreement(values(world, *HEADLINE), world.need).plain]
+    assert mine["pearson"].tolist() == pytest.approx([judge.agreement(values(world, *HEADLINE), world.need).plain])
+    (tmp_path / "known" / "encoder.json").write_text('["encoder, 40% wrong labels: something."]\n')  # an earlier measurement's
+    page = first_page(first)
+    said = [line for line in text.splitlines() if line.startswith("- mlp")]
+    assert len(said) > 1
+    assert [line for line in page.splitlines() if line.startswith(("- mlp", "- encoder"))] == [
+        *said,
+        "- encoder, 40% wrong labels: something.",
+    ]
+    assert "[known-truth/encoder.md](known-truth/encoder.md)" in page
+    assert "xlmr.md" not in page
 
 
 @pytest.mark.slow
@@ -148,7 +158,7 @@ def test_coalitions_and_shapley_values_of_a_game() -> None:
 
 def test_languages_share_what_their_world_says() -> None:
     for world, part in zip(
-        worlds("parallel", DOCUMENTS, replace(PLAN, parts=(0.0, 0.3, 0.5, 0.7, 1.0))), (0, 0.5, 1), strict=True
+        worlds("parallel", DOCUMENTS, replace(PLAN, parallel_parts=(0.0, 0.5, 1.0))), (0, 0.5, 1), strict=True
     ):
         known = {
             name: {
