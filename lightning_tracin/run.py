@@ -15,6 +15,7 @@ from lightning_tracin.analysis.influence_by_distance import influence_by_known_d
 from lightning_tracin.analysis.influence_reader import InfluenceReader
 from lightning_tracin.analysis.language_distances import distance_table
 from lightning_tracin.analysis.language_facts import languages_table
+from lightning_tracin.analysis.need_table import Curvature, need_table, rises_of_run
 from lightning_tracin.analysis.reliance import Floats
 from lightning_tracin.analysis.resampling import NO_INTERVAL, Interval
 from lightning_tracin.attribution.early_products import warn_of_early_products
@@ -123,6 +124,33 @@ class TracInRun(InfluenceReader):
         if by not in (None, record.by):
             raise TracInError(f"The contributions in {self.path} are by {record.by}, not by {by!r}; a fit's account is by one.")
         return contribution_table(record, self.account.windows(), cumulative, share, interval)
+
+    def predicted_need(self, curvature: Curvature = "gauss-newton", interval: Interval | None = None) -> pd.DataFrame:
+        """By how many nats each probe language's loss would be higher after a fit without each train language.
+
+        The fit without it takes as many steps, on the mean loss of the samples that are left. It is not made, but predicted from
+        what the snapshots say of gradients and curvature, see `analysis.predicted_need`; docs/evidence.md says how well. What
+        `reliance` sums up is what a language's steps did; this is less what the other languages would have done in their place.
+
+        Args:
+            curvature: `"gauss-newton"`, for the cross-entropy of one label a sample; `"fisher"` for any loss, less exact.
+            interval: bootstrap over the items of the probes; other train samples and other seeds are not in it. None: 95%.
+
+        Returns:
+            A row for each probe language and train language: columns `need_table.NEED_COLUMNS`.
+
+        Raises:
+            TracInError: the run has no features in the metric of the fit's steps (`projection_dim`, and
+                `preconditioner="adam-fisher"` in a fit with Adam), its loss is not a mean, labels' probabilities are not known,
+                or all train samples are in one language.
+
+        Example:
+            Skipped: needs a run directory.
+
+            >>> run.predicted_need().query("not is_own").nlargest(3, "nats")  # what others need most  # doctest: +SKIP
+        """
+        rises = rises_of_run(self._influence_files, self.train.language, curvature)
+        return need_table(rises, self.train.language, self.probes.language, self.probes.item, interval)
 
     def languages(self) -> pd.DataFrame:
         """What is known of the languages of the train samples and probes: name, script, family, speakers, place.

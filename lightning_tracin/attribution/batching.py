@@ -176,7 +176,7 @@ def _element_size(coverage: Coverage) -> int:
 @no_collectives()
 def run_batch(
     capture: Capture, job: Job, samples: SampleSet, batch: list[int], consumer: Callable[..., None], kind: str, name: str
-) -> None:
+) -> LastSum:
     """Run one batch through the model, and pass its per-sample gradients to a consumer.
 
     Args:
@@ -187,6 +187,9 @@ def run_batch(
         consumer: called with each parameter's name and gradients.
         kind: "train sample" or "probe", for messages.
         name: name of the snapshot, for messages.
+
+    Returns:
+        The losses of the batch.
 
     Raises:
         TracInError: a loss is not finite, or it is not the sum of its samples' own losses; the message names the sample (or the
@@ -213,7 +216,7 @@ def run_batch(
             each = [job.prepare(samples.batch([index])) for index in batch]
             which = f"a batch of {kind}s ({', '.join(map(str, batch[:5]))}{', ...' if len(batch) > 5 else ''}) at snapshot {name}"
             require_sum(job.loss, float(loss), each, loss.dtype, which, prepared)
-        return
+        return summed
     for position, index in enumerate(batch):
         with torch.no_grad():
             value = alone(position)

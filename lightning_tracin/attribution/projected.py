@@ -172,7 +172,11 @@ def project_snapshot(target: Target, job: Job, store: FeatureStore, sides: Seque
         tracked(job.progress, total=total, desc=f"features at {target.name}", unit=" samples") as bar,
     ):
         for side, shard in todo:
-            index, features = features_of(capture, sketch, samples[side], shards[side][shard], side, target, job, bar)
+            index, features, label_losses = features_of(
+                capture, sketch, samples[side], shards[side][shard], side, target, job, bar
+            )
+            if side == "train" and label_losses is not None:  # first, as a shard of features is one that is done
+                store.label_losses.write(_name(shard), index, label_losses)
             store.write(side, _name(shard), packed(index, features))
 
 
@@ -192,7 +196,7 @@ def add_features(target: Target, job: Job, store: FeatureStore, first: int) -> N
     sketch = store.sketch().to(next(target.model.parameters()).device)
     with Capture(target.model, target.coverage) as capture:
         for shard, batches in enumerate(shards_of(batches_of(job.probes, job.batch_size))):
-            index, features = features_of(capture, sketch, job.probes, batches, "probes", target, job)
+            index, features, _ = features_of(capture, sketch, job.probes, batches, "probes", target, job)
             store.write_addition(shard, packed([first + one for one in index], features))
 
 
@@ -205,24 +209,26 @@ def features_of(
     target: Target,
     job: Job,
     bar: tqdm[Any] | None = None,
-) -> tuple[list[int], Tensor]:
-    """Compute the features of some batches: the samples' indices, and [samples, features]."""
+) -> tuple[list[int], Tensor, Tensor | None]:
+    """Compute the features of some batches: the samples' indices, [samples, features], and their labels' losses if known."""
     kind = job.train_kind if side == "train" else "probe"
     index = [one for batch in batches for one in batch]
     layout, done = sketch.layout, 0
     features = torch.zeros(len(index), sketch.dim, device=next(target.model.parameters()).device)
+    label_losses: list[Tensor | None] = []
     for batch in batches:
         here = features[done : done + len(batch)]
 
         def consume(name: str, forms: tuple[Form, ...], here: Tensor = here) -> None:
             here[:, layout[name]] = sketch.features(name, forms, target.scale(name))
 
-        run_batch(capture, job, samples, batch, consume, kind, target.name)
+        label_losses.append(run_batch(capture, job, samples, batch, consume, kind, target.name).label_losses())
         done += len(batch)
         if bar is not None:
             bar.update(len(batch))
     require_finite(features.T, index, samples, kind, target.name)
-    return index, features
+    known = [one for one in label_losses if one is not None]
+    return index, features, torch.cat(known) if len(known) == len(batches) else None
 
 
 def _name(shard: int) -> str:

@@ -85,6 +85,7 @@ class Reduction:
         is_sum: whether it is a sum.
         by_label: whether the weights count labels (or selected rows), so that samples may weigh differently.
         is_of_samples: whether it is a loss function of torch's, and no plain sum or mean, which may be over anything.
+        is_log_probability: whether each label's loss is -log of its probability: of classes, unweighted and not smoothed.
         positions: sees the loss position by position; None where the samples have different numbers of positions.
     """
 
@@ -95,6 +96,7 @@ class Reduction:
     is_sum: bool = False
     by_label: bool = False
     is_of_samples: bool = False
+    is_log_probability: bool = False
     positions: Callable[[], Positions | None] = lambda: None
 
 
@@ -208,8 +210,19 @@ class Reductions(TorchFunctionMode):
             classes = told["input"].shape[1 if told["input"].dim() > 1 else 0]
             return Positions(each, _by_position(samples, heavy) > 0, _by_position(samples, told["target"]), classes)
 
-        is_by_label = by_class or owner is not None
-        self.found.append(Reduction(func.__name__, value, weights, losses, reduction == "sum", is_by_label, True, positions))
+        self.found.append(
+            Reduction(
+                func.__name__,
+                value,
+                weights,
+                losses,
+                is_sum=reduction == "sum",
+                by_label=by_class or owner is not None,
+                is_of_samples=True,
+                is_log_probability=by_class and told["weight"] is None and not told.get("label_smoothing"),
+                positions=positions,
+            )
+        )
 
 
 def _by_sample(samples: int, elements: Tensor, owner: Tensor | None = None) -> Tensor:

@@ -31,11 +31,13 @@ class Summed:
         is_certain: whether this batch itself shows that it is the sum of its samples' own losses. Otherwise that is true of
             the batches that were checked, and has to be seen for this one by evaluating its samples one at a time.
         own: computes the losses one by one, [samples], part of the same graph; None if they are not known.
+        label_losses: computes -log of the probability of each sample's label, [samples]; None unless that is its whole loss.
     """
 
     total: Tensor
     is_certain: bool
     own: Callable[[], Tensor | None] = lambda: None
+    label_losses: Callable[[], Tensor | None] = lambda: None
 
 
 class LastSum:
@@ -57,6 +59,11 @@ class LastSum:
     def own(self) -> Tensor | None:
         """The losses of the last forward pass one by one, [samples]; None if they are not known."""
         return None if self.last is None else self.last.own()
+
+    @torch.no_grad()
+    def label_losses(self) -> Tensor | None:
+        """What each sample's label costs in the last forward pass, see `Summed`."""
+        return None if self.last is None else self.last.label_losses()
 
 
 class SummedLoss(Protocol):
@@ -159,11 +166,16 @@ class StepLoss:
         if samples == 1:
             if self.terms and not bool(torch.isfinite(loss)):  # perhaps nothing has a label that counts
                 loss = self._own(batch, found)
-            return Summed(loss if wanted else loss.detach(), is_certain=True)
+            return Summed(loss if wanted else loss.detach(), True, label_losses=self._label_losses(found))
         if found is None or not self.terms or not found.follows(self.terms):
             return Summed(loss * factor, is_certain=False)
         total = loss * factor if found.weigh_the_same(self.terms) else found.own_losses(self.terms).sum()
-        return Summed(total, True, lambda: found.own_losses(self.terms))
+        return Summed(total, True, lambda: found.own_losses(self.terms), self._label_losses(found))
+
+    def _label_losses(self, found: Reduced | None) -> Callable[[], Tensor | None]:
+        if found is None or not self.terms or not found.follows(self.terms):
+            return lambda: None
+        return lambda: found.label_losses(self.terms)
 
     def _own(self, batch: Any, found: Reduced | None) -> Tensor:
         """The loss of a sample whose mean is one of nothing, 0 / 0; any other loss that is not finite stays what it is."""

@@ -152,6 +152,18 @@ class Reduced:
             )
         return found
 
+    def label_losses(self, terms: Sequence[Term]) -> Tensor | None:
+        """-log of the probability of each sample's label, [samples]; None unless each sample has one label, and no other loss.
+
+        A label that is left out costs nothing.
+        """
+        if len(terms) != 1 or not math.isclose(terms[0].coefficient, 1) or not self.used[0][0].is_log_probability:
+            return None
+        found = self.used[0][0].positions()
+        if found is None or found.counted is None or found.counted.shape[1] != 1:
+            return None
+        return found.losses()[:, 0]
+
     def weigh_the_same(self, terms: Sequence[Term]) -> bool:
         """Whether every sample weighs the same in every reduction, and something at all."""
         weights = torch.stack([self.weights(position, term.rule).double() for position, term in enumerate(terms)])

@@ -22,6 +22,7 @@ from lightning_tracin.gradients import Sketch
 from lightning_tracin.gradients.sketch import SCALE, to_half
 from lightning_tracin.storage.files import read_tensor, read_tensors, write_tensors
 from lightning_tracin.storage.filesystem import remove_tree
+from lightning_tracin.storage.label_losses import LabelLosses
 from lightning_tracin.storage.prefetch import Ahead
 from lightning_tracin.storage.shards import Indices, are_indices
 
@@ -78,6 +79,11 @@ class FeatureStore:
         self.folder, self.fit, self._additions, self._owner = folder, fit, additions, owner
         self._sketch = folder / "sketch.safetensors"
         self._counts: dict[Side, int] = {"train": train, "probes": probes}
+
+    @property
+    def label_losses(self) -> LabelLosses:
+        """What the train samples' labels cost, where that is known."""
+        return LabelLosses(self.folder, self._counts["train"], self._owner)
 
     @property
     def has_sketch(self) -> bool:
