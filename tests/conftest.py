@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lightning_tracin.reporting.every_result import WrittenResults
-from lightning_tracin.trainer import attribute, session
+from lightning_tracin.trainer import account_results, attribute, session
 
 hypothesis.settings.register_profile("default", max_examples=50, deadline=None)
 hypothesis.settings.register_profile("fuzz", max_examples=5000, deadline=None)
@@ -84,6 +84,7 @@ def _results_are_not_written(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (session, attribute):
             patch.setattr(module, "finish", lambda *_: WrittenResults(None, None))
+        patch.setattr(account_results, "write_contributions", lambda _: {})
         yield
 
 
