@@ -37,7 +37,7 @@ test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not long" --numprocesses $(WORKERS) --dist loadfile --durations 15
 
 test-all: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --hypothesis-profile thorough --numprocesses $(WORKERS) --dist loadfile
 
 # 5,000 drawn mixtures of forms, widths, lengths and batches for each property; about 45 minutes on one core.
 fuzz: $(READY)

@@ -14,7 +14,9 @@ import torch
 from lightning_tracin.reporting.every_result import WrittenResults
 from lightning_tracin.trainer import account_results, attribute, session
 
-hypothesis.settings.register_profile("default", max_examples=50, deadline=None)
+#: Each run draws others, so the runs of `make test` find together what one of `make test-all` does.
+hypothesis.settings.register_profile("default", max_examples=20, deadline=None)
+hypothesis.settings.register_profile("thorough", max_examples=50, deadline=None)
 hypothesis.settings.register_profile("fuzz", max_examples=5000, deadline=None)
 hypothesis.settings.load_profile("default")
 
