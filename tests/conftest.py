@@ -30,6 +30,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.freeze()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: a long one at the end keeps one process busy while the others have nothing left to do."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _facts_of_languages_stay_here(tmp_path_factory: pytest.TempPathFactory) -> None:
     """In a folder that the processes of the tests share, because reading the database takes seconds."""

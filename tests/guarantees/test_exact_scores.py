@@ -217,6 +217,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ranks", "shard", "shares"),
     [(3, 8, [8, 8, 14]), pytest.param(2, 100, [0, 30], marks=pytest.mark.long)],

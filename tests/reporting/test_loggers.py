@@ -81,6 +81,7 @@ def lines_of(chart: dict[str, Any]) -> list[tuple[int, str, float]]:
     return [tuple(row[column] for column in columns) for row in chart["data"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["fit_end", "snapshot"])
 def test_wandb_holds_every_curve_table_and_chart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: Any) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
