@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# A file's tests share fixtures, so a process takes whole files, in the order of tests/conftest.py.
+SPREAD = --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 # One more than cores, because tests also wait for processes that they start; at most 4.
 WORKERS = $(shell $(BIN)/python -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')
 PEERS := .venv-peers
@@ -34,10 +36,10 @@ demo: $(READY)
 	$(BIN)/python examples/finetune.py
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not long" --numprocesses $(WORKERS) --dist loadfile --durations 15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not long" $(SPREAD) --durations 15
 
 test-all: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --hypothesis-profile thorough $(SPREAD)
 
 # 5,000 drawn mixtures of forms, widths, lengths and batches for each property; about 45 minutes on one core.
 fuzz: $(READY)

@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from lightning_tracin.reporting.every_result import WrittenResults
-from lightning_tracin.trainer import attribute, session
+from lightning_tracin.trainer import account_results, attribute, session
 
-hypothesis.settings.register_profile("default", max_examples=50, deadline=None)
+#: Each run draws others, so the runs of `make test` find together what one of `make test-all` does.
+hypothesis.settings.register_profile("default", max_examples=20, deadline=None)
+hypothesis.settings.register_profile("thorough", max_examples=50, deadline=None)
 hypothesis.settings.register_profile("fuzz", max_examples=5000, deadline=None)
 hypothesis.settings.load_profile("default")
 
@@ -26,6 +28,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """What imports and collection made stays until the end, so the garbage collector need not look at it again and again."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: a long one at the end keeps one process busy while the others have nothing left to do."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -84,6 +92,7 @@ def _results_are_not_written(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (session, attribute):
             patch.setattr(module, "finish", lambda *_: WrittenResults(None, None))
+        patch.setattr(account_results, "write_contributions", lambda _: {})
         yield
 
 

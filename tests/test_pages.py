@@ -139,6 +139,7 @@ def _no_open_wandb_run() -> Iterator[None]:
     wandb.finish()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_no_open_wandb_run")
 def test_the_python_code_of_the_pages_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks run in order, in one namespace, with the reader's module and loaders and a folder of checkpoints."""

@@ -234,7 +234,11 @@ def test_the_pretrained_encoders_embeddings_are_neither_trained_nor_scored(
     assert np.isfinite(run.influence().values).all()
 
 
-@pytest.mark.parametrize(("model", "train_per_language"), [("scratch", 400), pytest.param(NAME, 200, marks=with_weights)])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "train_per_language"),
+    [pytest.param("scratch", 400, marks=pytest.mark.long), pytest.param(NAME, 200, marks=with_weights)],
+)
 def test_the_default_task_is_learned_and_by_the_pretrained_encoder_in_zero_shot_languages_too(
     model: str, train_per_language: int
 ) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from lightning_tracin.gradients import Coverage
 from tests.support.exactness import ingredients, verified_coverage
 from tests.support.models import PAD, padded, ragged_samples
 from tests.support.zoo import MODELS, Loss
@@ -23,6 +24,17 @@ def model_of(family: str) -> tuple[nn.Module, Loss]:
 
 
 @cache
+def coverage_of(family: str) -> Coverage:
+    """It has looked at a batch, as the package does once before a fit, and not for each order of the samples."""
+    model, loss = model_of(family)
+    return verified_coverage(model, loss, padded, TRAIN[:4], [*groups_of(model)])
+
+
+def groups_of(model: nn.Module) -> dict[str, int]:
+    return {name: 0 for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@cache
 def reference(family: str) -> tuple[Tensor, Tensor, Tensor]:
     return computed(family, TRAIN, PROBES, 1, 1)
 
@@ -31,8 +43,7 @@ def computed(
     family: str, train: list[Any], probes: list[Any], batch_size: int, probe_batch_size: int, collate: Any = padded
 ) -> tuple[Tensor, Tensor, Tensor]:
     model, loss = model_of(family)
-    groups = {name: 0 for name, p in model.named_parameters() if p.requires_grad}
-    coverage = verified_coverage(model, loss, collate, train[:4], list(groups))
+    groups, coverage = groups_of(model), coverage_of(family)
     return ingredients(model, loss, collate, train, probes, groups, batch_size, probe_batch_size, coverage=coverage)
 
 
@@ -85,21 +96,23 @@ def test_longer_padding(family: str, extra: int, batch_size: int) -> None:
     assert_same(got, reference(family))
 
 
+def next_token_loss(batch: dict[str, Tensor]) -> Tensor:
+    """With positions as they are given: XLM-R counts them from the first token that is not padding."""
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    model, _ = model_of("llama")
+    logits = model(input_ids=ids, attention_mask=mask, position_ids=batch["position_ids"]).logits[:, :-1]
+    losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+    return (losses * mask[:, 1:] * mask[:, :-1]).sum()
+
+
+@cache
+def without_padding() -> tuple[Tensor, Tensor, Tensor]:
+    model, _ = model_of("llama")
+    return ingredients(model, next_token_loss, padded_by(0, left=False), TRAIN, PROBES, groups_of(model), 1, 1)
+
+
 @given(st.integers(0, 5), st.integers(1, 6))
 def test_padding_on_the_left(extra: int, batch_size: int) -> None:
-    """XLM-R counts positions from the first token that is not padding."""
-
-    def first_token_is_read_where_it_stands(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
-        return padded_by(extra, left=True)(samples)
-
     model, _ = model_of("llama")
-
-    def loss(batch: dict[str, Tensor]) -> Tensor:
-        ids, mask = batch["input_ids"], batch["attention_mask"]
-        logits = model(input_ids=ids, attention_mask=mask, position_ids=batch["position_ids"]).logits[:, :-1]
-        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-        return (losses * mask[:, 1:] * mask[:, :-1]).sum()
-
-    groups = {name: 0 for name, _ in model.named_parameters()}
-    got = ingredients(model, loss, first_token_is_read_where_it_stands, TRAIN, PROBES, groups, batch_size, 3)
-    assert_same(got, ingredients(model, loss, padded_by(0, left=False), TRAIN, PROBES, groups, 1, 1))
+    got = ingredients(model, next_token_loss, padded_by(extra, left=True), TRAIN, PROBES, groups_of(model), batch_size, 3)
+    assert_same(got, without_padding())

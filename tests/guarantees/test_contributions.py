@@ -325,6 +325,7 @@ def each(tables) -> Floats:
     return tables[0]["nats"].reindex([str(index) for index in range(_TRAIN)]).to_numpy()
 
 
+@pytest.mark.slow
 def test_a_group_contributes_the_sum_of_its_samples(tables, each, relabelled, halved):
     for table, groups in zip(tables[1:], [*relabelled, *halved], strict=True):
         assert dict(table["nats"]) == pytest.approx(sums(each, groups), abs=1e-12)

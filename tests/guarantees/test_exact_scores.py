@@ -217,10 +217,15 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ranks", "shard", "shares"),
-    [(3, 8, [8, 8, 14]), pytest.param(2, 100, [0, 30], marks=pytest.mark.long)],
-    ids=["three, uneven", "fewer shards than ranks"],
+    [
+        (2, 8, [14, 16]),
+        pytest.param(3, 8, [8, 8, 14], marks=pytest.mark.long),
+        pytest.param(2, 100, [0, 30], marks=pytest.mark.long),
+    ],
+    ids=["two, uneven", "three, uneven", "fewer shards than ranks"],
 )
 def test_processes_share_the_work_and_give_the_same_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranks: int, shard: int, shares: list[int]

@@ -133,6 +133,7 @@ def assert_scores_equal_the_loop(
     assert difference.max() <= 1e-5
 
 
+@pytest.mark.slow
 def test_a_snapshot_is_what_torch_puts_together(fits: Path) -> None:
     for name in ("sharded", "adam", "sgd"):
         run = TracInRun.open(fits / name / "run")

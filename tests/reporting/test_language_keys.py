@@ -72,6 +72,7 @@ def test_parts_of_file_names_stay_in_their_folder(tmp_path: Path) -> None:
     assert {parts[name] == name for name in ("en", "zh-Hans", "Min Nan", "\u4e2d\u6587") if name in parts} == {True}
 
 
+@pytest.mark.slow
 def test_real_loggers_and_files_take_any_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")

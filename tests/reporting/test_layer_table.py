@@ -16,7 +16,7 @@ from tests.support.fits import LANGUAGES, Classifier, loaders, trainer
 
 
 def fitted(folder: Path, **options: Any) -> TracInRun:
-    trainer(folder, [TracInCallback(folder / "run", top_k=5, **options)]).fit(Classifier(), *loaders())
+    trainer(folder, [TracInCallback(folder / "run", top_k=5, report=False, **options)]).fit(Classifier(), *loaders())
     return TracInRun.open(folder / "run")
 
 

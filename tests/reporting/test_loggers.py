@@ -81,6 +81,7 @@ def lines_of(chart: dict[str, Any]) -> list[tuple[int, str, float]]:
     return [tuple(row[column] for column in columns) for row in chart["data"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["fit_end", "snapshot"])
 def test_wandb_holds_every_curve_table_and_chart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: Any) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -155,17 +156,24 @@ def test_wandb_holds_every_curve_table_and_chart(tmp_path: Path, monkeypatch: py
     assert len(list(media.rglob("heat_map*.png"))) == 1
 
 
-def test_csv_logger_gets_the_scalars(tmp_path: Path) -> None:
-    fit = trainer(tmp_path, [TracInCallback(tmp_path / "run", top_k=5)], logger=CSVLogger(tmp_path, version="", name="csv"))
-    fit.fit(Classifier(), *loaders())
-    logged = pd.read_csv(tmp_path / "csv" / "metrics.csv").dropna(subset=["tracin/cross_lingual/mean"])
-    assert logged["step"].tolist() == [5, 10, 15]
-    assert set(logged.filter(like="tracin/")) == CURVES
-    run = TracInRun.open(tmp_path / "run")
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a fit with a logger to CSV files and one to TensorBoard."""
+    folder = tmp_path_factory.mktemp("logged")
+    both = [CSVLogger(folder, version="", name="csv"), TensorBoardLogger(folder, name="tb", version="")]
+    trainer(folder, [TracInCallback(folder / "run", top_k=5)], logger=both).fit(Classifier(), *loaders())
+    return folder
+
+
+def test_csv_logger_gets_the_scalars(logged: Path) -> None:
+    rows = pd.read_csv(logged / "csv" / "metrics.csv").dropna(subset=["tracin/cross_lingual/mean"])
+    assert rows["step"].tolist() == [5, 10, 15]
+    assert set(rows.filter(like="tracin/")) == CURVES
+    run = TracInRun.open(logged / "run")
     for kind, measure in (("reliance", "share"), ("influence", "sum"), ("mean_influence", "mean")):
         table = run.reliance(k=5, measure=measure)
         expected = table[(table["probe_language"] == "de") & (table["train_language"] == "ru")]["value"]
-        assert logged[f"tracin/{kind}/de/ru"].tolist() == pytest.approx(expected.tolist())
+        assert rows[f"tracin/{kind}/de/ru"].tolist() == pytest.approx(expected.tolist())
 
 
 def test_language_means_are_logged_without_shares(tmp_path: Path) -> None:
@@ -177,12 +185,8 @@ def test_language_means_are_logged_without_shares(tmp_path: Path) -> None:
     assert (logged["tracin/influence/de/ru"] / logged["tracin/mean_influence/de/ru"]).tolist() == pytest.approx([10] * 3)
 
 
-def test_tensorboard_logger_gets_the_scalars(tmp_path: Path) -> None:
-    fit = trainer(
-        tmp_path, [TracInCallback(tmp_path / "run", top_k=5)], logger=TensorBoardLogger(tmp_path, name="tb", version="")
-    )
-    fit.fit(Classifier(), *loaders())
-    events = EventAccumulator(str(tmp_path / "tb"))
+def test_tensorboard_logger_gets_the_scalars(logged: Path) -> None:
+    events = EventAccumulator(str(logged / "tb"))
     events.Reload()
     assert set(events.Tags()["scalars"]) >= CURVES
     assert [event.step for event in events.Scalars("tracin/cross_lingual/mean")] == [5, 10, 15]

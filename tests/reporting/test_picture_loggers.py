@@ -55,9 +55,33 @@ def cells(markdown: str) -> list[list[str]]:
     return [[unescape(cell) for cell in line] for line in (lines[0], *lines[2:])]
 
 
-def test_tensorboard_has_figures_and_tables(tmp_path: Path) -> None:
-    run = fitted(tmp_path, TensorBoardLogger(tmp_path, name="tb", version=""))
-    events = EventAccumulator(str(tmp_path / "tb"), size_guidance={"tensors": 0, "images": 0})
+class Unplugged(TensorBoardLogger):
+    """Its pictures cannot be written."""
+
+    @property
+    def experiment(self) -> Any:
+        real = super().experiment
+        real.add_figure = self.refuse
+        return real
+
+    def refuse(self, *_: Any, **__: Any) -> None:
+        raise ConnectionError("no route to host")
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The folder of a fit with two such loggers, the first unplugged, and the warnings of it."""
+    folder = tmp_path_factory.mktemp("logged")
+    both = [kind(folder, name=name, version="") for kind, name in ((Unplugged, "unplugged"), (TensorBoardLogger, "tb"))]
+    with pytest.warns(UserWarning, match="A logger failed") as warned:
+        fitted(folder, both)
+    return folder, [str(one.message) for one in warned]
+
+
+def test_tensorboard_has_figures_and_tables(logged: tuple[Path, list[str]]) -> None:
+    folder, _ = logged
+    run = TracInRun.open(folder / "run")
+    events = EventAccumulator(str(folder / "tb"), size_guidance={"tensors": 0, "images": 0})
     events.Reload()
     assert set(events.Tags()["images"]) == FIGURES
     for name in FIGURES:
@@ -103,26 +127,15 @@ def test_without_matplotlib_there_are_numbers_and_tables_and_one_line_names_the_
     assert {"tracin/reliance_table/text_summary", "tracin/top/text_summary"} <= set(events.Tags()["tensors"])
 
 
-class Unplugged(TensorBoardLogger):
-    """Its pictures cannot be written."""
-
-    @property
-    def experiment(self) -> Any:
-        real = super().experiment
-        real.add_figure = self.refuse
-        return real
-
-    def refuse(self, *_: Any, **__: Any) -> None:
-        raise ConnectionError("no route to host")
-
-
-def test_a_figure_that_cannot_be_logged_costs_no_table(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match=r"A logger failed \(ConnectionError: no route to host\)"):
-        fitted(tmp_path, Unplugged(tmp_path, name="tb", version=""))
-    events = EventAccumulator(str(tmp_path / "tb"))
+def test_a_figure_that_cannot_be_logged_costs_no_table_and_no_other_logger(logged: tuple[Path, list[str]]) -> None:
+    """What the other logger has is in `test_tensorboard_has_figures_and_tables`."""
+    folder, warned = logged
+    assert any("A logger failed (ConnectionError: no route to host)" in said for said in warned)
+    events = EventAccumulator(str(folder / "unplugged"))
     events.Reload()
+    assert events.Tags()["images"] == []
     assert {f"{name}/text_summary" for name in TABLES} <= set(events.Tags()["tensors"])
-    assert (tmp_path / "run" / "results" / "heat_map.png").exists()
+    assert (folder / "run" / "results" / "heat_map.png").exists()
 
 
 def test_mlflow_has_figures_tables_and_the_files_of_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

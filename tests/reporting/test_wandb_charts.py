@@ -63,7 +63,7 @@ def logged(folder: Path, found: Results, files: dict[str, bytes], live: bool = F
     return records, [record["history"]["item"] for record in records if record["type"] == "history"]
 
 
-@pytest.mark.parametrize("count", [5, 15, 30])
+@pytest.mark.parametrize("count", [5, 15, pytest.param(30, marks=pytest.mark.long)])
 def test_at_most_twelve_panels_are_shown(tmp_path: Path, count: int) -> None:
     before = wandb.Table.MAX_ROWS
     records, rows = logged(tmp_path, results(count), {"reliance.csv": b"a,b\n"})

@@ -90,6 +90,7 @@ def test_attributed_later_and_read_by_commands(folder: str, tmp_path: Path) -> N
     assert later.path == place(f"{folder}/run")
 
 
+@pytest.mark.slow
 def test_resumed_fit_cuts_the_ledger_back(folder: str, tmp_path: Path) -> None:
     def fit(epochs: int, resume: Path | None = None) -> None:
         pl.seed_everything(7)

@@ -101,6 +101,7 @@ def no_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lightning_tracin.trainer.refits.refit", never)
 
 
+@pytest.mark.slow
 def test_its_runs_refits_table_and_findings_are_in_the_study_and_a_second_run_fits_nothing(
     tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

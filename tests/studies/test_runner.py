@@ -42,6 +42,7 @@ def table(outcome: Outcome, name: str) -> pd.DataFrame:
     return pd.read_csv(outcome.folder / "results" / f"{name}.csv")
 
 
+@pytest.mark.slow
 def test_layers_have_shares(outcome: Outcome) -> None:
     whole = table(outcome, "reliance-layers").groupby(["layer", "probe_language"])["value"].sum()
     assert set(whole.index.get_level_values("probe_language")) == set(outcome.run.probes.language)

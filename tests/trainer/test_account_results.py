@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
@@ -14,6 +15,8 @@ from lightning_tracin import ContributionCallback, TracInRun
 from lightning_tracin.storage.account import AccountStore
 from tests.support.accounted_fits import Module, Tokens
 from tests.support.fits import trainer
+
+pytestmark = pytest.mark.results
 
 
 class FillDisk(pl.Callback):
