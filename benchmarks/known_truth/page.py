@@ -43,8 +43,10 @@ SHOWN = (
     ("Fisher-whitened dot product", "mean"),
     ("compensated Adam dot product", "mean"),
     ("EK-FAC dot product", "mean"),
+    ("predicted need", "nats"),
     ("contributions", "nats"),
 )
+NEED = ("predicted need", "nats")
 HEADLINE, STUDYS = ("factored Adam dot product x learning rate", "mean"), ("cosine", "share")
 
 _HEAD = """# Known truth: what each number is worth where the answer is known
@@ -368,20 +370,24 @@ def findings(one: Measured) -> Iterator[str]:
         )
     if one.arms.get("noise"):
         last = one.arms["noise"][-1]
-        values = {row: noisy_value(last, judge.grid(last.table(*row))) for row in (HEADLINE, ("contributions", "nats"), STUDYS)}
+        values = {
+            row: noisy_value(last, judge.grid(last.table(*row))) for row in (HEADLINE, NEED, ("contributions", "nats"), STUDYS)
+        }
         yield (
             f"{one.model}, {last.truth['setting']} labels: the need of the noisy language is {_noisy_need(last):+.3f}. In "
             f"parts of what clean languages are worth, need says {number(noisy_value(last, last.need))}, the headline "
-            f"{number(values[HEADLINE])}, contributions {number(values['contributions', 'nats'])}, the share by cosine "
+            f"{number(values[HEADLINE])}, predicted need {number(values[NEED])}, contributions "
+            f"{number(values['contributions', 'nats'])}, the share by cosine "
             f"{number(values[STUDYS])} (a dash: clean languages are worth nothing by it)."
         )
     if one.arms.get("families"):
         (world,) = one.arms["families"]
         best = max(world.rows, key=lambda row: np.nan_to_num(_agreement(world, *row).plain, nan=-1))
-        found, shared = _agreement(world, *HEADLINE), _agreement(world, "shared words", "table")
+        found, need, shared = (_agreement(world, *row) for row in (HEADLINE, NEED, ("shared words", "table")))
         yield (
             f"{one.model}, families: over other languages the headline agrees with need at {found.plain:.2f} "
-            f"({found.centred:.2f} without row and column effects), the share by cosine at "
+            f"({found.centred:.2f} without row and column effects), predicted need at {need.plain:.2f} ({need.centred:.2f}), the "
+            f"share by cosine at "
             f"{_agreement(world, *STUDYS).plain:.2f}, shared words at {shared.plain:.2f}; best is {_named(*best)} with "
             f"{_agreement(world, *best).plain:.2f}."
         )

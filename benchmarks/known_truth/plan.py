@@ -44,6 +44,7 @@ class Plan:
         width: of embeddings and hidden layers.
         words: longest text; the rest is left out.
         projection_dim: features of the Fisher-whitened scores.
+        need_dim: features of the predicted need; embeddings that are trained need many, because their gradients are sparse.
         seed: of the draw of documents.
     """
 
@@ -63,6 +64,7 @@ class Plan:
     width: int = 32
     words: int = 32
     projection_dim: int = 512
+    need_dim: int = 16_384
     seed: int = 0
 
     @property
@@ -93,6 +95,7 @@ SMALL = Plan(
     seeds=3,
     scored=1,
     redraws=4,
+    need_dim=4096,
     resamples=99,
     top_k=20,
 )

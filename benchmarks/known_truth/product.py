@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,6 +40,8 @@ from lightning_tracin.trainer.refits import seeded
 
 #: Of the callbacks.
 _BATCH, _EVERY = 128, 2
+#: The run that need is predicted from.
+_NEED = "need"
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,14 @@ class Watched:
         scores: name -> influence summed over all snapshots, [train, probes].
         by_snapshot: influence by cosine at each snapshot, [snapshots, train, probes].
         nats: the table of contributions over the whole fit; None if it was not asked for.
+        need: the table of predicted need; None if it was not asked for.
         losses: the loss of each probe after the fit, by the fit's own module.
     """
 
     scores: Mapping[str, Scores]
     by_snapshot: Scores
     nats: pd.DataFrame | None
+    need: pd.DataFrame | None
     losses: Scores
 
 
@@ -63,9 +68,12 @@ def watched(world: World, model: str, seed: int, plan: Plan, folder: Path, names
     data, whole = Encoded(world, plan), len(names) == len(SCORES)
     probes: DataLoader[dict[str, torch.Tensor]] = DataLoader(data.probes, batch_size=_BATCH)
     ways = list(dict.fromkeys(SCORES[name].way for name in names))
+    settings: dict[str, dict[str, Any]] = {way: settings_of(way, plan.projection_dim) for way in ways}
+    if whole:
+        settings[_NEED] = settings_of("adam-projected", plan.need_dim)
     callbacks = {
-        way: TracInCallback(
-            folder / way,
+        name: TracInCallback(
+            folder / name,
             probes=probes,
             max_probes_per_language=None,
             item_column="item",
@@ -74,9 +82,9 @@ def watched(world: World, model: str, seed: int, plan: Plan, folder: Path, names
             every_n_epochs=_EVERY,
             top_k=plan.top_k,
             overwrite=True,
-            **settings_of(way, plan.projection_dim),
+            **chosen,
         )
-        for way in ways
+        for name, chosen in settings.items()
     }
     order = batches_of(len(data.train), np.ones(len(data.train), dtype=np.bool_), seed, plan)
     account = ContributionCallback(
@@ -93,14 +101,15 @@ def watched(world: World, model: str, seed: int, plan: Plan, folder: Path, names
     loader: DataLoader[dict[str, torch.Tensor]] = DataLoader(data.train, batch_sampler=order)
     trainer = quiet_trainer(max_epochs=plan.epochs, callbacks=[*callbacks.values(), *([account] if whole else [])])
     trainer.fit(module, loader)
-    runs = {way: _attributed(folder / way, module, loader, probes) for way in ways}
+    runs = {name: _attributed(folder / name, module, loader, probes) for name in callbacks}
     scores = {name: influence_of(name, runs[SCORES[name].way]) for name in names}
     run = runs[ways[0]]
     each = np.stack([run.influence("cosine", snapshots=[index]).to_numpy() for index in range(len(run.snapshots))])
     nats = whole_fit(TracInRun.open(folder / "account").contributions(cumulative=True)) if whole else None
+    need = runs[_NEED].predicted_need(interval=Interval(resamples=plan.resamples)) if whole else None
     with torch.no_grad():
         losses = torch.nn.functional.cross_entropy(module.network(data.probes.ids), data.probes.labels, reduction="none")
-    return Watched(scores, each, nats, losses.double().numpy())
+    return Watched(scores, each, nats, need, losses.double().numpy())
 
 
 def _attributed(path: Path, module: WordClassifier, train: DataLoader[object], probes: DataLoader[object]) -> TracInRun:
@@ -118,7 +127,8 @@ def _attributed(path: Path, module: WordClassifier, train: DataLoader[object], p
 def tables(world: World, fits: Sequence[Watched], plan: Plan) -> pd.DataFrame:
     """What is shown of several fits of a world: columns score, measure, and those of `analysis.reliance`.
 
-    The rows with the measure "nats" are contributions, averaged over the fits; with "table", the tables that need no fit.
+    The rows with the measure "nats" are contributions and predicted need, averaged over the fits; with "table", the tables that
+    need no fit.
     """
     train, units, interval = TrainLanguages.of_table(world.train), units_of(world.probes), Interval(resamples=plan.resamples)
     found: dict[tuple[str, str], pd.DataFrame] = {
@@ -131,9 +141,12 @@ def tables(world: World, fits: Sequence[Watched], plan: Plan) -> pd.DataFrame:
         for name in fits[0].scores
         for measure in MEASURES
     }
-    nats = [fit.nats for fit in fits if fit.nats is not None]
+    nats = [fit.nats[fit.nats["is_group"]] for fit in fits if fit.nats is not None]
     if nats:
         found["contributions", "nats"] = _mean_nats(nats)
+    need = [fit.need for fit in fits if fit.need is not None]
+    if need:
+        found["predicted need", "nats"] = _mean_nats(need)
     for name, table in plain_tables(world, plan).items():
         found[name, "table"] = table
     return stacked(found, "score", "measure")
@@ -141,8 +154,7 @@ def tables(world: World, fits: Sequence[Watched], plan: Plan) -> pd.DataFrame:
 
 def _mean_nats(each: Sequence[pd.DataFrame]) -> pd.DataFrame:
     keys = ["probe_language", "train_language"]
-    mine = pd.concat(one[one["is_group"]] for one in each)
-    mean = mine.groupby(keys)[["nats", "low", "high"]].mean().reset_index()
+    mean = pd.concat(each).groupby(keys)[["nats", "low", "high"]].mean().reset_index()
     found: pd.DataFrame = mean.rename(columns={"nats": "value"}).assign(null=0.0)
     return found
 

@@ -26,10 +26,11 @@ from lightning_tracin.config import Measure
 from lightning_tracin.errors import TracInError
 from lightning_tracin.reporting import figures
 from lightning_tracin.studies.datasets import Split
+from lightning_tracin.studies.named_scores import SCORES, Way
 from lightning_tracin.studies.registry import experiment
 from lightning_tracin.studies.section import Contents
 from lightning_tracin.studies.settings import StudySettings
-from lightning_tracin.studies.study_runs import StudyRuns
+from lightning_tracin.studies.study_runs import StudyRuns, Wanted
 
 Cells = npt.NDArray[np.float64]
 
@@ -37,8 +38,11 @@ MEASURES: tuple[Measure, ...] = ("sum", "mean", "share", "mass")
 #: The measure that findings are about, and that of baselines.
 _HEADLINE: Measure = "sum"
 _OF_BASELINES: Measure = "mean"
-#: What is not counted in samples: a table of languages.
-_TABLE = "table"
+#: What is not counted in samples: a table of languages, and one in nats.
+_TABLE, _NATS = "table", "nats"
+#: Refits as they are predicted, and the kind of runs that can.
+PREDICTED_NEED = "predicted need"
+_STEPS: Way = "adam-projected"
 
 #: The languages that each refit leaves out, in the names of the tables.
 _ONE, _TWO = "one", "two"
@@ -111,7 +115,7 @@ def left_out(study: StudyRuns) -> Contents:
         measured[name] = changes_of(losses[:, fits], left, study.probes.language)
         start += len(left)
     missing: list[str] = []
-    tables = [*_of_scores(study), *_of_baselines(study, missing)]
+    tables = [*_of_scores(study), *_of_need_predicted(study, missing), *_of_baselines(study, missing)]
     agreement, differences = {}, {}
     for name, changes in measured.items():
         predicted = [
@@ -150,6 +154,21 @@ def _of_scores(study: StudyRuns) -> Iterator[Prediction]:
             tallies = [tally_of(study.scores(seed)[name], languages, k, measure=measure) for seed in study.attributed]
             each = [table_of([one], study.probes.language, NO_INTERVAL) for one in tallies]
             yield Prediction(name, measure, _by_seed([grid(one, "value", rows, study.languages) for one in each], study))
+
+
+def _of_need_predicted(study: StudyRuns, missing: list[str]) -> Iterator[Prediction]:
+    """Refits as the fit's own snapshots predict them, if some score has features in the metric of the steps."""
+    if _STEPS not in {SCORES[name].way for name in study.settings.scores}:
+        return
+    rows, each = sorted(set(study.probes.language)), []
+    for seed in study.attributed:
+        try:
+            table = study.run(Wanted(seed, _STEPS)).predicted_need(interval=NO_INTERVAL)
+        except TracInError as error:
+            missing.append(f"{PREDICTED_NEED}: {error}")
+            return
+        each.append(grid(table, "nats", rows, study.languages))
+    yield Prediction(PREDICTED_NEED, _NATS, _by_seed(each, study))
 
 
 def _of_baselines(study: StudyRuns, missing: list[str]) -> Iterator[Prediction]:
@@ -208,6 +227,7 @@ def _setting(study: StudyRuns, measured: Mapping[str, Changes], missing: Sequenc
         f"probe language's mean loss in nats ({len(study.probes)} probes in all), `error` its standard error over seeds. "
         f"Influence is that of {len(study.attributed)} seed(s). Tables "
         f"of scores: `sum` and `mean` of a language's influence, its `share` of the top {study.settings.top_k}, its `mass`. "
+        f"`{PREDICTED_NEED}` is what the snapshots of the fit predict of the refit, in nats. "
         f"Baselines: `identity` is 1 for the own language; trigrams, relatedness (branches of the family tree), "
         "typology (family tree, place on the map and script) and representations compare languages. Correlations (Pearson): "
         f"`others` over the {cells - own} of {cells} cells of other languages, `contrast` over the same cells without row and "
@@ -311,6 +331,10 @@ def _of_slopes(agreement: pd.DataFrame, study: StudyRuns) -> Iterator[str]:
         if factors is not None:
             slope, low, high = (line[name] / factors[0] for name in ("slope", "slope_low", "slope_high"))
             said.append(f"{line['score']} {slope:.2f} [{low:.2f}, {high:.2f}]")
+    said += [
+        f"{line['score']} {line['slope']:.2f} [{line['slope_low']:.2f}, {line['slope_high']:.2f}]"
+        for line in agreement[(agreement["measure"] == _NATS) & agreement["slope"].notna()].to_dict("records")
+    ]
     if said:
         yield (
             "Calibration over the cells of other languages, in nats of measured change for one nat of predicted sum: "
