@@ -11,7 +11,8 @@ from benchmarks.timing import interleaved
 from benchmarks.workloads import reference
 from lightning_tracin.storage.snapshots import trainable_names, weights_of
 
-_TRAIN, _PROBES = 128, 32
+#: From so many train samples on, what a pass takes once (the probes, the files) is a small part of it.
+_TRAIN, _PROBES = 512, 32
 
 
 @measurement("growth")

@@ -1,7 +1,7 @@
 """How attribution scales with the number of train samples, and how fast stored results are read: `docs/scale.md`.
 
-`python -m benchmarks.scale` measures everything on this machine (or a part, with `--only passes reading ranks`), stores the
-figures in `scale.json` and writes the page. It needs two cores, 3 GB of free disk and about ten minutes.
+`python -m benchmarks.scale` measures everything on this machine (or parts, with `--only passes exact-memory reading ranks`),
+stores the figures in `scale.json` and writes the page. It needs two cores, 3 GB of free disk and about fifteen minutes.
 """
 
 from __future__ import annotations
@@ -45,8 +45,13 @@ SIZES = {1_000: 5, 10_000: 3, 100_000: 1}
 
 PROBES, DIM, BATCH = 50, 512, 256
 
+#: The pass whose memory is measured: train samples, probes, and its `memory_budget`.
+MEMORY = (100_000, 1_000, 64 * 2**20)
+
 #: The index that is read: train samples, probes, values of each sample.
 INDEX = (1_000_000, 250, 512)
+
+_PARTS = ("passes", "exact-memory", "reading", "ranks")
 
 #: Rounds of the reading, and pairs of runs of one rank and two.
 _ROUNDS, _PAIRS = 3, 5
@@ -55,7 +60,12 @@ _ROUNDS, _PAIRS = 3, 5
 def main() -> None:
     settings = _settings()
     figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
-    parts: dict[str, Callable[[Path], Any]] = {"passes": _passes, "reading": _reading, "ranks": _ranks}
+    parts: dict[str, Callable[[Path], Any]] = {
+        "passes": _passes,
+        "exact-memory": _exact_memory,
+        "reading": _reading,
+        "ranks": _ranks,
+    }
     torch.set_num_threads(2)
     for name in settings.only or ([] if settings.render else parts):
         with tempfile.TemporaryDirectory(dir=settings.folder) as folder:
@@ -119,13 +129,23 @@ def _reading(folder: Path) -> dict[str, Any]:
     start = time.perf_counter()
     write_index(folder / "run", train, probes, features)
     print(f"  written in {time.perf_counter() - start:.0f} s", flush=True)
-    command = [sys.executable, "-m", "benchmarks.streamed", str(folder / "run"), str(_ROUNDS)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"`python -m benchmarks.streamed` failed:\n{done.stderr}")
-    print(done.stdout, flush=True)
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = _in_new_process("benchmarks.streamed", str(folder / "run"), str(_ROUNDS))
     return {"train": train, "probes": probes, "features": features, **found}
+
+
+def _exact_memory(folder: Path) -> dict[str, Any]:
+    """The exact pass of many train samples with many probes, in a process of its own."""
+    return _in_new_process("benchmarks.exact_memory", *map(str, MEMORY), str(folder))
+
+
+def _in_new_process(module: str, *arguments: str) -> dict[str, Any]:
+    """What a module prints as JSON, as its last line."""
+    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"`python -m {module}` failed:\n{done.stderr}")
+    print(done.stdout, flush=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def _ranks(folder: Path) -> dict[str, Any]:
@@ -142,7 +162,7 @@ def _ranks(folder: Path) -> dict[str, Any]:
 
 def _settings() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=["passes", "reading", "ranks"], help="measure only these and keep the rest")
+    parser.add_argument("--only", nargs="+", choices=_PARTS, help="measure only these and keep the rest")
     parser.add_argument("--render", action="store_true", help="write the page again from the last figures")
     parser.add_argument("--folder", type=Path, help="folder for the index and the files of the passes; default: the system's")
     return parser.parse_args()

@@ -15,6 +15,7 @@ from lightning_tracin.config import Blocks
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import Sketch
 from lightning_tracin.gradients.partition import Parts, depths_of, layer_labels
+from lightning_tracin.gradients.sketch import SCALE
 from lightning_tracin.storage.features import FeatureStore
 from lightning_tracin.storage.ingredients import IngredientStore
 from lightning_tracin.storage.prefetch import Ahead
@@ -89,21 +90,29 @@ def feature_shards(
     train, read = store.train_of_shards(), store.reader("train")
     sketch = store.sketch()
     probes = _gathered(store.blocks("probes"), store.count("probes"))
-    if whitening is None:
-        columns = _columns(sketch, parts.of, range(len(parts)) if into is None else into)
-        right, norms = probes, partial(_norms, columns=columns)
-    else:
+    if whitening is not None:
         whitener = _whitener(store, sketch, parts, whitening)
         columns = [torch.arange(sketch.dim)] if into is not None else list(whitener.blocks)
         right, norms = whitener.dual(probes), partial(_whitened_norms, whitener=whitener, together=into is not None)
+    else:
+        columns = _columns(sketch, parts.of, range(len(parts)) if into is None else into)
+        right, norms = probes, partial(_norms, columns=columns)
     probe_norm = norms(probes).numpy()
+    is_whole = whitening is None and len(columns) == 1 and _is_whole(probes, columns[0])
+    unit = right / SCALE  # so that products with stored features, whose norm is SCALE, stay in range
 
     def computed(shard: int) -> Ingredients:
-        index, features = read(shard)
-        if not np.array_equal(index.numpy(), train[shard]):
+        stored = read(shard)
+        if not np.array_equal(stored.index.numpy(), train[shard]):
             raise TracInError(f"{store.folder} was rewritten while it was read; open the run again.")
-        dot = np.stack([(_select(features, chosen) @ _select(right, chosen).T).numpy() for chosen in columns])
-        return Ingredients(dot, norms(features).numpy(), probe_norm)
+        if is_whole:  # rows of products are shorter than rows of features
+            dot = (stored.features @ unit.T).mul_(stored.scale[:, None] * SCALE)[None]
+            return Ingredients(dot.numpy(), (stored.length * stored.scale)[None].numpy(), probe_norm)
+        features = stored.rescaled()
+        dot = torch.empty(len(columns), len(features), len(right))
+        for group, chosen in enumerate(columns):
+            torch.mm(_select(features, chosen), _select(right, chosen).T, out=dot[group])
+        return Ingredients(dot.numpy(), norms(features).numpy(), probe_norm)
 
     return FeatureShards(train, Ahead(computed, range(len(train))), probe_norm, right.nbytes)
 
@@ -131,8 +140,12 @@ def _columns(sketch: Sketch, part_of: Mapping[str, int], into: Sequence[int]) ->
 
 def _select(features: Tensor, chosen: Tensor) -> Tensor:
     """The chosen columns; no copy if all are chosen."""
-    whole = len(chosen) == features.shape[1] and bool((chosen == torch.arange(len(chosen))).all())
-    return features if whole else features[:, chosen]
+    return features if _is_whole(features, chosen) else features[:, chosen]
+
+
+def _is_whole(features: Tensor, chosen: Tensor) -> bool:
+    """Whether all columns are chosen, in order."""
+    return len(chosen) == features.shape[1] and bool((chosen == torch.arange(len(chosen))).all())
 
 
 def _norms(features: Tensor, columns: Sequence[Tensor]) -> Tensor:

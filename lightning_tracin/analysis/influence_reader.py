@@ -357,6 +357,5 @@ class InfluenceReader(ABC):
         """
         require_k(k, len(self.train))
         strongest = Strongest(k, sign)
-        for train, total in self.influence_by_block(scoring, snapshots):
-            strongest.add(train, total[:, list(probes)])
+        self._scorer.rank(strongest, self._scorer.chosen(snapshots), scoring, probes)
         return tables_of(strongest, self.train)

@@ -10,7 +10,8 @@ import numpy.typing as npt
 from cachetools import LRUCache, cached
 
 from lightning_tracin.analysis.feature_products import Whitening, ingredients_of, product_shards
-from lightning_tracin.analysis.scores import Scores, group_weights, snapshot_scores
+from lightning_tracin.analysis.scores import Scores, factored_scores, group_weights, snapshot_scores
+from lightning_tracin.analysis.top_k import Strongest
 from lightning_tracin.config import DAMPING, SCALED, WHITENED, Options, Preconditioner, Scoring, Similarity
 from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients.partition import Parts, parts_of
@@ -188,6 +189,26 @@ class Scorer:
             for one in each:
                 total += one[""]
             yield train, total
+
+    def rank(self, strongest: Strongest, snapshots: Sequence[int], scoring: Scoring, queries: Sequence[int]) -> None:
+        """Add the influence on some queries, summed over snapshots, of all train samples.
+
+        Where the scores are read shard by shard, only those that may be among the strongest are computed in double precision.
+
+        Raises:
+            TracInError: see `ingredients`.
+        """
+        if self._fits(snapshots, False):
+            for train, total in self.summed(snapshots, scoring):
+                strongest.add(train, total[:, list(queries)])
+            return
+        each = [self._shards(snapshot, False, self._whitening(snapshot, scoring)) for snapshot in snapshots]
+        for train, found in side_by_side(each):
+            terms = [
+                factored_scores(*self._method.readable(one, scoring.similarity), self._weights(snapshot, scoring))
+                for snapshot, one in zip(snapshots, found, strict=True)
+            ]
+            strongest.add_factored(train, [term.of_probes(queries) for term in terms])
 
     def _whole(self, snapshot: int, ingredients: Ingredients, scoring: Scoring) -> dict[str, Scores]:
         return {"": self._scores(ingredients, scoring.similarity, self._weights(snapshot, scoring))}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from lightning_tracin.config import Sign, Similarity, Weighting, check_choice
 from lightning_tracin.errors import TracInError
-from lightning_tracin.storage.shards import Ingredients
+from lightning_tracin.storage.shards import FloatArray, Indices, Ingredients
 
 Scores = npt.NDArray[np.float64]
 
@@ -53,13 +54,57 @@ def snapshot_scores(ingredients: Ingredients, similarity: Similarity, weights: n
         >>> snapshot_scores(one, "cosine", np.ones(1)).tolist(), snapshot_scores(one, "relatif", np.ones(1)).tolist()
         ([[0.5], [0.0]], [[2.0], [0.0]])
     """
+    return factored_scores(ingredients, similarity, weights).dense()
+
+
+@dataclass(frozen=True)
+class FactoredScores:
+    """The scores of one snapshot before they are multiplied out: single precision in memory, double precision when asked for.
+
+    Example:
+        >>> factored = FactoredScores(np.array([[[4.0, 6.0]]], np.float32), np.ones(1), np.array([0.5]), np.array([1.0, 0.5]))
+        >>> factored.dense().tolist(), factored.at(np.array([0]), np.array([1])).tolist()
+        ([[2.0, 1.5]], [1.5])
+    """
+
+    dot: FloatArray  # [groups, train, probes]
+    weights: npt.NDArray[np.float64]  # [groups]
+    train: npt.NDArray[np.float64]  # factor of each train sample: [train]
+    probe: npt.NDArray[np.float64]  # factor of each probe: [probes]
+
+    def dense(self) -> Scores:
+        """All scores: [train, probes]."""
+        return self._sums(self.dot, self.train[:, None], self.probe[None, :])
+
+    def at(self, train: Indices, probes: Indices) -> Scores:
+        """The scores of some pairs: those of `dense`, bit for bit."""
+        return self._sums(self.dot[:, train, probes], self.train[train], self.probe[probes])
+
+    def of_probes(self, chosen: Sequence[int]) -> FactoredScores:
+        """The scores of some probes, in this order."""
+        if list(chosen) == list(range(len(self.probe))):
+            return self
+        return FactoredScores(self.dot[:, :, list(chosen)], self.weights, self.train, self.probe[list(chosen)])
+
+    def _sums(self, dot: FloatArray, train: Scores, probe: Scores) -> Scores:
+        score: Scores = self.weights[0] * dot[0].astype(np.float64)
+        for weight, one in zip(self.weights[1:], dot[1:], strict=True):
+            score += weight * one.astype(np.float64)
+        score *= train
+        score *= probe
+        return score
+
+
+def factored_scores(ingredients: Ingredients, similarity: Similarity, weights: npt.NDArray[np.float64]) -> FactoredScores:
+    """The scores of `snapshot_scores`, not multiplied out yet."""
     check_choice("similarity", similarity, Similarity)
-    score: Scores = np.einsum("g,gtp->tp", weights, ingredients.dot, dtype=np.float64)
+    _, samples, probes = ingredients.dot.shape
+    train, probe = np.ones(samples), np.ones(probes)
     if similarity in ("cosine", "relatif"):
-        score *= _inverse(np.sqrt(np.square(ingredients.train_norm, dtype=np.float64).sum(0)))[:, None]
+        train = _inverse(np.sqrt(np.square(ingredients.train_norm, dtype=np.float64).sum(0)))
     if similarity == "cosine":
-        score *= _inverse(np.sqrt(np.square(ingredients.probe_norm, dtype=np.float64).sum(0)))[None, :]
-    return score
+        probe = _inverse(np.sqrt(np.square(ingredients.probe_norm, dtype=np.float64).sum(0)))
+    return FactoredScores(ingredients.dot, weights, train, probe)
 
 
 def _inverse(norm: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +20,7 @@ from lightning_tracin.errors import TracInError
 from lightning_tracin.gradients import Sketch
 from lightning_tracin.gradients.sketch import SCALE, to_half
 from lightning_tracin.storage.files import read_tensor, read_tensors, write_tensors
-from lightning_tracin.storage.filesystem import remove_tree
+from lightning_tracin.storage.filesystem import remove_tree, will_read
 from lightning_tracin.storage.label_losses import LabelLosses
 from lightning_tracin.storage.prefetch import Ahead
 from lightning_tracin.storage.shards import Indices, are_indices
@@ -49,8 +48,31 @@ def packed(index: Sequence[int], features: Tensor) -> FeatureBlock:
     return FeatureBlock(index, *to_half(features))
 
 
+@dataclass(frozen=True)
+class StoredFeatures:
+    """A shard of features as they are stored, in single precision: cheaper to multiply than to rescale first.
+
+    Example:
+        >>> shard = StoredFeatures(torch.tensor([7]), torch.tensor([[0.0, 2.0]]), torch.tensor([2.0]), torch.tensor([2.5]))
+        >>> shard.rescaled().tolist()
+        [[0.0, 5.0]]
+    """
+
+    index: Tensor  # indices of the samples
+    features: Tensor  # [samples, features], rescaled to norm `SCALE`
+    length: Tensor  # norms of these rows: [samples]
+    scale: Tensor  # what a row is to be multiplied by: [samples]
+
+    def rescaled(self) -> Tensor:
+        """The features with their original norms; overwrites `features`."""
+        return self.features.mul_(self.scale[:, None])
+
+
 #: Prefix of the names of shards of added probes.
 _ADDED = "probes-added"
+
+#: How many files the system is told of before they are read, and the bytes of a file in which its header and indices are.
+_TOLD_AHEAD, _HEAD = 8, 1 << 16
 
 
 class FeatureStore:
@@ -163,9 +185,10 @@ class FeatureStore:
         Raises:
             TracInError: a shard is damaged or of another run.
         """
-        paths = self._paths(side)
-        found = Ahead(partial(self._read, side), paths)
-        yield from map(found.__getitem__, range(len(paths)))
+        read = self.reader(side)
+        found = Ahead(read, range(len(self._paths(side))))
+        for shard in map(found.__getitem__, range(len(self._paths(side)))):
+            yield shard.index, shard.rescaled()
 
     def some(self, side: Side, indices: Sequence[int]) -> Tensor:
         """The features of some samples, in this order: [samples, features]; reads only the files that hold them.
@@ -177,15 +200,15 @@ class FeatureStore:
         for path in self._paths(side):
             index = read_tensor(path, "index", owner=self._owner)
             if index is not None and bool(torch.isin(index, torch.tensor(indices)).any()):
-                held, features = self._read(side, path)
-                found |= {int(one): line for one, line in zip(held, features, strict=True) if int(one) in indices}
+                shard = self._read(side, path)
+                found |= {int(one): line for one, line in zip(shard.index, shard.rescaled(), strict=True) if int(one) in indices}
         missing = [one for one in indices if one not in found]
         if missing:
             raise TracInError(f"{self.folder} has no features of sample {missing[0]} ({side}); run the attribution again.")
         return torch.stack([found[one] for one in indices])
 
-    def reader(self, side: Side) -> Callable[[int], tuple[Tensor, Tensor]]:
-        """A function that reads one shard by its position: indices and features, as `blocks` yields them.
+    def reader(self, side: Side) -> Callable[[int], StoredFeatures]:
+        """A function that reads one shard by its position.
 
         The folder is listed here, once: a large index has thousands of files.
 
@@ -193,24 +216,26 @@ class FeatureStore:
             TracInError: when it is called: the shard is damaged or of another run.
         """
         paths = self._paths(side)
-        return lambda shard: self._read(side, paths[shard])
 
-    def _read(self, side: Side, path: Path) -> tuple[Tensor, Tensor]:
-        """A shard's indices, and its features in single precision with their original norms."""
+        def read(shard: int) -> StoredFeatures:
+            for path in paths[shard + _TOLD_AHEAD : shard + _TOLD_AHEAD + 1]:
+                will_read(path)
+            return self._read(side, paths[shard])
+
+        return read
+
+    def _read(self, side: Side, path: Path) -> StoredFeatures:
+        """A shard, in single precision."""
         tensors = read_tensors(path, owner=self._owner)
         if set(tensors) != {"index", "features", "norm"}:
             raise TracInError(f"{path} is not a shard of features (it holds {sorted(tensors)}); delete it.")
         index, features, norm = tensors["index"], tensors["features"].float(), tensors["norm"]
-        if (
-            features.ndim != 2
-            or features.shape[:1] != index.shape
-            or norm.shape != index.shape
-            or not are_indices(index.numpy(), self._counts[side])
-            or not bool(torch.isfinite(features.sum(1)).all())
-            or not bool(torch.isfinite(norm).all())
-        ):
-            raise TracInError(f"{path} does not belong to this run, or is damaged; delete it to have it computed again.")
-        return index, features.mul_((norm / SCALE)[:, None])  # `float` made a copy: features are stored in half precision
+        fits = features.ndim == 2 and features.shape[:1] == index.shape and norm.shape == index.shape
+        if fits and are_indices(index.numpy(), self._counts[side]) and bool(torch.isfinite(norm).all()):
+            length: Tensor = torch.linalg.vector_norm(features, dim=1)  # of half precision's range, so it does not overflow
+            if bool(torch.isfinite(length).all()):
+                return StoredFeatures(index, features, length, norm / SCALE)
+        raise TracInError(f"{path} does not belong to this run, or is damaged; delete it to have it computed again.")
 
     def count(self, side: Side) -> int:
         """Number of train samples or of probes of the run."""
@@ -225,12 +250,15 @@ class FeatureStore:
         found: dict[Side, list[Indices]] = {"train": [], "probes": []}
         for side, count in self._counts.items():
             seen = np.zeros(count, dtype=np.int32)
-            for path in self._paths(side):
+            paths = self._paths(side)
+            for number, path in enumerate(paths):
+                for later in paths[number + _TOLD_AHEAD : number + _TOLD_AHEAD + 1]:
+                    will_read(later, _HEAD)
                 index = read_tensor(path, "index", owner=self._owner)
                 if index is None or not are_indices(index.numpy(), count):
                     raise TracInError(f"{path} does not belong to this run, or is damaged; delete it to have it computed again.")
                 found[side].append(index.numpy().copy())
-                np.add.at(seen, found[side][-1], 1)
+                seen[found[side][-1]] += 1  # no index comes twice in a file
             if not (seen == 1).all():
                 what = "train samples" if side == "train" else "probes"
                 raise TracInError(
@@ -243,7 +271,7 @@ class FeatureStore:
         return self.folder / f"{side}-{shard}.safetensors"
 
     def _paths(self, side: Side) -> list[Path]:
-        paths = sorted(self.folder.glob(f"{side}-*.safetensors"))
+        paths = sorted(self.folder.glob(f"{side}-*.safetensors"), key=lambda path: path.name)
         return [path for path in paths if not path.name.startswith(_ADDED) or _number(path) < self._additions]
 
 

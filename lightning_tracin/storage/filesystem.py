@@ -116,6 +116,23 @@ def read_whole(path: Path) -> bytes:
         return path.read_bytes()
 
 
+def will_read(path: Path, size: int = 0) -> None:
+    """Tell the system that a file is read soon, so that it fetches the bytes in the background; a hint, which never fails.
+
+    Args:
+        path: of the file.
+        size: bytes from its start; 0 is all of it.
+    """
+    if not is_local(path) or not hasattr(os, "posix_fadvise"):
+        return
+    with suppress(OSError):  # the read that follows reports it
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.posix_fadvise(descriptor, 0, size, os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(descriptor)
+
+
 @contextmanager
 def local_copy(path: Path) -> Iterator[Path]:
     """The file itself if it is local, otherwise a temporary local copy.

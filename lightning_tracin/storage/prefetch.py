@@ -43,6 +43,11 @@ class Ahead(Generic[_Item, _Found]):
         return self._begun.pop(position).result()
 
 
+def _use_one_thread() -> None:
+    torch.get_num_threads()  # a thread's first question sets it to the process's number, which must not come after the 1
+    torch.set_num_threads(1)
+
+
 @lru_cache(maxsize=4)
 def _pool(workers: int, process: int) -> ThreadPoolExecutor:
     """Threads that each use one torch thread, so that they work on different items and not all on the same.
@@ -51,7 +56,7 @@ def _pool(workers: int, process: int) -> ThreadPoolExecutor:
     """
     del process
     here, ready = torch.get_num_threads(), Barrier(workers + 1)
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(workers, initializer=_use_one_thread)
     try:
         for _ in range(workers):
             pool.submit(ready.wait)

@@ -126,5 +126,6 @@ def are_indices(values: npt.NDArray[np.generic], bound: int) -> bool:
     """
     if values.ndim != 1 or values.dtype != np.int64:
         return False
-    numbers = values.astype(np.int64, copy=False)
-    return bool(((numbers >= 0) & (numbers < bound)).all()) and len(np.unique(numbers)) == len(numbers)
+    numbers = np.sort(values.astype(np.int64, copy=False))  # several times as fast as `np.unique`
+    inside = not len(numbers) or (numbers[0] >= 0 and numbers[-1] < bound)
+    return bool(inside and (numbers[1:] != numbers[:-1]).all())
