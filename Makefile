@@ -11,7 +11,7 @@ WORKERS = $(shell $(BIN)/python -c 'import os; print(min(4, 1 + (os.cpu_count() 
 PEERS := .venv-peers
 PEERS_READY := $(PEERS)/.ready
 
-.PHONY: demo test test-all fuzz lint docs dist lock bench audit clean
+.PHONY: demo test test-all fuzz lint docs dist lock bench bench-gpu audit clean
 .DEFAULT_GOAL := test
 
 $(READY): requirements.lock pyproject.toml
@@ -65,6 +65,10 @@ dist: $(READY)
 # About 35 minutes on 2 quiet cores; one measurement alone: make bench BENCH="--only exact_vs_plain --repetitions 3"
 bench: $(PEERS_READY)
 	$(PEERS)/bin/python -m benchmarks $(BENCH)
+
+# On a CUDA device only; elsewhere it says so and ends with code 2. A quick look: make bench-gpu BENCH="--scale 0.05 --repetitions 1"
+bench-gpu: $(PEERS_READY)
+	$(PEERS)/bin/python -m benchmarks.gpu $(BENCH)
 
 # Needs a network: the advisories come from PyPI. What is not known there is listed as skipped, and is not audited.
 audit:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import psutil
+import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
@@ -30,13 +31,13 @@ def compare(context: Context, workload: Workload, contender: Contender) -> Compa
 
     if contender.version is None:
         return untimed("not installed here; `make bench` sets up an environment that has it")
-    needed, free = contender.bytes_needed(workload, min(contender.batch_sizes)), psutil.virtual_memory().available
+    needed, free = contender.bytes_needed(workload, min(contender.batch_sizes)), free_memory(workload.device)
     if needed > free:
         return untimed(f"not run: it would take about {needed / 2**30:.0f} GiB for this model, and {free / 2**30:.0f} are free")
     try:
         ready = contender.prepare(workload)
         batch_size = fastest_batch_size(ready, contender, free)
-        theirs = contender.scores(ready, batch_size)
+        theirs = contender.scores(ready, batch_size).cpu()
     except Exception as error:  # show the peer's own message
         return untimed(f"fails with {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}")
     mine = ours.exact(workload, contender.scope)
@@ -60,6 +61,11 @@ def compare(context: Context, workload: Workload, contender: Contender) -> Compa
         spread(pairs.theirs),
         pairs.theirs_over_ours,
     )
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free where a workload is."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
 def fastest_batch_size(workload: Workload, contender: Contender, free: int) -> int:

@@ -64,7 +64,7 @@ def projected_side(workload: Workload, folder: Path) -> Callable[[], None]:
     job, target = ours.job_of(workload), ours.target_of(workload.model)
     store = FeatureStore(folder, len(job.train), len(job.probes))
     prepare_sketch(target, job, store, _DIM)
-    sketch = store.sketch()
+    sketch = store.sketch().to(workload.device)
     shard = batches_of(job.train, job.batch_size)
 
     def train_side() -> None:

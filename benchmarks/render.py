@@ -89,7 +89,7 @@ def page(report: Report) -> str:
             f"memory, {machine.device}; {versions}."
         )
     for title, table in tables(report, MARKDOWN):
-        parts += [f"## {title}", _markdown(table)]
+        parts += [f"## {title}", markdown(table)]
     parts += ["## Notes", "\n".join(f"- {note}" for note in notes(report))]
     return "\n\n".join(parts) + "\n"
 
@@ -133,9 +133,9 @@ def _comparisons(report: Report, box: Box) -> Table:
             one.workload,
             f"{one.peer} ({one.version or '-'})",
             "-" if one.batch_size is None else str(one.batch_size),
-            _seconds(one.ours),
-            _seconds(one.theirs),
-            _ratio(one.ratio),
+            seconds_cell(one.ours),
+            seconds_cell(one.theirs),
+            ratio_cell(one.ratio),
             one.note,
         )
     return table
@@ -144,7 +144,7 @@ def _comparisons(report: Report, box: Box) -> Table:
 def _growth(report: Report, box: Box) -> Table:
     table = Table("doubled", "before, s", "after, s", "after / before", box=box)
     for one in report.growth:
-        table.add_row(one.what, f"{one.before:.2f}", f"{one.after:.2f}", _ratio(one.ratio))
+        table.add_row(one.what, f"{one.before:.2f}", f"{one.after:.2f}", ratio_cell(one.ratio))
     return table
 
 
@@ -163,15 +163,18 @@ def _limits(report: Report, box: Box) -> Table:
     return table
 
 
-def _seconds(spread: Spread | None) -> str:
+def seconds_cell(spread: Spread | None) -> str:
+    """Seconds as a cell of a table."""
     return "-" if spread is None else f"{spread.value:.2f}"
 
 
-def _ratio(spread: Spread | None) -> str:
+def ratio_cell(spread: Spread | None) -> str:
+    """A ratio with its spread and number of runs as a cell of a table."""
     return "-" if spread is None else f"{spread.value:.2f} ({spread.low:.2f} to {spread.high:.2f}; {spread.runs})"
 
 
-def _markdown(table: Table) -> str:
+def markdown(table: Table) -> str:
+    """A table as Markdown."""
     console = Console(file=io.StringIO(), width=10_000, highlight=False, markup=False, emoji=False)
     console.print(table)
     assert isinstance(console.file, io.StringIO)

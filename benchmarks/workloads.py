@@ -125,22 +125,33 @@ def base_shape(train: int = 24, probes: int = 4) -> Workload:
 
 def causal_lm(train: int = 256, probes: int = 64) -> Workload:
     """A small GPT-NeoX (Pythia's family): 6 layers, width 256, 8,000 tokens."""
+    return gpt_neox("causal LM", train, probes, layers=6, width=256, heads=4, vocabulary=8_000)
+
+
+def base_causal_lm(train: int = 24, probes: int = 4) -> Workload:
+    """The shape of Pythia 160M: 12 layers, width 768, 50,304 tokens."""
+    return gpt_neox("causal LM, base", train, probes, layers=12, width=768, heads=12, vocabulary=50_304)
+
+
+def gpt_neox(name: str, train: int, probes: int, *, layers: int, width: int, heads: int, vocabulary: int) -> Workload:
+    """GPT-NeoX's architecture in any size, with random weights."""
     torch.manual_seed(0)
     config = GPTNeoXConfig(
-        vocab_size=8_000,
-        hidden_size=256,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        intermediate_size=1024,
+        vocab_size=vocabulary,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
         max_position_embeddings=64,
         use_cache=False,
     )
     model: nn.Module = GPTNeoXForCausalLM(config)
     generator = torch.Generator().manual_seed(0)
-    texts = [_texts(count, 8_000, generator) for count in (train, probes)]
+    texts = [_texts(count, vocabulary, generator) for count in (train, probes)]
     samples = [Sentences(tokens, tokens, pad=0) for tokens in texts]
-    description = f"GPT-NeoX, 6 layers, width 256, 8,000 tokens; {train} train samples x {probes} probes of 8 to 48 tokens"
-    return Workload("causal LM", description, model.eval(), next_token_loss, *samples)
+    shape = f"GPT-NeoX, {layers} layers, width {width}, {vocabulary:,} tokens"
+    description = f"{shape}; {train} train samples x {probes} probes of 8 to 48 tokens"
+    return Workload(name, description, model.eval(), next_token_loss, *samples)
 
 
 def xlm_r(name: str, train: int, probes: int, *, layers: int, width: int, heads: int, inner: int, vocabulary: int) -> Workload:

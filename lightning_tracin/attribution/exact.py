@@ -25,6 +25,7 @@ from lightning_tracin.attribution.batching import (
     shards_of_rank,
 )
 from lightning_tracin.attribution.cost import Cost, measured_pace
+from lightning_tracin.attribution.late_writes import LateWrites
 from lightning_tracin.attribution.method import Method, method
 from lightning_tracin.attribution.processes import Processes
 from lightning_tracin.attribution.progress import tracked
@@ -97,13 +98,22 @@ def attribute_snapshot(target: Target, job: Job, store: IngredientStore) -> None
     with (
         Capture(target.model, target.coverage) as capture,
         progress_bar(target, job, probes + sum(len(batch) for _, shard in todo for batch in shards[shard])) as bar,
+        LateWrites.of(next(target.model.parameters()).device) as writes,
     ):
         for chunk, pairs in groupby(todo, key=lambda pair: pair[0]):
             bank = _bank(capture, chunks[chunk], target, job)
             bar.update(bank.probes)
             columns = [index for batch in chunks[chunk] for index in batch]
             for _, shard in pairs:
-                store.write(names[chunk, shard], block_of(capture, bank, columns, shards[shard], target, job, bar))
+                block = block_of(capture, bank, columns, shards[shard], target, job, bar)
+                write_late(writes, store, names[chunk, shard], block)
+
+
+def write_late(writes: LateWrites, store: IngredientStore, shard: str, block: Block) -> None:
+    """Write a shard when its tensors have come to the CPU."""
+    train, probes = block.train, block.probes  # not the block, which would hold the device's memory until then
+    tensors = [one.float() for one in (block.dot, block.train_norm, block.probe_norm)]
+    writes.put(tensors, lambda copied: store.write(shard, Block(train, probes, *copied)))
 
 
 def progress_bar(target: Target, job: Job, total: int) -> tqdm[Any]:

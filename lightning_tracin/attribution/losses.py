@@ -215,7 +215,7 @@ def _joined(module: nn.Module, checks: Sequence[Probed], seen: Sequence[_Seen], 
         known = [one for one in alone if one is not None and len(one.used) == 1 and not one.used[0][0].is_sum]
         if len(known) < len(alone):
             return None
-        weights = torch.tensor([float(one.used[0][0].weights.sum()) for one in known], dtype=torch.float64)
+        weights = torch.stack([one.used[0][0].weights.sum().double() for one in known])  # on the losses' device
         mean = float((weights * batch.alone).sum() / weights.sum())
         found.append(deviation(float(batch.together), mean, float(batch.alone.abs().mean())))
         if not found[-1] <= most:

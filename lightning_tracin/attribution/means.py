@@ -14,7 +14,8 @@ from lightning_tracin.attribution.batching import (
     shards_of_rank,
 )
 from lightning_tracin.attribution.cost import Cost, measured_pace
-from lightning_tracin.attribution.exact import Exact, block_of, collect, progress_bar
+from lightning_tracin.attribution.exact import Exact, block_of, collect, progress_bar, write_late
+from lightning_tracin.attribution.late_writes import LateWrites
 from lightning_tracin.attribution.method import method
 from lightning_tracin.attribution.processes import Processes
 from lightning_tracin.attribution.spot_check import check_means
@@ -99,12 +100,16 @@ def attribute_means(target: Target, job: Job, store: IngredientStore) -> None:
     if not todo:
         return
     total = 2 * len(job.probes) + sum(len(batch) for shard in todo for batch in shards[shard])
-    with Capture(target.model, target.coverage) as capture, progress_bar(target, job, total) as bar:
+    with (
+        Capture(target.model, target.coverage) as capture,
+        progress_bar(target, job, total) as bar,
+        LateWrites.of(next(target.model.parameters()).device) as writes,
+    ):
         bank = queries_of(capture, target, job)
         bar.update(2 * len(job.probes))
         for shard in todo:
             block = block_of(capture, bank, list(range(bank.probes)), shards[shard], target, job, bar)
-            store.write(names[shard], block)
+            write_late(writes, store, names[shard], block)
 
 
 def queries_of(capture: Capture, target: Target, job: Job) -> QueryBank:

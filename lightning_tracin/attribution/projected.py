@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from lightning_tracin.attribution.batching import Job, Target, batches_of, require_finite, run_batch, shards_of, shards_of_rank
 from lightning_tracin.attribution.cost import Cost, measured_pace
+from lightning_tracin.attribution.late_writes import LateWrites
 from lightning_tracin.attribution.method import Method, method
 from lightning_tracin.attribution.processes import Processes
 from lightning_tracin.attribution.progress import tracked
@@ -25,7 +26,7 @@ from lightning_tracin.gradients import Capture, Sketch, energy_shares
 from lightning_tracin.gradients.forms import Form
 from lightning_tracin.gradients.holding import squared_norms_of
 from lightning_tracin.storage.directory import RunDirectory
-from lightning_tracin.storage.features import FeatureStore, Side, packed
+from lightning_tracin.storage.features import FeatureBlock, FeatureStore, Side, packed
 from lightning_tracin.storage.records import SpotCheck
 from lightning_tracin.storage.sample_table import SampleTable
 from lightning_tracin.storage.snapshots import Snapshot
@@ -110,6 +111,7 @@ def prepare_sketch(target: Target, job: Job, store: FeatureStore, dim: int, seed
     batches = batches_of(job.train, job.batch_size)
     every = max(1, sum(map(len, batches)) // _CALIBRATION)
     squared: dict[str, list[Tensor]] = {name: [] for name in target.coverage.elements}
+    device = next(target.model.parameters()).device
     with Capture(target.model, target.coverage) as capture:
         for batch in (batch[::every] for batch in batches[:: max(1, every // job.batch_size)]):
             here: dict[str, Tensor] = {}
@@ -119,8 +121,9 @@ def prepare_sketch(target: Target, job: Job, store: FeatureStore, dim: int, seed
 
             run_batch(capture, job, job.train, batch, keep, job.train_kind, target.name)
             for name, found in squared.items():
-                found.append(here.get(name, torch.zeros(len(batch))).cpu().float())
-    shares = energy_shares({name: torch.cat(found) for name, found in squared.items()})
+                found.append(here.get(name, torch.zeros(len(batch), device=device)).float())
+    of_all = torch.stack([torch.cat(found) for found in squared.values()]).cpu()  # together: each copy waits for the device
+    shares = energy_shares(dict(zip(squared, of_all, strict=True)))
     store.write_sketch(Sketch.plan(target.coverage, shares, dim, seed))
 
 
@@ -170,14 +173,25 @@ def project_snapshot(target: Target, job: Job, store: FeatureStore, sides: Seque
     with (
         Capture(target.model, target.coverage) as capture,
         tracked(job.progress, total=total, desc=f"features at {target.name}", unit=" samples") as bar,
+        LateWrites.of(device) as writes,
     ):
         for side, shard in todo:
-            index, features, label_losses = features_of(
-                capture, sketch, samples[side], shards[side][shard], side, target, job, bar
-            )
-            if side == "train" and label_losses is not None:  # first, as a shard of features is one that is done
-                store.label_losses.write(_name(shard), index, label_losses)
-            store.write(side, _name(shard), packed(index, features))
+            index, features, labels = features_of(capture, sketch, samples[side], shards[side][shard], side, target, job, bar)
+            block = packed(index, features)
+            tensors = [block.features, block.norm.float(), *([labels] if side == "train" and labels is not None else [])]
+            _write_late(writes, store, side, _name(shard), index, tensors)
+
+
+def _write_late(
+    writes: LateWrites, store: FeatureStore, side: Side, shard: str, index: Sequence[int], tensors: list[Tensor]
+) -> None:
+    def write(copied: list[Tensor]) -> None:
+        features, norm, *labels = copied
+        for losses in labels:  # first, as a shard of features is one that is done
+            store.label_losses.write(shard, index, losses)
+        store.write(side, shard, FeatureBlock(index, features, norm))
+
+    writes.put(tensors, write)
 
 
 def add_features(target: Target, job: Job, store: FeatureStore, first: int) -> None:

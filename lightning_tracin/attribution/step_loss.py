@@ -166,16 +166,15 @@ class StepLoss:
         if samples == 1:
             if self.terms and not bool(torch.isfinite(loss)):  # perhaps nothing has a label that counts
                 loss = self._own(batch, found)
-            return Summed(loss if wanted else loss.detach(), True, label_losses=self._label_losses(found))
+            return Summed(loss if wanted else loss.detach(), True, label_losses=lambda: self._label_losses(found))
         if found is None or not self.terms or not found.follows(self.terms):
             return Summed(loss * factor, is_certain=False)
         total = loss * factor if found.weigh_the_same(self.terms) else found.own_losses(self.terms).sum()
-        return Summed(total, True, lambda: found.own_losses(self.terms), self._label_losses(found))
+        return Summed(total, True, lambda: found.own_losses(self.terms), lambda: found.label_losses(self.terms))
 
-    def _label_losses(self, found: Reduced | None) -> Callable[[], Tensor | None]:
-        if found is None or not self.terms or not found.follows(self.terms):
-            return lambda: None
-        return lambda: found.label_losses(self.terms)
+    def _label_losses(self, found: Reduced | None) -> Tensor | None:
+        follows = found is not None and bool(self.terms) and found.follows(self.terms)
+        return found.label_losses(self.terms) if found is not None and follows else None
 
     def _own(self, batch: Any, found: Reduced | None) -> Tensor:
         """The loss of a sample whose mean is one of nothing, 0 / 0; any other loss that is not finite stays what it is."""

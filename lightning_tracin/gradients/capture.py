@@ -131,7 +131,7 @@ class Capture:
                 taken on trust: what has not been verified is computed from single samples.
 
         Returns:
-            The loss, detached.
+            The loss, detached and on the CPU.
 
         Raises:
             TracInError: the loss depends on no scored parameter.
@@ -148,10 +148,11 @@ class Capture:
                     self._place_hooks()
                     moved.update(error.layers)
                     continue
-                if torch.isfinite(value.detach()):
+                reached = value.detach().cpu()  # the only time that a batch waits for an accelerator
+                if torch.isfinite(reached):
                     self._backward(value, own)
                     self._finish(consumer, samples, alone)
-                return value.detach()
+                return reached
             return self._finish(consumer, samples, alone)
         finally:
             self._end()
@@ -186,7 +187,7 @@ class Capture:
         for name, form in found.items():
             self._note(tensor_of([form]).dtype)
             consumer(name, (form,))
-        return value
+        return value.cpu()
 
     def _forward(self, loss: Callable[[], Tensor], moved: set[str]) -> Tensor:
         with torch.enable_grad():
@@ -291,8 +292,7 @@ class Capture:
             elif layout is Layout.OWNED or (watched is not None and (batch.owners.is_marked or batch.is_strict)):
                 batch.unresolve(names, "nothing tells which sample the lines of their layer belong to")
             elif batch.is_trusted(layer.name, names):
-                if layout is not Layout.SHARED:
-                    gradient = lines_of(gradient, layout, batch.samples)
+                gradient = gradient if layout is Layout.SHARED else lines_of(gradient, layout, batch.samples)
                 function(lines_of(seen, layout, batch.samples), gradient)
 
         output.register_hook(on_arrival)  # type: ignore[no-untyped-call]
@@ -382,7 +382,7 @@ class Capture:
         remove(self._stand_ins)
         try:
             parameters = {path: layer.module.get_parameter(own) for path, (layer, own) in paths.items()}
-            found = replayed_gradients(call, gradients, parameters, self._current.samples, self._decisions)
+            found = replayed_gradients(call, gradients, parameters, batch.samples, self._decisions)
         except NotRepeatableError as error:
             for layer in layers:
                 batch.unresolve(layer.names.values(), str(error))
@@ -392,7 +392,7 @@ class Capture:
             self._is_suspended = False
         for path, gradient in found.items():
             layer, own = paths[path]
-            self._current.arrive(layer.names[own], Dense(gradient))
+            batch.arrive(layer.names[own], Dense(gradient))
 
     # -- all
 

@@ -97,7 +97,7 @@ def owners_of(gradient: Tensor, marked: Tensor, weights: Tensor) -> Tensor | Non
         weights: [samples], all different.
 
     Returns:
-        [lines], int64; -1 for a line whose gradient is zero. None if a line belongs to no single sample.
+        [lines], int64, on the CPU; -1 for a line whose gradient is zero. None if a line belongs to no single sample.
 
     Example:
         >>> gradient, weights = torch.tensor([[1.0, 2.0], [3.0, 0.0], [0.0, 0.0]]), torch.tensor([1.0, 1.5])
@@ -111,14 +111,18 @@ def owners_of(gradient: Tensor, marked: Tensor, weights: Tensor) -> Tensor | Non
     ratio = (gradient * marked).sum(1) / sizes.square().clamp_min(torch.finfo(torch.float64).tiny)
     owners = (ratio[:, None] - weights).abs().argmin(1)
     off = (marked - weights[owners, None] * gradient).norm(dim=1)
-    if len(sizes) and not bool((off <= _OWN * sizes + _LARGEST * sizes.max()).all()):  # not finite counts as mixed
-        return None
-    found: Tensor = owners.masked_fill(sizes == 0, -1)
-    return found
+    is_single = (off <= _OWN * sizes + _LARGEST * (sizes.amax() if len(sizes) else 0)).all()  # not finite counts as mixed
+    found = torch.cat([owners.masked_fill(sizes == 0, -1), is_single.long()[None]]).cpu()  # one wait for an accelerator, not two
+    return found[:-1] if found[-1] else None
 
 
 def by_owner(tensor: Tensor, owners: Tensor, samples: int) -> Tensor:
     """Lines put together by sample: [lines, ...] -> [samples, most, ...], zero where a sample has fewer lines than others.
+
+    Args:
+        tensor: [lines, ...], on any device.
+        owners: [lines], on the CPU, see `owners_of`.
+        samples: number of samples.
 
     Example:
         >>> by_owner(torch.tensor([10, 20, 30, 40]), torch.tensor([1, 0, -1, 1]), samples=2).tolist()
@@ -128,7 +132,7 @@ def by_owner(tensor: Tensor, owners: Tensor, samples: int) -> Tensor:
     order = order[owners[order] >= 0]
     mine = owners[order]
     counts = torch.bincount(mine, minlength=samples)
-    place = torch.arange(len(mine), device=mine.device) - (counts.cumsum(0) - counts)[mine]
+    place = torch.arange(len(mine)) - (counts.cumsum(0) - counts)[mine]
     grouped = tensor.new_zeros(samples, max(1, int(counts.max())), *tensor.shape[1:])
-    grouped[mine, place] = tensor[order]
+    grouped[mine.to(tensor.device), place.to(tensor.device)] = tensor[order.to(tensor.device)]
     return grouped

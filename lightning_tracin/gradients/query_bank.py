@@ -5,7 +5,7 @@ Inner products are linear in the probe: the mean of a train sample's products wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -76,6 +76,10 @@ class QueryBank(ProbeBank):
     def __init__(self, weights: Tensor, parts: Mapping[str, int], part_count: int) -> None:
         super().__init__(weights.shape[1], parts, part_count)
         self._weights = weights
+        self._members = (
+            weights.cpu() != 0
+        )  # looked at here, so that the processor does not wait for an accelerator at every layer
+        self._chosen: dict[tuple[int, int], list[Tensor]] = {}  # a batch of probes -> those of each query
         self._rows: dict[str, list[Rows]] = {}
         self._matrices: dict[str, tuple[Tensor, tuple[int, int]]] = {}  # see `Written`
 
@@ -86,23 +90,30 @@ class QueryBank(ProbeBank):
             ValueError: the bank is sealed.
         """
         self._require_unsealed()
-        weights = self._weights[at : at + samples_of(forms[0])].to(tensor_of(forms))
+        samples = samples_of(forms[0])
+        weights = self._weights[at : at + samples].to(tensor_of(forms))
         self._squares(forms)
         for form in forms:
             if isinstance(form, Rows):
                 self._rows.setdefault(name, []).append(_summed_rows(form, weights))
             else:
-                self._add(name, form, weights)
+                self._add(name, form, weights, self._batch(at, samples))
 
-    def _add(self, name: str, form: Dense | Outer, weights: Tensor) -> None:
+    def _batch(self, at: int, samples: int) -> list[Tensor]:
+        """Which of some probes each query is a sum of, by their position among these."""
+        if (at, samples) not in self._chosen:
+            members = self._members[at : at + samples].T
+            self._chosen[at, samples] = [of_query.nonzero()[:, 0].to(self._weights.device) for of_query in members]
+        return self._chosen[at, samples]
+
+    def _add(self, name: str, form: Dense | Outer, weights: Tensor, members: Sequence[Tensor]) -> None:
         """Add to queries that are written out."""
         if name not in self._matrices:
             shape = shape_of(form)
             self._matrices[name] = tensor_of((form,)).new_zeros(self.probes, shape[0] * shape[1]), shape
         matrices, shape = self._matrices[name]
         swapped = shape[1] > shape[0]
-        for query, matrix in enumerate(matrices):
-            chosen = weights[:, query].nonzero()[:, 0]
+        for query, (matrix, chosen) in enumerate(zip(matrices, members, strict=True)):
             if not len(chosen):
                 continue
             if isinstance(form, Dense):

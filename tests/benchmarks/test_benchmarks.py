@@ -31,7 +31,6 @@ from benchmarks.account_fit import BATCH_SIZE, LANGUAGES, accounted_fit, fit, la
 from benchmarks.compare import compare, largest_difference
 from benchmarks.contenders import Contender
 from benchmarks.measure_check import TrainingStep, no_checks
-from benchmarks.measure_cuda import over_plain
 from benchmarks.registry import Context
 from benchmarks.report import Comparison, Report, Result
 from benchmarks.scopes import everything, inner_linear_weights, linear_layers
@@ -327,13 +326,6 @@ def test_the_page_holds_every_table():
     assert any(row[0] == "exact_vs_plain" and row[2] == "2.25" and row[-1] == "yes" for row in rows)
     assert "Not measured in this run: exact_vs_dattri_llm" in page
     assert "2 cores, 2 threads" in page
-
-
-def test_the_comparison_with_a_plain_pass_on_a_device(small):
-    comparison = over_plain(GLANCE, small)
-    assert comparison.workload == "tiny, 6 x 3 on cpu"
-    assert comparison.settings == "float32 weights"
-    assert comparison.ratio is not None
 
 
 def test_one_measurement_from_the_command_line(tmp_path):

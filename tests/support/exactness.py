@@ -31,13 +31,13 @@ def ingredients(
     count = max(groups.values()) + 1
     left: list[weakref.ref[Received]] = []
     bank = ProbeBank(len(probes), groups, count)
-    dot = torch.zeros(count, len(train), len(probes))
-    squared = torch.zeros(count, len(train))
     with Capture(model, coverage or plan_coverage(model, frozenset(groups))) as capture:
         for at in range(0, len(probes), probe_batch_size):
             chunk = list(probes[at : at + probe_batch_size])
             left.append(run(capture, loss, collate, chunk, lambda name, forms: bank.collect(name, forms, at)))
         bank.seal()
+        dot = bank.squared_norms.new_zeros(count, len(train), len(probes))
+        squared = bank.squared_norms.new_zeros(count, len(train))
         held, start = HeldBlock(most_bytes), 0
         for at in range(0, len(train), batch_size):
             chunk = list(train[at : at + batch_size])

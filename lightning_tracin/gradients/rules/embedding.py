@@ -38,5 +38,9 @@ def looked_up(tokens: Tensor, gradient: Tensor, padding_idx: int | None, table: 
     if padding_idx is not None:
         kept = tokens != padding_idx % table
     sample = torch.arange(samples, device=tokens.device)[:, None].expand_as(tokens)
-    values = gradient.reshape(samples, -1, width)[kept]
-    return coalesced(sample[kept], tokens[kept], values, samples, table)
+    values = gradient.reshape(samples, -1, width)
+    if tokens.device.type == "cpu":
+        return coalesced(sample[kept], tokens[kept], values[kept], samples, table)
+    # To select by a mask, the processor would wait for an accelerator.
+    values = values.masked_fill(~kept[:, :, None], 0)
+    return coalesced(sample.flatten(), tokens.flatten(), values.flatten(0, 1), samples, table)

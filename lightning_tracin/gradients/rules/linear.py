@@ -11,7 +11,8 @@ from lightning_tracin.gradients.rules.rule import rule
 def live_positions(inputs: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """Flatten both to [samples, positions, width] and drop positions whose gradient is zero in the whole batch.
 
-    In the top layer of a classifier that reads only one position, for example, all other positions are dropped.
+    In the top layer of a classifier that reads only one position, for example, all other positions are dropped. On an accelerator
+    all are kept: to see which are zero, the processor would wait for the device at every layer.
 
     Example:
         >>> import torch
@@ -22,7 +23,7 @@ def live_positions(inputs: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     samples = gradient.shape[0]
     inputs = inputs.reshape(samples, -1, inputs.shape[-1])
     gradient = gradient.reshape(samples, -1, gradient.shape[-1])
-    if gradient.shape[1] == 1:
+    if gradient.shape[1] == 1 or gradient.device.type != "cpu":
         return inputs, gradient
     if bool(gradient[-1, :, 0].all()):  # a quick look at one sample, often the longest in the batch
         return inputs, gradient
