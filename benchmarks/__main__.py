@@ -25,8 +25,9 @@ from rich.console import Console
 
 from benchmarks import render
 from benchmarks.contenders import version_of
+from benchmarks.processor import processor_name
 from benchmarks.registry import Context, Measurement, chosen, names
-from benchmarks.report import Machine, Report, joined, read, write
+from benchmarks.report import REPORT, Machine, Report, joined, kept, read, write
 
 _HERE = Path(__file__).parent
 _PAGE = _HERE.parent / "docs" / "benchmarks.md"
@@ -57,6 +58,8 @@ def main() -> None:
     torch.set_num_threads(settings.threads)
     context = Context(settings.repetitions, settings.patience, settings.scale)
     folder = settings.output or (None if settings.only else _HERE)
+    here = machine(settings.threads)
+    others = kept(read(folder), here.processor) if folder is not None and (folder / REPORT).exists() else ()
     reports: list[Report] = []
     try:
         measurements = chosen(settings.only)
@@ -68,8 +71,8 @@ def main() -> None:
         reports.append(_measured(measure, context))
         console.print(f"{time.perf_counter() - start:.0f} s", highlight=False)
         if folder is not None:  # so that these results are kept if a later measurement crashes the process
-            write(joined(reports, machine(settings.threads)), folder)
-    report = joined(reports, machine(settings.threads))
+            write(joined(reports, here, others), folder)
+    report = joined(reports, here, others)
     render.show(report, console)
     if folder == _HERE:
         _PAGE.write_text(render.page(report))
@@ -95,6 +98,7 @@ def machine(threads: int) -> Machine:
         memory_gib=psutil.virtual_memory().total / 2**30,
         device=torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device",
         versions={name: version_of(name) or "not installed" for name in _VERSIONS},
+        processor=processor_name(),
     )
 
 

@@ -47,7 +47,7 @@ def means_side(workload: Workload) -> Callable[[], None]:
     job = ours.job_of(workload)
     languages = tuple(f"l{index % _LANGUAGES}" for index in range(len(job.probes)))
     job = replace(job, probes=replace(job.probes, table=replace(job.probes.table, language=languages)))
-    target = ours.target_of(workload.model)
+    target = ours.checked_target(workload.model, job)
     with Capture(target.model, target.coverage) as capture:
         bank = queries_of(capture, target, job)
     shard = batches_of(job.train, job.batch_size)
@@ -61,7 +61,8 @@ def means_side(workload: Workload) -> Callable[[], None]:
 
 def projected_side(workload: Workload, folder: Path) -> Callable[[], None]:
     """The train side of projected features; the sketch is made here, in a folder of its own."""
-    job, target = ours.job_of(workload), ours.target_of(workload.model)
+    job = ours.job_of(workload)
+    target = ours.checked_target(workload.model, job)
     store = FeatureStore(folder, len(job.train), len(job.probes))
     prepare_sketch(target, job, store, _DIM)
     sketch = store.sketch().to(workload.device)

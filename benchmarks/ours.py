@@ -97,14 +97,23 @@ def job_of(workload: Workload, batch_size: int = BATCH_SIZE, memory_budget: int 
 def attributed(model: nn.Module, job: Job, scope: Scope, folder: Path, scales: Mapping[str, Tensor] | None = None) -> Any:
     """Attribute one snapshot into a folder; returns the inner products over all groups: [train, probes]."""
     store = IngredientStore(folder, len(job.train), len(job.probes))
-    target = replace(target_of(model, scope), scales=scales)
-    few = range(min(2, len(job.train)))
-    batch = job.prepare(job.train.batch(few))
-    with Capture(model, target.coverage) as capture:  # as a fit's check does; here, the tests compare scores with a loop
-        capture.run(lambda: job.loss(batch, len(few)), len(few), lambda *_: None)
-    target.coverage.decisions.verified.update(layer.name for layer in target.coverage.layers)
+    target = replace(checked_target(model, job, scope), scales=scales)
     attribute_snapshot(target, job, store)
     return store.read().dot.sum(0)
+
+
+def checked_target(model: nn.Module, job: Job, scope: Scope = everything) -> Target:
+    """The model after the check that every fit makes before its first pass.
+
+    Without it a pass trusts no shape: it differentiates each batch a second time to see which sample a line belongs to.
+    """
+    target = target_of(model, scope)
+    few = range(min(2, len(job.train)))
+    batch = job.prepare(job.train.batch(few))
+    with Capture(model, target.coverage) as capture:  # a fit compares with plain autograd; here, the tests compare scores
+        capture.run(lambda: job.loss(batch, len(few)), len(few), lambda *_: None)
+    target.coverage.decisions.verified.update(layer.name for layer in target.coverage.layers)
+    return target
 
 
 def target_of(model: nn.Module, scope: Scope = everything) -> Target:

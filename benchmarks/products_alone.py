@@ -6,22 +6,35 @@ timed afterwards on factors that are ready: same operation, same layout, random 
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
-from torch.utils.flop_counter import flop_registry
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.flop_counter import flop_registry, shape_wrapper
 
 from benchmarks.timing import seconds
 
 _aten = torch.ops.aten
 #: Operations in place -> those that are registered.
 _IN_PLACE = {_aten.addmm_: _aten.addmm, _aten.baddbmm_: _aten.baddbmm}
+
+
+def _linear_flops(lines: Sequence[int], columns: Sequence[int], *_: Any, **_named: Any) -> int:
+    """``x W'`` by oneDNN, which torch's counter does not know."""
+    return 2 * math.prod(lines) * columns[0]
+
+
+#: Formulas of operations: torch's own, and that of a product which the engine calls directly.
+_FORMULAS = {
+    **flop_registry,
+    torch.ops.mkldnn._linear_pointwise: shape_wrapper(_linear_flops),  # type: ignore[no-untyped-call]
+}
 
 #: Calls of each product that are timed.
 _CALLS = 5
@@ -56,12 +69,14 @@ class Product:
         operation: the operation.
         arguments: positional and named ones, with a `Layout` in place of each tensor.
         multiplications: of one call (a floating-point operation is half of one).
+        moved: bytes of the factors and the result of one call, each once.
         calls: how often it was called.
     """
 
     operation: Any
     arguments: tuple[Any, Any]
     multiplications: float
+    moved: int
     calls: int = 0
 
     def seconds(self) -> float:
@@ -85,12 +100,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         named = kwargs or {}
         done = func(*args, **named)
         packet = func.overloadpacket
-        formula = flop_registry.get(_IN_PLACE.get(packet, packet))
+        formula = _FORMULAS.get(_IN_PLACE.get(packet, packet))
         if formula is not None:
             arguments = tree_map_only(Tensor, Layout.of, (args, named))
             key = f"{func} {arguments}"
             if key not in self.products:
-                self.products[key] = Product(func, arguments, formula(*args, **named, out_val=done) / 2)
+                moved = sum(one.nbytes for one in tree_leaves((args, named, done)) if isinstance(one, Tensor))
+                self.products[key] = Product(func, arguments, formula(*args, **named, out_val=done) / 2, moved)
             self.products[key].calls += 1
         return done
 
@@ -101,10 +117,12 @@ class Alone:
 
     Attributes:
         multiplications: of all products.
+        moved: bytes of all products' factors and results.
         seconds: of all products, alone.
     """
 
     multiplications: float
+    moved: float
     seconds: float
 
 
@@ -115,4 +133,5 @@ def products_alone(work: Callable[[], object]) -> Alone:
     products = list(recorder.products.values())
     with torch.no_grad():
         alone = sum(product.seconds() for product in products)
-    return Alone(sum(product.calls * product.multiplications for product in products), alone)
+    multiplications = sum(product.calls * product.multiplications for product in products)
+    return Alone(multiplications, sum(product.calls * product.moved for product in products), alone)

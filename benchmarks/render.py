@@ -55,6 +55,10 @@ TARGETS = {
 }
 
 
+#: What stands for the processor of a report that did not record it.
+NOT_RECORDED = "a processor that was not recorded"
+
+
 def tables(report: Report, box: Box) -> Iterator[tuple[str, Table]]:
     """The report's tables with their titles."""
     yield "Targets", _targets(report, box)
@@ -62,8 +66,12 @@ def tables(report: Report, box: Box) -> Iterator[tuple[str, Table]]:
         yield "Peers: ratios are median (lowest to highest; runs)", _comparisons(report, box)
     if report.growth:
         yield "Growth: time when one thing doubles", _growth(report, box)
+    if report.elsewhere:
+        yield "The same figures on other processors", _elsewhere(report, box)
     if report.limits:
         yield "Limits: each way against its own matrix products, timed alone", _limits(report, box)
+    if any(one.phases for one in report.limits):
+        yield "Seconds by phase, timed with a profiler", _phases(report, box)
 
 
 def show(report: Report, console: Console) -> None:
@@ -85,8 +93,8 @@ def page(report: Report) -> str:
         machine = report.machine
         versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
         parts.append(
-            f"Measured on {machine.date}: {machine.cores} cores, {machine.threads} threads, {machine.memory_gib:.0f} GiB of "
-            f"memory, {machine.device}; {versions}."
+            f"Measured on {machine.date}: {machine.processor or NOT_RECORDED}, {machine.cores} cores, {machine.threads} threads, "
+            f"{machine.memory_gib:.0f} GiB of memory, {machine.device}; {versions}."
         )
     for title, table in tables(report, MARKDOWN):
         parts += [f"## {title}", markdown(table)]
@@ -149,17 +157,39 @@ def _growth(report: Report, box: Box) -> Table:
 
 
 def _limits(report: Report, box: Box) -> Table:
-    columns = ("way", "billion multiplications", "of plain", "products alone, s", "whole, s", "of the limit")
+    columns = ("way", "billion multiplications", "of plain", "GB moved", "products alone, s", "whole, s", "of the limit")
     table = Table(*columns, box=box)
     for one in report.limits:
         table.add_row(
             one.what,
             f"{one.multiplications / 1e9:.0f}",
             f"{one.of_plain:.2f}",
+            f"{one.moved / 1e9:.1f}",
             f"{one.alone:.2f}",
             f"{one.whole:.2f}",
             f"{one.alone / one.whole:.0%}",
         )
+    return table
+
+
+def _phases(report: Report, box: Box) -> Table:
+    names = list(dict.fromkeys(name for one in report.limits for name in one.phases))
+    table = Table("way", *names, box=box)
+    for one in report.limits:
+        table.add_row(one.what, *(f"{one.phases.get(name, 0):.2f}" for name in names))
+    return table
+
+
+def _elsewhere(report: Report, box: Box) -> Table:
+    here = "" if report.machine is None else report.machine.processor
+    others = [(one.processor, one.date, {result.name: result for result in one.results}) for one in report.elsewhere]
+    now = {result.name: result for result in report.results}
+    heads = [f"{processor or NOT_RECORDED} ({date})" for processor, date, _ in others]
+    table = Table("figure", here or NOT_RECORDED, *heads, box=box)
+    for name in TARGETS:
+        row = [found.get(name) for found in (now, *(found for _, _, found in others))]
+        if any(row):
+            table.add_row(name, *("-" if result is None else f"{result.value:.2f}" for result in row))
     return table
 
 

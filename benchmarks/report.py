@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -60,6 +60,8 @@ class Limit:
     alone: float  # seconds of its products alone
     whole: float  # seconds
     of_plain: float  # multiplications over those of a plain forward and backward
+    moved: float = 0.0  # bytes of its products' factors and results
+    phases: dict[str, float] = field(default_factory=dict)  # seconds of each phase
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,16 @@ class Machine:
     memory_gib: float
     device: str
     versions: dict[str, str]
+    processor: str = ""  # empty in reports that did not record it
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What was measured on another processor."""
+
+    processor: str
+    date: str
+    results: tuple[Result, ...]
 
 
 @dataclass(frozen=True)
@@ -85,6 +97,7 @@ class Report:
     notes: tuple[str, ...] = ()
     failures: tuple[str, ...] = ()  # measurements that failed
     machine: Machine | None = None
+    elsewhere: tuple[Elsewhere, ...] = ()  # one for each other processor
 
 
 def ratio_result(name: str, ratio: Spread) -> Result:
@@ -92,8 +105,8 @@ def ratio_result(name: str, ratio: Spread) -> Result:
     return Result(name, ratio.value, ratio.low, ratio.high, ratio.runs, "ratio")
 
 
-def joined(reports: Iterable[Report], machine: Machine) -> Report:
-    """All results of one run."""
+def joined(reports: Iterable[Report], machine: Machine, elsewhere: tuple[Elsewhere, ...] = ()) -> Report:
+    """All results of one run, beside what was measured elsewhere."""
     every = tuple(reports)
     return Report(
         tuple(result for one in every for result in one.results),
@@ -103,7 +116,17 @@ def joined(reports: Iterable[Report], machine: Machine) -> Report:
         tuple(note for one in every for note in one.notes),
         tuple(failure for one in every for failure in one.failures),
         machine,
+        elsewhere,
     )
+
+
+def kept(before: Report, processor: str) -> tuple[Elsewhere, ...]:
+    """What a new run on this processor keeps of the report that it replaces: the results of every other processor."""
+    found = [one for one in before.elsewhere if one.processor != processor]
+    if before.machine is not None and before.machine.processor != processor:
+        found = [one for one in found if one.processor != before.machine.processor]
+        found.append(Elsewhere(before.machine.processor, before.machine.date, before.results))
+    return tuple(found)
 
 
 def write(report: Report, folder: Path) -> None:

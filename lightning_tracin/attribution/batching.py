@@ -124,10 +124,40 @@ def shards_of_rank(count: int, job: Job) -> list[int]:
     return [row[turn] for row, turn in turns if turn < len(row)]
 
 
-def probe_chunks(target: Target, job: Job) -> list[list[list[int]]]:
-    """The probes' batches in chunks whose gradients fit into the memory budget, longest first."""
+@dataclass(frozen=True)
+class LongestProbes:
+    """The longest batch of probes and its gradients, which a pass measures first and then need not compute again."""
+
+    batch: list[int]
+    gradients: dict[str, tuple[Form, ...]]  # parameter -> gradients, as `Target.expressed` gives them
+
+
+def longest_probes(target: Target, job: Job) -> LongestProbes:
+    """Run the longest batch of probes.
+
+    A whole batch is used, because a layer may see only some positions of a sample (such as the last token).
+    """
+    longest = max(batches_of(job.probes, job.batch_size), key=lambda batch: max(job.probes.sizes[index] for index in batch))
+    gradients: dict[str, tuple[Form, ...]] = {}
+    with Capture(target.model, target.coverage) as capture:
+
+        def keep(name: str, forms: tuple[Form, ...]) -> None:
+            gradients[name] = target.expressed(name, forms)
+
+        run_batch(capture, job, job.probes, longest, keep, "probe", target.name)
+    return LongestProbes(longest, gradients)
+
+
+def probe_chunks(target: Target, job: Job, longest: LongestProbes | None = None) -> list[list[list[int]]]:
+    """The probes' batches in chunks whose gradients fit into the memory budget, longest first.
+
+    Args:
+        target: the snapshot's model.
+        job: samples and settings.
+        longest: the longest batch, if it has been run already.
+    """
     batches = batches_of(job.probes, job.batch_size)[::-1]
-    most = max(1, (job.memory_budget - job.held_bytes) // max(1, bytes_of_a_probe(target, job)))
+    most = max(1, (job.memory_budget - job.held_bytes) // max(1, bytes_of_a_probe(target, job, longest)))
     return list(_chunks(batches, most))
 
 
@@ -144,22 +174,13 @@ def _chunks(batches: Sequence[list[int]], most: int) -> Iterator[list[list[int]]
     yield chunk
 
 
-def bytes_of_a_probe(target: Target, job: Job) -> int:
-    """Upper bound of a bank's memory per probe, measured on the longest batch.
-
-    A whole batch is used, because a layer may see only some positions of a sample (such as the last token).
-    """
-    longest = max(batches_of(job.probes, job.batch_size), key=lambda batch: max(job.probes.sizes[index] for index in batch))
-    gradients: dict[str, tuple[Form, ...]] = {}
-    with Capture(target.model, target.coverage) as capture:
-
-        def keep(name: str, forms: tuple[Form, ...]) -> None:
-            gradients[name] = target.expressed(name, forms)
-
-        run_batch(capture, job, job.probes, longest, keep, "probe", target.name)
+def bytes_of_a_probe(target: Target, job: Job, longest: LongestProbes | None = None) -> int:
+    """Upper bound of a bank's memory per probe, measured on the longest batch, which is run unless it is given."""
+    longest = longest or longest_probes(target, job)
+    gradients = longest.gradients
     held = ProbeBank(len(job.probes), target.parts.of, len(target.parts), target.scales).bytes_held(gradients)
     unreached = sum(count for name, count in target.coverage.elements.items() if name not in gradients)
-    return -(-held // len(longest)) + unreached * _element_size(target.coverage)
+    return -(-held // len(longest.batch)) + unreached * _element_size(target.coverage)
 
 
 def bytes_of_a_query(coverage: Coverage) -> int:

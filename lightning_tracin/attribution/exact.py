@@ -15,9 +15,11 @@ from tqdm.auto import tqdm
 
 from lightning_tracin.attribution.batching import (
     Job,
+    LongestProbes,
     Target,
     batches_of,
     bytes_of_a_probe,
+    longest_probes,
     probe_chunks,
     require_finite,
     run_batch,
@@ -89,11 +91,14 @@ def attribute_snapshot(target: Target, job: Job, store: IngredientStore) -> None
         TracInError: a loss or gradient is not finite; the message names the sample and the snapshot.
     """
     shards = shards_of(batches_of(job.train, job.batch_size))
-    chunks = probe_chunks(target, job)
+    longest = longest_probes(target, job)
+    chunks = probe_chunks(target, job, longest)
     names = {(chunk, shard): _shard_name(chunks, chunk, shard) for chunk in range(len(chunks)) for shard in range(len(shards))}
     store.keep_only(names.values())
     mine = shards_of_rank(len(shards), job)
     todo = [(chunk, shard) for chunk, shard in names if shard in mine and not store.has(names[chunk, shard])]
+    if not todo or todo[0][0] != 0 or longest.batch not in chunks[0]:
+        longest.gradients.clear()  # so that they are not in memory during the pass
     probes = sum(len(batch) for chunk in {chunk for chunk, _ in todo} for batch in chunks[chunk])
     with (
         Capture(target.model, target.coverage) as capture,
@@ -101,7 +106,7 @@ def attribute_snapshot(target: Target, job: Job, store: IngredientStore) -> None
         LateWrites.of(next(target.model.parameters()).device) as writes,
     ):
         for chunk, pairs in groupby(todo, key=lambda pair: pair[0]):
-            bank = _bank(capture, chunks[chunk], target, job)
+            bank = _bank(capture, chunks[chunk], target, job, longest)
             bar.update(bank.probes)
             columns = [index for batch in chunks[chunk] for index in batch]
             for _, shard in pairs:
@@ -127,18 +132,31 @@ def _shard_name(chunks: Sequence[list[list[int]]], chunk: int, shard: int) -> st
     return f"{sum(sizes[:chunk]):04d}+{sizes[chunk]:04d}-{shard:05d}"
 
 
-def _bank(capture: Capture, batches: list[list[int]], target: Target, job: Job) -> ProbeBank:
+def _bank(capture: Capture, batches: list[list[int]], target: Target, job: Job, longest: LongestProbes | None) -> ProbeBank:
     bank = ProbeBank(sum(map(len, batches)), target.parts.of, len(target.parts), target.scales)
-    collect(capture, bank, batches, target, job)
+    collect(capture, bank, batches, target, job, longest)
     bank.seal()
     require_finite(bank.squared_norms, [index for batch in batches for index in batch], job.probes, "probe", target.name)
     return bank
 
 
-def collect(capture: Capture, bank: ProbeBank | ProbeNorms, batches: list[list[int]], target: Target, job: Job) -> None:
-    """Run the probes' batches and collect their gradients in a bank."""
+def collect(
+    capture: Capture,
+    bank: ProbeBank | ProbeNorms,
+    batches: list[list[int]],
+    target: Target,
+    job: Job,
+    longest: LongestProbes | None = None,
+) -> None:
+    """Run the probes' batches and collect their gradients in a bank; those of `longest` are taken out of it."""
     at = 0
     for batch in batches:
+        if longest is not None and longest.gradients and batch == longest.batch:
+            while longest.gradients:  # one by one, so that the bank alone holds them
+                name, forms = longest.gradients.popitem()
+                bank.collect(name, forms, at)
+            at += len(batch)
+            continue
 
         def keep(name: str, forms: tuple[Form, ...], at: int = at) -> None:
             bank.collect(name, target.expressed(name, forms), at)

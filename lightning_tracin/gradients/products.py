@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_tracin.gradients.forms import Dense, Form, Outer, Rows, to_dense
+from lightning_tracin.gradients.onednn import onednn_product, suits_onednn
 
 #: A row of a table that at least this fraction of all (sample, probe) pairs share is multiplied as a matrix; other rows are
 #: multiplied pair by pair. Matrix products are about ten times more efficient than gathered products.
@@ -69,7 +70,9 @@ def squares(lines: Tensor) -> Tensor:
 
 def add_product(out: Tensor, left: Tensor, right: Tensor) -> None:
     """Add a matrix product to `out`, whose type is the factors' type or its `wide_type`."""
-    if out.dtype == left.dtype:
+    if suits_onednn(left, right):
+        out += onednn_product(left, right)
+    elif out.dtype == left.dtype:
         out.addmm_(left, right)
     else:
         out += left @ right

@@ -328,6 +328,25 @@ def test_the_page_holds_every_table():
     assert "2 cores, 2 threads" in page
 
 
+def test_the_page_keeps_what_was_measured_on_other_processors():
+    first = replace(found(), machine=replace(found().machine, processor="first"))
+    second = Report(
+        results=(Result("exact_vs_plain", 1.75, 1.5, 2.0, 3, "ratio"),),
+        limits=(report.Limit("exact", 2e9, 1.0, 2.0, 1.5, 3e9, {"forward": 0.5, "products": 0.25}),),
+        machine=replace(found().machine, processor="second", date="2026-11-28"),
+        elsewhere=report.kept(first, "second"),
+    )
+    page = render.page(second)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
+    assert ["figure", "second", "first (2026-11-21)"] in rows
+    assert ["exact_vs_plain", "1.75", "2.25"] in rows
+    assert ["exact", "2", "1.50", "3.0", "1.00", "2.00", "50%"] in rows
+    assert ["exact", "0.50", "0.25"] in rows
+    assert "Measured on 2026-11-28: second, 2 cores" in page
+    again = report.kept(second, "first")  # the first processor is measured again: only the second's figures are kept
+    assert [(one.processor, one.results[0].value) for one in again] == [("second", 1.75)]
+
+
 def test_one_measurement_from_the_command_line(tmp_path):
     command = ["--only", "exact_vs_plain", "--repetitions", "1", "--threads", "1", "--scale", "0.02"]
     root = Path(__file__).parents[2]

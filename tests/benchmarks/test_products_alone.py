@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from benchmarks.products_alone import Recorder, products_alone
+from lightning_tracin.gradients.products import add_product
 
 
 def test_products_are_counted_with_their_layouts_forward_backward_and_in_place() -> None:
@@ -26,3 +27,13 @@ def test_products_are_counted_with_their_layouts_forward_backward_and_in_place()
     alone = products_alone(work)
     assert alone.multiplications == 3 * 105 + 144
     assert alone.seconds > 0
+
+
+def test_a_long_product_is_counted_whichever_library_multiplies() -> None:
+    out = torch.zeros(40, 32)
+    with Recorder() as recorder, torch.no_grad():
+        add_product(out, torch.ones(40, 9000), torch.ones(32, 9000).T)
+    assert out.tolist() == [[9000.0] * 32] * 40
+    assert sum(one.calls * one.multiplications for one in recorder.products.values()) == 40 * 9000 * 32
+    (product,) = recorder.products.values()
+    assert product.moved >= 4 * (40 * 9000 + 9000 * 32 + 40 * 32)

@@ -140,7 +140,7 @@ def test_small_memory_budget_takes_the_probes_in_chunks_with_the_same_scores(
 ) -> None:
     whole = fitted(tmp_path / "whole")[1].influence("dot")
     pl.seed_everything(7)
-    monkeypatch.setattr("lightning_tracin.attribution.batching.bytes_of_a_probe", lambda target, job: 3000)
+    monkeypatch.setattr("lightning_tracin.attribution.batching.bytes_of_a_probe", lambda *_: 3000)
     callback = TracInCallback(
         tmp_path / "run", top_k=5, memory_budget=4 * 1000 * 5 + 4, preconditioner=None
     )  # three quarters of it: five probes

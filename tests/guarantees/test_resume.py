@@ -185,7 +185,7 @@ def test_fit_called_again_to_go_on_continues_the_ledger(tmp_path: Path) -> None:
 
 
 def test_shards_of_another_chunking_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_tracin.attribution.batching.bytes_of_a_probe", lambda target, job: 3000)
+    monkeypatch.setattr("lightning_tracin.attribution.batching.bytes_of_a_probe", lambda *_: 3000)
     run = fit(tmp_path, 2, memory_budget=4 * 1000 * 6 + 4)
     before = run.influence("dot")
     shards = sorted((run.path / "ingredients" / "0000-step1").iterdir())
