@@ -12,7 +12,7 @@ import dataclasses
 import time
 from pathlib import Path
 
-from benchmarks.evidence_page import COMPENSATED, HEADLINE, evidence_page, read_study, write_study
+from benchmarks.evidence_page import COMPENSATED, HEADLINE, OF_NEED, evidence_page, read_study, write_study
 from lightning_tracin.cli.main import settings_from
 from lightning_tracin.storage.files import as_utf8, write_bytes
 from lightning_tracin.studies.page import write_page
@@ -22,7 +22,7 @@ from lightning_tracin.studies.settings import StudySettings
 SETTINGS = Path(__file__).parent / "evidence_settings"
 STUDIES = ("sib200", "sib200-second", "sib200-120", "xsid", "sib200-embeddings", "nusax")
 #: Studies whose need is also predicted, in a study of its own with fewer seeds and more features.
-PREDICTED = {f"{name}-need": name for name in ("sib200", "sib200-second", "sib200-120", "xsid")}
+PREDICTED = {f"{name}{OF_NEED}": name for name in ("sib200", "sib200-second", "sib200-120", "xsid")}
 
 
 def main() -> None:

@@ -27,6 +27,9 @@ from lightning_tracin.studies.section import Section
 HEADLINE = ("factored Adam dot product x learning rate", "sum")
 COMPENSATED = ("compensated Adam dot product", "sum")
 STUDYS = ("cosine", "share")
+#: What a fit's own snapshots predict of refits, and the end of the names of studies about it, on data of other studies.
+NEED = ("predicted need", "nats")
+OF_NEED = "-need"
 
 #: Figures that the page shows; the others are in the studies' own folders.
 SHOWN = (
@@ -52,6 +55,10 @@ Written by `python -m benchmarks.evidence --data_dir FOLDER`; do not edit. Each 
 the settings in `benchmarks/evidence_settings`: a multilingual encoder is fine-tuned, and fine-tuned again without some of its
 train samples, from the same first weights, in the same order and with the same schedule. `--only NAME` runs one study; this
 page is then made from it and from what `docs/evidence` holds of the others.
+"""
+
+_ABOUT_NEED = """Studies of the same data with four seeds of refits, two attributed fits and 8,192 features. Predicted need is in
+nats: how far its level is from what was measured is said below, study by study.
 """
 
 _LIMITS = """
@@ -130,7 +137,12 @@ def read_study(page: Path, name: str) -> Found | None:
 
 def evidence_page(studies: Sequence[Found]) -> str:
     """The first page in Markdown."""
-    lines = [_START, " ".join(_beliefs(studies)), _LIMITS, "## All studies", "", _over_all(studies), ""]
+    main = [study for study in studies if not study.name.endswith(OF_NEED)]
+    about_need = [study for study in studies if study.name.endswith(OF_NEED)]
+    beliefs = " ".join([*_beliefs(main), *_beliefs_of_need(about_need)])
+    lines = [_START, beliefs, _LIMITS, "## All studies", "", _over_all(main, (HEADLINE, COMPENSATED, STUDYS)), ""]
+    if about_need:
+        lines += ["## Predicted need", "", _ABOUT_NEED, _over_all(about_need, (NEED, HEADLINE, COMPENSATED)), ""]
     return "\n".join([*lines, *map(_part, studies)])
 
 
@@ -163,6 +175,21 @@ def _beliefs(studies: Sequence[Found]) -> Iterator[str]:
         )
 
 
+def _beliefs_of_need(studies: Sequence[Found]) -> Iterator[str]:
+    known = [(study, row) for study in studies if (row := study.row(NEED)) is not None]
+    if known:
+        yield (
+            f"**Nearest to need** is `run.predicted_need()`: it correlates by {_range(known, 'others')}, and by "
+            f"{_range(known, 'contrast')} once row and column effects are taken out, where the default's sums of the same fits "
+            f"have {_range(_rows(known, HEADLINE), 'others')} and {_range(_rows(known, HEADLINE), 'contrast')}, and compensated "
+            f"ones {_range(_rows(known, COMPENSATED), 'others')} and {_range(_rows(known, COMPENSATED), 'contrast')}."
+        )
+
+
+def _rows(known: Sequence[tuple[Found, pd.Series[Any]]], which: tuple[str, str]) -> list[tuple[Found, pd.Series[Any]]]:
+    return [(study, row) for study, _ in known if (row := study.row(which)) is not None]
+
+
 def _range(known: Sequence[tuple[Found, pd.Series[Any]]], kind: str) -> str:
     values = np.asarray([row[kind] for _, row in known], dtype=np.float64)
     values = values[np.isfinite(values)]
@@ -187,17 +214,17 @@ def _above_all(differences: pd.DataFrame, kind: str) -> bool:
     return bool(len(rows)) and bool((rows[f"{kind}_low"] > 0).all())
 
 
-def _over_all(studies: Sequence[Found]) -> str:
-    """A table with a row for each study, and columns for the tool's two scores, the study's measure and the best baseline."""
+def _over_all(studies: Sequence[Found], shown: Sequence[tuple[str, str]]) -> str:
+    """A table with a row for each study, and columns for some scores and the best baseline."""
     rows = []
     for study in studies:
         table = study.agreement
         for kind in _KINDS:
             baselines = table[table["baseline"] & table[kind].notna()]
             best = None if baselines.empty else baselines.loc[baselines[kind].idxmax()]
-            cells = [_shown(study.row(which), kind) for which in (HEADLINE, COMPENSATED, STUDYS)]
+            cells = [_shown(study.row(which), kind) for which in shown]
             rows.append([study.name, kind, *cells, "" if best is None else f"{best['score']} {_shown(best, kind)}"])
-    named = (", ".join(which) for which in (HEADLINE, COMPENSATED, STUDYS))
+    named = (", ".join(which) for which in shown)
     columns = ["study", "cells", *named, "best baseline"]
     return _table(pd.DataFrame(rows, columns=columns))
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.evidence import evidence_settings
-from benchmarks.evidence_page import COMPENSATED, HEADLINE, SHOWN, STUDYS, evidence_page, read_study, write_study
+from benchmarks.evidence_page import COMPENSATED, HEADLINE, NEED, SHOWN, STUDYS, evidence_page, read_study, write_study
 from lightning_tracin.analysis.agreement import Prediction, agreement_tables
 from lightning_tracin.analysis.leave_one_out import Changes
 from lightning_tracin.studies.page import write_page
@@ -48,6 +48,7 @@ def left_out(noise: float) -> Section:
     predictions = [
         Prediction(*HEADLINE, truth[None] + noise * generator.normal(size=truth.shape)),
         Prediction(*COMPENSATED, truth[None] + noise * generator.normal(size=truth.shape)),
+        Prediction(*NEED, truth[None] + noise / 2 * generator.normal(size=truth.shape)),
         Prediction(*STUDYS, generator.normal(size=(1, *truth.shape))),
         Prediction("identity", "table", np.eye(8)[None], baseline=True),
         Prediction("representations", "mean", generator.normal(size=(1, *truth.shape)), baseline=True),
@@ -97,7 +98,33 @@ def test_the_first_page_begins_with_what_to_believe_and_is_made_from_files(tmp_p
     assert f"{line['others']:.2f} [{line['others_low']:.2f}, {line['others_high']:.2f}]" in text
 
 
+def test_predicted_need_has_studies_of_its_own(tmp_path: Path) -> None:
+    page = tmp_path / "docs" / "evidence.md"
+    plain = constructed(tmp_path, left_out(1.0))
+    about = dataclasses.replace(plain, settings=dataclasses.replace(plain.settings, name="nusax-need"))
+    for outcome in (plain, about):
+        write_study(outcome, page)
+    text = evidence_page([study for name in ("nusax", "nusax-need") if (study := read_study(page, name)) is not None])
+    believed = next(line for line in text.splitlines() if "What to believe" in line)
+    assert "of 1 studies" in believed  # the same data are not counted twice
+    agreement = about.sections[1].tables["agreement"].set_index("score")
+    need, headline = (agreement.loc[name] for name in (NEED[0], HEADLINE[0]))
+    assert f"`run.predicted_need()`: it correlates by {need['others']:.2f}, and by {need['contrast']:.2f} once" in believed
+    assert f"sums of the same fits have {headline['others']:.2f} and {headline['contrast']:.2f}" in believed
+    part = text.partition("## Predicted need")[2].partition("\n## ")[0]
+    (line,) = (line for line in part.splitlines() if line.startswith("| nusax-need | others"))
+    assert f"| {need['others']:.2f} [{need['others_low']:.2f}" in line
+    assert "| nusax | " not in part
+
+
 def test_data_and_folder_are_of_this_machine(tmp_path: Path) -> None:
+    about = evidence_settings("xsid-need", tmp_path / "data", tmp_path / "out")
+    assert (about.name, about.fit.data, about.seeds, about.influence_seeds) == (
+        "xsid-need",
+        "xsid-0.7/{language}.valid.conll",
+        4,
+        2,
+    )
     settings = evidence_settings("sib200", tmp_path / "data", tmp_path / "out")
     assert (settings.fit.data_dir, settings.output) == (str(tmp_path / "data"), str(tmp_path / "out"))
     assert settings.fit.data == "sib200/{language}/train.tsv"

@@ -236,6 +236,24 @@ def test_fewer_fits_may_be_attributed_than_refits_are_averaged_over(tmp_path: Pa
     assert "cosine" not in said
 
 
+def test_refits_are_predicted_where_the_steps_are_known(tmp_path: Path) -> None:
+    followed = "compensated Adam dot product"
+    part = {"experiments": ["left_out"], "scores": ["cosine", followed], "baselines": ["random"], "area_scores": []}
+    found = quietly(settings(tmp_path, **part))
+    (section,) = (one for one in found.sections if one.name == "left_out")
+    each = [TracInRun.open(found.folder / "runs" / f"seed{seed}-adam-projected").predicted_need() for seed in range(2)]
+    line = section.tables["agreement"].query("score == 'predicted need' and measure == 'nats' and left_out == 'one'").iloc[0]
+    keys = ["probe_language", "train_language"]
+    changes = section.tables["changes"].query("left_out == 'one'").rename(columns={"without": "train_language"})
+    together = pd.concat(each).groupby(keys)["nats"].mean().reset_index().merge(changes, on=keys)
+    others = together[together["probe_language"] != together["train_language"]]
+    assert len(others) == 6
+    assert line["others"] == pytest.approx(np.corrcoef(others["nats"], others["change"])[0, 1], abs=1e-6)
+    (said,) = (finding for finding in section.findings if finding.startswith("Predicted need"))
+    assert f"of other languages is {others['nats'].mean():+.3f} nats on average, and the measured change" in said
+    assert any("nats of measured change" in finding and "predicted need" in finding for finding in section.findings)
+
+
 def test_a_study_with_other_settings_is_not_mixed_with_it(outcome: Outcome) -> None:
     output = str(outcome.folder.parent)
     with pytest.raises(TracInError, match=r"small holds a study with seeds=2, but the settings now say 1: give the study a"):

@@ -132,6 +132,7 @@ def left_out(study: StudyRuns) -> Contents:
             *_of_agreement(agreement[_ONE], differences[_ONE], study.main),
             *(_of_pairs(agreement[_TWO]) if _TWO in agreement else ()),
             *_of_slopes(agreement[_ONE], study),
+            *_of_levels(tables, measured[_ONE]),
         ),
         {
             "changes": stacked({name: changes.table() for name, changes in measured.items()}, "left_out"),
@@ -321,6 +322,18 @@ def _of_pairs(agreement: pd.DataFrame) -> Iterator[str]:
         best = _best(scores, "others")
         apart = f", {best['contrast']:.2f} with row and column effects taken out" if np.isfinite(best["contrast"]) else ""
         yield f"Without two languages: {_with_interval(best, 'others')} agrees best over the pairs of other languages{apart}."
+
+
+def _of_levels(tables: Sequence[Prediction], changes: Changes) -> Iterator[str]:
+    """Is predicted need as large as what was measured, on average?"""
+    for one in tables:
+        if one.score == PREDICTED_NEED:
+            predicted, mean, own = one.cells.mean(0), changes.values.mean(0), changes.own
+            mine = f"; of own languages {predicted[own].mean():+.3f}, measured {mean[own].mean():+.3f}" if own.any() else ""
+            yield (
+                f"{PREDICTED_NEED.capitalize()} of other languages is {predicted[~own].mean():+.3f} nats on average, and the "
+                f"measured change {mean[~own].mean():+.3f}{mine}."
+            )
 
 
 def _of_slopes(agreement: pd.DataFrame, study: StudyRuns) -> Iterator[str]:
