@@ -14,6 +14,7 @@ from humanize import naturalsize
 
 from lightning_tracin.analysis.contributions import whole_fit
 from lightning_tracin.analysis.influence_reader import Ranking
+from lightning_tracin.analysis.need_table import Curvature
 from lightning_tracin.analysis.resampling import NO_INTERVAL
 from lightning_tracin.analysis.tables import as_csv
 from lightning_tracin.attribution.spot_check import described as described_check
@@ -198,6 +199,17 @@ def reliance(
         blocks=blocks,
     )
     return _printed(table, output)
+
+
+def need(run: str, curvature: Curvature = "gauss-newton", output: Output = "table") -> str:
+    """Print by how many nats each probe language's loss would be higher after a fit without each train language, as predicted.
+
+    Args:
+        run: the run directory; it has features in the metric of the fit's steps.
+        curvature: "gauss-newton" for the cross-entropy of one label a sample; "fisher" for any loss, less exact.
+        output: format of the printed table.
+    """
+    return _printed(TracInRun.open(run).predicted_need(curvature), output)
 
 
 def contributions(

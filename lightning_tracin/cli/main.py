@@ -24,7 +24,7 @@ _UNQUOTED = re.compile(
 )
 
 #: The commands on runs: functions of `cli.commands`.
-_RUN_COMMANDS = ("attribute", "results", "report", "status", "reliance", "contributions", "top", "export", "dashboard")
+_RUN_COMMANDS = ("attribute", "results", "report", "status", "reliance", "need", "contributions", "top", "export", "dashboard")
 
 
 class _StudyParser(ArgumentParser):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -15,6 +17,7 @@ from torch.utils.data import DataLoader
 from lightning_tracin import TracInCallback, TracInError, TracInRun
 from lightning_tracin.analysis.need_table import NEED_COLUMNS, need_table
 from lightning_tracin.analysis.resampling import NO_INTERVAL, Interval
+from lightning_tracin.cli.main import main
 from lightning_tracin.storage.snapshots import load_weights
 from tests.support.fits import trainer
 
@@ -173,6 +176,14 @@ def test_a_summed_loss_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_curvature(tmp_path: Path) -> None:
     with pytest.raises(TracInError, match="curvature should be 'gauss-newton' or 'fisher', but is 'hessian'"):
         fitted(tmp_path).predicted_need("hessian")  # type: ignore[arg-type]
+
+
+def test_the_command_prints_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = fitted(tmp_path)
+    capsys.readouterr()
+    main(["need", str(run.path), "--curvature", "fisher", "--output", "csv"])
+    shown = pd.read_csv(StringIO(capsys.readouterr().out))
+    pd.testing.assert_frame_equal(shown, run.predicted_need("fisher"))
 
 
 def test_intervals_are_over_items() -> None:
