@@ -31,7 +31,7 @@ from torch import Tensor
 from lightning_tracin.errors import TracInError
 
 #: Bytes of the matrices of languages that are added up in one reading of the features.
-_HELD = 2**31
+HELD_BYTES = 2**31
 #: Largest number of features; H has its square in elements.
 _MOST = 16_384
 
@@ -127,7 +127,7 @@ def _by_features(shards: Shards, owner: Tensor, push: Tensor, scale: Tensor, pul
             f"The curvature of {dim:,} features needs {dim**2 * 8 / 1e9:.0f} GB; take a `projection_dim` of at most {_MOST:,}."
         )
     counts, left = owner.bincount(), push.clone()
-    size = max(1, _HELD // (8 * dim**2) - 1)
+    size = max(1, HELD_BYTES // (8 * dim**2) - 1)
     for first in range(0, groups, size):
         some = range(first, min(groups, first + size))
         whole = torch.zeros(dim, dim, dtype=torch.float64)

@@ -47,7 +47,7 @@ def test_it_is_the_formula_however_it_is_solved(dim: int) -> None:
 
 
 def test_many_features_are_solved_for_a_few_groups_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_tracin.analysis.predicted_need._HELD", 0)
+    monkeypatch.setattr("lightning_tracin.analysis.predicted_need.HELD_BYTES", 0)
     generator = torch.Generator().manual_seed(0)
     features, probes = (torch.randn(rows, 3, generator=generator, dtype=torch.float64) for rows in (8, 5))
     pull = Pull(torch.full((3,), 0.1, dtype=torch.float64), now=3, later=1.0, weights=torch.ones(8, dtype=torch.float64))
