@@ -179,7 +179,7 @@ def _beliefs_of_need(studies: Sequence[Found]) -> Iterator[str]:
     known = [(study, row) for study in studies if (row := study.row(NEED)) is not None]
     if known:
         yield (
-            f"**Nearest to need** is `run.predicted_need()`: it correlates by {_range(known, 'others')}, and by "
+            f"**Predicted need** (`run.predicted_need()`) correlates by {_range(known, 'others')}, and by "
             f"{_range(known, 'contrast')} once row and column effects are taken out, where the default's sums of the same fits "
             f"have {_range(_rows(known, HEADLINE), 'others')} and {_range(_rows(known, HEADLINE), 'contrast')}, and compensated "
             f"ones {_range(_rows(known, COMPENSATED), 'others')} and {_range(_rows(known, COMPENSATED), 'contrast')}."

@@ -109,7 +109,7 @@ def test_predicted_need_has_studies_of_its_own(tmp_path: Path) -> None:
     assert "of 1 studies" in believed  # the same data are not counted twice
     agreement = about.sections[1].tables["agreement"].set_index("score")
     need, headline = (agreement.loc[name] for name in (NEED[0], HEADLINE[0]))
-    assert f"`run.predicted_need()`: it correlates by {need['others']:.2f}, and by {need['contrast']:.2f} once" in believed
+    assert f"(`run.predicted_need()`) correlates by {need['others']:.2f}, and by {need['contrast']:.2f} once" in believed
     assert f"sums of the same fits have {headline['others']:.2f} and {headline['contrast']:.2f}" in believed
     part = text.partition("## Predicted need")[2].partition("\n## ")[0]
     (line,) = (line for line in part.splitlines() if line.startswith("| nusax-need | others"))
