@@ -88,7 +88,7 @@ def _rates(snapshots: Sequence[Snapshot], position: int, store: FeatureStore) ->
 def _weights(store: FeatureStore, curvature: Curvature, directory: RunDirectory) -> Tensor:
     if curvature == "fisher":
         return torch.ones(store.count("train"), dtype=torch.float64)
-    losses = store.label_losses.read()
+    losses = store.label_losses()
     if losses is None:
         raise TracInError(
             f"{directory.path} has no probabilities of labels: they are stored where the fit's loss is the cross-entropy of one "

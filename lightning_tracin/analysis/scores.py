@@ -104,6 +104,7 @@ def factored_scores(ingredients: Ingredients, similarity: Similarity, weights: n
         train = _inverse(np.sqrt(np.square(ingredients.train_norm, dtype=np.float64).sum(0)))
     if similarity == "cosine":
         probe = _inverse(np.sqrt(np.square(ingredients.probe_norm, dtype=np.float64).sum(0)))
+    weights = weights[: len(ingredients.dot)]  # later groups have no scored parameters, and so no products
     return FactoredScores(ingredients.dot, weights, train, probe)
 
 

@@ -186,10 +186,7 @@ def _write_late(
     writes: LateWrites, store: FeatureStore, side: Side, shard: str, index: Sequence[int], tensors: list[Tensor]
 ) -> None:
     def write(copied: list[Tensor]) -> None:
-        features, norm, *labels = copied
-        for losses in labels:  # first, as a shard of features is one that is done
-            store.label_losses.write(shard, index, losses)
-        store.write(side, shard, FeatureBlock(index, features, norm))
+        store.write(side, shard, FeatureBlock(index, *copied))
 
     writes.put(tensors, write)
 

@@ -21,7 +21,6 @@ from lightning_tracin.gradients import Sketch
 from lightning_tracin.gradients.sketch import SCALE, to_half
 from lightning_tracin.storage.files import read_tensor, read_tensors, write_tensors
 from lightning_tracin.storage.filesystem import remove_tree, will_read
-from lightning_tracin.storage.label_losses import LabelLosses
 from lightning_tracin.storage.prefetch import Ahead
 from lightning_tracin.storage.shards import Indices, are_indices
 
@@ -35,6 +34,7 @@ class FeatureBlock:
     index: Sequence[int]  # indices of the samples
     features: Tensor  # [samples, features], half precision, rescaled to norm `SCALE`
     norm: Tensor  # [samples]
+    label_losses: Tensor | None = None  # -log of the probability of each sample's label, where that is its whole loss: [samples]
 
 
 def packed(index: Sequence[int], features: Tensor) -> FeatureBlock:
@@ -67,6 +67,9 @@ class StoredFeatures:
         """The features with their original norms; overwrites `features`."""
         return self.features.mul_(self.scale[:, None])
 
+
+#: Name of what labels cost, in the files of train samples.
+_LABELS = "label_losses"
 
 #: Prefix of the names of shards of added probes.
 _ADDED = "probes-added"
@@ -101,11 +104,6 @@ class FeatureStore:
         self.folder, self.fit, self._additions, self._owner = folder, fit, additions, owner
         self._sketch = folder / "sketch.safetensors"
         self._counts: dict[Side, int] = {"train": train, "probes": probes}
-
-    @property
-    def label_losses(self) -> LabelLosses:
-        """What the train samples' labels cost, where that is known."""
-        return LabelLosses(self.folder, self._counts["train"], self._owner)
 
     @property
     def has_sketch(self) -> bool:
@@ -163,6 +161,7 @@ class FeatureStore:
                 "index": torch.tensor(block.index, dtype=torch.int64),
                 "features": block.features.cpu(),
                 "norm": block.norm.float().cpu(),
+                **({} if block.label_losses is None else {_LABELS: block.label_losses.detach().double().cpu()}),
             },
             self._owner,
         )
@@ -227,7 +226,7 @@ class FeatureStore:
     def _read(self, side: Side, path: Path) -> StoredFeatures:
         """A shard, in single precision."""
         tensors = read_tensors(path, owner=self._owner)
-        if set(tensors) != {"index", "features", "norm"}:
+        if set(tensors) - {_LABELS} != {"index", "features", "norm"}:
             raise TracInError(f"{path} is not a shard of features (it holds {sorted(tensors)}); delete it.")
         index, features, norm = tensors["index"], tensors["features"].float(), tensors["norm"]
         fits = features.ndim == 2 and features.shape[:1] == index.shape and norm.shape == index.shape
@@ -236,6 +235,24 @@ class FeatureStore:
             if bool(torch.isfinite(length).all()):
                 return StoredFeatures(index, features, length, norm / SCALE)
         raise TracInError(f"{path} does not belong to this run, or is damaged; delete it to have it computed again.")
+
+    def label_losses(self) -> Tensor | None:
+        """-log of the probability of each train sample's label, [train], double precision; None where it is not its whole loss.
+
+        They weigh the samples' curvature, see `analysis.predicted_need`.
+
+        Raises:
+            TracInError: a shard is damaged or of another run.
+        """
+        found = torch.full((self._counts["train"],), torch.nan, dtype=torch.float64)
+        for path in self._paths("train"):
+            index, losses = (read_tensor(path, name, owner=self._owner) for name in ("index", _LABELS))
+            if losses is None:
+                return None
+            if index is None or index.shape != losses.shape or not are_indices(index.numpy(), self._counts["train"]):
+                raise TracInError(f"{path} does not belong to this run, or is damaged; delete it to have it computed again.")
+            found[index] = losses
+        return None if bool(found.isnan().any()) else found
 
     def count(self, side: Side) -> int:
         """Number of train samples or of probes of the run."""

@@ -42,6 +42,12 @@ def test_gradient_of_zero_influences_nothing() -> None:
     assert snapshot_scores(silent, "cosine", np.ones(1)).tolist() == [[0.0], [0.0]]
 
 
+def test_an_optimizer_group_without_scored_parameters_adds_nothing() -> None:
+    """Parameters of the second group are frozen or not chosen, so that products have one group and the optimizer two."""
+    one = Ingredients(np.array([[[4.0]]]), np.array([[2.0]]), np.array([[4.0]]))
+    assert snapshot_scores(one, "dot", np.array([0.5, 100.0])).tolist() == [[2.0]]
+
+
 def test_equal_scores_are_ranked_in_random_order() -> None:
     """A dataset sorted by language must not make the first language the strongest."""
     scores = np.repeat([[1.0], [3.0]], 500, axis=0)

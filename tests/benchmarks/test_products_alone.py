@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from benchmarks.products_alone import Recorder, products_alone
+from lightning_tracin.gradients.onednn import suits_onednn
 from lightning_tracin.gradients.products import add_product
 
 
@@ -31,6 +32,7 @@ def test_products_are_counted_with_their_layouts_forward_backward_and_in_place()
 
 def test_a_long_product_is_counted_whichever_library_multiplies() -> None:
     out = torch.zeros(40, 32)
+    suits_onednn(torch.ones(40, 9000), torch.ones(9000, 32))  # tries a small product, once in a process
     with Recorder() as recorder, torch.no_grad():
         add_product(out, torch.ones(40, 9000), torch.ones(32, 9000).T)
     assert out.tolist() == [[9000.0] * 32] * 40

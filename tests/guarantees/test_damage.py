@@ -71,6 +71,9 @@ def values(path: Path) -> dict[str, Any]:
         "influence": run.influence("dot", "learning_rate").to_numpy().tobytes(),
         "representations": [one.tobytes() for one in run.representations()],
     }
+    if run.method.whitens:
+        said["labels"] = [run.directory.features(snapshot).label_losses() for snapshot in run.snapshots]
+        said["labels"] = [None if one is None else one.tolist() for one in said["labels"]]
     for snapshot in run.snapshots:
         tensors = {**snapshot.state_dict(), **({"scales": snapshot.scales()} if settings.preconditioner == "adam" else {})}
         said[snapshot.name] = {name: np.asarray(tensor).tobytes() for name, tensor in tensors.items() if name != "scales"}
