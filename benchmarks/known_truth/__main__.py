@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.known_truth.documents import cldr, sib200
+from benchmarks.known_truth.first_page import first_page
 from benchmarks.known_truth.measure import KINDS, covered, measured
-from benchmarks.known_truth.page import Measured, first_page, write_model
+from benchmarks.known_truth.page import Measured, write_model
 from benchmarks.known_truth.plan import ARMS, MODELS, SMALL, Plan
 from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.files import as_utf8, write_bytes

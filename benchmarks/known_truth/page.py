@@ -1,7 +1,7 @@
 """The pages that known truth is shown on.
 
-Each model has a page, a table of all its figures and a file of findings; docs/known-truth.md is made from these files, so that a
-model can be measured without the others' fits.
+Each model has a page, a table of all its figures and a file of findings, which `first_page` reads, so that a model can be
+measured without the others' fits.
 """
 
 from __future__ import annotations
@@ -49,28 +49,6 @@ SHOWN = (
 NEED = ("predicted need", "nats")
 HEADLINE, STUDYS = ("factored Adam dot product x learning rate", "mean"), ("cosine", "share")
 
-_HEAD = """# Known truth: what each number is worth where the answer is known
-
-Written by `python -m benchmarks.known_truth --data_dir FOLDER`; change the code, not this page. `--models NAME` measures one
-model; this page is then made from it and from what `docs/known-truth` holds of the others.
-
-Languages are made from one: each clone maps the words of real text one-to-one to words of its own, and a part p of the
-different words is the same in all. So it is known what a language can have from another. A model is fitted on all of them with
-the package's callbacks, and fitted again without each language, with the same first weights and the same batches in the same
-order. What is true is *need*: by how many nats the loss of a language's probes rises without a train language.
-"""
-
-_TAIL = """
-## What this cannot say
-
-- Two of the models are small and start from nothing. The pretrained encoder knows the words that languages share and none of a
-  clone's own: it has to learn those from a few hundred documents.
-- A clone is the same language in other words: grammar, topics and label proportions are those of English.
-- At p = 0 languages still share a head, a hidden layer and the proportions of labels; need says what that is worth.
-- Need is one kind of truth: it takes one language out of all. Where documents are parallel, no single language is needed, and
-  what the languages are worth together is said by Shapley values.
-"""
-
 
 @dataclass(frozen=True)
 class Measured:
@@ -100,28 +78,6 @@ def model_page(one: Measured, plan: Plan, source: str, documents: int) -> str:
     about = f"What the words mean is said on the [first page](../known-truth.md). Every score and measure: {one.model}.csv."
     head = f"# Known truth, {one.model}: {MODELS[one.model]}\n\n{start} {about}"
     return "\n".join([f"{head}\n\n{said}\n\n## Settings\n\n{facts(one.model, plan, source, documents)}\n", *sections])
-
-
-def first_page(first: Path) -> str:
-    """The first page in Markdown: the findings of every model that has a page beside it."""
-    parts = []
-    for model, about in MODELS.items():
-        path = first.with_suffix("") / f"{model}.json"
-        if path.exists():
-            said = "\n".join(f"- {sentence}" for sentence in json.loads(path.read_text(encoding="utf-8")))
-            more = f"Every table: [known-truth/{model}.md](known-truth/{model}.md)."
-            parts.append(f"\n## {model}: {about}\n\n{said}\n\n{more}\n")
-    return f"{_HEAD}{''.join(parts)}\n{_WORDS}{_TAIL}"
-
-
-_WORDS = """## Words
-
-A cell *claims* help if its 95 % interval is above its null (shares) or above 0 (means, contrasts, contributions), and need does
-if it is above 0 by two standard errors over seeds. *Other / own* is the mean value of other languages in parts of that of own
-languages. Agreement is Pearson's correlation with need over the cells of other languages, as they are / without row and column
-effects. `identity` is 1 for the own language, `shared words` the part of a language's probe words that the train language has,
-`same label` and `BM25 x same label` look at no gradient either.
-"""
 
 
 def facts(model: str, plan: Plan, source: str, documents: int) -> str:

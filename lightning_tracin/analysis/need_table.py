@@ -47,13 +47,14 @@ def rises_of_run(directory: RunDirectory, languages: Sequence[str], curvature: C
         raise TracInError(f"{directory.path} has no snapshots to predict from; the fit ended before the first one was taken.")
     stores = [directory.features(snapshot) for snapshot in snapshots]
     total = torch.zeros(len(names), stores[0].count("probes"), dtype=torch.float64)
-    for position, store in enumerate(stores):
-        rates = _rates(snapshots, position, store)
-        own = snapshots[position].steps * float(rates.mean())
+    for position, (snapshot, store) in enumerate(zip(snapshots, stores, strict=True)):
+        groups_of = _groups_of(snapshot, store)
+        ahead = [one.steps * _rates(one, groups_of) for one in snapshots[position:]]
+        own = float(ahead[0].mean())
         if own == 0:
             continue
-        later = sum(one.steps * float(_rates([one], 0, store).mean()) for one in snapshots[position:])
-        pull = Pull(rates, snapshots[position].steps, later / own, _weights(store, curvature, directory))
+        later = sum(float(one.mean()) for one in ahead) / own
+        pull = Pull(_rates(snapshot, groups_of), snapshot.steps, later, _weights(store, curvature, directory))
         probes = store.some("probes", range(store.count("probes")))
         store.train_of_shards()  # complete, or an error
         total += predicted_rise(lambda store=store: store.blocks("train"), probes, groups, pull)  # type: ignore[misc]
@@ -76,13 +77,18 @@ def _require_steps(directory: RunDirectory) -> None:
         )
 
 
-def _rates(snapshots: Sequence[Snapshot], position: int, store: FeatureStore) -> Tensor:
-    """Learning rate of each feature: [features]."""
-    snapshot, sketch = snapshots[position], store.sketch()
-    rates = torch.zeros(sketch.dim, dtype=torch.float64)
+def _groups_of(snapshot: Snapshot, store: FeatureStore) -> Tensor:
+    """The optimizer group of each feature: [features]."""
+    sketch = store.sketch()
+    groups = torch.zeros(sketch.dim, dtype=torch.int64)
     for name, where in sketch.layout.items():
-        rates[where] = snapshot.learning_rates[snapshot.record.groups[name]]
-    return rates
+        groups[where] = snapshot.record.groups[name]
+    return groups
+
+
+def _rates(snapshot: Snapshot, groups: Tensor) -> Tensor:
+    """Learning rate of each feature in the interval of a snapshot: [features]."""
+    return torch.tensor(snapshot.learning_rates, dtype=torch.float64)[groups]
 
 
 def _weights(store: FeatureStore, curvature: Curvature, directory: RunDirectory) -> Tensor:

@@ -148,7 +148,7 @@ class Capture:
                     self._place_hooks()
                     moved.update(error.layers)
                     continue
-                reached = value.detach().cpu()  # the only time that a batch waits for an accelerator
+                reached = value.detach().cpu()  # one wait for an accelerator, for both uses
                 if torch.isfinite(reached):
                     self._backward(value, own)
                     self._finish(consumer, samples, alone)

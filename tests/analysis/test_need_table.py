@@ -48,10 +48,11 @@ class Points(torch.utils.data.Dataset[dict[str, Any]]):
 class Planes(pl.LightningModule):
     """Logistic regression by plain SGD."""
 
-    def __init__(self, smoothing: float = 0.0, adam: bool = False, total: bool = False) -> None:
+    def __init__(self, smoothing: float = 0.0, adam: bool = False, total: bool = False, bias_rate: float = 0.1) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.line, self.smoothing, self.adam, self.total = torch.nn.Linear(WIDTH, CLASSES), smoothing, adam, total
+        self.bias_rate = bias_rate
 
     def losses(self, batch: dict[str, Any]) -> torch.Tensor:
         return F.cross_entropy(self.line(batch["points"]), batch["labels"], reduction="none")
@@ -65,7 +66,9 @@ class Planes(pl.LightningModule):
         return F.cross_entropy(logits, labels, reduction=reduction, label_smoothing=self.smoothing)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return (torch.optim.AdamW if self.adam else torch.optim.SGD)(self.parameters(), lr=0.1)
+        return (torch.optim.AdamW if self.adam else torch.optim.SGD)(
+            [{"params": [self.line.weight]}, {"params": [self.line.bias], "lr": self.bias_rate}], lr=0.1
+        )
 
 
 def fitted(folder: Path, module: Planes | None = None, label_count: int = 1, **settings: Any) -> TracInRun:
@@ -100,19 +103,20 @@ def by_hand(run: TracInRun, weigh: bool) -> np.ndarray:
         phi, psi = gradients(train), gradients(probes)
         chance = torch.softmax(module.line(train.points), 1).gather(1, train.labels[:, None])[:, 0].detach().double().numpy()
         weights = chance / (1 - chance) if weigh else np.ones(len(train))
-        rate = snapshot.learning_rates[0]
-        ahead = sum(one.steps * one.learning_rates[0] for one in snapshots[position:])
+        roots = np.sqrt(np.repeat(snapshot.learning_rates, [CLASSES * WIDTH, CLASSES]))  # of weights, then of biases
+        phi, psi = phi * roots, psi * roots
+        ahead = sum(one.steps for one in snapshots[position:])  # at the same rates
         for group in range(3):
             mine, rest = phi[owner == group], phi[owner != group]
-            push = snapshot.steps * rate * len(mine) / len(phi) * (mine.mean(0) - rest.mean(0))
+            push = snapshot.steps * len(mine) / len(phi) * (mine.mean(0) - rest.mean(0))
             curvature = (rest * weights[owner != group, None]).T @ rest / len(rest)
             total[group] += psi @ np.linalg.solve(np.eye(phi.shape[1]) + ahead * curvature, push)
     return total
 
 
-@pytest.mark.parametrize(("curvature", "weigh"), [("gauss-newton", True), ("fisher", False)])
-def test_it_is_that_of_single_samples(tmp_path: Path, curvature: Any, weigh: bool) -> None:
-    run = fitted(tmp_path)
+@pytest.mark.parametrize(("curvature", "weigh", "bias_rate"), [("gauss-newton", True, 0.1), ("fisher", False, 0.4)])
+def test_it_is_that_of_single_samples(tmp_path: Path, curvature: Any, weigh: bool, bias_rate: float) -> None:
+    run = fitted(tmp_path, Planes(bias_rate=bias_rate))
     table = run.predicted_need(curvature, interval=NO_INTERVAL)
     assert tuple(table.columns) == NEED_COLUMNS
     want, probes = by_hand(run, weigh), np.array(run.probes.language)

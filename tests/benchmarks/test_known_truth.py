@@ -12,9 +12,10 @@ import torch
 
 from benchmarks.known_truth import judge
 from benchmarks.known_truth.documents import Document
+from benchmarks.known_truth.first_page import first_page
 from benchmarks.known_truth.measure import Found, measured
 from benchmarks.known_truth.networks import Encoded
-from benchmarks.known_truth.page import HEADLINE, Measured, first_page, noisy_value, related, write_model
+from benchmarks.known_truth.page import HEADLINE, Measured, noisy_value, related, write_model
 from benchmarks.known_truth.permuted_encoder import rows_of
 from benchmarks.known_truth.plan import SMALL
 from benchmarks.known_truth.product import watched
