@@ -76,9 +76,7 @@ class QueryBank(ProbeBank):
     def __init__(self, weights: Tensor, parts: Mapping[str, int], part_count: int) -> None:
         super().__init__(weights.shape[1], parts, part_count)
         self._weights = weights
-        self._members = (
-            weights.cpu() != 0
-        )  # looked at here, so that the processor does not wait for an accelerator at every layer
+        self._members = weights.cpu() != 0  # here, so that the processor does not wait for an accelerator at every layer
         self._chosen: dict[tuple[int, int], list[Tensor]] = {}  # a batch of probes -> those of each query
         self._rows: dict[str, list[Rows]] = {}
         self._matrices: dict[str, tuple[Tensor, tuple[int, int]]] = {}  # see `Written`

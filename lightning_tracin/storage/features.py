@@ -184,9 +184,8 @@ class FeatureStore:
         Raises:
             TracInError: a shard is damaged or of another run.
         """
-        read = self.reader(side)
-        found = Ahead(read, range(len(self._paths(side))))
-        for shard in map(found.__getitem__, range(len(self._paths(side)))):
+        shards = range(len(self._paths(side)))
+        for shard in map(Ahead(self.reader(side), shards).__getitem__, shards):
             yield shard.index, shard.rescaled()
 
     def some(self, side: Side, indices: Sequence[int]) -> Tensor:
