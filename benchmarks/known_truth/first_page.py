@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from benchmarks.known_truth.model_page import findings_of, read_parts
 from benchmarks.known_truth.plan import MODELS
 
 _HEAD = """# Known truth: what each number is worth where the answer is known
 
 Written by `python -m benchmarks.known_truth --data_dir FOLDER`; change the code, not this page. `--models NAME` measures one
-model; this page is then made from it and from what `docs/known-truth` holds of the others.
+model and `--arms NAME` one arm; the pages are then made from it and from what `docs/known-truth` holds of the others.
 
 Languages are made from one: each clone maps the words of real text one-to-one to words of its own, and a part p of the
 different words is the same in all. So it is known what a language can have from another. A model is fitted on all of them with
@@ -43,9 +43,9 @@ def first_page(first: Path) -> str:
     """The first page in Markdown: the findings of every model that has a page beside it."""
     parts = []
     for model, about in MODELS.items():
-        path = first.with_suffix("") / f"{model}.json"
-        if path.exists():
-            said = "\n".join(f"- {sentence}" for sentence in json.loads(path.read_text(encoding="utf-8")))
+        stored = read_parts(first.with_suffix("") / f"{model}.json")
+        if stored is not None:
+            said = "\n".join(f"- {sentence}" for sentence in findings_of(stored))
             more = f"Every table: [known-truth/{model}.md](known-truth/{model}.md)."
             parts.append(f"\n## {model}: {about}\n\n{said}\n\n{more}\n")
     return f"{_HEAD}{''.join(parts)}\n{_WORDS}{_TAIL}"

@@ -1,16 +1,9 @@
-"""The pages that known truth is shown on.
-
-Each model has a page, a table of all its figures and a file of findings, which `first_page` reads, so that a model can be
-measured without the others' fits.
-"""
+"""What each arm of known truth shows: its tables in Markdown, and what they say in sentences."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +11,12 @@ import pandas as pd
 
 from benchmarks.known_truth import judge
 from benchmarks.known_truth.measure import Found
-from benchmarks.known_truth.plan import ARMS, MODELS, Plan
-from lightning_tracin.analysis.tables import as_csv
-from lightning_tracin.storage.files import as_utf8, write_bytes
+from benchmarks.known_truth.plan import Plan
 
 #: Which cells of a table.
 Cells = npt.NDArray[np.bool_]
+#: How often intervals cover: what was drawn anew -> score and measure -> column -> part of the cells.
+Coverage = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 #: Rows of the tables; all others are in the model's table of figures.
 SHOWN = (
@@ -48,55 +41,14 @@ SHOWN = (
 )
 NEED = ("predicted need", "nats")
 HEADLINE, STUDYS = ("factored Adam dot product x learning rate", "mean"), ("cosine", "share")
+#: Where languages have different sizes, what is lost without one is the sum.
+LOST = (HEADLINE[0], "sum")
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What is measured of a model: its worlds by arm, and the coverage of intervals by what was drawn anew."""
-
-    model: str
-    arms: Mapping[str, Sequence[Found]]
-    coverage: Mapping[str, Mapping[str, Mapping[str, float]]]
-
-
-def write_model(one: Measured, plan: Plan, source: str, documents: int, first: Path) -> None:
-    """Write a model's page, all its figures, and its findings, into the folder named like the first page."""
-    folder = first.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(folder / f"{one.model}.md", as_utf8(model_page(one, plan, source, documents)))
-    write_bytes(folder / f"{one.model}.csv", as_utf8(as_csv(judged(one))))
-    write_bytes(folder / f"{one.model}.json", as_utf8(f"{json.dumps([*findings(one)], indent=1, ensure_ascii=False)}\n"))
-
-
-def model_page(one: Measured, plan: Plan, source: str, documents: int) -> str:
-    """A model's page in Markdown, with a section for each arm."""
-    sections = [f"## {arm}: {ARMS[arm]}\n\n{_TABLES[arm](worlds)}\n" for arm, worlds in one.arms.items() if worlds]
-    if one.coverage:
-        sections.append(f"## Intervals\n\n{coverage_table(one.coverage, plan)}\n")
-    said = "\n".join(f"- {sentence}" for sentence in findings(one))
-    start = f"Written by `python -m benchmarks.known_truth --data_dir FOLDER --models {one.model}`; do not edit."
-    about = f"What the words mean is said on the [first page](../known-truth.md). Every score and measure: {one.model}.csv."
-    head = f"# Known truth, {one.model}: {MODELS[one.model]}\n\n{start} {about}"
-    return "\n".join([f"{head}\n\n{said}\n\n## Settings\n\n{facts(one.model, plan, source, documents)}\n", *sections])
-
-
-def facts(model: str, plan: Plan, source: str, documents: int) -> str:
-    """The settings of a model in a paragraph."""
-    return (
-        f"{source}: {documents:,} documents, of which each language trains on {plan.train} (half and twice as many in the arm "
-        f"*sizes*, {plan.fewer} in *labels* and *families*) and each is probed with the same {plan.probes}, not selected. AdamW, "
-        f"highest learning rate {plan.rate(model):g}, batches of {plan.batch_size}, {plan.epochs} epochs, a snapshot after every "
-        f"second. Need is the mean of {plan.seeds} seeds of first weights and order; scores are those of {plan.scored} of them, "
-        f"summed over snapshots. Shares are of the top {plan.top_k}. Intervals are of {plan.resamples} resamples of train "
-        "samples and probes."
-    )
-
-
-def judged(one: Measured) -> pd.DataFrame:
-    """Every score and measure in every world, as one long table."""
+def judged(arm: str, worlds: Sequence[Found]) -> pd.DataFrame:
+    """Every score and measure in every world of an arm, as one long table."""
     rows = [
         {
-            "model": one.model,
             "arm": arm,
             "setting": world.truth["setting"],
             "score": score,
@@ -107,12 +59,16 @@ def judged(one: Measured) -> pd.DataFrame:
             "pearson": _agreement(world, score, measure).plain,
             "centred_pearson": _agreement(world, score, measure).centred,
         }
-        for arm, worlds in one.arms.items()
         for world in worlds
         for score, measure in world.rows
     ]
     found: pd.DataFrame = pd.DataFrame(rows)
     return found
+
+
+def section(arm: str, worlds: Sequence[Found]) -> str:
+    """The tables of an arm in Markdown."""
+    return _TABLES[arm](worlds)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -293,7 +249,7 @@ _TABLES: Mapping[str, Callable[[Sequence[Found]], str]] = {
 }
 
 
-def coverage_table(coverage: Mapping[str, Mapping[str, Mapping[str, float]]], plan: Plan) -> str:
+def coverage_table(coverage: Coverage, plan: Plan) -> str:
     """How often 95 % intervals cover what other data sets give."""
     names = list(dict.fromkeys(name for by_name in coverage.values() for name in by_name))
     rows = [
@@ -309,47 +265,64 @@ def coverage_table(coverage: Mapping[str, Mapping[str, Mapping[str, float]]], pl
     )
 
 
-def findings(one: Measured) -> Iterator[str]:
-    """What the tables say, a sentence each."""
-    for arm in ("different", "parallel"):
-        worlds = one.arms.get(arm, ())
-        if worlds and worlds[0].truth["level"] == 0:
-            yield _of_nothing_shared(one.model, arm, worlds)
-    if one.arms.get("parallel"):
-        last = one.arms["parallel"][-1]
-        shapley = np.asarray(last.truth["shapley"])
-        yield (
-            f"{one.model}, parallel clones (p = {last.truth['level']:g}): leaving another language out costs "
-            f"{judge.others(last.need).mean():+.3f} nats and the own one {np.diagonal(last.need).mean():+.3f}, while the Shapley "
-            f"value of each is {judge.others(shapley).mean():+.3f}; other / own is {_ratio(last, *STUDYS):.2f} by shares and "
-            f"{_ratio(last, *HEADLINE):.2f} by the headline. Influence says what is used, not what is needed."
-        )
-    if one.arms.get("noise"):
-        last = one.arms["noise"][-1]
-        values = {
-            row: noisy_value(last, judge.grid(last.table(*row))) for row in (HEADLINE, NEED, ("contributions", "nats"), STUDYS)
-        }
-        yield (
-            f"{one.model}, {last.truth['setting']} labels: the need of the noisy language is {_noisy_need(last):+.3f}. In "
-            f"parts of what clean languages are worth, need says {number(noisy_value(last, last.need))}, the headline "
-            f"{number(values[HEADLINE])}, predicted need {number(values[NEED])}, contributions "
-            f"{number(values['contributions', 'nats'])}, the share by cosine "
-            f"{number(values[STUDYS])} (a dash: clean languages are worth nothing by it)."
-        )
-    if one.arms.get("families"):
-        (world,) = one.arms["families"]
-        best = max(world.rows, key=lambda row: np.nan_to_num(_agreement(world, *row).plain, nan=-1))
-        found, need, shared = (_agreement(world, *row) for row in (HEADLINE, NEED, ("shared words", "table")))
-        yield (
-            f"{one.model}, families: over other languages the headline agrees with need at {found.plain:.2f} "
-            f"({found.centred:.2f} without row and column effects), predicted need at {need.plain:.2f} ({need.centred:.2f}), the "
-            f"share by cosine at "
-            f"{_agreement(world, *STUDYS).plain:.2f}, shared words at {shared.plain:.2f}; best is {_named(*best)} with "
-            f"{_agreement(world, *best).plain:.2f}."
-        )
-    for kind, by_name in one.coverage.items():
+def findings(model: str, arm: str, worlds: Sequence[Found]) -> Iterator[str]:
+    """What the tables of an arm say, a sentence or two each."""
+    if arm in ("different", "parallel") and worlds[0].truth["level"] == 0:
+        yield _of_nothing_shared(model, arm, worlds)
+    if arm in _FINDINGS:
+        yield _FINDINGS[arm](model, worlds)
+
+
+def _of_clones(model: str, worlds: Sequence[Found]) -> str:
+    last = worlds[-1]
+    shapley = np.asarray(last.truth["shapley"])
+    return (
+        f"{model}, parallel clones (p = {last.truth['level']:g}): leaving another language out costs "
+        f"{judge.others(last.need).mean():+.3f} nats and the own one {np.diagonal(last.need).mean():+.3f}, while the Shapley "
+        f"value of each is {judge.others(shapley).mean():+.3f}; other / own is {_ratio(last, *STUDYS):.2f} by shares and "
+        f"{_ratio(last, *HEADLINE):.2f} by the headline. Influence says what is used, not what is needed."
+    )
+
+
+def _of_noise(model: str, worlds: Sequence[Found]) -> str:
+    last = worlds[-1]
+    headline, need, contributions, share = (
+        number(noisy_value(last, judge.grid(last.table(*row)))) for row in (HEADLINE, NEED, ("contributions", "nats"), STUDYS)
+    )
+    return (
+        f"{model}, {last.truth['setting']} labels: the need of the noisy language is {_noisy_need(last):+.3f}. In "
+        f"parts of what clean languages are worth, need says {number(noisy_value(last, last.need))}, the headline {headline}, "
+        f"predicted need {need}, contributions {contributions}, the share by cosine {share} (a dash: clean languages are worth "
+        "nothing by it)."
+    )
+
+
+def _of_agreement(model: str, worlds: Sequence[Found], headline: tuple[str, str] = HEADLINE) -> str:
+    (world,) = worlds
+    best = max(world.rows, key=lambda row: np.nan_to_num(_agreement(world, *row).plain, nan=-1))
+    found, need, share, shared = (_agreement(world, *row) for row in (headline, NEED, STUDYS, ("shared words", "table")))
+    return (
+        f"{model}, {world.truth['arm']}: over other languages the headline ({headline[1]}) agrees with need at "
+        f"{number(found.plain)} ({number(found.centred)} without row and column effects), predicted need at "
+        f"{number(need.plain)} ({number(need.centred)}), the share by cosine at {number(share.plain)}, shared words at "
+        f"{number(shared.plain)}; best is {_named(*best)} with {number(_agreement(world, *best).plain)}."
+    )
+
+
+_FINDINGS: Mapping[str, Callable[[str, Sequence[Found]], str]] = {
+    "parallel": _of_clones,
+    "noise": _of_noise,
+    "sizes": partial(_of_agreement, headline=LOST),
+    "labels": partial(_of_agreement, headline=LOST),
+    "families": _of_agreement,
+}
+
+
+def coverage_findings(model: str, coverage: Coverage) -> Iterator[str]:
+    """What the coverage of intervals says, a sentence for each kind of new data."""
+    for kind, by_name in coverage.items():
         parts = [columns["value"] for columns in by_name.values()]
-        yield f"{one.model}, new {kind}: 95 % intervals of signed measures cover {min(parts):.2f} to {max(parts):.2f}."
+        yield f"{model}, new {kind}: 95 % intervals of signed measures cover {min(parts):.2f} to {max(parts):.2f}."
 
 
 def _of_nothing_shared(model: str, arm: str, worlds: Sequence[Found]) -> str:

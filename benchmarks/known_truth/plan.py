@@ -15,6 +15,8 @@ ARMS: Mapping[str, str] = {
     "labels": "two pairs of languages, each with other frequent labels",
     "families": "two families of languages and an isolate",
 }
+#: The coverage of intervals, which is asked for like an arm.
+INTERVALS = "intervals"
 MODELS: Mapping[str, str] = {
     "mlp": "mean of word embeddings, one hidden layer",
     "xlmr": "XLM-R with one layer, from scratch, on whole words",

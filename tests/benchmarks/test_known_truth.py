@@ -14,8 +14,9 @@ from benchmarks.known_truth import judge
 from benchmarks.known_truth.documents import Document
 from benchmarks.known_truth.first_page import first_page
 from benchmarks.known_truth.measure import Found, measured
+from benchmarks.known_truth.model_page import write_model
 from benchmarks.known_truth.networks import Encoded
-from benchmarks.known_truth.page import HEADLINE, Measured, noisy_value, related, write_model
+from benchmarks.known_truth.page import HEADLINE, noisy_value, related
 from benchmarks.known_truth.permuted_encoder import rows_of
 from benchmarks.known_truth.plan import SMALL
 from benchmarks.known_truth.product import watched
@@ -96,25 +97,33 @@ def test_wrong_labels_do_harm_and_the_signed_values_say_so(found: dict[str, list
 
 
 @pytest.mark.slow
-def test_a_model_is_added_to_the_page_without_the_others(found: dict[str, list[Found]], tmp_path: Path) -> None:
-    first = tmp_path / "known.md"
-    write_model(Measured("mlp", found, {}), PLAN, "generated documents", len(DOCUMENTS), first)
-    text, world = (tmp_path / "known" / "mlp.md").read_text(), found["noise"][0]
+def test_models_and_arms_are_added_to_the_pages_without_the_others(found: dict[str, list[Found]], tmp_path: Path) -> None:
+    first, source = tmp_path / "known.md", "generated: 420 documents"
+    folder = tmp_path / "known"
+    write_model("mlp", {"noise": found["noise"]}, {}, PLAN, source, first)
+    of_noise = (folder / "mlp.md").read_text()
+    assert "## different" not in of_noise
+    write_model("mlp", {"different": found["different"]}, {}, PLAN, source, first)
+    text, world = (folder / "mlp.md").read_text(), found["noise"][0]
     assert f"**need** | {noisy_value(world, world.need):.2f} |" in text
     assert "highest learning rate 0.005" in text
-    lines = pd.read_csv(tmp_path / "known" / "mlp.csv")
-    mine = lines[(lines["arm"] == "noise") & (lines["score"] == HEADLINE[0]) & (lines["measure"] == "mean")]
+    assert of_noise[of_noise.index("## noise") :] == text[text.index("## noise") :]
+    assert text.index("## different") < text.index("## noise")
+    lines = pd.read_csv(folder / "mlp" / "noise.csv")
+    mine = lines[(lines["score"] == HEADLINE[0]) & (lines["measure"] == "mean")]
     assert mine["pearson"].tolist() == pytest.approx([judge.agreement(values(world, *HEADLINE), world.need).plain])
-    (tmp_path / "known" / "encoder.json").write_text('["encoder, 40% wrong labels: something."]\n')  # an earlier measurement's
+    write_model("encoder", {"noise": found["noise"]}, {}, PLAN, source, first)
     page = first_page(first)
-    said = [line for line in text.splitlines() if line.startswith("- mlp")]
-    assert len(said) > 1
-    assert [line for line in page.splitlines() if line.startswith(("- mlp", "- encoder"))] == [
-        *said,
-        "- encoder, 40% wrong labels: something.",
+    by_model = [
+        [line for line in (folder / f"{model}.md").read_text().splitlines() if line.startswith(f"- {model}")]
+        for model in ("mlp", "encoder")
     ]
+    assert [len(said) > 0 for said in by_model] == [True, True]
+    assert [line for line in page.splitlines() if line.startswith(("- mlp", "- encoder"))] == [*by_model[0], *by_model[1]]
     assert "[known-truth/encoder.md](known-truth/encoder.md)" in page
     assert "xlmr.md" not in page
+    with pytest.raises(TracInError, match="other settings"):
+        write_model("mlp", {}, {}, replace(PLAN, seeds=3), source, first)
 
 
 @pytest.mark.slow
