@@ -22,6 +22,11 @@ from lightning_tracin.storage.snapshots import Snapshot
 #: What stands for the Hessian of the train loss.
 Curvature = Literal["gauss-newton", "fisher"]
 
+
+class NeedUnknownError(TracInError):
+    """A run does not hold what predicted need is computed from; the message names a fit that would."""
+
+
 NEED_COLUMNS = ("probe_language", "train_language", "nats", "low", "high", "is_own", "train_samples")
 
 
@@ -34,13 +39,16 @@ def rises_of_run(directory: RunDirectory, languages: Sequence[str], curvature: C
         curvature: see `TracInRun.predicted_need`.
 
     Raises:
-        TracInError: the run has no such features, its loss is not a mean, the probabilities of labels are not known, all train
-            samples are in one language, or a file is missing or damaged.
+        NeedUnknownError: the run has no such features, its loss is not a mean, the probabilities of labels are not known, or all
+            train samples are in one language.
+        TracInError: there are too many features, or a file is missing or damaged.
     """
     if curvature not in get_args(Curvature):
         raise TracInError(f"curvature should be 'gauss-newton' or 'fisher', but is {curvature!r}.")
     _require_steps(directory)
     names = sorted(set(languages))
+    if len(names) == 1:
+        raise NeedUnknownError(f"All train samples are in one language, {names[0]}, so there is no fit without it.")
     groups = [names.index(name) for name in languages]
     snapshots = directory.ledger.snapshots()
     if not snapshots:
@@ -66,12 +74,12 @@ def _require_steps(directory: RunDirectory) -> None:
     record = directory.record()
     used, plain = record.options.preconditioner, all(one.record.plain_steps for one in directory.ledger.snapshots())
     if used not in WHITENED or (used == "fisher" and not plain):
-        raise TracInError(
+        raise NeedUnknownError(
             f"{directory.path} has no features in the metric of the fit's steps; run the fit with "
             f"`TracInCallback(projection_dim=4096, preconditioner='{'fisher' if plain else 'adam-fisher'}')`."
         )
     if "mean" not in record.loss:
-        raise TracInError(
+        raise NeedUnknownError(
             f"A refit takes steps on the mean loss of the samples that are left, but the fit's loss is {record.loss}, so "
             "`predicted_need` does not hold for it."
         )
@@ -96,7 +104,7 @@ def _weights(store: FeatureStore, curvature: Curvature, directory: RunDirectory)
         return torch.ones(store.count("train"), dtype=torch.float64)
     losses = store.label_losses()
     if losses is None:
-        raise TracInError(
+        raise NeedUnknownError(
             f"{directory.path} has no probabilities of labels: they are stored where the fit's loss is the cross-entropy of one "
             "label a sample, without class weights or smoothing, and seen as such in `training_step`. Take curvature='fisher', "
             "which is too small late in a fit."

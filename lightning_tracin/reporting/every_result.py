@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from lightning_tracin.analysis.need_table import NeedUnknownError
 from lightning_tracin.analysis.reliance import Floats
 from lightning_tracin.attribution.progress import Progress
 from lightning_tracin.config import View
@@ -60,6 +62,9 @@ def write_every_result(
         if not run.is_large and view.measure == "share":
             with attempts.at("compared.csv", "changes.csv", "reinforcement.csv"):
                 study = study_of(run, view, representations)
+        if not run.is_large:
+            with attempts.at("need.csv"), suppress(NeedUnknownError):  # what most runs do not hold
+                results = replace(results, need=run.predicted_need())
         if tokens is not None:
             with of_model.at("tokens.csv"):
                 results = replace(results, tokens=tokens(results.top))

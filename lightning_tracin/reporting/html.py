@@ -24,6 +24,7 @@ from lightning_tracin.reporting.attempts import Attempts
 from lightning_tracin.reporting.findings import Study
 from lightning_tracin.reporting.influence_findings import note_of_influence, ranked_findings
 from lightning_tracin.reporting.markdown import markdown_cell, markdown_line, plain_cell
+from lightning_tracin.reporting.need_findings import findings_of_need
 from lightning_tracin.reporting.page_data import chart_data, cut, packed, packed_explorer
 from lightning_tracin.reporting.page_languages import html_language
 from lightning_tracin.reporting.page_scripts import FOR_EXPLORING, FOR_TABLES, asset, page_scripts
@@ -85,7 +86,7 @@ def write_results(folder: Path, results: Results, study: Study | None = None) ->
     tables: dict[str, pd.DataFrame | None] = {"reliance": results.reliance, "top": results.top}
     if study is not None:
         tables |= {"compared": study.compared, "changes": study.changes, "reinforcement": study.reinforcement}
-    tables["tokens"] = results.tokens
+    tables |= {"tokens": results.tokens, "need": results.need}
     keys = results.final().keys
     if any(name != key for name, key in keys.items()):  # loggers show the keys
         tables["language_keys"] = pd.DataFrame({"key": keys.values(), "language": keys.keys()})
@@ -165,6 +166,7 @@ def page_of(results: Results, study: Study | None, pictures: Mapping[str, bytes]
             for point in results.points()
             if "share" in point.tables
         ],
+        need=None if results.need is None else _need(results.need),
         top=results.top.to_dict("records"),
         longest=_LONGEST,
         pairs=[] if results.tokens is None else coloured_pairs(results.top, results.tokens),
@@ -172,6 +174,11 @@ def page_of(results: Results, study: Study | None, pictures: Mapping[str, bytes]
         shown=shown,
         explored=explored,
     )
+
+
+def _need(table: pd.DataFrame) -> dict[str, Any]:
+    named = _named(table)
+    return {"findings": [*findings_of_need(named)], "table": columns_and_rows(named)}
 
 
 def _shown(table: pd.DataFrame) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from lightning_tracin.analysis.reliance_by_snapshot import NATS
 from lightning_tracin.analysis.tables import own_language
+from lightning_tracin.reporting.sentences import bounded, joined, number
 
 #: Names of at most this many languages are in a sentence.
 _NAMED = 3
@@ -126,7 +127,7 @@ def _statements(lines: Mapping[Hashable, Mapping[Hashable, Any]], own: set[Hasha
 
     def about(chosen: list[Hashable], what: str, said: str, interval: bool = True) -> _Statement:
         cells = [_cell(lines[index], what, index in own, interval) for index in chosen[:_NAMED]]
-        return _Statement(f"{said} {_and(cells)}.", lines[chosen[0]], what)
+        return _Statement(f"{said} {joined(cells)}.", lines[chosen[0]], what)
 
     if not by_value:
         yield _Statement("no influence is known.")
@@ -162,13 +163,5 @@ def _cell(line: Mapping[Hashable, Any], what: str, is_own: bool, interval: bool 
     low, high = _LOW[what], _HIGH[what]
     unit = " nats" if line["unit"] == NATS else ""
     own = "own language; " if is_own else ""
-    bounds = f" [{_number(line[low])}, {_number(line[high])}]" if interval else ""
-    return f"{line['train_language']} ({own}{_number(line[what])}{unit}{bounds})"
-
-
-def _number(value: float) -> str:
-    return f"{value:.2g}"
-
-
-def _and(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    value = bounded(line[what], line[low], line[high], unit) if interval else f"{number(line[what])}{unit}"
+    return f"{line['train_language']} ({own}{value})"

@@ -105,6 +105,7 @@ class Results:
     tokens: pd.DataFrame | None = None  # the scores of the pairs in `top`, token by token
     layers: pd.DataFrame | None = None  # see `layer_table`
     explorer: Explorer | None = None  # what the page lets readers explore
+    need: pd.DataFrame | None = None  # see `TracInRun.predicted_need`
 
     def points(self) -> list[Point]:
         """Each single snapshot: the curves."""
