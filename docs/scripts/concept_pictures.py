@@ -23,12 +23,13 @@ from torch.utils.data import DataLoader
 
 from lightning_tracin import ContributionCallback, TracInCallback, TracInRun
 from lightning_tracin.analysis.contributions import whole_fit
+from lightning_tracin.reporting.figures.drawing import DIVERGING, LOWERS, RAISES
 from lightning_tracin.studies.datasets import load_cldr
 from lightning_tracin.studies.quiet import quietly
 
 FOLDER = Path(__file__).parents[1] / "pictures"
 TRAINED, PROBED = ("de", "en", "ru"), ("de", "en", "nl", "ru", "uk")
-HELPS, HARMS, GREY = "#b2182b", "#2166ac", "#777777"
+GREY = "#777777"
 COLOURS = {"de": "#4c72b0", "en": "#dd8452", "ru": "#55a868"}
 SEEDS = range(3)
 
@@ -131,8 +132,8 @@ def tracin() -> Figure:
     axes.plot(*line[list(snapshots)].T, "o", color="black", ms=6, label="snapshots")
     for at in snapshots:
         arrows = (
-            (int(scores.argmax()), HELPS, "proponent"),
-            (int(scores.argmin()), HARMS, "opponent"),
+            (int(scores.argmax()), LOWERS, "proponent"),
+            (int(scores.argmin()), RAISES, "opponent"),
             (probe, GREY, "the probe"),
         )
         for of, colour, name in arrows:
@@ -163,12 +164,12 @@ def matrix(run: TracInRun) -> Figure:
     figure = Figure(figsize=(9.2, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
     limit = float(np.quantile(np.abs(values), 0.98))
-    left.imshow(values, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    left.imshow(values, aspect="auto", cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
     _blocks(left, train[columns], probes[rows])
     left.set(xlabel="train samples", ylabel="probes", title="scores of single samples, those of one label side by side")
     table = last(run.reliance(cumulative=True)).pivot(index="probe_language", columns="train_language", values="value")
     limit = float(table.abs().max(axis=None))
-    right.imshow(table, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit)
+    right.imshow(table, aspect="auto", cmap=DIVERGING, vmin=-limit, vmax=limit)
     for (row, column), value in np.ndenumerate(table.to_numpy()):
         right.text(column, row, f"{value:+.2f}", ha="center", va="center", color="white" if abs(value) > 0.7 * limit else "black")
     right.set_xticks(range(len(table.columns)), table.columns)
@@ -193,7 +194,7 @@ def proponents(run: TracInRun) -> Figure:
     found = pd.concat([run.top(probe=probe, k=5), run.top(probe=probe, k=5, sign="negative")]).sort_values("score")
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
-    axes.barh(range(len(found)), found["score"], color=[HELPS if score > 0 else HARMS for score in found["score"]])
+    axes.barh(range(len(found)), found["score"], color=[LOWERS if score > 0 else RAISES for score in found["score"]])
     axes.set_yticks(
         range(len(found)), [f"{text}  ({label}, {code})" for text, label, code in found[["text", "label", "language"]].values]
     )
@@ -266,7 +267,7 @@ def main() -> None:
             "matrix": matrix(run),
             "proponents": proponents(run),
             "reliance": reliance(run),
-            "contribution": run.plot.contributions("uk"),
+            "contribution": run.plot.contributions("uk", width=5.5),
             "three-numbers": three_numbers(run, needed),
         }
         FOLDER.mkdir(exist_ok=True)

@@ -52,6 +52,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "contributions": lambda: figures.contributions(contributed()),
     "contributions to one language": lambda: figures.contributions(contributed(), ZERO_SHOT),
     "heat_map": lambda: figures.heat_map(results()),
+    "heat_map of two languages": lambda: figures.heat_map(results(trains=LANGUAGES[:2], probes=LANGUAGES[:2])),
     "heat_map of samples": lambda: figures.heat_map(results(), "mean"),
     "lift": lambda: figures.lift(results()),
     "shares": lambda: figures.shares(reliance().assign(k=50)),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -25,6 +26,11 @@ _MARKERS = ("o", "s", "^", "v", "P", "X", "<", ">", "p", "h", "*")
 
 #: Patterns of areas and bars, for those that share a colour with an earlier one.
 PATTERNS = ("", "///", "...", "xxx", "\\\\\\", "+++")
+
+#: What lowers a loss and what raises it, as the page's charts have it; colour-blind readers can tell them apart.
+LOWERS, RAISES = "#0058a8", "#c65a00"
+#: From what raises a loss over what does nothing to what lowers it.
+DIVERGING = LinearSegmentedColormap.from_list("raises, lowers", [RAISES, "#f4f4f2", LOWERS])
 
 INTERVAL = "95 % interval"
 CHANCE = "dotted: chance"

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 
 from lightning_tracin.analysis.tables import own_cells
-from lightning_tracin.reporting.figures.drawing import letters
+from lightning_tracin.reporting.figures.drawing import DIVERGING, letters
 from lightning_tracin.reporting.figures.lettering import language_labels
 from lightning_tracin.reporting.figures.paper_figure import PaperFigure
 from lightning_tracin.reporting.figures.sheets import Sheet
@@ -26,6 +26,8 @@ _LOW, _HIGH, _PANEL = 0.1, 0.3, 3.0
 _FLAT = 1.1
 #: Smallest text, and the diameter of a dot, in points.
 _SMALLEST, _DOT = 5.0, 2.0
+#: Size of a colour bar's label, in points, and letters of its shortest line.
+_LABEL, _SHORTEST = 10.0, 16
 
 _PAGE = Sheet()
 
@@ -105,17 +107,16 @@ def coloured(
         sheet: where the figure goes.
         marked: cells that get a dot where no text fits.
     """
-    colours = colormaps["RdBu_r"]
     panel.set_facecolor("lightgrey")
     values = grid.to_numpy(dtype=np.float64)
-    image = panel.imshow(values, cmap=colours, norm=norm, aspect="auto")
+    image = panel.imshow(values, cmap=DIVERGING, norm=norm, aspect="auto")
     _name_axes(panel, grid, sheet)
     chosen, points = _fitting(texts, sheet, grid, _across(panel))
     own = own_cells(grid)
     for row in range(len(grid.index)):
         for column in range(len(grid.columns)):
             value = values[row, column]
-            red, green, blue, _ = colours(float(norm(value))) if np.isfinite(value) else (1.0, 1.0, 1.0, 1.0)
+            red, green, blue, _ = DIVERGING(float(norm(value))) if np.isfinite(value) else (1.0, 1.0, 1.0, 1.0)
             ink = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else "black"
             if chosen is not None:
                 said = str(chosen.iat[row, column])
@@ -126,12 +127,17 @@ def coloured(
                 frame = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec="black", lw=1.6 * sheet.fine, zorder=3)
                 panel.add_patch(frame)
     if sheet.width is None:
-        figure.colorbar(image, ax=panel, label=label)
+        figure.colorbar(image, ax=panel, label=_beside(label, _ROW * len(grid.index)))
     else:
         bar = figure.colorbar(image, ax=panel, location="top", fraction=0.05, aspect=30, pad=0.02)
         bar.set_label(label, size=sheet.text)
         bar.ax.tick_params(labelsize=sheet.small, length=2, width=0.5, pad=1)
         bar.outline.set_linewidth(0.5)
+
+
+def _beside(label: str, room: float) -> str:
+    """The label of a colour bar, in as many lines as its height takes, in inches."""
+    return textwrap.fill(label, max(_SHORTEST, int(len(label) * room / letters([label], _LABEL))))
 
 
 def _name_axes(panel: Axes, grid: pd.DataFrame, sheet: Sheet) -> None:
