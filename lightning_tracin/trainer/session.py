@@ -13,12 +13,10 @@ from typing import Any
 from humanize import naturalsize
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.utilities.data import extract_batch_size
 from torch import Tensor, nn
 
 from lightning_tracin.attribution.adam import adam_scales, require_second_moments
 from lightning_tracin.attribution.attributor import Attributor
-from lightning_tracin.attribution.batch_sizes import Counter, counters_of, samples_in
 from lightning_tracin.attribution.checks import checked_loss
 from lightning_tracin.attribution.cost import Cost, Plan
 from lightning_tracin.attribution.data_digest import digest_of
@@ -58,6 +56,7 @@ from lightning_tracin.storage.snapshots import (
     trainable_names,
     weights_of,
 )
+from lightning_tracin.trainer.batch_counts import BatchCounts
 from lightning_tracin.trainer.environment import Environment
 from lightning_tracin.trainer.finish import finish
 from lightning_tracin.trainer.fit_facts import (
@@ -102,14 +101,13 @@ class Session:
         trainer: Trainer,
         module: LightningModule,
     ) -> None:
-        options = with_preconditioner(options, trainer)
-        self._options, self.directory, self._trainer, self._module = options, directory, trainer, module
+        self.directory, self._trainer, self._module, self._languages = directory, trainer, module, languages
+        self._options = options = self._possible(with_preconditioner(options, trainer))
         self._processes = Environment(module, trainer.strategy)
         progress = trainer.is_global_zero and progress_of(trainer.progress_bar_callback)
-        self._languages = languages
-        loaders = validation_loaders(trainer) if probes is None else probes
-        train, probes = read_samples(trainer.train_dataloader, loaders, languages, options, self._processes, progress)
         loader: Any = trainer.train_dataloader
+        loaders = validation_loaders(trainer) if probes is None else probes
+        train, probes = read_samples(loader, loaders, languages, options, self._processes, progress)
         self._digest = digest_of(loader.dataset)
         self.require_same_data()  # fetched again: a dataset that draws its samples differs at once
         warn_of_mismatch(train.table.language, probes.table.language)
@@ -117,38 +115,44 @@ class Session:
             require_top_k(options.top_k, len(train))
         if options.preconditioner in SCALED:
             require_second_moments(trainer.optimizers)
-        mask = opened_mask(options.mask, module)
-        names = scored_names(options, mask, module)
+        self._setup = Setup(options, train, probes, "", opened_mask(options.mask, module), progress)
         self._trainable = trainable_names(module)
-        self._frozen = frozen_digest(module, self._trainable)
-        copy = isolated_copy(module, dtype_of(options))
-        prepared = self._processes.prepared(copy, dtype_of(options))
-        loss = checked_loss(copy, train, probes, prepared, unit=options.loss_unit)
-        if options.per_token:
-            TokenLoss(loss).tokens(prepared(probes.batch([0])))  # a loss without tokens is an error now
-        verified = verify(copy, names, loss, train, probes, prepared, "before the fit")
-        coverage = verified.coverage
-        self._setup = Setup(options, train, probes, loss.name, mask, progress, coverage.decisions, verified.deviation)
-        self._scored = Scored.of(coverage)  # without the copy's layers, which need the memory of another model
-        self._attributor = Attributor(directory, self._processes, self._setup)
-        self._method = method_of(options)
-        self._view = options.view(self._method.measure)
-        groups = groups_of(module, frozenset(coverage.elements), trainer.optimizers)
-        cost = self._attributor.cost(copy, coverage, groups, loss) if options.when != "never" or options.dry_run else None
-        self._options = decided(options, cost, trainer, self._processes)
-        self._setup = replace(self._setup, options=self._options)
-        plan = self._planned(coverage, groups, cost)
-        discard(copy, module)
-        rank_zero_info(plan.described(directory.path))
-        self._warn(plan.require_disk(directory.path))
-        self._bytes = plan.weights_bytes, plan.ingredients_bytes
+        self._frozen = self._digest_without(self._trainable)
         self._is_full = False
-        is_even = loader.batch_size is not None and hasattr(loader.sampler, "__len__")
-        self._counters: tuple[Counter, ...] | None = None if is_even else counters_of(train)
-        self._first: int | None = None  # number of the batch with which the loader began
+        self._counts = BatchCounts(loader, train)
         self._sinks = sinks_for(trainer.loggers) if trainer.is_global_zero else []
         self._run: TracInRun | None = None
         self._held: tuple[int, dict[str, Tensor]] = (-1, {})  # a step, and the weights right after it
+        self._examine(scored_names(options, self._setup.mask, module))
+
+    def _possible(self, options: Options) -> Options:
+        """The options as this kind of fit can have them."""
+        return options
+
+    def _examine(self, names: frozenset[str]) -> None:
+        """Check the loss and the gradients of the named parameters on a copy, and say how large the run will be."""
+        options, module, setup = self._options, self._module, self._setup
+        copy = isolated_copy(module, dtype_of(options))
+        prepared = self._processes.prepared(copy, dtype_of(options))
+        loss = checked_loss(copy, setup.train, setup.probes, prepared, unit=options.loss_unit)
+        if options.per_token:
+            TokenLoss(loss).tokens(prepared(setup.probes.batch([0])))  # a loss without tokens is an error now
+        verified = verify(copy, names, loss, setup.train, setup.probes, prepared, "before the fit")
+        coverage = verified.coverage
+        self._setup = replace(setup, loss=loss.name, decisions=coverage.decisions, deviation=verified.deviation)
+        self._scored = Scored.of(coverage)  # without the copy's layers, which need the memory of another model
+        self._attributor = Attributor(self.directory, self._processes, self._setup)
+        self._method = method_of(options)
+        self._view = options.view(self._method.measure)
+        groups = groups_of(module, frozenset(coverage.elements), self._trainer.optimizers)
+        cost = self._attributor.cost(copy, coverage, groups, loss) if options.when != "never" or options.dry_run else None
+        self._options = decided(options, cost, self._trainer, self._processes)
+        self._setup = replace(self._setup, options=self._options)
+        plan = self._planned(coverage, groups, cost)
+        discard(copy, module)
+        rank_zero_info(plan.described(self.directory.path))
+        self._warn(plan.require_disk(self.directory.path))
+        self._bytes = plan.weights_bytes, plan.ingredients_bytes
 
     def _planned(self, coverage: Coverage, groups: Mapping[str, int], cost: Cost | None) -> Plan:
         """The size of the run, and the cost of its passes."""
@@ -222,15 +226,8 @@ class Session:
             )
 
     def samples_in(self, batch: Any, batch_idx: int) -> int:
-        """Number of samples in a batch of this rank: by the loader's batch size, or by the batch if the loader has none."""
-        loader: Any = self._trainer.train_dataloader
-        if self._first is None:  # a fit that goes on within an epoch: the loader begins again, unless it knows where it was
-            self._first = 0 if hasattr(loader, "load_state_dict") else batch_idx
-        self._first = min(self._first, batch_idx)
-        if self._counters is None:
-            return int(min(loader.batch_size, len(loader.sampler) - (batch_idx - self._first) * loader.batch_size))
-        found = samples_in(batch, self._counters)
-        return int(extract_batch_size(batch)) if found is None else found
+        """Number of samples in a batch of this rank."""
+        return self._counts.samples_in(batch, batch_idx, self._trainer.train_dataloader)
 
     def _warn(self, message: str | None) -> None:
         if message is not None and self._trainer.is_global_zero:

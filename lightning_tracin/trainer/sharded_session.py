@@ -9,31 +9,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from humanize import naturalsize
 from lightning_utilities.core.rank_zero import rank_zero_info
-from pytorch_lightning import LightningModule, Trainer
 
-from lightning_tracin.attribution.adam import require_second_moments
-from lightning_tracin.attribution.batch_sizes import counters_of
-from lightning_tracin.attribution.data_digest import digest_of
-from lightning_tracin.attribution.prepare import GivenLanguages, Scored, Setup, opened_mask, read_samples, scored_names
+from lightning_tracin.attribution.prepare import Scored
 from lightning_tracin.attribution.processes import on_rank_zero
-from lightning_tracin.attribution.progress import progress_of
 from lightning_tracin.config import SCALED, Options
 from lightning_tracin.errors import TracInError
 from lightning_tracin.reporting.attempts import attribute_line
-from lightning_tracin.reporting.loggers import sinks_for
-from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.frozen_digest import frozen_digest
 from lightning_tracin.storage.pieces import Piece
 from lightning_tracin.storage.snapshots import SnapshotRecord, folder_name, trainable_names
-from lightning_tracin.trainer.environment import Environment
-from lightning_tracin.trainer.fit_facts import expected_snapshots, users_objects, validation_loaders, with_preconditioner
+from lightning_tracin.trainer.fit_facts import expected_snapshots, users_objects
 from lightning_tracin.trainer.isolation import untouched_process
-from lightning_tracin.trainer.language_warnings import warn_of_mismatch
 from lightning_tracin.trainer.learning_rates import Recorder
 from lightning_tracin.trainer.own_pieces import (
     copied_pieces,
@@ -64,44 +54,15 @@ class ShardedSession(Session):
         TracInError: the samples, the mask or the names of parameters do not fit, or the optimizer keeps no second moments.
     """
 
-    def __init__(
-        self,
-        options: Options,
-        probes: Any,
-        languages: GivenLanguages,
-        directory: RunDirectory,
-        trainer: Trainer,
-        module: LightningModule,
-    ) -> None:
-        options = with_preconditioner(options, trainer)
-        options = options.model_copy(update={"when": "never", "keep_snapshots": True})
-        self._options, self.directory, self._trainer, self._module = options, directory, trainer, module
-        self._processes = Environment(module, trainer.strategy)
-        self._languages = languages
-        progress = trainer.is_global_zero and progress_of(trainer.progress_bar_callback)
-        loaders = validation_loaders(trainer) if probes is None else probes
-        train, probes = read_samples(trainer.train_dataloader, loaders, languages, options, self._processes, progress)
-        loader: Any = trainer.train_dataloader
-        self._digest = digest_of(loader.dataset)
-        self.require_same_data()
-        warn_of_mismatch(train.table.language, probes.table.language)
-        if options.preconditioner in SCALED:
-            require_second_moments(trainer.optimizers)
-        sharded_again(module)
-        mask = opened_mask(options.mask, module)
-        names = scored_names(options, mask, module)
-        self._setup = Setup(options, train, probes, "", mask, progress)
-        self._scored = Scored({name: one.numel() for name, one in module.named_parameters() if name in names}, {})
-        self._trainable = trainable_names(module)
-        self._frozen = self._digest_without(self._trainable)
+    _held_pieces: tuple[int, dict[str, Piece]] = (-1, {})  # a step, and this process's weights right after it
+
+    def _possible(self, options: Options) -> Options:
+        sharded_again(self._module)
+        return options.model_copy(update={"when": "never", "keep_snapshots": True})
+
+    def _examine(self, names: frozenset[str]) -> None:
+        self._scored = Scored({name: one.numel() for name, one in self._module.named_parameters() if name in names}, {})
         self._bytes = self._bytes_of_snapshot(), 0
-        self._is_full = False
-        is_even = loader.batch_size is not None and hasattr(loader.sampler, "__len__")
-        self._counters = None if is_even else counters_of(train)
-        self._first = None
-        self._sinks = sinks_for(trainer.loggers) if trainer.is_global_zero else []
-        self._run = None
-        self._held_pieces: tuple[int, dict[str, Piece]] = (-1, {})
         rank_zero_info(self._described())
 
     def _bytes_of_snapshot(self) -> int:
