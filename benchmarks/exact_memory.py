@@ -1,7 +1,8 @@
 """Memory of the exact pass over many samples, in a process of its own: `python -m benchmarks.exact_memory TRAIN PROBES BUDGET`.
 
 What it may take is known before it starts: the model, the activations of a training step, and `memory_budget`, of which the
-probes' gradients take what the fit announces. It also holds the products of one shard, as computed and as the bytes of its file.
+probes' gradients take what the fit announces. It also holds the products of one shard, as computed and as the bytes of its file,
+and products work with a few blocks of memory, which the fit announces as well.
 Prints JSON.
 """
 
@@ -41,7 +42,7 @@ def measured(train: int, probes: int, budget: int, folder: Path) -> dict[str, fl
     """
     workload = xlm_r("tiny", train, probes, layers=1, width=16, heads=2, inner=32, vocabulary=500)
     job, target = ours.job_of(workload, BATCH, budget), ours.target_of(workload.model)
-    announced = method_of(Options()).cost(target, job).held_bytes
+    announced = method_of(Options()).cost(target, job)
     parts, chunks = len(target.parts), len(probe_chunks(target, job))
     size = sum(one.nbytes for one in workload.model.parameters())
     known = {
@@ -49,6 +50,7 @@ def measured(train: int, probes: int, budget: int, folder: Path) -> dict[str, fl
         "activations": activation_bytes(workload, BATCH),
         "budget": budget,
         "shard": _COPIES * 4 * parts * (SHARD_SAMPLES + BATCH) * min(probes, -(-probes // chunks) + BATCH),
+        "working": announced.working_bytes,
     }
     with TemporaryDirectory() as other:  # a pass over few samples loads what is loaded once
         few = ours.job_of(workload.smaller(BATCH, 10), BATCH, budget)
@@ -59,7 +61,8 @@ def measured(train: int, probes: int, budget: int, folder: Path) -> dict[str, fl
     seconds = time.perf_counter() - start
     stored = sum(path.stat().st_size for path in folder.iterdir())
     grown = resident("VmHWM") - before
-    return {"train": train, "probes": probes, "grown": grown, "held": announced, **known, "stored": stored, "seconds": seconds}
+    found = {"grown": grown, "held": announced.held_bytes, **known, "stored": stored, "seconds": seconds}
+    return {"train": train, "probes": probes, **found}
 
 
 def main() -> None:

@@ -67,6 +67,7 @@ def _exact_memory(found: Figures) -> Iterator[str]:
         "activations": "activations that a training step keeps (counted)",
         "budget": "`memory_budget`, for the gradients of probes and of a block of train samples",
         "shard": "the products of one shard: as computed, as the bytes of each tensor, and as those of its file",
+        "working": "blocks that products work with: two tiles of gradients, and products that are not yet added to the others",
     }
     allowed = sum(found[name] for name in names)
     yield "## Memory of the exact pass"
@@ -86,7 +87,8 @@ def _exact_memory(found: Figures) -> Iterator[str]:
     yield ""
     yield (
         f"Of the budget, the gradients of the probes take {found['held'] / 2**20:.0f} MiB at most, as a fit announces before it "
-        "starts. With more probes than fit, they are split into chunks, and the train samples go through the model once for each."
+        "starts, like the memory that products work with, which is the same for a model of any size. With more probes than "
+        "fit, they are split into chunks, and the train samples go through the model once for each."
     )
 
 

@@ -28,6 +28,7 @@ class Cost:
     seconds: float
     alone: float = 0.0  # part of the time in the model that goes to parameters whose samples no batch separates
     captured: float = 0.0  # seconds of a sample in the model, forward and backward
+    working_bytes: int = 0  # most memory that products take for a moment, if it is known
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class Plan:
         time_needed = ""
         if cost is not None:
             times = "" if self.snapshots in (None, 1) else f", {_rounded(cost.seconds * (self.snapshots or 1))} in all"
-            held = f"holds {naturalsize(cost.held_bytes)} in memory and " if cost.held_bytes else ""
+            working = f" (products work with {naturalsize(cost.working_bytes)} at most)" if cost.working_bytes else ""
+            held = f"holds {naturalsize(cost.held_bytes)} in memory{working} and " if cost.held_bytes else ""
             time_needed = f"; influence {held}takes about {_rounded(cost.seconds)} for a snapshot{times} (by the first batches)"
         return printable(
             f"TracIn: {len(self.train)} train samples ({counted(self.train)}) x {len(self.probes)} probes "

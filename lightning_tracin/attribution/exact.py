@@ -34,7 +34,9 @@ from lightning_tracin.attribution.progress import tracked
 from lightning_tracin.attribution.spot_check import check_products
 from lightning_tracin.config import Options
 from lightning_tracin.gradients import Capture, HeldBlock, ProbeBank, ProbeNorms
+from lightning_tracin.gradients.block import BLOCK
 from lightning_tracin.gradients.forms import Form
+from lightning_tracin.gradients.holding import working_bytes
 from lightning_tracin.storage.directory import RunDirectory
 from lightning_tracin.storage.ingredients import Block, IngredientStore
 from lightning_tracin.storage.records import SpotCheck
@@ -69,10 +71,12 @@ class Exact(Method):
         return check_products(target, job, self.store(directory, snapshot))
 
     def cost(self, target: Target, job: Job) -> Cost:
-        """Memory of the largest chunk of probes, and time of all chunks."""
+        """Memory of the largest chunk of probes and of its products, and time of all chunks."""
         chunks, pace = probe_chunks(target, job), measured_pace(target, job)
         held = min(job.memory_budget, len(job.probes) * bytes_of_a_probe(target, job))
-        return Cost(held, pace.seconds(job, len(chunks), len(job.probes) // len(chunks)), pace.alone, pace.captured)
+        largest = max(sum(map(len, chunk)) for chunk in chunks)
+        working = working_bytes(BLOCK + job.batch_size, largest, next(target.model.parameters()))
+        return Cost(held, pace.seconds(job, len(chunks), len(job.probes) // len(chunks)), pace.alone, pace.captured, working)
 
     def stored_bytes(self, parts: int, train: int, probes: SampleTable) -> int:
         """One product per pair and one norm per sample, for each part."""

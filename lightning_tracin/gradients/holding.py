@@ -40,7 +40,7 @@ from lightning_tracin.gradients.forms import (
     wide_side_first,
     write_out,
 )
-from lightning_tracin.gradients.products import add_product, diagonal, dots, squared_norms, squares, wide_type
+from lightning_tracin.gradients.products import add_product, block_on, diagonal, dots, squared_norms, squares, wide_type
 from lightning_tracin.gradients.tiles import Tileable, span, step_of, tiles
 
 #: The gradients of one parameter, batch by batch: index of the batch's first sample, and its forms. Samples in no batch are zero.
@@ -118,6 +118,25 @@ def most_bytes(forms: tuple[Form, ...], scaled: bool) -> int | None:
         if len(forms) == 1 and isinstance(forms[0], Outer) and _SMALLER * _factors(forms[0]) <= _elements(forms[0]):
             return None
     return samples_of(forms[0]) * math.prod(shape_of(forms[0])) * tensor_of(forms).element_size()
+
+
+def working_bytes(samples: int, probes: int, like: Tensor) -> int:
+    """Upper bound on the bytes that one parameter's products take beside the gradients and the results.
+
+    That is a tile and a copy of one, or three blocks of `products` and their indices, and the products before they are added to
+    the others, at most three times. A single sample or probe whose own line is longer than a block is not counted.
+
+    Args:
+        samples: number of train samples in the block that is multiplied.
+        probes: number of probes in the bank.
+        like: a tensor of the gradients' type and device.
+
+    Example:
+        >>> working_bytes(samples=256, probes=1000, like=torch.ones(1))
+        67072000
+    """
+    size = like.element_size()
+    return max(2 * TILE, 4 * block_on(like.device)) * size + 3 * samples * probes * max(4, size)
 
 
 def squared_norms_of(forms: tuple[Form, ...], scale: Tensor | None) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 #: Products of shorter lines, or of fewer of them, are as fast by MKL.
-_LENGTH, _LINES = 4096, 32
+_LENGTH, LINES = 4096, 32
 
 
 def suits_onednn(left: Tensor, right: Tensor) -> bool:
@@ -25,7 +25,7 @@ def suits_onednn(left: Tensor, right: Tensor) -> bool:
         >>> suits_onednn(torch.ones(2, 3), torch.ones(3, 2))
         False
     """
-    is_long = left.shape[1] >= _LENGTH and min(left.shape[0], right.shape[1]) >= _LINES
+    is_long = left.shape[1] >= _LENGTH and min(left.shape[0], right.shape[1]) >= LINES
     return is_long and left.device.type == "cpu" and left.dtype == right.dtype == torch.float32 and _linear() is not None
 
 

@@ -16,6 +16,9 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 #: What a line may deviate from a single owner's weight: of its own gradient, and of the largest gradient of any line.
 _OWN, _LARGEST = 1e-3, 1e-6
 
+#: Ratios that are compared with weights at a time (8 MB): with many samples, all of them take more than a step's activations.
+_BLOCK = 1_000_000
+
 
 class LineOwners:
     """The owners of the lines of some layers' outputs, in one batch.
@@ -109,7 +112,8 @@ def owners_of(gradient: Tensor, marked: Tensor, weights: Tensor) -> Tensor | Non
     gradient, marked, weights = gradient.double(), marked.double(), weights.double()
     sizes = gradient.norm(dim=1)
     ratio = (gradient * marked).sum(1) / sizes.square().clamp_min(torch.finfo(torch.float64).tiny)
-    owners = (ratio[:, None] - weights).abs().argmin(1)
+    step = max(1, _BLOCK // len(weights))
+    owners = torch.cat([(some[:, None] - weights).abs_().argmin(1) for some in torch.split(ratio, step)])
     off = (marked - weights[owners, None] * gradient).norm(dim=1)
     is_single = (off <= _OWN * sizes + _LARGEST * (sizes.amax() if len(sizes) else 0)).all()  # not finite counts as mixed
     found = torch.cat([owners.masked_fill(sizes == 0, -1), is_single.long()[None]]).cpu()  # one wait for an accelerator, not two

@@ -14,14 +14,21 @@ import torch
 from torch import Tensor
 
 from lightning_tracin.gradients.forms import Dense, Form, Outer, Rows, to_dense
-from lightning_tracin.gradients.onednn import onednn_product, suits_onednn
+from lightning_tracin.gradients.onednn import LINES, onednn_product, suits_onednn
 
 #: A row of a table that at least this fraction of all (sample, probe) pairs share is multiplied as a matrix; other rows are
 #: multiplied pair by pair. Matrix products are about ten times more efficient than gathered products.
 _SHARED_ENOUGH = 0.1
 
-#: Largest number of elements in one gathered block, which bounds its memory (64 MB in float32).
-_BLOCK = 16_000_000
+#: Largest number of elements in one block of products or gathered rows, which bounds its memory: 16 MB in float32. On an
+#: accelerator, which is slow to start on a block, it is larger.
+BLOCK, _ACCELERATOR_BLOCK = 4_000_000, 16_000_000
+
+#: The same where pairs of rows are gathered on the CPU: in a core's own cache that is several times as fast.
+_PAIRS = 500_000
+
+#: Elements of shared rows, over all samples of the larger side, that one matrix product adds up.
+_SHARED = 16_000_000
 
 #: Elements of a line that are added up in one sum.
 _LINE = 65_536
@@ -53,6 +60,16 @@ def dots(left: Sequence[Form], right: Sequence[Form]) -> Tensor:
     return reduce(Tensor.add_, (_pair(a, b) for a in left for b in right))
 
 
+def block_on(device: torch.device) -> int:
+    """The largest number of elements of a block on this device, apart from a single line that is longer.
+
+    Example:
+        >>> block_on(torch.device("cpu"))
+        4000000
+    """
+    return BLOCK if device.type == "cpu" else _ACCELERATOR_BLOCK
+
+
 def squares(lines: Tensor) -> Tensor:
     """The squared norm of each line, without a squared copy of the lines: [lines], in `wide_type`.
 
@@ -71,7 +88,8 @@ def squares(lines: Tensor) -> Tensor:
 def add_product(out: Tensor, left: Tensor, right: Tensor) -> None:
     """Add a matrix product to `out`, whose type is the factors' type or its `wide_type`."""
     if suits_onednn(left, right):
-        out += onednn_product(left, right)
+        for columns in _columns_at_once(right):
+            out[:, columns] += onednn_product(left, right[:, columns])
     elif out.dtype == left.dtype:
         out.addmm_(left, right)
     else:
@@ -106,22 +124,39 @@ def _pair(a: Form, b: Form) -> Tensor:
     return _pair(b, a).T.contiguous()
 
 
+def _columns_at_once(right: Tensor) -> list[slice]:
+    """Columns that oneDNN multiplies at a time: those of a strided matrix are copied, all of which could take any memory."""
+    length, columns = right.shape
+    step = columns if right.T.is_contiguous() else max(LINES, BLOCK // length)
+    return [slice(at, min(at + step, columns)) for at in range(0, columns, step)]
+
+
+def _at_once(factors: Tensor) -> int:
+    """Samples of some factors, [samples, positions, width], that fill a block."""
+    return max(1, block_on(factors.device) // max(1, factors.shape[1] * factors.shape[2]))
+
+
 def _dense_other(a: Dense, b: Outer | Rows) -> Tensor:
     """Products of dense gradients with others, one sample of `a` at a time: [samples of a, samples of b]."""
     lines = []
     for values in a.values:
+        wide = wide_type(values.dtype)
         if isinstance(b, Rows):
             table = values.view(b.table, -1)
-            products = (table[b.row] * b.values).sum(1, dtype=wide_type(values.dtype))
+            step = max(1, block_on(values.device) // table.shape[1])
+            some = zip(torch.split(b.row, step), torch.split(b.values, step), strict=True)
+            products = torch.cat([(table[row] * mine).sum(1, dtype=wide) for row, mine in some])
             lines.append(products.new_zeros(b.samples).index_add_(0, b.sample, products))
         else:
             matrix = values.view(b.left.shape[2], b.right.shape[2])
-            lines.append(((b.left @ matrix) * b.right).sum((1, 2), dtype=wide_type(values.dtype)))
+            step = _at_once(b.right)
+            pieces = zip(torch.split(b.left, step), torch.split(b.right, step), strict=True)
+            lines.append(torch.cat([((left @ matrix) * right).sum((1, 2), dtype=wide) for left, right in pieces]))
     return torch.stack(lines)
 
 
 def _outer_outer(a: Outer, b: Outer) -> Tensor:
-    """``sum over t, s of (left_t . left'_s) (right_t . right'_s)``, in blocks of samples of `a`."""
+    """``sum over t, s of (left_t . left'_s) (right_t . right'_s)``, in blocks of samples of `a`, or of `b` beside one of `a`."""
     samples, positions, _ = a.left.shape
     probes, others, _ = b.left.shape
     if positions == 0 or others == 0:  # no sample's loss depends on this layer
@@ -129,12 +164,15 @@ def _outer_outer(a: Outer, b: Outer) -> Tensor:
     left, right = b.left.flatten(0, 1).T, b.right.flatten(0, 1).T
     if positions == 1 and others == 1:
         return (a.left[:, 0] @ left).mul_(a.right[:, 0] @ right).to(wide_type(a.left.dtype))
-    step = max(1, _BLOCK // (positions * probes * others))
-    blocks = []
-    for at in range(0, samples, step):
-        product = (a.left[at : at + step].flatten(0, 1) @ left).mul_(a.right[at : at + step].flatten(0, 1) @ right)
-        blocks.append(product.view(-1, positions, probes, others).sum((1, 3), dtype=wide_type(product.dtype)))
-    return torch.cat(blocks)
+    out = a.left.new_empty(samples, probes, dtype=wide_type(a.left.dtype))
+    block = block_on(left.device)
+    step, most = max(1, block // (positions * probes * others)), max(1, block // (positions * others))
+    for at, first in itertools.product(range(0, samples, step), range(0, probes, most)):
+        mine, theirs = slice(at, at + step), slice(first * others, (first + most) * others)
+        product = (a.left[mine].flatten(0, 1) @ left[:, theirs]).mul_(a.right[mine].flatten(0, 1) @ right[:, theirs])
+        pairs = product.view(-1, positions, product.shape[1] // others, others)
+        out[mine, first : first + most] = pairs.sum((1, 3), dtype=out.dtype)
+    return out
 
 
 def _rows_outer(a: Rows, b: Outer) -> Tensor:
@@ -144,7 +182,7 @@ def _rows_outer(a: Rows, b: Outer) -> Tensor:
     out = a.values.new_zeros(a.samples, probes, dtype=wide_type(a.values.dtype))
     if others == 0:  # no probe's loss depends on this layer
         return out
-    step = max(1, _BLOCK // (probes * others))
+    step = max(1, block_on(left.device) // (probes * others))
     for at in range(0, len(a.row), step):
         stop = at + step
         product = (a.values[at:stop] @ right).mul_(left[:, a.row[at:stop]].T)
@@ -161,24 +199,33 @@ def _rows_rows(a: Rows, b: Rows) -> Tensor:
     rare = (pairs > 0) & ~common
     shared = common.nonzero()[:, 0]
     width = a.values.shape[1]
-    step = max(1, _BLOCK // (max(a.samples, b.samples) * width))
-    for at in range(0, len(shared), step):
-        chosen = shared[at : at + step]
-        add_product(out.view(a.samples, b.samples), _gathered(a, chosen), _gathered(b, chosen).T)
+    step = max(1, _SHARED // (max(a.samples, b.samples) * width))
+    for start in range(0, len(shared), step):
+        chosen = shared[start : start + step]
+        most = max(LINES, block_on(out.device) // (len(chosen) * width))  # samples at a time
+        for at in range(0, a.samples, most):
+            mine, lines = _gathered(a, chosen, at, most), out.view(a.samples, b.samples)[at : at + most]
+            for first in range(0, b.samples, most):
+                add_product(lines[:, first : first + most], mine, _gathered(b, chosen, first, most).T)
     if bool(rare.any()):
         _add_pairs(out, a, b, rare, in_b)
     return out.view(a.samples, b.samples)
 
 
-def _gathered(rows: Rows, chosen: Tensor) -> Tensor:
-    """The chosen rows of every sample side by side, zero where a sample lacks one: [samples, chosen * width]."""
+def _gathered(rows: Rows, chosen: Tensor, first: int, most: int) -> Tensor:
+    """The chosen rows of up to `most` samples side by side, zero where a sample lacks one: [samples, chosen * width]."""
+    count = min(most, rows.samples - first)
+    start, stop = 0, len(rows.row)
+    if count < rows.samples:
+        edges = torch.tensor([first, first + count], device=rows.sample.device)
+        start, stop = torch.searchsorted(rows.sample, edges).tolist()
     place = torch.full((rows.table,), -1, dtype=torch.long, device=chosen.device)
     place[chosen] = torch.arange(len(chosen), device=chosen.device)
-    column = place[rows.row]
+    column = place[rows.row[start:stop]]
     has = (column >= 0).nonzero()[:, 0]
-    full = rows.values.new_zeros(rows.samples * len(chosen), rows.values.shape[1])
-    full[rows.sample[has] * len(chosen) + column[has]] = rows.values[has]
-    return full.view(rows.samples, -1)
+    full = rows.values.new_zeros(count * len(chosen), rows.values.shape[1])
+    full[(rows.sample[start + has] - first) * len(chosen) + column[has]] = rows.values[start + has]
+    return full.view(count, -1)
 
 
 def _add_pairs(out: Tensor, a: Rows, b: Rows, wanted: Tensor, in_b: Tensor) -> None:
@@ -190,7 +237,7 @@ def _add_pairs(out: Tensor, a: Rows, b: Rows, wanted: Tensor, in_b: Tensor) -> N
     counts = in_b * wanted
     first[1:] = counts.cumsum(0)[:-1]
     repeats = counts[a.row[from_a]]
-    step = max(1, _BLOCK // a.values.shape[1])
+    step = max(1, (_PAIRS if out.device.type == "cpu" else _ACCELERATOR_BLOCK) // a.values.shape[1])
     for at, stop in _spans(repeats, step):
         chosen, times = from_a[at:stop], repeats[at:stop]
         i = chosen.repeat_interleave(times)
@@ -232,7 +279,9 @@ def _rows_diagonal(a: Rows, b: Form) -> Tensor:
     """The inner product of each sample's rows with its dense or outer form, or with the same rows."""
     if isinstance(b, Outer):
         heads = b.left[a.sample, :, a.row]  # [r, positions]
-        products = heads * torch.einsum("rw,rpw->rp", a.values, b.right[a.sample])
+        step = _at_once(b.right)
+        some = zip(torch.split(a.values, step), torch.split(a.sample, step), strict=True)
+        products = heads * torch.cat([torch.einsum("rw,rpw->rp", values, b.right[sample]) for values, sample in some])
     elif isinstance(b, Dense):
         products = a.values * b.values.reshape(len(b.values), a.table, -1)[a.sample, a.row]
     else:

@@ -50,11 +50,12 @@ def tiles(pieces: Sequence[Tileable], step: int, scale: Tensor | None = None) ->
     first, number = samples.start, samples.stop - samples.start
     form = pieces[0][1]
     count = shape_of(form)[0] * shape_of(form)[1]
-    tile = tensor_of((form,)).new_zeros(number, min(step, count))
+    memory = tensor_of((form,)).new_zeros(number * min(step, count))
+    tile = memory.view(number, -1)
     for start in range(0, count, step):
         part = slice(start, min(start + step, count))
         if part.stop - part.start != tile.shape[1]:
-            tile = tile.new_zeros(number, part.stop - part.start)
+            tile = memory[: number * (part.stop - part.start)].zero_().view(number, -1)
         for at, piece in pieces:
             written = tile[at - first : at - first + samples_of(piece)]
             write_out(piece, part, written)

@@ -377,7 +377,7 @@ def test_dry_run_says_what_it_would_cost_and_does_nothing(tmp_path: Path, caplog
     assert "30 train samples (de 10, en 10, ru 10) x 12 probes" in said
     assert "Linear 4,643, Embedding 1,360, LayerNorm 160" in said
     assert "2 snapshots" in said
-    assert "takes about 1 second for a snapshot" in said
+    assert re.search(r"holds [\d.]+ kB in memory \(products work with 64\.\d MB at most\) and takes about 1 second ", said)
     assert "nothing is written" in said
 
 

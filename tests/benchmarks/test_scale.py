@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks import exact_memory, scale_page
+from lightning_tracin.gradients.block import BLOCK
+from lightning_tracin.gradients.holding import working_bytes
 
 MACHINE = {"date": "2026-01-01", "cores": 2, "memory": 8 * 2**30, "torch": "2.0"}
 MIB = 2**20
@@ -44,7 +48,7 @@ def test_reading_is_compared_with_the_disk_and_with_its_products() -> None:
 
 
 def test_memory_is_compared_with_the_sum_of_what_is_known() -> None:
-    known = {"model": MIB, "activations": 9 * MIB, "budget": 60 * MIB, "shard": 30 * MIB}
+    known = {"model": MIB, "activations": 9 * MIB, "budget": 50 * MIB, "shard": 30 * MIB, "working": 10 * MIB}
     counts = {"train": 100_000, "probes": 1_000, "stored": 1_200_000_000, "seconds": 90.0}
     found = page_of("exact-memory", {**known, **counts, "grown": 75 * MIB, "held": 10 * MIB})
     assert "100,000 train samples x 1,000 probes" in found
@@ -59,3 +63,4 @@ def test_the_pass_whose_memory_is_measured_stores_every_pair(tmp_path: Path) -> 
     indices, headers = 8 * (300 + 20), 2000
     assert products + indices <= found["stored"] <= products + indices + headers
     assert 0 < found["held"] <= found["budget"] == 64 * MIB
+    assert found["working"] == working_bytes(BLOCK + exact_memory.BATCH, probes=20, like=torch.ones(1))
