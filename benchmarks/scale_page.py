@@ -151,7 +151,8 @@ def _reading(found: Figures) -> Iterator[str]:
         "double precision);\n"
         "- 32 bytes for each of the k entries per probe and table;\n"
         "- 8 bytes per train sample and snapshot, 8 more if snapshots are summed;\n"
-        "- the probes' features; whitening adds 8 bytes for each pair of features."
+        "- the probes' features; whitening adds 4 bytes for each pair of features while it is read (20 while it is set up), or "
+        "fewer where train samples are few."
     )
     yield ""
     yield (

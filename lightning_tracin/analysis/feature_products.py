@@ -127,7 +127,7 @@ def _whitener(store: FeatureStore, sketch: Sketch, parts: Parts, whitening: Whit
     blocks = _columns(sketch, {name: depths.index(label) for name, label in labels.items()}, range(len(depths)))
     fit = store.fit or store
     shards = (features for _, features in fit.blocks("train"))
-    return whitener_of(shards, blocks, whitening.damping, rates, whitening.steps)
+    return whitener_of(shards, fit.count("train"), blocks, whitening.damping, rates, whitening.steps)
 
 
 def _columns(sketch: Sketch, part_of: Mapping[str, int], into: Sequence[int]) -> list[Tensor]:

@@ -26,6 +26,8 @@ Hessian, which it is not quite, and what one interval passes on to the next is l
 
 If each layer is whitened alone, F has no blocks between layers, and each layer has an s, R and N of its own. The formulas of
 `analysis.scores` then apply with layers in place of groups: products and norms are those of N, and the weights are s.
+
+The inverses are those of `analysis.damped_inverse`, which makes no matrix of features by features where samples are few.
 """
 
 from __future__ import annotations
@@ -36,10 +38,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_tracin.analysis.damped_inverse import DampedInverse, gathering
 from lightning_tracin.errors import TracInError
-
-#: Largest number of features whitened together; F has its square in elements.
-_LARGEST_BLOCK = 16_384
 
 
 @dataclass(frozen=True)
@@ -47,86 +47,93 @@ class Whitener:
     """The inner product at one snapshot, block by block; see the formulas above.
 
     Example:
-        >>> block, factor, scale = torch.tensor([0]), torch.tensor([[2.0]]), torch.tensor([1.0])  # one feature, F = 4
-        >>> whitener = Whitener((block,), (factor,), (scale,), weights=(1.0,))
+        >>> from lightning_tracin.analysis.damped_inverse import InverseByFeatures
+        >>> block, inverse, scale = torch.tensor([0]), InverseByFeatures(torch.tensor([[2.0]])), torch.tensor([1.0])  # F = 4
+        >>> whitener = Whitener((block,), (inverse,), (scale,), weights=(1.0,))
         >>> whitener.dual(torch.tensor([[8.0]])).tolist()
         [[2.0]]
     """
 
     blocks: tuple[Tensor, ...]  # feature indices of each block
-    factors: tuple[Tensor, ...]  # lower triangular L of each block: L L' is the damped moment of its scaled features
-    scales: tuple[Tensor, ...]  # sqrt(R) of each block's features
+    inverses: tuple[DampedInverse, ...]  # of the damped moment of each block's scaled features
+    scales: tuple[Tensor, ...]  # sqrt(R) of each block's features, in double precision
     weights: tuple[float, ...]  # s of each block
 
     def squared_norms(self, features: Tensor) -> Tensor:
-        """``phi' N phi`` of each block: [blocks, samples]."""
-        return torch.stack([self._solved(features, i).square().sum(0) for i in range(len(self.blocks))])
+        """``phi' N phi`` of each block, never negative: [blocks, samples]."""
+        norms = [inverse.squared_norms(self._scaled(features, i)) for i, inverse in enumerate(self.inverses)]
+        return torch.stack([one.to(features.dtype) for one in norms])
 
     def dual(self, features: Tensor) -> Tensor:
         """``M phi``: [samples, features]. Its plain inner product with psi is the weighted one."""
         out = torch.zeros_like(features)
         for i, block in enumerate(self.blocks):
-            solved = torch.linalg.solve_triangular(self.factors[i].T, self._solved(features, i), upper=True).T
-            out[:, block] = self.weights[i] * self.scales[i] * solved
+            solved = self.inverses[i].solve(self._scaled(features, i))
+            out[:, block] = (self.weights[i] * self.scales[i] * solved).to(out.dtype)
         return out
 
-    def _solved(self, features: Tensor, i: int) -> Tensor:
-        """``L^-1 sqrt(R) phi``: [features of the block, samples]."""
-        scaled = self.scales[i] * features[:, self.blocks[i]]
-        solved: Tensor = torch.linalg.solve_triangular(self.factors[i], scaled.T, upper=False)
-        return solved
+    def _scaled(self, features: Tensor, i: int) -> Tensor:
+        """``sqrt(R) phi``: [samples, features of the block]."""
+        return self.scales[i] * features[:, self.blocks[i]]
 
 
 def whitener_of(
-    shards: Iterable[Tensor], blocks: Sequence[Tensor], damping: float, rates: Tensor, steps: float | None = None
+    shards: Iterable[Tensor], count: int, blocks: Sequence[Tensor], damping: float, rates: Tensor, steps: float | None = None
 ) -> Whitener:
     """Compute F from the train features, and the inner product that follows from it.
 
     Args:
-        shards: train features [samples, features], shard by shard; one shard at a time is in memory.
+        shards: train features [samples, features], shard by shard; they are read once.
+        count: number of train samples in all shards. A block of at least twice as many features keeps its features of all
+            samples; of others, one shard at a time is in memory.
         blocks: feature indices of each block.
         damping: the ridge as a fraction of F's trace over all blocks.
         rates: the weight of each feature, 0 or more: [features].
         steps: K of the fit's own ridge, which takes the place of `damping`: optimizer steps per unit of `rates`. None: `damping`.
 
     Raises:
-        TracInError: a block has too many features, or all features are zero.
+        TracInError: a block is too large, there are more or fewer samples than `count`, all features are zero, or the ridge is
+            too small.
 
     Example:
         >>> features = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
-        >>> whitener = whitener_of([features], [torch.tensor([0, 1])], damping=0.0, rates=torch.ones(2))
+        >>> whitener = whitener_of([features], 2, [torch.tensor([0, 1])], damping=0.0, rates=torch.ones(2))
         >>> whitener.squared_norms(features).round(decimals=4).tolist()
         [[2.0, 2.0]]
     """
     largest = max(map(len, blocks))
-    if largest > _LARGEST_BLOCK:
+    if steps is None and damping == 0 and count < largest:
         raise TracInError(
-            f"Whitening {largest:,} features together needs {largest**2 * 8 / 1e9:.0f} GB; use blocks='layer', or a "
-            f"`projection_dim` of at most {_LARGEST_BLOCK:,}."
+            f"The second moment of {largest:,} features of {count:,} train samples has no inverse; take a `damping` above 0."
         )
-    moments = [torch.zeros(len(block), len(block), dtype=torch.float64) for block in blocks]
-    count = 0
+    gathered = [gathering(count, len(block)) for block in blocks]
+    seen = 0
     for features in shards:
-        count += len(features)
-        for moment, block in zip(moments, blocks, strict=True):
-            mine = features[:, block]
-            moment += mine.T @ mine
-    trace = sum(float(moment.diagonal().sum()) for moment in moments) / count
+        seen += len(features)
+        if seen > count:
+            break
+        for mine, block in zip(gathered, blocks, strict=True):
+            mine.add(features[:, block])
+    if seen != count:
+        found = f"only {seen:,}" if seen < count else "more"
+        raise TracInError(
+            f"Whitening needs the features of {count:,} train samples, but {found} are stored; run the attribution again."
+        )
+    energies = [mine.energy() for mine in gathered]
+    trace = sum(float(energy.sum()) for energy in energies)
     if trace == 0:
         raise TracInError("All features of the train samples are zero, so there is nothing to whiten them by.")
-    factors, scales, weights = [], [], []
-    for moment, block in zip(moments, blocks, strict=True):
-        moment /= count
-        weight, relative = _mean_rate(rates[block].double(), moment.diagonal())
+    inverses, scales, weights = [], [], []
+    for mine, block, energy in zip(gathered, blocks, energies, strict=True):
+        weight, relative = _mean_rate(rates[block].double(), energy)
         scale = relative.sqrt()
-        moment.mul_(scale[:, None]).mul_(scale)
-        if steps is not None:
-            moment.mul_(steps * weight)
-        moment.diagonal().add_(damping * trace if steps is None else 1.0)
-        factors.append(torch.linalg.cholesky(moment).float())
-        scales.append(scale.float())
+        if steps is None:
+            inverses.append(mine.inverse(scale, damping * trace))
+        else:
+            inverses.append(mine.inverse(scale * (steps * weight) ** 0.5, 1.0))
+        scales.append(scale)
         weights.append(weight)
-    return Whitener(tuple(blocks), tuple(factors), tuple(scales), tuple(weights))
+    return Whitener(tuple(blocks), tuple(inverses), tuple(scales), tuple(weights))
 
 
 def _mean_rate(rates: Tensor, energy: Tensor) -> tuple[float, Tensor]:

@@ -71,12 +71,12 @@ def rises_of_run(directory: RunDirectory, languages: Sequence[str], curvature: C
 
 
 def _require_steps(directory: RunDirectory) -> None:
-    record = directory.record()
-    used, plain = record.options.preconditioner, all(one.record.plain_steps for one in directory.ledger.snapshots())
-    if used not in WHITENED or (used == "fisher" and not plain):
+    record, follows = directory.record(), directory.follows_steps
+    used = record.options.preconditioner
+    if used not in WHITENED or not follows(used):
         raise NeedUnknownError(
             f"{directory.path} has no features in the metric of the fit's steps; run the fit with "
-            f"`TracInCallback(projection_dim=4096, preconditioner='{'fisher' if plain else 'adam-fisher'}')`."
+            f"`TracInCallback(projection_dim=4096, preconditioner='{'fisher' if follows('fisher') else 'adam-fisher'}')`."
         )
     if "mean" not in record.loss:
         raise NeedUnknownError(

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_tracin.analysis.damped_inverse import InverseBySamples
 from lightning_tracin.errors import TracInError
 
 #: Bytes of the matrices of languages that are added up in one reading of the features.
@@ -110,12 +111,11 @@ def _by_samples(shards: Shards, owner: Tensor, push: Tensor, scale: Tensor, pull
     for index, features in shards():
         every[index] = scale * features
     every *= pull.weights.double().sqrt()[:, None]
-    left = push.clone()
+    left = torch.empty_like(push)
     for group, line in enumerate(push):
         rest = every[owner != group]
-        damped = rest @ rest.T
-        damped.diagonal().add_(len(rest) / _time(pull))
-        left[group] -= rest.T @ torch.cholesky_solve((rest @ line)[:, None], torch.linalg.cholesky(damped))[:, 0]
+        ridge = len(rest) / _time(pull)
+        left[group] = ridge * InverseBySamples.of(rest, torch.ones(len(scale)), ridge).solve(line[None])[0]
     return left
 
 

@@ -118,7 +118,7 @@ class Scorer:
                 "damping='steps' is the ridge that follows from learning rates; take it with weighting='learning_rate' and "
                 "preconditioner='adam-fisher' (after plain SGD: 'fisher')."
             )
-        if used == "fisher" and not all(one.record.plain_steps for one in self._directory.ledger.snapshots()):
+        if not self._directory.follows_steps(used):
             raise TracInError(
                 "damping='steps' needs features in the metric of the optimizer's steps, which are not those of plain SGD here; "
                 "run the fit with `TracInCallback(preconditioner='adam-fisher')` and a `projection_dim`."
@@ -273,11 +273,7 @@ class Scorer:
         """
         record, snapshots = self._directory.record(), self._directory.ledger.snapshots()
         metric = self.metric(scoring)
-        follows = (
-            metric in ("adam", "adam-factored")
-            or scoring.damping == "steps"
-            or (metric == "none" and all(snapshot.record.plain_steps for snapshot in snapshots))
-        )
+        follows = scoring.damping == "steps" or (metric not in WHITENED and self._directory.follows_steps(metric))
         if (scoring.similarity, scoring.weighting) != ("dot", "learning_rate") or not follows or "mean" not in record.loss:
             return None
         return [snapshot.steps / (self._train * snapshot.visits) if snapshot.visits > 0 else 0.0 for snapshot in snapshots]

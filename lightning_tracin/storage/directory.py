@@ -15,6 +15,7 @@ from typing import Literal
 from pydantic import ValidationError
 from torch import Tensor
 
+from lightning_tracin.config import SCALED
 from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.factors import FactorStore
 from lightning_tracin.storage.features import FeatureStore
@@ -68,6 +69,15 @@ class RunDirectory:
             record = self.record()
             self._opened = Ledger(self._snapshots, record.run, record.snapshots)
         return self._opened
+
+    def follows_steps(self, metric: str) -> bool:
+        """Whether gradients in this metric (a preconditioner, or "none") are those of the optimizer's steps at every snapshot.
+
+        Scaled ones are by what Adam keeps; others are where the fit's steps are rates times gradients, as in plain SGD.
+        """
+        if metric in ("none", "fisher"):
+            return all(snapshot.record.plain_steps for snapshot in self.ledger.snapshots())
+        return metric in SCALED
 
     def import_ledger(self, run: str) -> Ledger:
         """An empty ledger in a temporary folder, for importing snapshots before the run starts; see `start_imported`.
