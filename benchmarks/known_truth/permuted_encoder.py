@@ -15,8 +15,6 @@ from lightning_tracin.studies.datasets.clones import is_cloned
 from lightning_tracin.studies.models.classifier import label_names
 from lightning_tracin.studies.models.shipped_encoder import shipped_model, shipped_tokenizer
 
-_EMBEDDINGS = "embeddings.weight"
-
 
 class PermutedEncoder(nn.Module):
     """The encoder with one frozen embedding for each word of a world.

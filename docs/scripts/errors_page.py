@@ -59,7 +59,9 @@ class Message:
         if at is None:
             return self.text, "In the message."
         remedy = self.text[at + 2 :].strip()
-        return self.text[:at].strip(), remedy[:1].upper() + remedy[1:]
+        first = remedy.split(" ", 2)[:2]
+        is_command = first[1:] == ["install"] or "/" in first[0]
+        return self.text[:at].strip(), remedy if is_command else remedy[:1].upper() + remedy[1:]
 
 
 def _first_mark(text: str) -> int | None:

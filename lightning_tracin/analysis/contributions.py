@@ -25,7 +25,7 @@ import pandas as pd
 from scipy import stats
 
 from lightning_tracin.analysis.reliance import Floats
-from lightning_tracin.analysis.resampling import Interval
+from lightning_tracin.analysis.resampling import Interval, checked_interval
 from lightning_tracin.analysis.scores import require_k
 from lightning_tracin.analysis.top_k import Strongest, tables_of
 from lightning_tracin.config import Sign
@@ -124,7 +124,7 @@ def contribution_table(
         mine = groups[queries] == group
         mean = values[:, mine].mean(1)  # [windows, sources]
         items = [record.items[probe] for probe in queries[mine]]
-        low, high = _interval(values[:, mine], items, record.every_n_steps, cumulative, interval or Interval())
+        low, high = _interval(values[:, mine], items, record.every_n_steps, cumulative, checked_interval(interval))
         fall = falls[:, queries[mine]].mean(1, keepdims=True)
         if share:
             with np.errstate(divide="ignore", invalid="ignore"):

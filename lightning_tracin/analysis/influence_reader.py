@@ -15,10 +15,10 @@ import xarray as xr
 from lightning_tracin.analysis.contributions import strongest_contributions
 from lightning_tracin.analysis.exchange import units_of
 from lightning_tracin.analysis.reliance_by_snapshot import reliance_by_snapshot
-from lightning_tracin.analysis.resampling import Interval
+from lightning_tracin.analysis.resampling import Interval, checked_interval
 from lightning_tracin.analysis.score_array import score_array
 from lightning_tracin.analysis.scorer import Readable, Scorer
-from lightning_tracin.analysis.scores import Scores, require_k
+from lightning_tracin.analysis.scores import Scores, is_index, require_k
 from lightning_tracin.analysis.tally import SIGNED, Tally, TrainLanguages
 from lightning_tracin.analysis.top_k import Strongest, tables_of
 from lightning_tracin.config import (
@@ -145,17 +145,23 @@ class InfluenceReader(ABC):
         """Inner products and norms at one snapshot, per optimizer group; whitened ones are of all groups together.
 
         Raises:
-            TracInError: they were not computed, or only in part.
+            TracInError: there is no such snapshot, or they were not computed, or only in part.
         """
-        return self._scorer.ingredients(snapshot, Scoring())
+        (chosen,) = self._scorer.chosen([snapshot])
+        return self._scorer.ingredients(chosen, Scoring())
 
     def nats(self, scoring: Scoring) -> list[float] | None:
         """What turns each snapshot's scores into first-order falls of a probe's loss, in nats; None if they are no such falls."""
         return self._scorer.nats(scoring)
 
     def scores(self, snapshot: int, scoring: Scoring | None = None) -> Scores:
-        """Influence at one snapshot alone: array [train, queries]."""
-        return self._scorer.scores(snapshot, scoring or Scoring())
+        """Influence at one snapshot alone: array [train, queries].
+
+        Raises:
+            TracInError: there is no such snapshot.
+        """
+        (chosen,) = self._scorer.chosen([snapshot])
+        return self._scorer.scores(chosen, scoring or Scoring())
 
     def influence(
         self,
@@ -232,7 +238,7 @@ class InfluenceReader(ABC):
         the loss of a probe, if every visit is taken for a step of its own. See docs/evidence.md for what it is worth.
 
         Args:
-            k: how many of each probe's strongest train samples to count.
+            k: for shares: how many of each probe's strongest train samples to count.
             sign: `"positive"` for proponents, `"negative"` for opponents.
             cumulative: sum influence up to each snapshot, instead of taking each snapshot alone.
             measure: `"sum"` of the influence of a language's samples (what would be lost without it), `"mean"` influence of one
@@ -252,8 +258,8 @@ class InfluenceReader(ABC):
             `reliance_by_snapshot.RELIANCE_COLUMNS`, with `layer` after `step` for `by="layer"`.
 
         Raises:
-            TracInError: an argument is invalid, `k` is out of range, or the run has language means only and `measure` is not
-                `"mean"`.
+            TracInError: an argument is invalid, `k` is out of range, or the run has language means only and `measure` is
+                `"share"` or `"mass"`.
 
         Example:
             Skipped: needs a run directory.
@@ -273,7 +279,7 @@ class InfluenceReader(ABC):
         scoring = Scoring(
             similarity=shown.similarity, weighting=shown.weighting, preconditioner=preconditioner, damping=damping, blocks=blocks
         )
-        resampled = interval is None or interval.resamples > 0
+        resampled = checked_interval(interval).resamples > 0
         languages = self._train_languages if resampled else self._train_languages.in_one_group()
         whole = reliance_by_snapshot(
             self._scorer,
@@ -336,9 +342,15 @@ class InfluenceReader(ABC):
         if by == "contribution":
             if probe is not None or group is None:
                 raise TracInError("by='contribution' ranks train samples for a group of probes: give `group`, and no `probe`.")
+            if not self.account.is_there:
+                raise TracInError(
+                    f"{self.path} holds no contributions; fit with `ContributionCallback(samples=True)` to have them."
+                )
             return strongest_contributions(self.account, group, k, sign)
         if probe is None or group is not None:
             raise TracInError("by='influence' ranks train samples for a single probe: give `probe`, and no `group`.")
+        if not is_index(probe):
+            raise TracInError(f"probe should be the index of one probe, but is {probe!r}.")
         if not 0 <= probe < len(self.queries):
             raise TracInError(f"There is no probe {probe}; the run has probes 0 to {len(self.queries) - 1}.")
         scoring = Scoring(

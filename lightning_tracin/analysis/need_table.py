@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_tracin.analysis.predicted_need import Pull, label_weights, predicted_rise
-from lightning_tracin.analysis.resampling import Floats, Interval, bootstrap_mean, by_unit
+from lightning_tracin.analysis.resampling import Floats, Interval, bootstrap_mean, by_unit, checked_interval
 from lightning_tracin.config import WHITENED
 from lightning_tracin.errors import TracInError
 from lightning_tracin.storage.directory import RunDirectory
@@ -133,7 +133,7 @@ def need_table(
         >>> table[["train_language", "nats", "is_own"]].values.tolist()
         [['de', 2.0, True], ['en', 0.25, False]]
     """
-    settings, rows = interval or Interval(), []
+    settings, rows = checked_interval(interval), []
     train, probes = np.asarray(train_languages), np.asarray(probe_languages)
     for probe_language in sorted(set(probe_languages)):
         mine = np.flatnonzero(probes == probe_language)

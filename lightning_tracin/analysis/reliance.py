@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from lightning_tracin.analysis.contrast import contrast_of
-from lightning_tracin.analysis.resampling import Interval
+from lightning_tracin.analysis.resampling import Interval, checked_interval
 from lightning_tracin.analysis.scores import Scores
 from lightning_tracin.analysis.tables import own_cells, own_language, table_from
 from lightning_tracin.analysis.tally import SIGNED, Tally, TrainLanguages
@@ -127,7 +127,7 @@ def table_of(
         fewer than two probes or train samples). `lift` is the value divided by the train language's mean value over the probe
         languages (NaN for signed measures, or if that mean is not positive), `probes` the number of probes with a value.
     """
-    settings, first = interval or Interval(), tallies[0]
+    settings, first = checked_interval(interval), tallies[0]
     languages, probe_names = first.languages, sorted(set(probe_languages))
     values = np.mean([tally.values() for tally in tallies], axis=0)
     expected = np.mean([tally.chance() for tally in tallies], axis=0)

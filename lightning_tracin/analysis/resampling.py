@@ -17,6 +17,8 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
+from lightning_tracin.errors import TracInError
+
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
@@ -51,6 +53,24 @@ class Interval:
 
 #: Leaves intervals out (NaN), which saves the time for the bootstrap.
 NO_INTERVAL = Interval(resamples=0)
+
+
+def checked_interval(interval: Interval | None) -> Interval:
+    """The settings of a bootstrap; None: 95 %.
+
+    Raises:
+        TracInError: they are something else, such as a number.
+
+    Example:
+        >>> checked_interval(None)
+        Interval(confidence=0.95, resamples=999, seed=0)
+    """
+    if interval is not None and not isinstance(interval, Interval):
+        raise TracInError(
+            "interval should be None or an `Interval` of lightning_tracin.analysis.resampling, such as "
+            f"`Interval(confidence=0.9)`, but is {interval!r}."
+        )
+    return interval or Interval()
 
 
 def random_groups(languages: Sequence[str], units: Sequence[Hashable] | None = None) -> Integers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from cachetools import LRUCache, cached
 
 from lightning_tracin.analysis.feature_products import Whitening, ingredients_of, product_shards
-from lightning_tracin.analysis.scores import Scores, factored_scores, group_weights, snapshot_scores
+from lightning_tracin.analysis.scores import Scores, factored_scores, group_weights, is_index, snapshot_scores
 from lightning_tracin.analysis.top_k import Strongest
 from lightning_tracin.config import DAMPING, SCALED, WHITENED, Options, Preconditioner, Scoring, Similarity
 from lightning_tracin.errors import TracInError
@@ -71,7 +71,7 @@ class Scorer:
             TracInError: there is no such snapshot, or none at all.
         """
         count = len(self._directory.ledger.snapshots())
-        found = list(range(count)) if snapshots is None else sorted(set(snapshots))
+        found = list(range(count)) if snapshots is None else _indices(snapshots)
         if not found:
             raise TracInError(f"{self._directory.path} has no snapshots to sum; the fit ended before the first one was taken.")
         unknown = [index for index in found if not 0 <= index < count]
@@ -95,9 +95,15 @@ class Scorer:
             self.require_steps(scoring)
             about = self._snapshot(snapshot)
             return Whitening(DAMPING, scoring.blocks, weights, about.steps / about.visits if about.visits > 0 else 1.0)
-        if self.preconditioner(scoring) not in WHITENED:
-            return None
-        return Whitening(scoring.damping, scoring.blocks, weights)
+        used = self.preconditioner(scoring)
+        if used in WHITENED:
+            return Whitening(scoring.damping, scoring.blocks, weights)
+        if (scoring.damping, scoring.blocks) != (DAMPING, "whole"):
+            raise TracInError(
+                f"`damping` and `blocks` are for whitened scores, and those with preconditioner={used or 'none'!r} are not; "
+                "leave them out, or take preconditioner='fisher' or 'adam-fisher'."
+            )
+        return None
 
     def require_steps(self, scoring: Scoring) -> None:
         """Check that the ridge can follow from the fit's steps, if it is to.
@@ -322,3 +328,16 @@ class Scorer:
 
     def _scores(self, ingredients: Ingredients, similarity: Similarity, weights: npt.NDArray[np.float64]) -> Scores:
         return snapshot_scores(*self._method.readable(ingredients, similarity), weights)
+
+
+def _indices(snapshots: object) -> list[int]:
+    """The indices in order, each once.
+
+    Raises:
+        TracInError: it is no list of whole numbers, or empty.
+    """
+    if not isinstance(snapshots, Collection) or not all(is_index(one) for one in snapshots):
+        raise TracInError(f"snapshots should be a list of indices, such as [0, 2], but is {snapshots!r}.")
+    if len(snapshots) == 0:
+        raise TracInError("snapshots is empty; name some, or leave it out for all.")
+    return sorted({int(one) for one in snapshots})

@@ -112,12 +112,24 @@ def _inverse(norm: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)
 
 
+def is_index(value: object) -> bool:
+    """Whether a value is a whole number, of Python or numpy, and no truth value.
+
+    Example:
+        >>> [is_index(value) for value in (3, np.int64(3), 3.0, "3", True)]
+        [True, True, False, False, False]
+    """
+    return hasattr(value, "__index__") and not isinstance(value, bool | np.bool_)
+
+
 def require_k(k: int, train: int) -> None:
     """Check that k train samples exist.
 
     Raises:
-        TracInError: k is not between 1 and the number of train samples.
+        TracInError: k is no whole number, or not between 1 and the number of train samples.
     """
+    if not is_index(k):
+        raise TracInError(f"k should be a whole number, but is {k!r}.")
     if not 1 <= k <= train:
         raise TracInError(f"k should be between 1 and the number of train samples ({train}), but is {k}.")
 

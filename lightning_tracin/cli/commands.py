@@ -180,8 +180,8 @@ def reliance(
         snapshots: indices of the snapshots to show. Default: all.
         by: "layer" for a table of each layer alone.
         preconditioner: "adam", "adam-factored", "fisher" or "adam-fisher" if the run has it, or "none". Default: as in the fit.
-        damping: for "fisher": the ridge, as a fraction of the trace; "steps" for the one that follows from the fit's own steps.
-        blocks: for "fisher": whiten all features together ("whole") or each "layer" separately.
+        damping: for "fisher" and "adam-fisher": the ridge, as a fraction of the trace, or "steps": from the fit's own steps.
+        blocks: for these two: whiten all features together ("whole") or each "layer" separately.
         output: format of the printed table.
     """
     opened = TracInRun.open(run)
@@ -263,8 +263,8 @@ def top(
         weighting: how to weight snapshots. Default: as in the fit.
         snapshots: indices of the snapshots to sum. Default: all.
         preconditioner: "adam", "adam-factored", "fisher" or "adam-fisher" if the run has it, or "none". Default: as in the fit.
-        damping: for "fisher": the ridge, as a fraction of the trace; "steps" for the one that follows from the fit's own steps.
-        blocks: for "fisher": whiten all features together ("whole") or each "layer" separately.
+        damping: for "fisher" and "adam-fisher": the ridge, as a fraction of the trace, or "steps": from the fit's own steps.
+        blocks: for these two: whiten all features together ("whole") or each "layer" separately.
         by: "influence" on a probe, or own "contribution" to a group.
         group: the probe language (or other group of the account), for "contribution".
         output: format of the printed table.

@@ -142,3 +142,46 @@ def test_top_by_contribution(tmp_path: Path) -> None:
             run.top(**asked)
     with pytest.raises(TracInError, match="by should be"):
         run.top(by="need")
+
+
+WRONG: dict[str, tuple[Callable[[TracInRun], object], str]] = {
+    "one snapshot": (
+        lambda run: run.reliance(k=1, snapshots=0),
+        r"snapshots should be a list of indices, such as \[0, 2\], but is 0",
+    ),
+    "half a snapshot": (lambda run: run.influence(snapshots=[0.5]), r"list of indices, such as \[0, 2\], but is \[0.5\]"),
+    "a snapshot's name": (lambda run: run.influence(snapshots="0"), "list of indices, .* but is '0'"),
+    "a truth value": (lambda run: run.influence(snapshots=[True]), "list of indices"),
+    "no snapshots": (lambda run: run.influence(snapshots=[]), "snapshots is empty; name some, or leave it out for all"),
+    "scores": (lambda run: run.scores(99), "There is no snapshot 99; the run has 2, numbered from 0"),
+    "scores from the end": (lambda run: run.scores(-1), "There is no snapshot -1"),
+    "ingredients": (lambda run: run.ingredients(2), "There is no snapshot 2"),
+    "a probe's name": (lambda run: run.top("3"), "probe should be the index of one probe, but is '3'"),
+    "several probes": (lambda run: run.top([1, 2]), r"probe should be the index of one probe, but is \[1, 2\]"),
+    "half a sample": (lambda run: run.top(0, k=1.5), "k should be a whole number, but is 1.5"),
+    "half a share": (lambda run: run.reliance(k=2.5, measure="share"), "k should be a whole number, but is 2.5"),
+    "a confidence": (lambda run: run.reliance(k=1, interval=0.9), r"interval should be None or an `Interval` .*, but is 0.9"),
+    "a ridge": (
+        lambda run: run.influence(damping=0.5),
+        "`damping` and `blocks` are for whitened scores, and those with .*'none'",
+    ),
+    "layers": (lambda run: run.reliance(k=1, blocks="layer"), "`damping` and `blocks` are for whitened scores"),
+    "no account": (
+        lambda run: run.top(by="contribution", group="de"),
+        r"no contributions; fit with `ContributionCallback\(samples",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_cannot_be_asked_is_said(name: str, tmp_path: Path) -> None:
+    ask, said = WRONG[name]
+    with pytest.raises(TracInError, match=said):
+        ask(TracInRun(run_directory(tmp_path / "run", SAMPLES, SAMPLES)))
+
+
+def test_indices_may_be_those_of_numpy(tmp_path: Path) -> None:
+    run = TracInRun(run_directory(tmp_path / "run", SAMPLES, SAMPLES))
+    asked = run.influence(snapshots=np.array([1, 0, 1])), run.influence(snapshots=range(2))
+    np.testing.assert_array_equal(asked[0], asked[1])
+    assert run.top(np.int64(3), k=np.int64(2))["train"].tolist() == run.top(3, k=2)["train"].tolist()

@@ -15,7 +15,6 @@ The numbers are real, so code that decides by them works, and results can be com
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -135,10 +134,6 @@ class Accelerated:
     def upload(self, operation: str) -> None:
         """Note a copy to the device."""
         self.uploads.append(f"{operation} at {_line()}")
-
-    def by_line(self) -> dict[str, int]:
-        """How often each line made the processor wait, most often first."""
-        return dict(Counter(f"{one.operation} at {one.line}" for one in self.waits).most_common())
 
 
 class _Operations(TorchDispatchMode):
