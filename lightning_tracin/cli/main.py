@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,8 @@ def _run(arguments: list[str]) -> None:
         arguments = [arguments[0], "--run", *arguments[1:]]
     from lightning_tracin.cli import commands as run_commands  # slow to import
 
-    parser = _StudyParser(prog="lightning-tracin", description="Which languages' training data a multilingual model relies on.")
+    about = "Which languages' training data a multilingual model relies on."
+    parser = _StudyParser(prog="lightning-tracin", description=about, version=version("lightning-tracin"))
     commands = parser.add_subcommands(required=True)
     asked = next((argument for argument in arguments if not argument.startswith("-")), None)
     study = _study_parser() if asked in (None, "study") else ArgumentParser()  # its settings take seconds to import
