@@ -95,15 +95,9 @@ class Scorer:
             self.require_steps(scoring)
             about = self._snapshot(snapshot)
             return Whitening(DAMPING, scoring.blocks, weights, about.steps / about.visits if about.visits > 0 else 1.0)
-        used = self.preconditioner(scoring)
-        if used in WHITENED:
-            return Whitening(scoring.damping, scoring.blocks, weights)
-        if (scoring.damping, scoring.blocks) != (DAMPING, "whole"):
-            raise TracInError(
-                f"`damping` and `blocks` are for whitened scores, and those with preconditioner={used or 'none'!r} are not; "
-                "leave them out, or take preconditioner='fisher' or 'adam-fisher'."
-            )
-        return None
+        if self.preconditioner(scoring) not in WHITENED:
+            return None
+        return Whitening(scoring.damping, scoring.blocks, weights)
 
     def require_steps(self, scoring: Scoring) -> None:
         """Check that the ridge can follow from the fit's steps, if it is to.

@@ -161,11 +161,6 @@ WRONG: dict[str, tuple[Callable[[TracInRun], object], str]] = {
     "half a sample": (lambda run: run.top(0, k=1.5), "k should be a whole number, but is 1.5"),
     "half a share": (lambda run: run.reliance(k=2.5, measure="share"), "k should be a whole number, but is 2.5"),
     "a confidence": (lambda run: run.reliance(k=1, interval=0.9), r"interval should be None or an `Interval` .*, but is 0.9"),
-    "a ridge": (
-        lambda run: run.influence(damping=0.5),
-        "`damping` and `blocks` are for whitened scores, and those with .*'none'",
-    ),
-    "layers": (lambda run: run.reliance(k=1, blocks="layer"), "`damping` and `blocks` are for whitened scores"),
     "no account": (
         lambda run: run.top(by="contribution", group="de"),
         r"no contributions; fit with `ContributionCallback\(samples",
