@@ -6,22 +6,22 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
     ValidationError,
+    ValidationInfo,
     model_validator,
 )
 from typing_extensions import Self
 
 from lightning_tracin.errors import TracInError
-from lightning_tracin.option_names import Names, SomeNames
 
 When = Literal["auto", "fit_end", "snapshot", "never"]
 Precision = Literal["float32", "float64", "bfloat16"]
@@ -66,6 +66,14 @@ def check_choice(name: str, value: str, choices: object) -> None:
         raise TracInError(f"{name} should be one of {', '.join(map(repr, allowed))}, but is {value!r}.")
 
 
+def _not_one_string(value: Any, info: ValidationInfo) -> Any:
+    """Reject a string where a list is expected: pydantic would split it into letters."""
+    if isinstance(value, str):
+        raise TracInError(f"{info.field_name} should be a list of strings, but is the string {value!r}.")
+    return value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_not_one_string)]
 Positive = Annotated[int, Field(ge=1)]
 
 
@@ -108,8 +116,7 @@ def _sentence(model: type[BaseModel], error: ValidationError) -> str:
     first = error.errors()[0]
     name, value = str(first["loc"][0]) if first["loc"] else model.__name__, first["input"]
     if first["type"] == "extra_forbidden":
-        meant = "".join(f" (did you mean {one!r}?)" for one in get_close_matches(name, list(model.model_fields), 1))
-        return f"There is no option {name!r}{meant}; the options are {', '.join(model.model_fields)}."
+        return f"There is no option {name!r}; the options are {', '.join(model.model_fields)}."
     if first["type"] == "literal_error":
         return f"{name} should be one of {first['ctx']['expected'].replace(' or ', ', ')}, but is {value!r}."
     words = next((one["ctx"]["expected"] for one in error.errors() if one["type"] == "literal_error"), None)
@@ -125,7 +132,7 @@ def _sentence(model: type[BaseModel], error: ValidationError) -> str:
 class SampleColumns(OptionGroup):
     """Which columns of a dataset hold language, item, text and label."""
 
-    language_column: str | SomeNames = Field(
+    language_column: str | Names = Field(
         default="language",
         description="dataset column (or attribute) with each sample's language; two (source, target) make pairs such as `en>de`.",
     )
@@ -137,7 +144,7 @@ class SampleColumns(OptionGroup):
 class ProbeChoice(OptionGroup):
     """Which samples of the probe loaders to use as probes."""
 
-    probe_languages: SomeNames | None = Field(default=None, description="languages to probe. Default: all in the probe data.")
+    probe_languages: Names | None = Field(default=None, description="languages to probe. Default: all in the probe data.")
     max_probes_per_language: Positive | None = Field(
         default=50,
         description="at most this many probes per language (None: all). Parallel data keep the same items in every language.",
@@ -210,7 +217,7 @@ class Stored(Evaluation):
         default=None, description="snapshot at the end of every n-th epoch. Default: 1, unless `every_n_train_steps` is given."
     )
     every_n_train_steps: Positive | None = Field(default=None, description="snapshot every n optimizer steps instead.")
-    parameters: SomeNames | None = Field(
+    parameters: Names | None = Field(
         default=None, description="glob patterns of the parameter names to score. Default: all trainable parameters."
     )
     loss_unit: LossUnit = Field(

@@ -35,7 +35,6 @@ _TITLES = {
     "errors": "Packages and files of settings",
     "gradients": "Gradients",
     "losses": "`per_sample`",
-    "option_names": "Names in options",
     "reasons": "Why a loss is not made of its samples' own losses",
     "reporting": "Tables, figures, loggers",
     "run": "Reading a run",
