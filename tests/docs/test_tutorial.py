@@ -21,6 +21,7 @@ def decision(notebook: NotebookNode) -> pd.DataFrame:
     return pd.read_csv(StringIO(text), sep=r"\s{2,}", engine="python")
 
 
+@pytest.mark.long
 def test_it_runs_and_says_what_it_said_before(tmp_path: Path) -> None:
     stored = nbformat.read(TUTORIAL, as_version=4)
     run = executed(TUTORIAL, tmp_path)
