@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +10,13 @@ import pytest
 import torch
 from datasets import Dataset as Stored
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_tracin import ContributionCallback, TracInCallback, TracInError, TracInRun
 from lightning_tracin.storage.account import AccountStore
-from tests.support.accounted_fits import Module, Tokens, fit, numbers, probes, require_same
+from tests.support.accounted_fits import Module, Tokens, fit, loader, numbers, probes, require_same, rows, without_language
 from tests.support.fits import trainer
-
-
-def loader(count: int = 20, **settings: Any) -> DataLoader[Any]:
-    return DataLoader(Tokens(count, seed=1), **{"batch_size": 4, **settings})
 
 
 def steps(folder: Path) -> list[tuple[int, int]]:
@@ -123,10 +118,6 @@ class Rows(IterableDataset[dict[str, Any]]):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         dataset = Tokens(20, seed=1)
         yield from ({**dataset[index], "language": dataset.language[index]} for index in range(20))
-
-
-def without_language(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
-    return torch.utils.data.default_collate([{name: sample[name] for name in ("tokens", "labels")} for sample in samples])
 
 
 class Counting(Callback):
@@ -242,106 +233,6 @@ def test_languages_may_be_given(tmp_path: Path) -> None:
     given = [f"l{index % 2}" for index in range(20)]
     fit(tmp_path, loader(), options={"languages": given, "window": 100}, max_epochs=1)
     assert numbers(tmp_path)[0]["samples"] == {"l0": 10, "l1": 10}
-
-
-class Streams(IterableDataset[dict[str, Any]]):
-    def __init__(self, rows: list[dict[str, Any]]) -> None:
-        self.rows = rows
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        yield from self.rows
-
-
-def rows(**others: Any) -> list[dict[str, Any]]:
-    dataset = Tokens(8, seed=1)
-    return [{**dataset[index], **others} for index in range(8)]
-
-
-class OwnIterable:
-    """Batches that come from no DataLoader."""
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(loader())
-
-
-class Fetching(Module):
-    def training_step(self, dataloader_iter: Any) -> Tensor:  # type: ignore[override]
-        batch, _, _ = next(dataloader_iter)
-        return super().training_step(batch, 0)
-
-
-class Keys(Dataset[dict[str, Any]]):
-    """A dataset whose keys are no positions."""
-
-    language = ["de"] * 8
-
-    def __len__(self) -> int:
-        return 8
-
-    def __getitem__(self, key: str) -> dict[str, Any]:
-        return rows()[int(key[1:])]
-
-
-def missing() -> list[dict[str, Any]]:
-    found = rows(language="de")
-    found[5] = {**found[5], "language": None}
-    return found
-
-
-REFUSED: dict[str, tuple[Callable[[], Any], type[Module], dict[str, Any], str]] = {
-    "no column": (
-        lambda: DataLoader(Streams(rows()), batch_size=4),
-        Module,
-        {},
-        r"no column 'language' with their language, neither in the dataset nor in the raw samples .* `language_column=\.\.\.`",
-    ),
-    "no group column": (
-        lambda: DataLoader(Streams(rows()), batch_size=4),
-        Module,
-        {"group_column": "domain", "languages_of_probes": ["web"] * 9},
-        r"no column 'domain' with their domain, .* `group_column=\.\.\.`, or give `languages=",
-    ),
-    "missing language": (
-        lambda: DataLoader(Streams(missing()), batch_size=4, collate_fn=without_language),
-        Module,
-        {},
-        "Sample 1 of the batch of step 2 has no language; name one for each sample",
-    ),
-    "several loaders": (
-        lambda: {"a": loader(), "b": loader()},
-        Module,
-        {},
-        "accounts for one train DataLoader, but the fit has 2; use one DataLoader over a `torch.utils.data.ConcatDataset`",
-    ),
-    "combined loader": (lambda: CombinedLoader([loader(), loader()]), Module, {}, "one train DataLoader, but the fit has 2"),
-    "no DataLoader": (OwnIterable, Module, {}, "the train batches come from OwnIterable; use a torch DataLoader"),
-    "out of order": (
-        lambda: loader(num_workers=1, in_order=False),
-        Module,
-        {},
-        "has in_order=False, so nothing tells which samples a batch holds; leave it out",
-    ),
-    "iterator": (loader, Fetching, {}, r"let the module take them as `training_step\(self, batch, batch_idx\)`"),
-    "keys": (
-        lambda: DataLoader(Keys(), batch_size=4, sampler=[f"k{index}" for index in range(8)]),  # type: ignore[arg-type]
-        Module,
-        {},
-        "does not draw positions in the dataset, so no language can be looked up there; let each raw sample have its own",
-    ),
-    "languages for a stream": (
-        lambda: DataLoader(Streams(rows()), batch_size=4),
-        Module,
-        {"languages": ["de"] * 8},
-        "8 languages were given for a stream, whose samples have no position",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_data_without_languages_are_refused(tmp_path: Path, name: str) -> None:
-    train, kind, options, message = REFUSED[name]
-    with pytest.raises(TracInError, match=message):
-        fit(tmp_path, train(), kind(), options)
 
 
 def test_one_loader_in_a_list_or_mapping(tmp_path: Path) -> None:

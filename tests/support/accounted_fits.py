@@ -160,3 +160,16 @@ def require_same(found: list[dict[str, Any]], expected: list[dict[str, Any]], cl
                 assert difference <= close * scale, f"{name} of steps {other['steps']}: {difference / scale:.1e}"
             else:
                 assert one[name] == value, name
+
+
+def loader(count: int = 20, **settings: Any) -> DataLoader[Any]:
+    return DataLoader(Tokens(count, seed=1), **{"batch_size": 4, **settings})
+
+
+def rows(**others: Any) -> list[dict[str, Any]]:
+    dataset = Tokens(8, seed=1)
+    return [{**dataset[index], **others} for index in range(8)]
+
+
+def without_language(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
+    return torch.utils.data.default_collate([{name: sample[name] for name in ("tokens", "labels")} for sample in samples])
