@@ -23,9 +23,9 @@ from tests.guarantees.test_joined_rows import Rows, probed
 from tests.support.accelerators import ACCELERATOR, Accelerated
 from tests.support.fits import Classifier, Samples, loaders, trainer
 from tests.support.models import padded
-from tests.trainer.test_token_scores import Module, tagger
-from tests.trainer.test_token_scores import fitted as tagged
-from tests.trainer.test_token_scores import loaders as tagged_loaders
+from tests.support.token_fits import Module, tagger
+from tests.support.token_fits import fitted as tagged
+from tests.support.token_fits import loaders as tagged_loaders
 
 
 class StandIn(Accelerator):

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 from lightning_tracin import TracInCallback, TracInError, TracInRun
 from lightning_tracin.attribution.losses import Probed, find_loss
 from tests.support import fits
+from tests.support.token_fits import Module, gradient
 from tests.support.zoo import CAUSAL, unsettled
-from tests.trainer.test_token_scores import Module, gradient
 
 
 class Texts(torch.utils.data.Dataset[dict[str, Any]]):
