@@ -11,8 +11,10 @@ import hypothesis
 import pytest
 import torch
 
+from lightning_tracin.reporting.contribution_results import write_contributions
 from lightning_tracin.reporting.every_result import WrittenResults
 from lightning_tracin.trainer import account_results, attribute, session
+from lightning_tracin.trainer.finish import finish
 
 #: Each run draws others, so the runs of `make test` find together what one of `make test-all` does.
 hypothesis.settings.register_profile("default", max_examples=20, deadline=None)
@@ -82,9 +84,9 @@ def _one_thread_stays_one() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="module")
 def _results_are_not_written(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Tables, figures and the page take half of a small fit, and few tests look at them: the fits of others write none.
+    """Tables, figures and the page take most of a small fit, and few tests look at them: the fits of others write none.
 
-    Tests of a folder in `_LOOKED_AT`, and of modules with the mark `results`, have all of them.
+    Tests of a folder in `_LOOKED_AT`, and of modules with the mark `results`, and single tests with it, have all of them.
     """
     if _LOOKED_AT & {*request.path.parts} or request.node.get_closest_marker("results") is not None:
         yield
@@ -94,6 +96,14 @@ def _results_are_not_written(request: pytest.FixtureRequest) -> Iterator[None]:
             patch.setattr(module, "finish", lambda *_: WrittenResults(None, None))
         patch.setattr(account_results, "write_contributions", lambda _: {})
         yield
+
+
+@pytest.fixture(autouse=True)
+def _results_are_written_where_one_test_looks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("results") is not None:
+        for module in (session, attribute):
+            monkeypatch.setattr(module, "finish", finish)
+        monkeypatch.setattr(account_results, "write_contributions", write_contributions)
 
 
 #: Folders of the tests that look at results.

@@ -20,8 +20,6 @@ from tests.support.fits import Classifier, Samples, loaders, trainer
 from tests.support.models import padded, tiny_xlmr
 from tests.support.resumed import WHOLE, at, fit, steps
 
-pytestmark = pytest.mark.results
-
 
 def test_an_earlier_checkpoint_than_the_last_snapshot(tmp_path: Path) -> None:
     fit(tmp_path, 3, when="fit_end")
@@ -30,7 +28,15 @@ def test_an_earlier_checkpoint_than_the_last_snapshot(tmp_path: Path) -> None:
     assert TracInRun.open(tmp_path / "run").influence().shape == (30, 12)
 
 
-@pytest.mark.parametrize("keep", [(True, True, True), (False, False, False), (False, True, True), (True, False, True)])
+@pytest.mark.parametrize(
+    "keep",
+    [
+        (True, True, True),
+        pytest.param((False, False, False), marks=pytest.mark.results),
+        (False, True, True),
+        (True, False, True),
+    ],
+)
 def test_a_finished_run_goes_on(tmp_path: Path, keep: tuple[bool, ...]) -> None:
     """Also where the weights of its snapshots are gone."""
     fit(tmp_path, 2, when="fit_end", keep_snapshots=keep[0])
@@ -225,6 +231,7 @@ def test_both_lightning_packages_take_up_a_run(tmp_path: Path, first: str, secon
     assert steps(tmp_path / "run") == WHOLE
 
 
+@pytest.mark.results
 def test_a_resumed_run_is_completed_later(tmp_path: Path) -> None:
     fit(tmp_path, 3, run=None)
     fit(tmp_path, 4, at(tmp_path, 15))

@@ -26,8 +26,6 @@ from tests.support.models import padded
 from tests.support.oracles import gradient_loop, ingredients_loop
 from tests.trainer.test_attribute import assert_same_files, files
 
-pytestmark = pytest.mark.results
-
 
 def fitted(folder: Path, batch_size: int = 7, attention: str = "sdpa", **settings: Any) -> tuple[Classifier, TracInRun]:
     pl.seed_everything(7)
@@ -124,6 +122,7 @@ def test_dot_products_equal_captums_exact_path(tmp_path: Path) -> None:
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5 * np.abs(want).max())
 
 
+@pytest.mark.results
 def test_attributing_at_each_snapshot_gives_the_same_bytes_as_at_the_end(tmp_path: Path) -> None:
     runs = []
     for when in ("fit_end", "snapshot"):

@@ -20,8 +20,6 @@ from tests.support.fits import Classifier, Samples, loaders, trainer
 from tests.support.models import padded
 from tests.support.oracles import gradient_loop, ingredients_loop
 
-pytestmark = pytest.mark.results
-
 
 class Keeping(pl.Callback):
     """Keeps the trained weights as they are after every step."""
@@ -243,6 +241,7 @@ def test_interrupted_fit_keeps_its_snapshots_and_can_be_resumed(
     assert run.influence().shape == (30, 12)
 
 
+@pytest.mark.results
 def test_fit_that_is_resumed_from_its_end_says_that_nothing_was_done(tmp_path: Path) -> None:
     saver = ModelCheckpoint(tmp_path / "checkpoints", filename="{epoch}", save_top_k=-1)
     fit(tmp_path, before=[saver], enable_checkpointing=True)

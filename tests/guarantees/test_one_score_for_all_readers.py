@@ -20,8 +20,6 @@ from lightning_tracin.reporting.results import analyse, point
 from lightning_tracin.studies.named_scores import SCORES, influence_of, settings_of
 from tests.support.two_rates import PROBES, TRAIN, Probes, TwoRates, Vectors, fit
 
-pytestmark = pytest.mark.results
-
 LANGUAGES = np.array(Vectors(0, TRAIN).language), np.array(Probes().language)
 
 #: The fit's settings, and how its scores are read.
@@ -74,6 +72,7 @@ def of_table(table: pd.DataFrame) -> Any:
     return table.set_index(["probe_language", "train_language"])["value"].sort_index().to_numpy()
 
 
+@pytest.mark.results
 @pytest.mark.parametrize("way", WAYS)
 def test_every_reader_shows_the_same_scores(way: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings, chosen = WAYS[way]

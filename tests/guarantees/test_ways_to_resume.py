@@ -19,8 +19,6 @@ from lightning_tracin.cli.main import main
 from tests.support.fits import Classifier, loaders, trainer
 from tests.support.resumed import WHOLE, Counting, at, fit, steps
 
-pytestmark = pytest.mark.results
-
 
 @pytest.mark.parametrize("given", ["file", "last", "best", "registry"])
 def test_ways_to_name_the_checkpoint_continue_the_run(tmp_path: Path, given: str) -> None:
@@ -77,6 +75,7 @@ def test_in_the_middle_of_an_epoch_the_samples_are_those_that_were_seen(tmp_path
         assert snapshot.learning_rates[0] == pytest.approx(np.mean(rates[start:end]))
 
 
+@pytest.mark.results
 def test_a_callback_that_is_added_counts_the_steps_of_the_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit(tmp_path, 3, run=None)
     with pytest.warns(

@@ -24,8 +24,6 @@ from lightning_tracin.storage.filesystem import place, write_whole
 from lightning_tracin.storage.lock import Holder, RunLock
 from tests.support.fits import Classifier, loaders, trainer
 
-pytestmark = pytest.mark.results
-
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
@@ -69,6 +67,7 @@ def assert_same(ours: TracInRun, theirs: TracInRun) -> None:
         assert (ours.path / "results" / name).read_bytes() == (theirs.path / "results" / name).read_bytes()
 
 
+@pytest.mark.results
 @pytest.mark.parametrize("settings", [{}, {"projection_dim": 64}, {"when": "snapshot", "keep_snapshots": False}])
 def test_a_run_elsewhere_is_the_same_as_one_here(folder: str, tmp_path: Path, settings: dict[str, Any]) -> None:
     here, there = fitted(tmp_path / "run", tmp_path, **settings), fitted(f"{folder}/run", tmp_path, **settings)
@@ -78,6 +77,7 @@ def test_a_run_elsewhere_is_the_same_as_one_here(folder: str, tmp_path: Path, se
     assert_same(there, here)
 
 
+@pytest.mark.results
 def test_attributed_later_and_read_by_commands(folder: str, tmp_path: Path) -> None:
     here = fitted(tmp_path / "run", tmp_path)
     later = fitted(f"{folder}/run", tmp_path, when="never")

@@ -16,8 +16,6 @@ from lightning_tracin import TracInCallback, TracInRun, attribute, import_checkp
 from lightning_tracin.cli.commands import status
 from tests.support.fits import Classifier, loaders, trainer
 
-pytestmark = pytest.mark.results
-
 Made = Callable[[Any], Any]
 
 SCHEDULERS: dict[str, tuple[Made, str]] = {
@@ -35,6 +33,7 @@ SCHEDULERS: dict[str, tuple[Made, str]] = {
 }
 
 
+@pytest.mark.results
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_estimates_are_in_the_record_the_status_and_the_findings(tmp_path: Path) -> None:
     fitted(tmp_path, "one cycle", {"save_on_train_epoch_end": True})

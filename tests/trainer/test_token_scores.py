@@ -18,8 +18,6 @@ from lightning_tracin import TracInCallback, TracInError, TracInRun
 from tests.support import fits
 from tests.support.token_fits import LATER, Module, Step, Tokens, collate, fitted, loaders, loop, tagger, writer
 
-pytestmark = pytest.mark.results
-
 
 @pytest.mark.long
 @pytest.mark.parametrize("is_causal", [False, True], ids=["token classification", "causal"])
@@ -242,6 +240,7 @@ class Pieces:
         return "".join(pieces)
 
 
+@pytest.mark.results
 @pytest.mark.parametrize("classes", [3, None], ids=["token classification", "causal"])
 def test_the_report_shows_the_tokens_of_the_strongest_pairs(classes: int | None, tmp_path: Path) -> None:
     module = Module(writer() if classes is None else tagger())
