@@ -171,7 +171,7 @@ def test_the_variance_over_languages_is_that_of_other_languages(together: int, e
 
 @pytest.mark.slow
 @pytest.mark.parametrize("clustered", [False, True])
-@pytest.mark.parametrize("agreement", [0.0, 0.8])
+@pytest.mark.parametrize("agreement", [0.0, pytest.param(0.8, marks=pytest.mark.long)])
 def test_intervals_cover_what_other_seeds_and_languages_would_give(clustered: bool, agreement: float) -> None:
     generator = np.random.default_rng(0)
 
