@@ -74,11 +74,23 @@ def fidelity(context: Context) -> Report:
     return Report(tuple(results), notes=tuple(notes))
 
 
+def settings_of(name: str) -> FitSettings:
+    """The fit of a file of options of `examples/finetune.py`, which calls the small model `scratch`.
+
+    Example:
+        >>> settings_of("nusax").model
+        'small'
+    """
+    asked = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    asked.pop("output")
+    if asked["model"] == "scratch":
+        asked["model"] = "small"
+    return FitSettings(**asked, data_dir=str(DATA))
+
+
 def agreements(name: str, scale: float) -> dict[int, list[tuple[float, float]]]:
     """Train on one data set; number of features -> Spearman correlation and overlap of each probe."""
-    asked = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
-    asked.pop("output")  # of the example
-    options = FitSettings(**asked, data_dir=str(DATA))
+    options = settings_of(name)
     pl.seed_everything(options.seed)
     split, _ = load_split(options)
     tokenizer, model = tokenizer_and_model(options, split)
