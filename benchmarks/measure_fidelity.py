@@ -75,7 +75,7 @@ def fidelity(context: Context) -> Report:
 
 
 def settings_of(name: str) -> FitSettings:
-    """The fit of a file of options of `examples/finetune.py`, which calls the small model `scratch`.
+    """The fit of a file of options of `examples/finetune.py`, by the small model (`scratch` in the file).
 
     Example:
         >>> settings_of("nusax").model
@@ -83,9 +83,7 @@ def settings_of(name: str) -> FitSettings:
     """
     asked = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
     asked.pop("output")
-    if asked["model"] == "scratch":
-        asked["model"] = "small"
-    return FitSettings(**asked, data_dir=str(DATA))
+    return FitSettings(**{**asked, "model": "small", "data_dir": str(DATA)})
 
 
 def agreements(name: str, scale: float) -> dict[int, list[tuple[float, float]]]:
